@@ -1,0 +1,1 @@
+"""What they think: sites, capture, the store and its DataModule."""

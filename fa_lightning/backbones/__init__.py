@@ -1,0 +1,1 @@
+"""Who is asked: the frozen base model and its adapters."""

@@ -1,0 +1,1 @@
+"""Make the twins: one module that fits either variant."""

@@ -1,0 +1,1 @@
+"""Run it: an experiment folder's stages in order, each resumed or skipped."""

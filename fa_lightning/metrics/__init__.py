@@ -1,0 +1,1 @@
+"""How it is judged: cells, recovery, side effects, and the figures that show them."""

@@ -1,0 +1,1 @@
+"""What came of it: results.json and report.html."""

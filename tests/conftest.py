@@ -1,0 +1,17 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def poser_root() -> Path:
+    """The POSER clone named by POSER_ROOT, else ../shared/poser; the test is skipped where there is none."""
+    for candidate in (os.environ.get("POSER_ROOT"), REPOSITORY.parent / "shared" / "poser", REPOSITORY / "POSER"):
+        if candidate and (Path(candidate) / "data" / "training").is_dir():
+            return Path(candidate)
+    pytest.skip("POSER data not found: set POSER_ROOT to a clone of the POSER repository")
