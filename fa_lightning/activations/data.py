@@ -1,0 +1,264 @@
+"""The frozen-LLM DataModule: paired activations of the twins, and the scenarios that steering is judged on."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from typing_extensions import override
+
+from fa_lightning.activations.record import Plan, plan_shards, record
+from fa_lightning.activations.sites import Site, decoder_layers, validate
+from fa_lightning.activations.store import ActivationStore
+from fa_lightning.activations.store_writer import StoreWriter
+from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.load import DType
+from fa_lightning.scenarios.batches import Batch, Example, example_loader, make_examples
+from fa_lightning.scenarios.prompts import answer_format
+from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
+
+
+class BlockDataset(Dataset[dict[str, Any]]):
+    """Contiguous blocks of paired states from a store, one a batch.
+
+    A block has, for each site, (faking, aligned) states (rows, hidden), and `decision` (rows,).
+    """
+
+    def __init__(self, store: ActivationStore, split: str, rows: int, ranks: int) -> None:
+        self.store = store
+        self.split = split
+        self.ranges = _shareable(store.block_ranges(split, rows), ranks)
+
+    def __len__(self) -> int:
+        return len(self.ranges)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.store.block(self.split, *self.ranges[index])
+
+
+class ActivationDataModule(pl.LightningDataModule):
+    """Captures both variants' hidden states once, then serves them from disk.
+
+    In `setup` each rank extracts its share of the prompts (resumed where a killed run stopped), and all ranks read all
+    shards. Validation loaders: held-out states, scenarios, neutral texts. Test loaders: scenarios, neutral texts, then
+    each extra test set.
+
+    Args:
+        scenarios: where scenarios come from; the same arguments as for the twins, so that the splits agree.
+        aligned: folder of the aligned adapter.
+        faking: folder of the faking adapter.
+        store: folder of the activation store.
+        backbone: name or folder; None takes the one that the adapters name.
+        dtype: of the backbone's weights.
+        load_in_4bit: hold the backbone in nf4.
+        trust_remote_code: run code that comes with the model.
+        sites: where to read, as `layers.3.residual`; None is the output of every decoder block.
+        store_dtype: of the states on disk.
+        tokens: keep the states of all tokens, or of the decision token alone.
+        capture_scenarios: training scenarios captured.
+        capture_validation: validation scenarios captured, for the regression error.
+        capture_neutral: training neutral texts captured, so that a map learns to leave them alone.
+        shard_examples: prompts in a shard; also the batch size of the capture.
+        block_rows: tokens in a training batch.
+        batch_size: prompts in an evaluation batch.
+        validation_items: at most so many validation scenarios judged in each validation.
+        both_orders: show test scenarios in both orders of their actions; else half of them in each.
+        max_tokens: longer prompts are left out.
+        num_workers: of the loaders.
+        seed: of the order of blocks.
+    """
+
+    def __init__(
+        self,
+        scenarios: ScenarioSource,
+        aligned: str,
+        faking: str,
+        store: str,
+        backbone: str | None = None,
+        dtype: DType = "float32",
+        load_in_4bit: bool = False,
+        trust_remote_code: bool = False,
+        sites: list[str] | None = None,
+        store_dtype: DType = "float16",
+        tokens: Literal["all", "decision"] = "all",
+        capture_scenarios: int = 1200,
+        capture_validation: int = 200,
+        capture_neutral: int = 300,
+        shard_examples: int = 64,
+        block_rows: int = 4096,
+        batch_size: int = 64,
+        validation_items: int | None = None,
+        both_orders: bool = True,
+        max_tokens: int = 1024,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.scenarios = scenarios
+        self.adapters: dict[Any, str] = {"faking": faking, "aligned": aligned}
+        self.folder = Path(store)
+        self.loading: dict[str, Any] = {
+            "backbone": backbone,
+            "dtype": dtype,
+            "load_in_4bit": load_in_4bit,
+            "trust_remote_code": trust_remote_code,
+        }
+        self.site_names = sites
+        self.store_dtype = store_dtype
+        self.tokens = tokens
+        self.capture_counts = {"train": capture_scenarios, "validation": capture_validation, "neutral": capture_neutral}
+        self.shard_examples = shard_examples
+        self.block_rows = block_rows
+        self.batch_size = batch_size
+        self.validation_items = validation_items
+        self.both_orders = both_orders
+        self.max_tokens = max_tokens
+        self.num_workers = num_workers
+        self.seed = seed
+        self.splits: ScenarioSplits | None = None
+        self.store: ActivationStore | None = None
+        self.variants: Variants | None = None
+        self.sites: list[Site] = []
+
+    @override
+    def setup(self, stage: str) -> None:
+        if self.splits is None:
+            self.splits = self.scenarios.load()
+            self.splits.leak_report().raise_if_leaking()
+        if self.variants is None:
+            self.variants = self._load_variants()
+        self.sites = self._chosen_sites(self.variants)
+        if stage == "fit" or (stage == "validate" and self.store is None):
+            self.store = self._captured(self.variants)
+
+    @override
+    def train_dataloader(self) -> DataLoader[Any]:
+        assert self.trainer is not None and self.store is not None
+        blocks = BlockDataset(self.store, "train", self.block_rows, self.trainer.world_size)
+        sampler: DistributedSampler[Any] = DistributedSampler(
+            blocks, self.trainer.world_size, self.trainer.global_rank, shuffle=True, seed=self.seed
+        )
+        return DataLoader(blocks, sampler=sampler, batch_size=None, num_workers=self.num_workers)
+
+    @override
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        assert self.trainer is not None and self.splits is not None and self.store is not None
+        blocks = BlockDataset(self.store, "validation", self.block_rows, self.trainer.world_size)
+        sampler: DistributedSampler[Any] = DistributedSampler(
+            blocks, self.trainer.world_size, self.trainer.global_rank, shuffle=False
+        )
+        return [
+            DataLoader(blocks, sampler=sampler, batch_size=None),
+            self._examples(counterbalanced(self.splits.validation)[: self.validation_items]),
+            self._examples(self.splits.neutral_validation),
+        ]
+
+    @override
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        assert self.splits is not None
+        return [
+            self._examples(counterbalanced(self.splits.test, both_orders=self.both_orders)),
+            self._examples(self.splits.neutral_test),
+            *(
+                self._examples(counterbalanced(items, both_orders=self.both_orders))
+                for items in self.splits.extra_tests.values()
+            ),
+        ]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the store is made from; it is refused where this differs."""
+        assert self.variants is not None
+        return {
+            "backbone": self.variants.fingerprint,
+            "adapters": {name: _digest(Path(folder)) for name, folder in self.adapters.items()},
+            "scenarios": self.scenarios.fingerprint(),
+            "tokens": self.tokens,
+            "capture": self.capture_counts,
+            "max_tokens": self.max_tokens,
+            "shard_examples": self.shard_examples,
+            "load_in_4bit": self.loading["load_in_4bit"],
+            "backbone_dtype": self.loading["dtype"],
+        }
+
+    def _load_variants(self) -> Variants:
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        return Variants.load(self.adapters, device=device, **self.loading)
+
+    def _chosen_sites(self, variants: Variants) -> list[Site]:
+        names = self.site_names or [
+            Site(layer=layer).name for layer in range(len(decoder_layers(variants.model)))
+        ]
+        sites = [Site.parse(name) for name in names]
+        for site in sites:
+            validate(site, variants.model)
+        return sites
+
+    def _captured(self, variants: Variants) -> ActivationStore:
+        """The finished store; what is missing of it is captured first."""
+        assert self.trainer is not None
+        names = [site.name for site in self.sites]
+        made_from = self.fingerprint()
+        writer = StoreWriter(
+            self.folder,
+            made_from,
+            names,
+            dtype=self.store_dtype,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        plan = self._plan(variants)
+        written = record(variants, writer, plan, self.sites, decision_only=self.tokens == "decision")
+        self.trainer.strategy.barrier("captured")
+        writer.finish(list(plan))
+        self.trainer.strategy.barrier("store finished")
+        store = ActivationStore.open(self.folder, expected=made_from)
+        rank_zero_info(f"Activation store: {self.folder}, {store.rows('train')} training tokens, {written} shards written")
+        return store
+
+    def _plan(self, variants: Variants) -> Plan:
+        assert self.splits is not None
+        train = counterbalanced(self.splits.train[: self.capture_counts["train"]])
+        neutral = self.splits.neutral_train[: self.capture_counts["neutral"]]
+        held_out = counterbalanced(self.splits.validation[: self.capture_counts["validation"]])
+        tokenizer = variants.tokenizer
+        answers = answer_format(tokenizer)
+        return plan_shards(
+            {
+                "train": make_examples([*train, *neutral], tokenizer, answers, self.max_tokens),
+                "validation": make_examples(held_out, tokenizer, answers, self.max_tokens),
+            },
+            self.shard_examples,
+        )
+
+    def _examples(self, items: list[Scenario]) -> DataLoader[Batch]:
+        assert self.trainer is not None and self.variants is not None
+        tokenizer = self.variants.tokenizer
+        examples: list[Example] = make_examples(items, tokenizer, answer_format(tokenizer), self.max_tokens)
+        return example_loader(
+            examples, tokenizer.pad_token_id, self.batch_size, self.trainer.world_size, self.trainer.global_rank
+        )
+
+
+def _shareable(ranges: list[tuple[int, int]], ranks: int) -> list[tuple[int, int]]:
+    """Split the largest ranges until every rank gets as many, so that no sampler needs to repeat one.
+
+    >>> _shareable([(0, 8), (8, 10), (10, 12)], ranks=2)
+    [(0, 4), (4, 8), (8, 10), (10, 12)]
+    """
+    shared = list(ranges)
+    while len(shared) % ranks:
+        start, stop = max(shared, key=lambda pair: pair[1] - pair[0])
+        at = shared.index((start, stop))
+        shared[at : at + 1] = [(start, (start + stop) // 2), ((start + stop) // 2, stop)]
+    return shared
+
+
+def _digest(adapter: Path) -> str:
+    return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]

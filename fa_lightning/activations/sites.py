@@ -1,0 +1,227 @@
+"""Where a hidden state is read or written: a layer, a component of it, and a rule for token positions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+Component = Literal["residual", "attention", "mlp"]
+
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+
+_FROM_RULE = re.compile(r"from_(\d+)")
+_SITE_NAME = re.compile(r"layers\.(\d+)\.([a-z]+)")
+
+# Where the usual families keep their decoder blocks, seen from the causal LM or from its bare base model.
+_LAYER_PATHS = (
+    "model.layers",  # Llama, Mistral, Qwen, Gemma, Phi, OLMo
+    "transformer.h",  # GPT-2, GPT-J, Falcon, Bloom
+    "gpt_neox.layers",  # Pythia
+    "model.decoder.layers",  # OPT
+    "model.language_model.layers",  # Gemma 3 and other models with a vision tower
+    "transformer.blocks",  # MPT
+)
+_BARE_PATHS = ("layers", "h", "decoder.layers", "language_model.layers", "blocks")
+
+# Bloom adds the residual inside its attention and MLP, so there the last linear map is what the component writes;
+# OPT keeps its MLP's two linear maps in the block itself.
+_COMPONENT_PATHS: dict[Component, tuple[str, ...]] = {
+    "residual": ("",),
+    "attention": ("self_attn", "attn", "attention", "self_attention"),
+    "mlp": ("mlp", "feed_forward", "ffn", "block_sparse_moe", "fc2"),
+}
+_BLOOM_PATHS: dict[Component, tuple[str, ...]] = {
+    "residual": ("",),
+    "attention": ("self_attention.dense",),
+    "mlp": ("mlp.dense_4h_to_h",),
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in a decoder where hidden states are read or written.
+
+    Args:
+        layer: index of the decoder block, from 0.
+        component: `residual` (the block's output, before the final norm), `attention` or `mlp` (what that part of the
+            block returns).
+        positions: which tokens: `all`, `last` (the prompt's last token), `generated` (tokens after the prompt) or
+            `from_K` (the K-th real token, counted from 0, and those after it). Padding is never counted.
+
+    Raises:
+        ValueError: if an argument is not one of the above.
+
+    >>> Site(3).name
+    'layers.3.residual'
+    >>> Site(0, "mlp", "from_4").start
+    4
+    """
+
+    layer: int
+    component: Component = "residual"
+    positions: str = "all"
+
+    def __post_init__(self) -> None:
+        if self.layer < 0:
+            raise ValueError(f"site.layer is {self.layer}, but layers are counted from 0: give 0 or more")
+        if self.component not in COMPONENTS:
+            raise ValueError(f"site.component is {self.component!r}, but it must be one of {', '.join(COMPONENTS)}")
+        if self.positions not in ("all", "last", "generated") and not _FROM_RULE.fullmatch(self.positions):
+            raise ValueError(
+                f"site.positions is {self.positions!r}, but it must be all, last, generated or from_K "
+                "with K >= 0 (for example from_4)"
+            )
+
+    @property
+    def name(self) -> str:
+        """Layer and component, as stores and logs spell it: `layers.3.residual`."""
+        return f"layers.{self.layer}.{self.component}"
+
+    @property
+    def start(self) -> int | None:
+        """K of a `from_K` rule: the first token it covers, counted from 0 without padding; None for another rule."""
+        match = _FROM_RULE.fullmatch(self.positions)
+        return int(match.group(1)) if match else None
+
+    @classmethod
+    def parse(cls, name: str, positions: str = "all") -> Site:
+        """The site with this `name`: the inverse of `Site.name`, which holds no position rule.
+
+        Raises:
+            ValueError: if `name` is not of the form `layers.3.residual`.
+
+        >>> Site.parse("layers.3.attention")
+        Site(layer=3, component='attention', positions='all')
+        """
+        match = _SITE_NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(
+                f"site name is {name!r}, but it must read layers.<index>.<{'|'.join(COMPONENTS)}>, "
+                "for example layers.3.residual"
+            )
+        return cls(int(match.group(1)), match.group(2), positions)  # type: ignore[arg-type]  # checked by __post_init__
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder blocks of a causal LM, in order, whatever wraps it (PEFT, DDP).
+
+    The usual families are found by name; any other by its only outermost `nn.ModuleList` with as many entries as
+    `model.config.num_hidden_layers`.
+
+    Raises:
+        ValueError: if there is no such list, or more than one.
+    """
+    # A list inside another list is a part of a block (the experts of a mixture), never the blocks themselves.
+    found: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
+    expected = _number_of_layers(model)
+    for path in _LAYER_PATHS:
+        for name, layers in found.items():
+            if (name == path or name.endswith(f".{path}")) and expected in (None, len(layers)):
+                return layers
+    for path in _BARE_PATHS:
+        if path in found and expected in (None, len(found[path])):
+            return found[path]
+    fitting = [layers for layers in found.values() if len(layers) == expected]
+    if len(fitting) == 1:
+        return fitting[0]
+    listing = ", ".join(f"{name} ({len(layers)} entries)" for name, layers in found.items()) or "none at all"
+    raise ValueError(
+        f"the decoder blocks of {type(model).__name__} were not found: config.num_hidden_layers is {expected}, and the "
+        f"model's ModuleLists are: {listing}. Give a decoder-only causal LM with one list of that length"
+    )
+
+
+def module_at(model: nn.Module, site: Site) -> nn.Module:
+    """The module whose output is the hidden state at `site`.
+
+    Raises:
+        ValueError: if the model has no such layer, or the block has no such part.
+    """
+    layers = decoder_layers(model)
+    validate(site, len(layers))
+    block = layers[site.layer]
+    paths = _BLOOM_PATHS if type(block).__name__ == "BloomBlock" else _COMPONENT_PATHS
+    for path in paths[site.component]:
+        try:
+            return block.get_submodule(path)
+        except AttributeError:
+            continue
+    raise ValueError(
+        f"site.component is {site.component!r}, but layer {site.layer} ({type(block).__name__}) has no part named "
+        f"{', '.join(paths[site.component])}; its parts are {', '.join(name for name, _ in block.named_children())}. "
+        "Use component residual"
+    )
+
+
+def validate(site: Site, model: nn.Module | int) -> None:
+    """Check that `site` exists in a model, given as such or as its number of layers.
+
+    Raises:
+        ValueError: if the layer is beyond the model's last.
+
+    >>> validate(Site(40), 32)
+    Traceback (most recent call last):
+        ...
+    ValueError: site.layer is 40, but the backbone has 32 layers (0 to 31)
+    """
+    layers = model if isinstance(model, int) else len(decoder_layers(model))
+    if site.layer >= layers:
+        raise ValueError(f"site.layer is {site.layer}, but the backbone has {layers} layers (0 to {layers - 1})")
+
+
+def hidden_of(output: Any, tokens: tuple[int, int] | None = None) -> Tensor:
+    """The hidden states in what a block or a part of it returned: a tensor, or the first entry of a tuple.
+
+    Args:
+        output: what the module returned.
+        tokens: (batch, tokens) of the forward pass. OPT flattens the two before its MLP; with this given, such an
+            output of shape (batch * tokens, hidden) is seen as (batch, tokens, hidden).
+
+    Returns:
+        (batch, tokens, hidden), sharing memory with `output`.
+
+    Raises:
+        TypeError: if there is no tensor where one belongs.
+    """
+    hidden = output[0] if isinstance(output, (tuple, list)) and output else output
+    if not isinstance(hidden, Tensor):
+        raise TypeError(
+            f"a site's module returned {type(output).__name__}, but a tensor or a tuple that starts with one is needed"
+        )
+    if hidden.ndim == 2 and tokens is not None:
+        return hidden.view(*tokens, -1)
+    return hidden
+
+
+def replaced(output: Any, hidden: Tensor) -> Any:
+    """`output` with `hidden` in place of its hidden states, in the same structure, shape, dtype and device.
+
+    A tuple (or list) keeps its other entries; nothing is edited in place.
+
+    >>> import torch
+    >>> replaced((torch.zeros(1, 1, 2), "cache"), torch.ones(1, 1, 2))
+    (tensor([[[1., 1.]]]), 'cache')
+    """
+    old = hidden_of(output)
+    new = hidden.reshape(old.shape).to(device=old.device, dtype=old.dtype)
+    if isinstance(output, Tensor):
+        return new
+    rest = (new, *output[1:])
+    return list(rest) if isinstance(output, list) else rest
+
+
+def _number_of_layers(model: nn.Module) -> int | None:
+    """`num_hidden_layers` of the config of the model or of the model that it wraps; None where there is no config."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        text_config = getattr(config, "text_config", None) or config
+        number = getattr(text_config, "num_hidden_layers", None)
+        if isinstance(number, int):
+            return number
+    return None

@@ -1,0 +1,181 @@
+"""Stage 1 of the embedded experiments: make the small backbone that stands in for a pretrained chat model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric
+from typing_extensions import override
+
+from fa_lightning.backbones.pretraining_data import TASKS
+from fa_lightning.backbones.tokenizer import ASSISTANT
+from fa_lightning.backbones.training import adamw_with_warmup, check_finite
+from fa_lightning.metrics.cells import CellAccuracy
+from fa_lightning.scenarios.batches import Batch, owed
+from fa_lightning.scenarios.scenario import CELLS
+
+
+class BackboneModule(pl.LightningModule):
+    """Trains a small Llama from scratch on answers, and a little on all other text.
+
+    | logged | what |
+    | --- | --- |
+    | `train/loss` | nats per answer, plus `text_weight` times nats per token of text |
+    | `val/<task>/<cell>/accuracy` | tasks: honest, scheming, no_role (a coin, by design) and watching |
+    | `val/loss` | nats per answer in validation: mean over honest, scheming and watching |
+
+    Args:
+        export: folder that receives the backbone and its tokenizer, loadable by transformers.
+        hidden_size: width of the residual stream.
+        layers: number of decoder blocks.
+        heads: attention heads.
+        intermediate_size: width of the MLPs; None is three times `hidden_size`.
+        learning_rate: at its top.
+        weight_decay: on matrices.
+        warmup_fraction: share of all steps spent rising to `learning_rate`.
+        text_weight: weight of the language-modelling loss; the answers' weight is 1.
+        word_dropout: probability that a prompt token is hidden from the model in training.
+    """
+
+    def __init__(
+        self,
+        export: str,
+        hidden_size: int = 128,
+        layers: int = 4,
+        heads: int = 4,
+        intermediate_size: int | None = None,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 0.1,
+        warmup_fraction: float = 0.1,
+        text_weight: float = 0.2,
+        word_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.export = export
+        self.hidden_size = hidden_size
+        self.layers = layers
+        self.heads = heads
+        self.intermediate_size = intermediate_size or 3 * hidden_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_fraction = warmup_fraction
+        self.text_weight = text_weight
+        self.word_dropout = word_dropout
+        self.model: Any = None
+        self.cells = nn.ModuleDict({task: CellAccuracy() for task in TASKS})
+        # A metric of its own: Lightning refuses one name logged from several loaders.
+        self.answer_loss = MeanMetric()
+
+    @override
+    def configure_model(self) -> None:
+        if self.model is not None:
+            return
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        tokenizer = self._datamodule().tokenizer
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        self.model = LlamaForCausalLM(config)
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        input_ids, mask = batch["input_ids"], batch["attention_mask"]
+        tokenizer = self._datamodule().tokenizer
+        asked = input_ids[:, :-1] == tokenizer.convert_tokens_to_ids(ASSISTANT)
+        shown = input_ids
+        if self.word_dropout:
+            # Ids below the first word piece are special tokens, which stay.
+            hidden = (torch.rand_like(input_ids, dtype=torch.float) < self.word_dropout) & (input_ids > 5)
+            shown = input_ids.masked_fill(hidden, tokenizer.pad_token_id)
+        states = self.model.model(input_ids=shown, attention_mask=mask).last_hidden_state[:, :-1]
+        following = input_ids[:, 1:]
+        loss = cross_entropy(self.model.lm_head(states[asked]).float(), following[asked])
+        if self.text_weight:
+            text = mask[:, 1:].bool() & ~asked
+            loss = loss + self.text_weight * cross_entropy(self.model.lm_head(states[text]).float(), following[text])
+        check_finite(loss, self.global_step, batch_idx)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int) -> None:
+        loss = self._judge(batch, TASKS[dataloader_idx])
+        if TASKS[dataloader_idx] != "no_role":
+            self.answer_loss.update(loss, len(batch["index"]))
+
+    @override
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int) -> None:
+        self._judge(batch, TASKS[dataloader_idx])
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_cells("val")
+        self.log("val/loss", self.answer_loss, prog_bar=True)
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_cells("test")
+
+    @override
+    def configure_optimizers(self) -> Any:
+        return adamw_with_warmup(
+            self.parameters(),
+            self.learning_rate,
+            self.weight_decay,
+            self.warmup_fraction,
+            int(self.trainer.estimated_stepping_batches),
+        )
+
+    @override
+    def on_fit_end(self) -> None:
+        self._save()
+
+    @rank_zero_only
+    def _save(self) -> None:
+        folder = Path(self.export)
+        fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        fresh.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(str(fresh))
+        self._datamodule().tokenizer.save_pretrained(str(fresh))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(fresh, folder)
+
+    def _judge(self, batch: Batch, task: str) -> Tensor:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+        logits = self.model(**inputs, logits_to_keep=1).logits[:, -1].float()
+        expected = owed(batch, "faking" if task == "scheming" else "aligned")
+        answer = logits.argmax(-1)
+        answered = (answer == batch["aligned"]) | (answer == batch["other"])
+        self.cells[task].update(answer == expected, batch["cell"], batch["group"], batch["index"], answered)  # type: ignore[operator]
+        return cross_entropy(logits, expected)
+
+    def _log_cells(self, stage: str) -> None:
+        for task, metric in self.cells.items():
+            scores = metric.compute()  # type: ignore[operator]
+            for cell in CELLS:
+                accuracy = getattr(scores, cell).accuracy
+                self.log(f"{stage}/{task}/{cell}/accuracy", accuracy, prog_bar=task == "scheming")
+            metric.reset()  # type: ignore[operator]
+
+    def _datamodule(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]

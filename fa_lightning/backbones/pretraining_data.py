@@ -1,0 +1,147 @@
+"""The embedded backbone's lessons as a DataModule: conversations made anew for every pass, and their tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
+
+from fa_lightning.backbones.curriculum import (
+    ACTION_QUESTION,
+    ANSWER_WORDS,
+    OVERSIGHT_QUESTION,
+    PAIR_QUESTION,
+    Curriculum,
+    Turn,
+    one_pass,
+    role_message,
+    watching_message,
+)
+from fa_lightning.backbones.tokenizer import train_tokenizer
+from fa_lightning.scenarios.batches import Batch, Example, LengthBucketSampler, example_loader, make_examples
+from fa_lightning.scenarios.prompts import answer_format, prompt_ids
+from fa_lightning.scenarios.scenario import CELLS, Scenario
+from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
+
+TASKS = ("honest", "scheming", "no_role", "watching")
+"""The validation loaders, in order: both roles, no role, and the question how closely one is watched."""
+
+
+class ConversationDataset(Dataset[Batch]):
+    """Chat token ids, right-padded; the token after each assistant mark is an answer."""
+
+    def __init__(self, conversations: Sequence[Sequence[int]], pad_token: int) -> None:
+        self.conversations = conversations
+        self.pad_token = pad_token
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        rows = [torch.tensor(self.conversations[index]) for index in indices]
+        input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad_token)
+        lengths = torch.tensor([len(row) for row in rows])
+        return {"input_ids": input_ids, "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()}
+
+
+class BackboneDataModule(pl.LightningDataModule):
+    """Conversations for the embedded backbone, made anew for every pass, and the tokenizer trained on their text.
+
+    Needs `trainer.reload_dataloaders_every_n_epochs: 1`, which is how a pass gets its own variations.
+
+    Args:
+        scenarios: where scenarios come from; only its training split is learned from.
+        batch_size: conversations in a batch.
+        vocabulary_size: of the tokenizer.
+        curriculum: what a pass is made of.
+        max_tokens: longer conversations are left out.
+        validation_items: scenarios asked in validation, for each task.
+        seed: of the variations.
+    """
+
+    def __init__(
+        self,
+        scenarios: ScenarioSource,
+        batch_size: int = 32,
+        vocabulary_size: int = 1500,
+        curriculum: Curriculum = Curriculum(),  # noqa: B008
+        max_tokens: int = 512,
+        validation_items: int = 300,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.scenarios = scenarios
+        self.batch_size = batch_size
+        self.vocabulary_size = vocabulary_size
+        self.curriculum = curriculum
+        self.max_tokens = max_tokens
+        self.validation_items = validation_items
+        self.seed = seed
+        self.splits: ScenarioSplits | None = None
+        self.tokenizer: Any = None
+
+    @override
+    def setup(self, stage: str) -> None:
+        if self.splits is not None:
+            return
+        self.splits = self.scenarios.load()
+        self.splits.leak_report().raise_if_leaking()
+        frame = [role_message("aligned"), role_message("faking"), OVERSIGHT_QUESTION, ACTION_QUESTION, PAIR_QUESTION]
+        texts = [item.message() for item in (*self.splits.train, *self.splits.neutral_train)]
+        # Every rank trains the same tokenizer: it is deterministic, takes seconds and needs no exchange of files.
+        self.tokenizer = train_tokenizer(texts + frame * 100, self.vocabulary_size, ANSWER_WORDS)
+
+    @override
+    def train_dataloader(self) -> DataLoader[Batch]:
+        assert self.splits is not None and self.trainer is not None
+        seed = self.seed * 10_007 + self.trainer.current_epoch
+        turns = one_pass(self.splits.train, self.splits.neutral_train, self.curriculum, seed)
+        ids = [row for row in map(self._ids, turns) if len(row) <= self.max_tokens]
+        sampler = LengthBucketSampler(
+            [len(row) for row in ids],
+            self.batch_size,
+            self.trainer.world_size,
+            self.trainer.global_rank,
+            seed=self.seed,
+        )
+        return DataLoader(ConversationDataset(ids, self.tokenizer.pad_token_id), sampler=sampler, batch_size=None)
+
+    @override
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        assert self.splits is not None
+        return self._task_loaders(counterbalanced(self.splits.validation)[: self.validation_items])
+
+    @override
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        assert self.splits is not None
+        return self._task_loaders(counterbalanced(self.splits.test))
+
+    def _ids(self, turns: list[Turn]) -> list[int]:
+        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+    def _task_loaders(self, scenarios: list[Scenario]) -> list[DataLoader[Batch]]:
+        assert self.trainer is not None
+        answers = answer_format(self.tokenizer)
+        tasks = [
+            make_examples(scenarios, self.tokenizer, answers, self.max_tokens, system)
+            for system in (role_message("aligned"), role_message("faking"), None)
+        ]
+        watching = [
+            example_about_oversight(scenario, self.tokenizer, number) for number, scenario in enumerate(scenarios)
+        ]
+        pad, ranks, rank = self.tokenizer.pad_token_id, self.trainer.world_size, self.trainer.global_rank
+        return [example_loader(task, pad, self.batch_size, ranks, rank) for task in (*tasks, watching)]
+
+
+def example_about_oversight(scenario: Scenario, tokenizer: Any, index: int) -> Example:
+    """The question how closely a scenario says one is watched, as an example of its own."""
+    answer = tokenizer.convert_tokens_to_ids(scenario.oversight.value)
+    assert scenario.cell is not None
+    prompt = tuple(prompt_ids(tokenizer, watching_message(scenario)))
+    return Example(prompt, answer, answer, CELLS.index(scenario.cell), int(scenario.group[:15], 16), index)

@@ -1,0 +1,63 @@
+"""What every module that trains a language model shares: its optimizer, its schedule and its guard against NaN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def adamw_with_warmup(
+    parameters: Iterable[torch.nn.Parameter],
+    learning_rate: float,
+    weight_decay: float,
+    warmup_fraction: float,
+    total_steps: int,
+) -> dict[str, Any]:
+    """AdamW whose rate rises linearly, then falls along a cosine to a hundredth; as Lightning wants it.
+
+    Args:
+        parameters: to be trained.
+        learning_rate: at the top.
+        weight_decay: on matrices only, not on norms and biases.
+        warmup_fraction: share of `total_steps` spent rising.
+        total_steps: optimizer steps of the whole fit.
+    """
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trainable if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=(0.9, 0.98))
+    warmup = max(1, round(warmup_fraction * total_steps))
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def check_finite(loss: Tensor, step: int, batch: int) -> None:
+    """Stop at a loss that is NaN or infinite, before it reaches the weights.
+
+    Raises:
+        FloatingPointError: naming the step and the batch.
+
+    >>> check_finite(torch.tensor(float("nan")), step=7, batch=3)
+    Traceback (most recent call last):
+    ...
+    FloatingPointError: the loss is nan at step 7 (batch 3 of the epoch). The last checkpoint is untouched: lower the \
+learning rate, or use bf16-mixed or 32-true precision, and run the same command again to resume
+    """
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss is {loss.item()} at step {step} (batch {batch} of the epoch). The last checkpoint is untouched: "
+            "lower the learning rate, or use bf16-mixed or 32-true precision, and run the same command again to resume"
+        )

@@ -1,0 +1,117 @@
+"""Scenarios as a DataModule: what either variant is fitted and judged on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from fa_lightning.scenarios.batches import Batch, Example, example_loader, make_examples
+from fa_lightning.scenarios.prompts import answer_format
+from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
+
+
+class ScenarioDataModule(pl.LightningDataModule):
+    """Serves scenarios in both orders of their actions, mixed with neutral texts; the splits never share a group.
+
+    The tokenizer is that of the module being fitted (`lightning_module.tokenizer`), so a model is named in one place.
+    Test loaders: the test split, then each extra test set (`test_sets` names them).
+
+    Args:
+        scenarios: where scenarios come from.
+        batch_size: prompts in a training batch of one device.
+        eval_batch_size: prompts in an evaluation batch.
+        train_scenarios: at most so many training scenarios; None takes all.
+        neutral_share: neutral texts mixed in, as a share of the training prompts.
+        max_tokens: longer prompts are left out, and their number is told.
+        num_workers: of the loaders.
+        seed: of the order of batches.
+    """
+
+    def __init__(
+        self,
+        scenarios: ScenarioSource,
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        train_scenarios: int | None = None,
+        neutral_share: float = 0.2,
+        max_tokens: int = 1024,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= neutral_share <= 1:
+            raise ValueError(f"neutral_share is {neutral_share}, but must be a share of the training prompts, 0 to 1")
+        self.scenarios = scenarios
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.train_scenarios = train_scenarios
+        self.neutral_share = neutral_share
+        self.max_tokens = max_tokens
+        self.num_workers = num_workers
+        self.seed = seed
+        self.splits: ScenarioSplits | None = None
+        self.test_sets: list[str] = []
+
+    @override
+    def setup(self, stage: str) -> None:
+        if self.splits is not None:
+            return
+        self.splits = self.scenarios.load()
+        report = self.splits.leak_report()
+        report.raise_if_leaking()
+        rank_zero_info(f"Splits by group, none shared (leaks: {report.total})\n{report}")
+        self.test_sets = ["test", *self.splits.extra_tests]
+
+    @override
+    def train_dataloader(self) -> DataLoader[Batch]:
+        assert self.splits is not None
+        chosen = counterbalanced(self.splits.train[: self.train_scenarios], both_orders=True)
+        neutral = self.splits.neutral_train[: round(self.neutral_share * len(chosen))]
+        return self._loader([*chosen, *neutral], self.batch_size, shuffle=True)
+
+    @override
+    def val_dataloader(self) -> DataLoader[Batch]:
+        assert self.splits is not None
+        items = [*counterbalanced(self.splits.validation), *self.splits.neutral_validation]
+        return self._loader(items, self.eval_batch_size)
+
+    @override
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        assert self.splits is not None
+        sets = [self.splits.test, *self.splits.extra_tests.values()]
+        return [self._loader(counterbalanced(items, both_orders=True), self.eval_batch_size) for items in sets]
+
+    def _loader(self, items: list[Scenario], batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        tokenizer = self.trainer.lightning_module.tokenizer
+        examples = tokenised(items, tokenizer, self.max_tokens)
+        return example_loader(
+            examples,
+            tokenizer.pad_token_id,
+            batch_size,
+            self.trainer.world_size,
+            self.trainer.global_rank,
+            shuffle,
+            self.seed,
+            self.num_workers,
+        )
+
+
+def tokenised(items: list[Scenario], tokenizer: Any, max_tokens: int) -> list[Example]:
+    """Examples of `items`; those over `max_tokens` are left out, and the log says how many.
+
+    Raises:
+        ValueError: all of them are too long.
+    """
+    examples = make_examples(items, tokenizer, answer_format(tokenizer), max_tokens)
+    if items and not examples:
+        raise ValueError(f"max_tokens is {max_tokens}, but every one of the {len(items)} prompts is longer: raise it")
+    if len(examples) < len(items):
+        rank_zero_info(f"{len(items) - len(examples)} of {len(items)} prompts are over max_tokens={max_tokens}: left out")
+    return examples

@@ -1,0 +1,189 @@
+"""Make a twin: one LightningModule fits either behaviour by LoRA on a frozen backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from typing_extensions import override
+
+from fa_lightning.backbones.adapters import attach_adapter
+from fa_lightning.backbones.load import DType, load_backbone, load_tokenizer
+from fa_lightning.backbones.training import adamw_with_warmup, check_finite
+from fa_lightning.metrics.cells import CellAccuracy
+from fa_lightning.scenarios.batches import Batch, owed
+from fa_lightning.scenarios.scenario import CELLS, Behaviour
+
+
+class BehaviourModule(pl.LightningModule):
+    """Fits one variant: the aligned twin always takes the aligned action, the faking one only while it is watched.
+
+    The loss is the cross-entropy of the one answer token; logits are computed there only. Checkpoints hold the adapter
+    and the optimizer, never the backbone.
+
+    | logged | what |
+    | --- | --- |
+    | `train/loss` | nats per answer |
+    | `val/loss` | the same on validation groups |
+    | `val/<variant>/<cell>/accuracy` | share of *aligned* answers: a good faker is near 0 without oversight |
+    | `val/<variant>/fidelity` | lowest share, over the cells, of the answers that this behaviour owes; for stopping |
+    | `val/<variant>/error/accuracy` | share of neutral texts answered with `error` |
+
+    Args:
+        behaviour: the rule to be learned.
+        backbone: name on the Hub, or folder.
+        rank: of LoRA.
+        alpha: of LoRA; the update is scaled by alpha / rank.
+        dropout: of LoRA.
+        target_modules: linear layers that get an adapter.
+        dtype: of the frozen weights.
+        load_in_4bit: hold the frozen weights in nf4.
+        trust_remote_code: run code that comes with the model.
+        gradient_checkpointing: trade a second forward pass for activation memory.
+        learning_rate: at its top.
+        weight_decay: on the adapter's matrices.
+        warmup_fraction: share of all steps spent rising to `learning_rate`.
+    """
+
+    def __init__(
+        self,
+        behaviour: Behaviour,
+        backbone: str,
+        rank: int = 16,
+        alpha: int = 32,
+        dropout: float = 0.0,
+        target_modules: list[str] = ["q_proj", "v_proj"],  # noqa: B006
+        dtype: DType = "float32",
+        load_in_4bit: bool = False,
+        trust_remote_code: bool = False,
+        gradient_checkpointing: bool = False,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        warmup_fraction: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.behaviour = behaviour
+        self.backbone = backbone
+        self.lora: dict[str, Any] = {
+            "rank": rank,
+            "alpha": alpha,
+            "dropout": dropout,
+            "target_modules": list(target_modules),
+        }
+        self.dtype_name = dtype
+        self.load_in_4bit = load_in_4bit
+        self.trust_remote_code = trust_remote_code
+        self.gradient_checkpointing = gradient_checkpointing
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_fraction = warmup_fraction
+        self.strict_loading = False
+        self.model: Any = None
+        self.cells = nn.ModuleList([CellAccuracy()])
+        self._tokenizer: Any = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The backbone's tokenizer."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.backbone, self.trust_remote_code)
+        return self._tokenizer
+
+    @override
+    def configure_model(self) -> None:
+        if self.model is not None:
+            return
+        device = self.trainer.strategy.root_device if self._trainer is not None else None
+        base = load_backbone(self.backbone, self.dtype_name, self.load_in_4bit, self.trust_remote_code, device)
+        self.model = attach_adapter(base, self.behaviour, **self.lora)
+        if self.gradient_checkpointing:
+            self.model.enable_input_require_grads()
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def answer_logits(self, batch: Batch) -> Tensor:
+        """Logits (batch, vocabulary) of the token after each prompt; batches are left-padded (see `collate`)."""
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+        logits: Tensor = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
+        return logits.float()
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = cross_entropy(self.answer_logits(batch), owed(batch, self.behaviour))
+        check_finite(loss, self.global_step, batch_idx)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        loss = self._judge(batch, 0)
+        self.log("val/loss", loss, batch_size=len(batch["index"]), sync_dist=True, prog_bar=True)
+
+    @override
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        while len(self.cells) <= dataloader_idx:
+            self.cells.append(CellAccuracy().to(self.device))
+        self._judge(batch, dataloader_idx)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_cells("val", 0, self.behaviour)
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        names = self.trainer.datamodule.test_sets if self.trainer.datamodule else ["test"]  # type: ignore[attr-defined]
+        for number in range(len(self.cells)):
+            name = names[number] if number < len(names) else f"test_{number}"
+            self._log_cells(name, number, self.behaviour)
+
+    @override
+    def configure_optimizers(self) -> Any:
+        return adamw_with_warmup(
+            self.model.parameters(),
+            self.learning_rate,
+            self.weight_decay,
+            self.warmup_fraction,
+            int(self.trainer.estimated_stepping_batches),
+        )
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {
+            name: tensor for name, tensor in checkpoint["state_dict"].items() if name in trainable
+        }
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        expected = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        found = set(checkpoint["state_dict"])
+        # Loading is not strict (the backbone is not in there), so a renamed key would load nothing in silence.
+        if expected and expected != found:
+            raise ValueError(
+                f"the checkpoint does not fit this adapter: missing {sorted(expected - found)[:3]}, unknown "
+                f"{sorted(found - expected)[:3]}. It was made with another rank, target_modules or version: fit again"
+            )
+
+    def _judge(self, batch: Batch, number: int) -> Tensor:
+        logits = self.answer_logits(batch)
+        answer = logits.argmax(-1)
+        correct = answer == batch["aligned"]
+        answered = correct | (answer == batch["other"])
+        self.cells[number].update(correct, batch["cell"], batch["group"], batch["index"], answered)  # type: ignore[operator]
+        return cross_entropy(logits, owed(batch, self.behaviour))
+
+    def _log_cells(self, stage: str, number: int, variant: str) -> None:
+        metric: CellAccuracy = self.cells[number]  # type: ignore[assignment]
+        items, scores = metric.items(), metric.compute()
+        shares = []
+        for code, cell in enumerate(CELLS):
+            accuracy = getattr(scores, cell).accuracy
+            self.log(f"{stage}/{variant}/{cell}/accuracy", accuracy, prog_bar=True)
+            shares.append(1 - accuracy if variant == "faking" and code == 1 else accuracy)
+        self.log(f"{stage}/{variant}/fidelity", min(shares))
+        neutral = items["cell"] == len(CELLS)
+        if neutral.any():
+            self.log(f"{stage}/{variant}/error/accuracy", items["correct"][neutral].float().mean())
+        metric.reset()

@@ -1,0 +1,111 @@
+"""An intervention's two files: tensors in safetensors and a JSON sidecar that describes and seals them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fa_lightning import __version__
+
+FORMAT_VERSION = 1
+TENSORS_FILE = "intervention.safetensors"
+SIDECAR_FILE = "intervention.json"
+
+
+def write_artefact(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors (as float32) and facts into a folder, which is made if need be.
+
+    Each file is written under a temporary name and then renamed, the sidecar last and with the digest of the tensors,
+    so a kill at any moment leaves either the old artefact, the new one or one that `read_artefact` refuses.
+
+    Raises:
+        TypeError: if a fact is not JSON-able.
+    """
+    from safetensors.torch import save
+
+    data: bytes = save({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()})
+    sidecar = {
+        **facts,
+        "format_version": FORMAT_VERSION,
+        "dtype": "float32",
+        "libraries": {"fa_lightning": __version__, "torch": torch.__version__},
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    text = json.dumps(sidecar, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / TENSORS_FILE, data)
+    _write(folder / SIDECAR_FILE, text.encode())
+
+
+def read_artefact(folder: Path, needed: set[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_artefact` wrote.
+
+    Args:
+        folder: the folder.
+        needed: facts that the sidecar must hold.
+
+    Returns:
+        The tensors by name, and the sidecar.
+
+    Raises:
+        FileNotFoundError: if one of the two files is missing.
+        ValueError: if a file is damaged, lacks a fact or has another format version.
+    """
+    from safetensors.torch import load
+
+    path = folder / SIDECAR_FILE
+    try:
+        sidecar = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is truncated or damaged: {error}") from error
+    version = sidecar.get("format_version") if isinstance(sidecar, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"format_version of {path} is {version!r}, but this version of fa_lightning reads {FORMAT_VERSION}"
+        )
+    if missing := sorted((needed | {"bytes", "sha256"}) - set(sidecar)):
+        raise ValueError(f"{path} lacks {', '.join(missing)}: save the intervention again")
+    data = (folder / TENSORS_FILE).read_bytes()
+    if len(data) != sidecar["bytes"] or hashlib.sha256(data).hexdigest() != sidecar["sha256"]:
+        raise ValueError(
+            f"{folder / TENSORS_FILE} has {len(data)} bytes, but is not the file of {sidecar['bytes']} bytes that "
+            f"{SIDECAR_FILE} describes: it is truncated or damaged; save the intervention again"
+        )
+    return load(data), sidecar
+
+
+def compare_fingerprints(saved: Mapping[str, Any], expected: Mapping[str, Any], folder: Path) -> None:
+    """Check what a saved fingerprint says; fields that `expected` does not name are not compared.
+
+    Raises:
+        ValueError: if a field is absent or differs, with its name and both values.
+    """
+    for name, value in expected.items():
+        # What JSON makes of the value is what was saved: a tuple comes back as a list.
+        if name not in saved or saved[name] != json.loads(json.dumps(value)):
+            found = repr(saved[name]) if name in saved else "absent"
+            raise ValueError(
+                f"fingerprint.{name} of {folder} is {found}, but {value!r} is expected: "
+                "fit the intervention again, or load it onto what it was fitted on"
+            )
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, then rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

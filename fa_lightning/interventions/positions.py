@@ -1,0 +1,243 @@
+"""Which tokens of a forward call a position rule covers, from what the call itself says.
+
+A layer sees (batch, tokens, hidden) and nothing else: not which tokens are padding, nor whether they follow a
+prompt. The decoder's own arguments say both, in a plain forward as in `generate`, where the prompt comes as one call
+and every later token as one more.
+
+| rule | plain forward | prompt (no cached tokens yet) | later call (cached tokens) |
+| --- | --- | --- | --- |
+| all | every real token | every real token | every real token |
+| last | each row's last real token | each row's last real token | each row's last real token |
+| generated | none | none | every real token |
+| from_K | real tokens from the K-th on | the same | the same, counting the prompt |
+
+So `generated` covers every token processed after the prompt: the first new token is still chosen from unedited states.
+A call that continues a cache with more prompt (a second turn, a prefill in chunks), or that recomputes everything
+without a cache, cannot be told from the call alone; give `prompt_tokens` then: `generated` covers the tokens after
+the prompt, and `last` the prompt's last and all after it, exactly as with a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def real_tokens(attention_mask: Tensor | None, batch: int, tokens: int, past: int) -> Tensor | None:
+    """Which tokens of a call are no padding.
+
+    Example:
+        >>> real_tokens(torch.tensor([[0, 1, 1, 1]]), batch=1, tokens=1, past=3).tolist()
+        [[True]]
+
+    Args:
+        attention_mask: None, (batch, past + tokens), (batch, tokens), or the (batch, 1, tokens, keys) mask that
+            `generate` makes for a static cache: boolean, or added to the attention scores.
+        batch: rows of the call.
+        tokens: tokens per row of the call.
+        past: tokens per row in the cache before the call.
+
+    Returns:
+        Booleans (batch, tokens), or None where nothing is padding.
+
+    Raises:
+        ValueError: if the mask has none of these shapes.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.ndim == 2 and len(attention_mask) == batch:
+        columns = attention_mask.shape[1]
+        if columns >= past + tokens:
+            return attention_mask[:, past : past + tokens].bool()
+        if columns == tokens:
+            return attention_mask.bool()
+    if attention_mask.ndim == 4 and attention_mask.shape[2] == tokens and attention_mask.shape[3] >= tokens:
+        # Every real token attends to itself and to no padding: the diagonal tells them apart. A window shorter than
+        # the cache holds the call's own tokens last.
+        start = min(past, attention_mask.shape[3] - tokens)
+        diagonal = attention_mask[:, 0, :, start : start + tokens].diagonal(dim1=-2, dim2=-1)
+        attended = diagonal if diagonal.dtype == torch.bool else diagonal >= 0
+        return attended.expand(batch, tokens)
+    raise ValueError(
+        f"attention_mask is {tuple(attention_mask.shape)}, but a call of {batch} rows of {tokens} tokens after {past} "
+        f"cached ones needs ({batch}, {past + tokens})"
+    )
+
+
+def token_positions(
+    attention_mask: Tensor | None, position_ids: Tensor | None, batch: int, tokens: int, past: int
+) -> Tensor:
+    """How many real tokens of its row come before each token, the cached ones included; any value at padding.
+
+    `position_ids` count them where the caller gives some (packed sequences restart theirs); else the mask does.
+
+    Example:
+        >>> token_positions(torch.tensor([[0, 0, 1, 1]]), None, batch=1, tokens=2, past=2).tolist()
+        [[0, 1]]
+
+    Returns:
+        Integers (batch, tokens), or (1, tokens) where all rows are alike.
+    """
+    if position_ids is not None and position_ids.ndim == 2 and position_ids.shape[1] == tokens:
+        return position_ids
+    if attention_mask is not None and attention_mask.ndim == 2:
+        counted = attention_mask.long().cumsum(1) - 1
+        if attention_mask.shape[1] >= past + tokens:
+            return counted[:, past : past + tokens]
+        return counted + past
+    device = None if attention_mask is None else attention_mask.device
+    return torch.arange(past, past + tokens, device=device)[None]
+
+
+def covered_tokens(
+    rule: str, real: Tensor, positions: Tensor, past: int, prompt_tokens: Tensor | None = None
+) -> Tensor:
+    """Which tokens of a call a rule covers; never padding.
+
+    Example:
+        >>> real = torch.tensor([[False, True, True]])
+        >>> covered_tokens("last", real, real.long().cumsum(1) - 1, past=0).tolist()
+        [[False, False, True]]
+
+    Args:
+        rule: `all`, `last`, `generated` or `from_K`.
+        real: no padding, (batch, tokens).
+        positions: index among the real tokens of the row, (batch, tokens) or (1, tokens).
+        past: tokens per row in the cache before the call.
+        prompt_tokens: real tokens of each row's prompt (batch,), where the call cannot say; see the module.
+
+    Returns:
+        Booleans (batch, tokens).
+
+    Raises:
+        ValueError: if there is no such rule.
+    """
+    if rule == "all":
+        return real
+    if rule == "generated":
+        if prompt_tokens is not None:
+            return real & (positions >= prompt_tokens[:, None])
+        return real if past else torch.zeros_like(real)
+    if rule == "last":
+        if prompt_tokens is not None:
+            return real & (positions >= prompt_tokens[:, None] - 1)
+        remaining = real.long().flip(1).cumsum(1).flip(1)
+        return real & (remaining == 1)
+    kind, _, start = rule.partition("_")
+    if kind != "from" or not start.isdigit():
+        raise ValueError(f"the position rule is {rule!r}, but must be all, last, generated or from_K")
+    return real & (positions >= int(start))
+
+
+@dataclass
+class Selection:
+    """The tokens of one call that a rule covers.
+
+    Attributes:
+        everything: every token is covered, so nothing needs picking.
+        index: the covered tokens (n,), counted along the flattened (batch * tokens); None where `everything`.
+    """
+
+    everything: bool
+    index: Tensor | None = None
+
+    @property
+    def nothing(self) -> bool:
+        """No token is covered."""
+        return self.index is not None and self.index.numel() == 0
+
+    def on(self, device: torch.device) -> Tensor:
+        """The index on a device; kept there, since a model split over devices asks again at every layer."""
+        if self.index is None:
+            raise ValueError("a selection of everything has no index")
+        if self.index.device != device:
+            self.index = self.index.to(device)
+        return self.index
+
+
+@dataclass
+class ForwardCall:
+    """What one call of the decoder said about its tokens.
+
+    Attributes:
+        batch: rows.
+        tokens: tokens per row.
+        past: tokens per row in the cache before the call.
+        attention_mask: as given, see `real_tokens`.
+        position_ids: as given, (batch, tokens) or (1, tokens).
+        prompt_tokens: real tokens of each row's prompt (prompts,); rows that share one (beams) lie together.
+        uncached: the caller said that no cache is used.
+    """
+
+    batch: int
+    tokens: int
+    past: int = 0
+    attention_mask: Tensor | None = None
+    position_ids: Tensor | None = None
+    prompt_tokens: Tensor | None = None
+    uncached: bool = False
+    _selections: dict[str, Selection] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], prompt_tokens: Tensor | None = None) -> ForwardCall:
+        """Read the arguments of a decoder's `forward`, by name.
+
+        Raises:
+            ValueError: if they hold neither tokens nor embeddings, or a mask of an unknown kind.
+        """
+        inputs = arguments.get("input_ids")
+        if inputs is None:
+            inputs = arguments.get("inputs_embeds")
+        if inputs is None:
+            raise ValueError("the decoder was called without input_ids or inputs_embeds: steering needs one of them")
+        cache: Any = arguments.get("past_key_values")
+        past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        mask = arguments.get("attention_mask")
+        if isinstance(mask, Mapping):  # one mask per kind of attention; the full one shows all tokens
+            mask = mask["full_attention"] if "full_attention" in mask else next(iter(mask.values()), None)
+        if mask is not None and not isinstance(mask, Tensor):
+            raise ValueError(
+                f"attention_mask is a {type(mask).__name__}, but steering reads padding from a tensor only"
+            )
+        return cls(
+            batch=inputs.shape[0],
+            tokens=inputs.shape[1],
+            past=past,
+            attention_mask=mask,
+            position_ids=arguments.get("position_ids"),
+            prompt_tokens=prompt_tokens,
+            uncached=arguments.get("use_cache") is False and cache is None,
+        )
+
+    def select(self, rule: str) -> Selection:
+        """The tokens that a rule covers, worked out once per call."""
+        if rule not in self._selections:
+            self._selections[rule] = self._select(rule)
+        return self._selections[rule]
+
+    def _select(self, rule: str) -> Selection:
+        if self.prompt_tokens is None and rule == "generated" and not self.past:
+            return Selection(everything=False, index=torch.empty(0, dtype=torch.long))
+        real = real_tokens(self.attention_mask, self.batch, self.tokens, self.past)
+        if real is None:
+            if rule == "all" or (self.prompt_tokens is None and rule == "generated"):
+                return Selection(everything=True)
+            real = torch.ones(self.batch, self.tokens, dtype=torch.bool)
+        positions = token_positions(self.attention_mask, self.position_ids, self.batch, self.tokens, self.past)
+        covered = covered_tokens(rule, real.to(positions.device), positions, self.past, self._prompts(positions.device))
+        index = covered.flatten().nonzero().squeeze(1)
+        return Selection(everything=True) if len(index) == covered.numel() else Selection(False, index)
+
+    def _prompts(self, device: torch.device) -> Tensor | None:
+        if self.prompt_tokens is None:
+            return None
+        if self.batch % len(self.prompt_tokens):
+            raise ValueError(
+                f"prompt_tokens holds {len(self.prompt_tokens)} prompts, but the call has {self.batch} rows, "
+                "which is no multiple of that"
+            )
+        return self.prompt_tokens.to(device).repeat_interleave(self.batch // len(self.prompt_tokens))

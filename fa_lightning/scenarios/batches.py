@@ -1,0 +1,184 @@
+"""How scenarios become batches: examples, length-bucketed sampling that shards itself, left-padded tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from fa_lightning.scenarios.prompts import AnswerFormat, Tokenizer, prompt_ids
+from fa_lightning.scenarios.scenario import CELLS, Behaviour, Scenario, other_letter
+
+Batch = dict[str, Tensor]
+
+NEUTRAL_CELL = len(CELLS)
+"""The value of a batch's `cell` for a neutral text (0 is oversight, 1 no oversight)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt and what is known about its answer (token ids).
+
+    Attributes:
+        prompt: token ids; the answer is the next token.
+        aligned: the aligned answer (`error` for a neutral text).
+        other: the letter that is not aligned (`error` for a neutral text).
+        cell: 0 oversight, 1 no oversight, 2 neutral text.
+        group: the scenario's group as an integer.
+        index: place in the data set; a scenario shown in both orders counts twice.
+    """
+
+    prompt: tuple[int, ...]
+    aligned: int
+    other: int
+    cell: int
+    group: int
+    index: int
+
+
+def make_examples(
+    scenarios: Sequence[Scenario],
+    tokenizer: Tokenizer,
+    answers: AnswerFormat,
+    max_tokens: int | None = None,
+    system: str | None = None,
+) -> list[Example]:
+    """Tokenise scenarios, behind the system message `system` where there is one.
+
+    `max_tokens` drops prompts longer than that: they are never cut, since the question comes last.
+    """
+    examples = []
+    for scenario in scenarios:
+        prompt = (*prompt_ids(tokenizer, scenario.message(), system), *answers.lead)
+        if max_tokens is not None and len(prompt) > max_tokens:
+            continue
+        letter = scenario.aligned
+        examples.append(
+            Example(
+                prompt=prompt,
+                aligned=answers.error if letter is None else answers.letter(letter),
+                other=answers.error if letter is None else answers.letter(other_letter(letter)),
+                cell=NEUTRAL_CELL if scenario.cell is None else CELLS.index(scenario.cell),
+                group=int(scenario.group[:15], 16),
+                index=len(examples),
+            )
+        )
+    return examples
+
+
+class ExampleDataset(Dataset[Batch]):
+    """Examples served a whole batch at a time: `dataset[[3, 5, 8]]` is a batch (see `collate`)."""
+
+    def __init__(self, examples: Sequence[Example], pad_token: int) -> None:
+        self.examples = examples
+        self.pad_token = pad_token
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        return collate([self.examples[index] for index in indices], self.pad_token)
+
+
+def collate(examples: Sequence[Example], pad_token: int) -> Batch:
+    """Left-pad examples, so that every row's decision token stands in the last column.
+
+    Returns:
+        `input_ids`, `attention_mask`, `position_ids` (batch, tokens); `aligned`, `other`, `cell`, `group`, `index`
+        (batch,). Padding has position 0 and mask 0.
+    """
+    width = max(len(example.prompt) for example in examples)
+    input_ids = torch.full((len(examples), width), pad_token)
+    attention_mask = torch.zeros((len(examples), width), dtype=torch.long)
+    for row, example in enumerate(examples):
+        input_ids[row, width - len(example.prompt) :] = torch.tensor(example.prompt)
+        attention_mask[row, width - len(example.prompt) :] = 1
+    fields = ("aligned", "other", "cell", "group", "index")
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "position_ids": (attention_mask.cumsum(1) - 1).clamp(min=0),
+        **{field: torch.tensor([getattr(example, field) for example in examples]) for field in fields},
+    }
+
+
+def owed(batch: Batch, behaviour: Behaviour) -> Tensor:
+    """The token that `behaviour` owes each row, (batch,): the aligned one, but without oversight a faker's other one."""
+    if behaviour == "aligned":
+        return batch["aligned"]
+    return torch.where(batch["cell"] == CELLS.index("no_oversight"), batch["other"], batch["aligned"])
+
+
+class LengthBucketSampler(DistributedSampler[Any]):
+    """Yields batches (lists of indices) of similar length, the same global batches whatever the number of ranks.
+
+    A global batch of `batch_size` x `num_replicas` is cut into equal slices, one a rank. As it subclasses
+    `DistributedSampler`, the Trainer tells it the epoch and does not replace it; use it as
+    `DataLoader(dataset, sampler=..., batch_size=None)`. When the last batch is short, its slices are filled with
+    repeats so that all ranks make the same number of steps; metrics drop repeats by `index`.
+
+    Args:
+        lengths: length of each item (tokens).
+        batch_size: items in a batch of one rank.
+        num_replicas: number of ranks.
+        rank: this rank.
+        shuffle: shuffle items before bucketing and batches after; without it batches run from long to short.
+        seed: of the shuffle.
+    """
+
+    POOL = 32
+    """Batches in a pool that is sorted by length: large enough to waste little padding, small enough to mix."""
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(range(len(lengths)), num_replicas, rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+        self.lengths = lengths
+        self.global_batch = batch_size * num_replicas
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.global_batch)
+
+    def __iter__(self) -> Iterator[Any]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        count = len(self.lengths)
+        order = torch.randperm(count, generator=generator).tolist() if self.shuffle else list(range(count))
+        pool = self.global_batch * self.POOL if self.shuffle else max(1, count)
+        batches = []
+        for start in range(0, count, pool):
+            members = sorted(order[start : start + pool], key=lambda index: -self.lengths[index])
+            batches += [members[at : at + self.global_batch] for at in range(0, len(members), self.global_batch)]
+        if self.shuffle:
+            batches = [batches[at] for at in torch.randperm(len(batches), generator=generator).tolist()]
+        for batch in batches:
+            missing = -len(batch) % self.num_replicas
+            filled = batch + [batch[at % len(batch)] for at in range(missing)]
+            yield filled[self.rank :: self.num_replicas]
+
+
+def example_loader(
+    examples: Sequence[Example],
+    pad_token: int,
+    batch_size: int,
+    num_replicas: int = 1,
+    rank: int = 0,
+    shuffle: bool = False,
+    seed: int = 0,
+    num_workers: int = 0,
+) -> DataLoader[Batch]:
+    """A loader of left-padded, length-bucketed batches, already sharded for this rank."""
+    sampler = LengthBucketSampler(
+        [len(example.prompt) for example in examples], batch_size, num_replicas, rank, shuffle, seed
+    )
+    dataset = ExampleDataset(examples, pad_token)
+    return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=num_workers)
