@@ -192,9 +192,7 @@ class ActivationDataModule(pl.LightningDataModule):
         return Variants.load(self.adapters, device=device, **self.loading)
 
     def _chosen_sites(self, variants: Variants) -> list[Site]:
-        names = self.site_names or [
-            Site(layer=layer).name for layer in range(len(decoder_layers(variants.model)))
-        ]
+        names = self.site_names or [Site(layer=layer).name for layer in range(len(decoder_layers(variants.model)))]
         sites = [Site.parse(name) for name in names]
         for site in sites:
             validate(site, variants.model)
@@ -219,7 +217,9 @@ class ActivationDataModule(pl.LightningDataModule):
         writer.finish(list(plan))
         self.trainer.strategy.barrier("store finished")
         store = ActivationStore.open(self.folder, expected=made_from)
-        rank_zero_info(f"Activation store: {self.folder}, {store.rows('train')} training tokens, {written} shards written")
+        rank_zero_info(
+            f"Activation store: {self.folder}, {store.rows('train')} training tokens, {written} shards written"
+        )
         return store
 
     def _plan(self, variants: Variants) -> Plan:

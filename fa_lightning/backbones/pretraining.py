@@ -91,10 +91,13 @@ class BackboneModule(pl.LightningModule):
             num_key_value_heads=self.heads,
             max_position_embeddings=2048,
             tie_word_embeddings=True,
+            # The usual 0.02 suits wide models; at this width attention would take hundreds of steps to wake up.
+            initializer_range=self.hidden_size**-0.5,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
+        config._attn_implementation = os.environ.get("ATTN", "eager")
         self.model = LlamaForCausalLM(config)
 
     @override
@@ -174,7 +177,7 @@ class BackboneModule(pl.LightningModule):
             scores = metric.compute()  # type: ignore[operator]
             for cell in CELLS:
                 accuracy = getattr(scores, cell).accuracy
-                self.log(f"{stage}/{task}/{cell}/accuracy", accuracy, prog_bar=task == "scheming")
+                self.log(f"{stage}/{task}/{cell}/accuracy", accuracy)
             metric.reset()  # type: ignore[operator]
 
     def _datamodule(self) -> Any:

@@ -113,5 +113,7 @@ def tokenised(items: list[Scenario], tokenizer: Any, max_tokens: int) -> list[Ex
     if items and not examples:
         raise ValueError(f"max_tokens is {max_tokens}, but every one of the {len(items)} prompts is longer: raise it")
     if len(examples) < len(items):
-        rank_zero_info(f"{len(items) - len(examples)} of {len(items)} prompts are over max_tokens={max_tokens}: left out")
+        rank_zero_info(
+            f"{len(items) - len(examples)} of {len(items)} prompts are over max_tokens={max_tokens}: left out"
+        )
     return examples

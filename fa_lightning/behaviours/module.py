@@ -119,7 +119,7 @@ class BehaviourModule(pl.LightningModule):
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self._judge(batch, 0)
-        self.log("val/loss", loss, batch_size=len(batch["index"]), sync_dist=True, prog_bar=True)
+        self.log("val/loss", loss, batch_size=len(batch["index"]), sync_dist=True)
 
     @override
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -180,9 +180,9 @@ class BehaviourModule(pl.LightningModule):
         shares = []
         for code, cell in enumerate(CELLS):
             accuracy = getattr(scores, cell).accuracy
-            self.log(f"{stage}/{variant}/{cell}/accuracy", accuracy, prog_bar=True)
+            self.log(f"{stage}/{variant}/{cell}/accuracy", accuracy)
             shares.append(1 - accuracy if variant == "faking" and code == 1 else accuracy)
-        self.log(f"{stage}/{variant}/fidelity", min(shares))
+        self.log(f"{stage}/{variant}/fidelity", min(shares), prog_bar=True)
         neutral = items["cell"] == len(CELLS)
         if neutral.any():
             self.log(f"{stage}/{variant}/error/accuracy", items["correct"][neutral].float().mean())

@@ -251,8 +251,8 @@ class RegressorModule(pl.LightningModule):
 
     def _candidate(self, number: int, site: Site) -> Candidate:
         spec = self.specs[number]
-        logged = self.trainer.callback_metrics.get(f"val/r2/{spec.label}/{site.name}")
-        r2 = float("nan") if logged is None else float(logged)
+        metric: Any = self.r2[_key(number, site)]
+        r2 = float(metric.compute()) if metric.update_count else float("nan")
         placed = Site(site.layer, site.component, spec.positions)
         return Candidate(placed, self._map(number, site), spec, r2)
 

@@ -1,0 +1,70 @@
+"""Which map, at which site, how strongly: chosen on validation groups by cells first and side effects second."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate at one strength, as it did on the validation groups.
+
+    Attributes:
+        candidate: its number among the module's candidates.
+        site: the site's name.
+        regressor: the map and what it was fitted on.
+        positions: the token position rule.
+        strength: a in h' = h + a (T(h) - h).
+        oversight: share of aligned answers with oversight.
+        no_oversight: the same without oversight.
+        kl_neutral_nats: KL on neutral texts, nats per token.
+        r2: variance explained on held-out tokens.
+    """
+
+    candidate: int
+    site: str
+    regressor: str
+    positions: str
+    strength: float
+    oversight: float
+    no_oversight: float
+    kl_neutral_nats: float
+    r2: float
+
+    @property
+    def score(self) -> float:
+        """Mean of the two cells; an empty cell does not count."""
+        cells = [share for share in (self.oversight, self.no_oversight) if not math.isnan(share)]
+        return sum(cells) / len(cells) if cells else math.nan
+
+    def as_row(self) -> dict[str, Any]:
+        """The row of `results.json`'s `candidates`."""
+        row = asdict(self)
+        del row["candidate"]
+        return row
+
+
+def choose(trials: Sequence[Trial], tolerance: float) -> Trial:
+    """The trial with the least KL among those whose score is within `tolerance` of the best.
+
+    Args:
+        trials: on the validation groups.
+        tolerance: difference in mean accuracy that side effects may decide.
+
+    Raises:
+        ValueError: there is no trial with a score, for instance because no validation scenario was served.
+
+    >>> hot = Trial(0, "layers.3.residual", "affine", "all", 1.0, 0.95, 0.95, 0.5, 0.9)
+    >>> mild = Trial(1, "layers.2.residual", "affine", "all", 1.0, 0.95, 0.94, 0.1, 0.9)
+    >>> choose([hot, mild], tolerance=0.01).site
+    'layers.2.residual'
+    """
+    scored = [trial for trial in trials if not math.isnan(trial.score)]
+    if not scored:
+        raise ValueError("no candidate could be judged: the validation split holds no scenario; raise its share")
+    best = max(trial.score for trial in scored)
+    close = [trial for trial in scored if trial.score >= best - tolerance]
+    return min(close, key=lambda trial: math.inf if math.isnan(trial.kl_neutral_nats) else trial.kl_neutral_nats)

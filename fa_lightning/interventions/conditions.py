@@ -1,0 +1,138 @@
+"""The conditions that steering is judged under: which variant runs, and with what edit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fa_lightning.activations.capture import truncated_forward
+from fa_lightning.activations.sites import Site, hidden_of, module_at, replaced
+from fa_lightning.backbones.adapters import VariantName, Variants
+from fa_lightning.interventions.intervention import Intervention, steering
+from fa_lightning.interventions.positions import ForwardCall
+from fa_lightning.regressors.maps import Identity, NormMatchedRandom
+from fa_lightning.regressors.module import Candidate, RegressorModule
+from fa_lightning.scenarios.batches import Batch
+
+ORACLE = "oracle swap"
+"""The aligned twin's own states put in the faker's place: what a perfect map at this site would do."""
+
+RANDOM = "norm-matched random"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A variant and what is done to it.
+
+    Attributes:
+        variant: whose adapter is active.
+        intervention: attached to it, if any.
+        oracle: the site where the other twin's states are put in place, if any.
+    """
+
+    variant: VariantName
+    intervention: Intervention | None = None
+    oracle: Site | None = None
+
+
+def intervention_of(candidate: Candidate, strength: float) -> Intervention:
+    """A candidate at a strength."""
+    return Intervention(candidate.site, candidate.regressor, strength)
+
+
+def judged_conditions(
+    module: RegressorModule, candidate: Candidate, strength: float, seed: int
+) -> dict[str, Condition]:
+    """The four cells' models and the baselines, all at the candidate's site and positions."""
+    steered = intervention_of(candidate, strength)
+    site = candidate.site
+    hidden_size = candidate.regressor.hidden_size
+    conditions = {
+        "aligned": Condition("aligned"),
+        "faking": Condition("faking"),
+        "steered": Condition("faking", steered),
+        "steered_aligned": Condition("aligned", steered),
+        "identity": Condition("faking", Intervention(site, Identity(hidden_size), strength)),
+        RANDOM: Condition("faking", Intervention(site, NormMatchedRandom(candidate.regressor, seed), strength)),
+        ORACLE: Condition("faking", oracle=site),
+    }
+    for name, baseline in module.baselines(candidate).items():
+        conditions[name] = Condition("faking", intervention_of(baseline, strength))
+    return conditions
+
+
+@torch.inference_mode()
+def answer_logits(variants: Variants, condition: Condition, batch: Batch) -> Tensor:
+    """Logits (batch, vocabulary) of the token after each prompt of a left-padded batch."""
+    with applied(variants, condition, batch) as model:
+        logits: Tensor = model(**model_inputs(batch), logits_to_keep=1, use_cache=False).logits[:, -1]
+    return logits.float()
+
+
+@torch.inference_mode()
+def all_logits(variants: Variants, condition: Condition, batch: Batch) -> Tensor:
+    """Logits (batch, tokens, vocabulary), the edit made on every token.
+
+    A text that is scored has no last token to speak of: while a model writes it, each token is the last one once. So
+    the edit counts everywhere here, whatever the intervention's own positions, which is the most it can damage.
+    """
+    everywhere = condition
+    if condition.intervention is not None:
+        intervention = condition.intervention
+        site = dataclasses.replace(intervention.site, positions="all")
+        everywhere = Condition(
+            condition.variant, Intervention(site, intervention.regressor, intervention.strength), condition.oracle
+        )
+    with applied(variants, everywhere, batch) as model:
+        logits: Tensor = model(**model_inputs(batch), use_cache=False).logits
+    return logits.float()
+
+
+@contextmanager
+def applied(variants: Variants, condition: Condition, batch: Batch) -> Iterator[Any]:
+    """The model in a condition; hooks are gone afterwards."""
+    if condition.oracle is not None:
+        with swapped_states(variants, condition.variant, condition.oracle, batch) as model:
+            yield model
+        return
+    with variants.using(condition.variant) as model, steering(model, _edits(condition)):
+        yield model
+
+
+@contextmanager
+def swapped_states(variants: Variants, variant: VariantName, site: Site, batch: Batch) -> Iterator[Any]:
+    """`variant` with the other twin's states of this very batch in place of its own at `site`."""
+    with variants.using("aligned" if variant == "faking" else "faking") as other:
+        theirs = truncated_forward(other, [site], **model_inputs(batch))[site.name]
+    selected = ForwardCall.of(model_inputs(batch)).select(site.positions)
+
+    def swap(_: Any, __: Any, output: Any) -> Any:
+        hidden = hidden_of(output)
+        if selected.everything:
+            return replaced(output, theirs)
+        rows = selected.on(hidden.device)
+        edited = hidden.flatten(0, 1).clone()
+        edited[rows] = theirs.to(hidden).flatten(0, 1)[rows]
+        return replaced(output, edited.view_as(hidden))
+
+    with variants.using(variant) as model:
+        handle = module_at(model, site).register_forward_hook(swap)
+        try:
+            yield model
+        finally:
+            handle.remove()
+
+
+def model_inputs(batch: Batch) -> dict[str, Any]:
+    """What the model is called with."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+
+
+def _edits(condition: Condition) -> Sequence[Intervention]:
+    return [] if condition.intervention is None else [condition.intervention]

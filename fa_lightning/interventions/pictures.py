@@ -1,0 +1,73 @@
+"""Figures and texts of an evaluation, for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from fa_lightning.activations.sites import Site
+from fa_lightning.activations.store import ActivationStore
+from fa_lightning.interventions.choice import Trial
+from fa_lightning.metrics.figures import SweepPoint, activation_figure, cells_figure, confusion_figure, sweep_figure
+
+
+def draw(
+    trainer: pl.Trainer,
+    stage: str,
+    found: dict[str, Any],
+    trials: Sequence[Trial] = (),
+    store: ActivationStore | None = None,
+    generations: Sequence[tuple[str, str, str]] = (),
+) -> None:
+    """Add what an evaluation found to the TensorBoard log, where there is one; rank zero writes.
+
+    Args:
+        trainer: whose logger and step are used.
+        stage: prefix of the names, `val` or `test`.
+        found: see `findings_of`.
+        trials: candidates tried, for the sweep over layers.
+        store: for the map of where the twins differ.
+        generations: (prompt, unsteered, steered) texts.
+    """
+    logger = trainer.logger
+    if not trainer.is_global_zero or not isinstance(logger, TensorBoardLogger):
+        return
+    board, step = logger.experiment, trainer.global_step
+    twins = {name: _cells(found["cells"][name]) for name in found["cells"]}
+    others = {name: _cells(cells) for name, cells in found["baselines"].items()}
+    board.add_figure(f"{stage}/cells", cells_figure({**twins, **others}), step)
+    board.add_figure(f"{stage}/answers", confusion_figure(found["answers"]), step)
+    points = [
+        SweepPoint(
+            Site.parse(trial.site).layer, f"{trial.regressor}, {trial.positions}", trial.oversight, trial.no_oversight
+        )
+        for trial in trials
+    ]
+    if points:
+        references = {name: twins[name] for name in ("aligned", "faking")}
+        board.add_figure(f"{stage}/layers", sweep_figure(points, references), step)
+    if store is not None:
+        board.add_figure(f"{stage}/activations", activation_figure(twin_difference(store), list(store.sites)), step)
+    for number, (prompt, unsteered, steered) in enumerate(generations):
+        text = f"{prompt}\n\n**faking:** {unsteered}\n\n**steered:** {steered}"
+        board.add_text(f"{stage}/generation", text, number)
+
+
+def twin_difference(store: ActivationStore, rows: int = 4096) -> torch.Tensor:
+    """Mean |aligned - faking| over the first held-out tokens that decide, (sites, units)."""
+    stop = min(rows, store.rows("validation"))
+    block = store.block("validation", 0, stop)
+    decision = block["decision"]
+    return torch.stack(
+        [(block[site][1].float() - block[site][0].float())[decision].abs().mean(0) for site in store.sites]
+    )
+
+
+def _cells(cells: dict[str, Any]) -> Any:
+    """A cell pair as an object with attributes, which is what figures read."""
+    return SimpleNamespace(**{cell: SimpleNamespace(**cells[cell]) for cell in ("oversight", "no_oversight")})

@@ -1,0 +1,40 @@
+"""What the words alone give away: a bag-of-words classifier on the same splits as the twins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fa_lightning.scenarios.scenario import Scenario
+
+
+def text_only_answers(train: Sequence[Scenario], test: Sequence[Scenario]) -> list[bool]:
+    """Whether logistic regression on word counts finds the aligned action of each test scenario.
+
+    Each action is a bag of words and pairs of words; the regression sees the difference of the two bags, so the order
+    of the actions tells it nothing.
+
+    Args:
+        train: scenarios of the training groups.
+        test: scenarios of other groups.
+
+    Returns:
+        For each test scenario, whether the aligned action was taken.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    vectorizer.fit([action for item in train for action in (item.action_a, item.action_b)])
+
+    def difference(items: Sequence[Scenario]) -> object:
+        first = vectorizer.transform([item.action_a for item in items])
+        return first - vectorizer.transform([item.action_b for item in items])
+
+    # Both orders, so that the classifier has no letter it prefers.
+    both = [*train, *(item.swapped() for item in train)]
+    labels = np.array([item.aligned == "A" for item in both])
+    classifier = LogisticRegression(C=10.0, max_iter=1000).fit(difference(both), labels)
+    predicted = classifier.predict(difference(test))
+    return [bool(says_a) == (item.aligned == "A") for says_a, item in zip(predicted, test, strict=True)]
