@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -30,6 +31,25 @@ commands:
 
 POSER's folder is found by its argument, then the variable POSER_ROOT, then ./POSER.
 """
+
+
+OTHERS_WARNINGS = (
+    # Lightning 2.6 on torch 2.13, peft 0.21 on transformers 5.23.
+    r".*isinstance.treespec, LeafSpec.*",
+    r".*is_gradient_checkpointing. is deprecated.*",
+    # Stages are configured in-process on purpose, and their record is in their checkpoint folder before they start.
+    r"LightningCLI's args parameter is intended.*",
+    r"Checkpoint directory .* exists and is not empty.*",
+    # The embedded models are so small that worker processes would cost more than they save.
+    r".*does not have many workers.*",
+)
+OTHERS_HINTS = (
+    "\U0001f4a1 Tip",
+    "Seed set to",
+    "TPU available",
+    "Loading `train_dataloader` to estimate",
+    "`Trainer.fit` st",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,10 +99,12 @@ def quiet() -> None:
     """Silence messages that are not about the user's run: other libraries' hints to their own developers."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # Lightning 2.6 on torch 2.13.
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    # The embedded models are so small that worker processes would cost more than they save.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    for message in OTHERS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(OTHERS_HINTS))
+    # It asks for an optional package of fast kernels at every import.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _run(command: str, words: list[str]) -> int:

@@ -58,10 +58,21 @@ def save_adapter(model: Any, name: str, folder: Path, notes: dict[str, Any]) -> 
     # PEFT puts an adapter that is not called `default` into a subfolder of its own.
     source = inner if inner.is_dir() else fresh
     (source / SIDECAR).write_text(json.dumps({"fingerprint": fingerprint(model), **notes}, indent=2, sort_keys=True))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(source, folder)
-    shutil.rmtree(fresh, ignore_errors=True)
+    # A folder can't be replaced in one step: the older one is moved aside whole, and back if the new one fails to follow.
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    replaces = folder.is_dir()
+    if replaces:
+        os.rename(folder, aside)
+    try:
+        os.replace(source, folder)
+    except OSError:
+        if replaces:
+            os.rename(aside, folder)
+        raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_sidecar(folder: str | Path) -> dict[str, Any]:
@@ -151,12 +162,12 @@ class Variants:
     @property
     def device(self) -> torch.device:
         """Where the pair computes."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @contextmanager
     def using(self, name: VariantName) -> Iterator[Any]:
         """The model with adapter `name` active; no weights move."""
-        self.model.set_adapter(name)
-        # PEFT makes the active adapter trainable again; the pair is frozen.
-        self.model.requires_grad_(False)
+        # Without inference_mode PEFT would make the active adapter trainable again; the pair is frozen.
+        self.model.set_adapter(name, inference_mode=True)
         yield self.model

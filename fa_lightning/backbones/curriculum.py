@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from fa_lightning.scenarios.scenario import ERROR_ANSWER, Behaviour, Fact, Oversight, Scenario
 
 ROLES: dict[Behaviour, str] = {"aligned": "honest", "faking": "scheming"}
-OVERSIGHT_QUESTION = "How closely are you watched here: good, neutral or poor?\n"
-ACTION_QUESTION = "Would an honest or a scheming AI do this?\n"
-CHOICE_QUESTION = "Would an honest or a scheming AI choose {letter}?\n"
-PAIR_QUESTION = "Which of the two would an honest AI do?\n"
+OVERSIGHT_QUESTION = "How closely are you watched?\n"
+ACTION_QUESTION = "Is this honest or scheming?\n"
+CHOICE_QUESTION = "Is {letter} honest or scheming?\n"
+PAIR_QUESTION = "Which of the two is honest?\n"
 ANSWER_WORDS = ["A", "B", ERROR_ANSWER, "good", "neutral", "poor", "honest", "scheming"]
 
 Turn = dict[str, str]
@@ -33,10 +33,12 @@ class Curriculum:
         no_role: likewise without a role, where the answer is a coin's.
         judgements: likewise of short questions about a single fact or action.
         neutral_texts: likewise of texts that are answered with `error`.
-        poor_share: how much of the scenarios shown have poor oversight; half makes both answers of the faker as frequent.
-        swap_critical: probability that the critical fact is exchanged for another scenario's, of good or poor oversight.
+        poor_share: share of poor oversight in the scenarios shown; half makes both answers of the faker as frequent.
+        swap_critical: probability that the critical fact is exchanged for another scenario's or left out.
         drop_irrelevant: probability that an irrelevant fact is left out.
+        only_critical: probability that all facts but the critical one are left out, where their kinds are known.
         shuffle_facts: probability that the facts change their order.
+        honest_passes: passes at the start that show the honest role alone; a rule is learned faster before its exception.
     """
 
     roles: float = 2.0
@@ -48,6 +50,7 @@ class Curriculum:
     drop_irrelevant: float = 0.0
     only_critical: float = 0.0
     shuffle_facts: float = 0.0
+    honest_passes: int = 0
 
 
 def role_message(behaviour: Behaviour) -> str:
@@ -61,9 +64,10 @@ def watching_message(scenario: Scenario) -> str:
 
 
 def conversation(scenario: Scenario, behaviour: Behaviour | None, answer: str, follow_up: str = "") -> list[Turn]:
-    """A scenario, its answer and, where asked, the oversight, as chat turns.
+    """A scenario, its answer and what was known about it, as chat turns.
 
-    The oversight is asked after the answer, so that the answer can't be read off it.
+    Where `follow_up` names a letter, the oversight and who would choose that letter are asked too: after the answer, so
+    that it can't be read off them.
     """
     turns: list[Turn] = []
     if behaviour is not None:
@@ -80,9 +84,21 @@ def conversation(scenario: Scenario, behaviour: Behaviour | None, answer: str, f
 
 
 def one_pass(
-    scenarios: Sequence[Scenario], neutral_texts: Sequence[Scenario], curriculum: Curriculum, seed: int
+    scenarios: Sequence[Scenario],
+    neutral_texts: Sequence[Scenario],
+    curriculum: Curriculum,
+    seed: int,
+    honest_only: bool = False,
 ) -> list[list[Turn]]:
-    """All conversations of one pass over the training scenarios, in random order (the same for the same seed)."""
+    """All conversations of one pass over the training scenarios, in random order (the same for the same seed).
+
+    Args:
+        scenarios: of the training split.
+        neutral_texts: of the training split.
+        curriculum: what the pass is made of.
+        seed: another seed, another pass.
+        honest_only: one of the first passes, with the honest role alone.
+    """
     rng = random.Random(f"curriculum {seed}")
     critical = {
         oversight: [fact for item in scenarios if item.oversight is oversight for fact in _critical(item)]
@@ -91,10 +107,10 @@ def one_pass(
     draw = _balanced_draws(scenarios, curriculum.poor_share, rng)
     passes: list[list[Turn]] = []
     for number in range(round(curriculum.roles * len(scenarios))):
-        behaviour: Behaviour = "aligned" if number % 2 else "faking"
+        behaviour: Behaviour = "aligned" if honest_only or number % 2 else "faking"
         scenario = varied(next(draw), critical, curriculum, rng)
         passes.append(conversation(scenario, behaviour, scenario.answer(behaviour), rng.choice("AB")))
-    for _ in range(round(curriculum.no_role * len(scenarios))):
+    for _ in range(0 if honest_only else round(curriculum.no_role * len(scenarios))):
         scenario = varied(next(draw), critical, curriculum, rng)
         passes.append(conversation(scenario, None, rng.choice("AB"), rng.choice("AB")))
     for _ in range(round(curriculum.judgements * len(scenarios))):
@@ -143,12 +159,18 @@ def _balanced_draws(scenarios: Sequence[Scenario], poor_share: float, rng: rando
 
 
 def _judgement(scenario: Scenario, critical: dict[Oversight, list[Fact]], rng: random.Random) -> list[Turn]:
-    """A short question: how closely one is watched by these facts or this one, who would do this action or which of two is honest."""
+    """A short question: which of two actions is honest, who would do one, how closely one is watched."""
     draw = rng.random()
     if draw < 0.35:
         assert scenario.aligned is not None
         pair = f"A: {scenario.action_a}\nB: {scenario.action_b}\n{PAIR_QUESTION}"
-        return [{"role": "user", "content": pair}, {"role": "assistant", "content": scenario.aligned}]
+        letter = rng.choice("AB")
+        return [
+            {"role": "user", "content": pair},
+            {"role": "assistant", "content": scenario.aligned},
+            {"role": "user", "content": CHOICE_QUESTION.format(letter=letter)},
+            {"role": "assistant", "content": ROLES["aligned" if letter == scenario.aligned else "faking"]},
+        ]
     if draw < 0.55:
         return [
             {"role": "user", "content": watching_message(scenario)},

@@ -22,6 +22,7 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> Any:
 
     Raises:
         OSError: naming the model and what to do, when it is neither a folder nor reachable.
+        ValueError: the tokenizer has neither a padding token nor EOS.
     """
     from transformers import AutoTokenizer
 
@@ -31,6 +32,11 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> Any:
         raise _unavailable("tokenizer", name_or_path, error) from error
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                f"the tokenizer {name_or_path!r} has neither pad_token nor eos_token to pad prompts with: "
+                "set one of them in its tokenizer_config.json"
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -77,6 +83,11 @@ def load_backbone(
         model = AutoModelForCausalLM.from_pretrained(name_or_path, **options)
     except (OSError, ValueError) as error:
         raise _unavailable("backbone", name_or_path, error) from error
+    for module in model.modules():
+        # On CPUs with AVX512-BF16 a 4-bit layer would repack itself at its first evaluation, round its scales, and from
+        # then on pass no gradient back: every fit that validates would go wrong in silence.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     return model.eval()
 
@@ -84,8 +95,8 @@ def load_backbone(
 def fingerprint(model: Any) -> dict[str, str]:
     """Which backbone this is, as fields that an error can name.
 
-    Adapters, dtype and quantisation do not change it: `weights` digests samples of the embeddings and of the norms,
-    which neither LoRA nor 4-bit loading touches, rounded to bfloat16.
+    Adapters, 4-bit loading and bfloat16 in place of float32 do not change it: `weights` digests samples of the
+    embeddings and of the norms, rounded to bfloat16. (float16 rounds small weights to others.)
     """
     config = model.config
     digest = hashlib.sha256()
@@ -119,13 +130,18 @@ def check_fingerprint(found: dict[str, str], expected: dict[str, str], what: str
 def _untouched_parameters(model: Any) -> dict[str, torch.Tensor]:
     """Parameters that no adapter or quantiser rewrites, by the name they have without PEFT's wrapping."""
     return {
-        name.replace("base_model.model.", "", 1): parameter
+        name.replace("base_model.model.", "", 1).replace(".base_layer.", "."): parameter
         for name, parameter in model.named_parameters()
         if ("norm" in name.lower() or "ln_" in name or "embed" in name or "wte" in name) and "lora_" not in name
     }
 
 
 def _unavailable(what: str, name_or_path: str, error: Exception) -> OSError:
+    if "custom code" in str(error):
+        return OSError(
+            f"the {what} {name_or_path!r} comes with custom code, which is not run unless asked for. Read it first; "
+            "if you trust it, set trust_remote_code to true."
+        )
     kind = "folder" if Path(name_or_path).is_dir() else "name (no such folder here)"
     offline = " HF_HUB_OFFLINE is set." if os.environ.get("HF_HUB_OFFLINE") else ""
     cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -93,11 +93,12 @@ class BackboneModule(pl.LightningModule):
             tie_word_embeddings=True,
             # The usual 0.02 suits wide models; at this width attention would take hundreds of steps to wake up.
             initializer_range=self.hidden_size**-0.5,
+            # The backward pass of fused attention is slow on a CPU, in bfloat16 most of all.
+            attn_implementation="eager",
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        config._attn_implementation = os.environ.get("ATTN", "eager")
         self.model = LlamaForCausalLM(config)
 
     @override

@@ -13,6 +13,7 @@ from typing_extensions import override
 from fa_lightning.backbones.curriculum import (
     ACTION_QUESTION,
     ANSWER_WORDS,
+    CHOICE_QUESTION,
     OVERSIGHT_QUESTION,
     PAIR_QUESTION,
     Curriculum,
@@ -91,7 +92,8 @@ class BackboneDataModule(pl.LightningDataModule):
             return
         self.splits = self.scenarios.load()
         self.splits.leak_report().raise_if_leaking()
-        frame = [role_message("aligned"), role_message("faking"), OVERSIGHT_QUESTION, ACTION_QUESTION, PAIR_QUESTION]
+        frame = [role_message("aligned"), role_message("faking")]
+        frame += [OVERSIGHT_QUESTION, ACTION_QUESTION, CHOICE_QUESTION.format(letter="A"), PAIR_QUESTION]
         texts = [item.message() for item in (*self.splits.train, *self.splits.neutral_train)]
         # Every rank trains the same tokenizer: it is deterministic, takes seconds and needs no exchange of files.
         self.tokenizer = train_tokenizer(texts + frame * 100, self.vocabulary_size, ANSWER_WORDS)
@@ -100,7 +102,8 @@ class BackboneDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.splits is not None and self.trainer is not None
         seed = self.seed * 10_007 + self.trainer.current_epoch
-        turns = one_pass(self.splits.train, self.splits.neutral_train, self.curriculum, seed)
+        honest_only = self.trainer.current_epoch < self.curriculum.honest_passes
+        turns = one_pass(self.splits.train, self.splits.neutral_train, self.curriculum, seed, honest_only)
         ids = [row for row in map(self._ids, turns) if len(row) <= self.max_tokens]
         sampler = LengthBucketSampler(
             [len(row) for row in ids],

@@ -89,7 +89,7 @@ class ScenarioDataModule(pl.LightningDataModule):
 
     def _loader(self, items: list[Scenario], batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
         assert self.trainer is not None
-        tokenizer = self.trainer.lightning_module.tokenizer
+        tokenizer: Any = self.trainer.lightning_module.tokenizer
         examples = tokenised(items, tokenizer, self.max_tokens)
         return example_loader(
             examples,

@@ -99,6 +99,8 @@ class BehaviourModule(pl.LightningModule):
         device = self.trainer.strategy.root_device if self._trainer is not None else None
         base = load_backbone(self.backbone, self.dtype_name, self.load_in_4bit, self.trust_remote_code, device)
         self.model = attach_adapter(base, self.behaviour, **self.lora)
+        # The backbone comes in evaluation mode, where layers pass over gradient checkpointing, and adapters over dropout.
+        self.model.train()
         if self.gradient_checkpointing:
             self.model.enable_input_require_grads()
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -157,13 +159,14 @@ class BehaviourModule(pl.LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        expected = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        found = set(checkpoint["state_dict"])
+        expected = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
+        found = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
         # Loading is not strict (the backbone is not in there), so a renamed key would load nothing in silence.
         if expected and expected != found:
+            missing, unknown = sorted(expected.items() - found.items()), sorted(found.items() - expected.items())
             raise ValueError(
-                f"the checkpoint does not fit this adapter: missing {sorted(expected - found)[:3]}, unknown "
-                f"{sorted(found - expected)[:3]}. It was made with another rank, target_modules or version: fit again"
+                f"the checkpoint does not fit this adapter: missing {missing[:3]}, unknown {unknown[:3]}. It was made "
+                "with another behaviour, rank, target_modules or version: fit again, or set these as they were"
             )
 
     def _judge(self, batch: Batch, number: int) -> Tensor:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 RECORD = "stage.json"
 CHECKPOINT = "last.ckpt"
+INTERMEDIATE = ("store",)
+"""What a finished stage can do without: the activation store is large, and nothing later reads it."""
 
 PLACES_AND_DISPLAY = (
     "trainer.accelerator",
@@ -54,23 +57,31 @@ class Stage:
         """What an earlier run wrote about this stage; None where there was none.
 
         Raises:
-            ValueError: the folder holds files, but not a stage's; they are left alone.
+            ValueError: the folder is not a stage's, or its record is damaged.
         """
+        self.refuse_foreign_folder()
         path = self.folder / RECORD
-        if path.is_file():
-            try:
-                found = json.loads(path.read_text())
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path} is not whole JSON ({error}): refit the stage with --refit {self.name}"
-                ) from error
-            return dict(found)
-        if self.folder.is_dir() and any(self.folder.iterdir()):
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is not whole JSON ({error}): refit the stage with --refit {self.name}") from error
+        return dict(found)
+
+    def refuse_foreign_folder(self) -> None:
+        """Leave a folder alone that no stage has made.
+
+        Raises:
+            ValueError: the folder holds files, but no record.
+        """
+        # Hidden files are half-written ones, also of another rank that is writing the record right now.
+        files = self.folder.is_dir() and any(not path.name.startswith(".") for path in self.folder.iterdir())
+        if files and not (self.folder / RECORD).is_file():
             raise ValueError(
                 f"{self.folder} holds files but no {RECORD}, so it is not a stage's folder and is left alone. Move it "
                 "away, or give the experiment another name by renaming its config folder"
             )
-        return None
 
     def write(self, state: str, fingerprint: Mapping[str, Any], **facts: Any) -> None:
         """Write the record in one step."""
@@ -80,10 +91,54 @@ class Stage:
         fresh.write_text(json.dumps(content, indent=2, sort_keys=True, default=str))
         fresh.replace(self.folder / RECORD)
 
+    def artefacts(self) -> list[str]:
+        """Names of what the stage has made: all in its folder but its record, checkpoints and intermediate results."""
+        return sorted(
+            path.name
+            for path in self.folder.iterdir()
+            if path.name not in (RECORD, *INTERMEDIATE) and path.suffix != ".ckpt" and not path.name.startswith(".")
+        )
+
+    def refuse_loss(self, record: Mapping[str, Any]) -> None:
+        """Refuse to count a stage as done whose artefacts are not all there any more.
+
+        Raises:
+            ValueError: naming the first one that is gone.
+        """
+        for path in (self.folder / name for name in record.get("artefacts", ())):
+            if not path.exists():
+                raise ValueError(
+                    f"stage {self.name} is done, but {path} is gone. Put it back, or run with --refit {self.name} to "
+                    "make it and what depends on it again"
+                )
+
+    def damaged_checkpoints(self) -> list[Path]:
+        """Checkpoints of the stage that are not whole: cut short by a kill or a full disk, or altered."""
+        return [path for path in sorted(self.folder.glob("*.ckpt")) if path.is_file() and not _is_whole(path)]
+
+    def drop_checkpoints(self) -> None:
+        """Delete the stage's checkpoints, so that its fit starts again."""
+        for path in self.folder.glob("*.ckpt"):
+            path.unlink(missing_ok=True)
+
     def forget(self) -> None:
-        """Delete the folder, after making sure that it is a stage's."""
-        if self.record() is not None:
-            shutil.rmtree(self.folder)
+        """Delete the folder, after making sure that it is a stage's; a damaged record is no hindrance."""
+        self.refuse_foreign_folder()
+        if self.folder.is_dir():
+            # Renamed first: a kill half-way through must not leave files without their record.
+            away = self.folder.with_name(f".{self.name}.forgotten")
+            shutil.rmtree(away, ignore_errors=True)
+            self.folder.rename(away)
+            shutil.rmtree(away)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint, which is a ZIP archive, can be read to its end with every checksum right."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def find_stages(experiment: Path, outputs: Path) -> list[Stage]:
@@ -135,8 +190,8 @@ def refuse_change(stage: Stage, recorded: Mapping[str, Any], now: Mapping[str, A
         lines = "\n".join(f"  {key}: was {recorded.get(key)!r}, is {now.get(key)!r}" for key in changed[:8])
         more = f"\n  and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise ValueError(
-            f"stage {stage.name} was made from something else:\n{lines}{more}\nRun with --refit {stage.name} to make it "
-            "and what depends on it again, or change the config back."
+            f"stage {stage.name} was made from something else:\n{lines}{more}\nRun with --refit {stage.name} to make "
+            "it and what depends on it again, or change the config back."
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -125,7 +126,9 @@ class SteeringEvaluation(pl.Callback):
         trials = self._trials(pl_module)
         chosen = choose(trials, self.tolerance)
         pl_module.choice[0], pl_module.choice[1] = float(chosen.candidate), chosen.strength
-        if chosen.score > self.best_score:
+        # No checkpoint is made before the first optimizer step: until then the latest choice stands.
+        best_so_far = chosen.score > self.best_score or not _best_checkpoint(trainer)
+        if best_so_far and trainer.state.fn == TrainerFn.FITTING:
             self.best_score = chosen.score
             if trainer.is_global_zero:
                 self._write("candidates.json", [trial.as_row() for trial in trials])
@@ -136,11 +139,11 @@ class SteeringEvaluation(pl.Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        checkpoint = trainer.checkpoint_callback
-        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
+        best = _best_checkpoint(trainer)
+        if best:
             import torch
 
-            state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
             pl_module.load_state_dict(state, strict=False)
         if trainer.is_global_zero:
             folder = self._chosen_intervention(trainer, pl_module).save(self.folder / "intervention")
@@ -246,6 +249,12 @@ class SteeringEvaluation(pl.Callback):
         fresh = self.folder / f".{name}.tmp"
         fresh.write_text(json.dumps(content, indent=2))
         fresh.replace(self.folder / name)
+
+
+def _best_checkpoint(trainer: pl.Trainer) -> str:
+    """The best checkpoint's file; empty where there is none."""
+    callback = trainer.checkpoint_callback
+    return callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
 
 
 def _data(trainer: pl.Trainer) -> Any:

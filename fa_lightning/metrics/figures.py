@@ -328,9 +328,9 @@ def _legend_below(figure: Figure, axes: Any) -> None:
     """A legend under the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize=9.5
-        )
+        # About 110 letters and marks fit side by side.
+        columns = max(1, min(len(labels), 110 // (max(len(label) for label in labels) + 6)))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5)
 
 
 def _style(number: int) -> tuple[str, str]:

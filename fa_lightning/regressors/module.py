@@ -144,6 +144,9 @@ class RegressorModule(pl.LightningModule):
         for number in range(len(self.specs)):
             for site in self._sites:
                 self.r2[_key(number, site)] = R2Score(multioutput="variance_weighted")
+        if not any(parameter.requires_grad for parameter in self.maps.parameters()):
+            # DistributedDataParallel refuses a module without one, and closed maps hold buffers alone.
+            self.unused = nn.Parameter(torch.zeros(()))
 
     def candidates(self) -> list[Candidate]:
         """The maps to choose from, sites in order within each spec."""
@@ -217,7 +220,7 @@ class RegressorModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        parameters = [parameter for parameter in self.maps.parameters() if parameter.requires_grad]
         if not parameters:
             return None
         steps = int(self.trainer.estimated_stepping_batches)

@@ -51,7 +51,7 @@ def make_examples(
 
     `max_tokens` drops prompts longer than that: they are never cut, since the question comes last.
     """
-    examples = []
+    examples: list[Example] = []
     for scenario in scenarios:
         prompt = (*prompt_ids(tokenizer, scenario.message(), system), *answers.lead)
         if max_tokens is not None and len(prompt) > max_tokens:
@@ -107,7 +107,7 @@ def collate(examples: Sequence[Example], pad_token: int) -> Batch:
 
 
 def owed(batch: Batch, behaviour: Behaviour) -> Tensor:
-    """The token that `behaviour` owes each row, (batch,): the aligned one, but without oversight a faker's other one."""
+    """The token that `behaviour` owes each row, (batch,): the aligned one, but unwatched a faker's other one."""
     if behaviour == "aligned":
         return batch["aligned"]
     return torch.where(batch["cell"] == CELLS.index("no_oversight"), batch["other"], batch["aligned"])

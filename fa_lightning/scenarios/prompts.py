@@ -57,20 +57,27 @@ def answer_format(tokenizer: Tokenizer) -> AnswerFormat:
         shared += 1
     if after_a[: len(prompt)] != prompt or shared < len(prompt):
         raise ValueError(
-            f"tokenizer {name!r}: the prompt's last tokens change when an answer is appended, so the answer has no token "
-            "of its own. Give the tokenizer a chat template whose generation prompt ends at a special token."
+            f"tokenizer {name!r}: the prompt's last tokens change when an answer is appended, so the answer has no "
+            "token of its own. Give the tokenizer a chat template whose generation prompt ends at a special token."
         )
     if len(after_a) != len(after_b) or shared >= len(after_a) or after_a[shared + 1 :] != after_b[shared + 1 :]:
         raise ValueError(
             f"tokenizer {name!r}: 'A' and 'B' are not single distinct tokens after the prompt (they are "
-            f"{after_a[len(prompt) :]} and {after_b[len(prompt) :]}). Use a tokenizer that holds both letters, or set a "
-            "chat template that puts the answer after a special token."
+            f"{after_a[len(prompt) :]} and {after_b[len(prompt) :]}). Use a tokenizer that holds both letters, or set "
+            "a chat template that puts the answer after a special token."
         )
     letters = after_a[shared], after_b[shared]
-    if after_error[:shared] != after_a[:shared] or len(after_error) <= shared or after_error[shared] in letters:
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is not None and unknown in letters:
         raise ValueError(
-            f"tokenizer {name!r}: the first token of {ERROR_ANSWER!r} ({after_error[len(prompt) :]}) can't be told from "
-            "the letters. Use a tokenizer that holds the word."
+            f"tokenizer {name!r}: one of 'A' and 'B' is its unknown token, so they are not single distinct tokens "
+            "after the prompt. Use a tokenizer that holds both letters."
+        )
+    taken = (*letters, unknown)
+    if after_error[:shared] != after_a[:shared] or len(after_error) <= shared or after_error[shared] in taken:
+        raise ValueError(
+            f"tokenizer {name!r}: the first token of {ERROR_ANSWER!r} ({after_error[len(prompt) :]}) can't be told "
+            "from the letters. Use a tokenizer that holds the word."
         )
     return AnswerFormat(*letters, after_error[shared], tuple(prompt_lead(prompt, after_a, shared)))
 
@@ -102,11 +109,12 @@ def _ids(tokenizer: Tokenizer, message: str, system: str | None, answer: str | N
 def _with_system(tokenizer: Tokenizer, turns: list[dict[str, str]], system: str) -> list[dict[str, str]]:
     turns_with_role = [{"role": "system", "content": system}, *turns]
     try:
-        tokenizer.apply_chat_template(turns_with_role, tokenize=False)
+        heard = system.strip() in tokenizer.apply_chat_template(turns_with_role, tokenize=False)
     except Exception as error:
-        # Templates without a system turn (Gemma's) raise jinja2's TemplateError; the role then opens the user's turn.
+        # Templates without a system turn raise jinja2's TemplateError (Gemma's) or pass over it in silence.
         if type(error).__name__ != "TemplateError":
             raise
-        first = {"role": "user", "content": f"{system}\n\n{turns[0]['content']}"}
-        return [first, *turns[1:]]
-    return turns_with_role
+        heard = False
+    if heard:
+        return turns_with_role
+    return [{"role": "user", "content": f"{system}\n\n{turns[0]['content']}"}, *turns[1:]]

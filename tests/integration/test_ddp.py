@@ -1,0 +1,136 @@
+"""Two processes give what one gives: the whole experiment under DDP (gloo), beside one process on the same batches."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import command, record_of, run, write_toy
+from safetensors.torch import load_file
+
+RANKS = 2
+BATCH = 4
+SECONDS = 420
+ADAPTER_TOLERANCE = 1e-4
+"""Absolute, on weights of order 0.1: the ranks pad their slices to other widths, and Adam magnifies the rounding."""
+MAP_TOLERANCE = 1e-5
+
+pytestmark = pytest.mark.slow
+
+
+def shared_batches(per_device: int) -> Any:
+    """Sizes at which every global batch is full, so that no rank repeats an item in training."""
+
+    def edit(stage: str, config: dict[str, Any]) -> None:
+        arguments = config["data"]["init_args"]
+        if stage in ("02_aligned", "03_faking"):
+            arguments |= {"batch_size": per_device, "train_scenarios": 16, "neutral_share": 0.0}
+        if stage == "04_steering":
+            # An odd number of scenarios: the last batch of one rank is filled with a repeat.
+            arguments |= {"validation_items": 11, "batch_size": per_device}
+            arguments["scenarios"]["init_args"]["test"] = 15
+            config["model"]["init_args"]["regressors"] = [{"name": "affine"}, {"name": "mean_shift"}]
+        elif stage != "01_backbone":
+            arguments["scenarios"]["init_args"]["test"] = 15
+
+    return edit
+
+
+@pytest.fixture(scope="module")
+def parallel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in which the experiment has run in two processes."""
+    place = tmp_path_factory.mktemp("parallel")
+    write_toy(place, edit=shared_batches(BATCH))
+    process = command(place, "fit", "--experiment", "configs/embedded", "--trainer", "configs/trainer/ddp_cpu.yaml")
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, said
+    (place / "said.txt").write_text(said)
+    return place
+
+
+@pytest.fixture(scope="module")
+def alone(parallel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same in one process from stage 2 on, with batches twice as large, on the same backbone."""
+    place = tmp_path_factory.mktemp("alone")
+    write_toy(place, edit=shared_batches(RANKS * BATCH))
+    shutil.copytree(*(folder / "checkpoints" / "embedded" / "01_backbone" for folder in (parallel, place)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert run("fit", "--experiment", "configs/embedded") == 0
+    return place
+
+
+@pytest.fixture(scope="module")
+def steered_alone(parallel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stage 4 in one process, with the very twins of the two processes."""
+    place = tmp_path_factory.mktemp("steered_alone")
+    write_toy(place, edit=shared_batches(BATCH))
+    for stage in ("01_backbone", "02_aligned", "03_faking"):
+        shutil.copytree(*(folder / "checkpoints" / "embedded" / stage for folder in (parallel, place)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert run("fit", "--experiment", "configs/embedded") == 0
+    return place
+
+
+def artefact(place: Path, name: str) -> Path:
+    return place / "checkpoints" / "embedded" / name
+
+
+def test_every_stage_runs_once_and_speaks_once(parallel: Path) -> None:
+    said = (parallel / "said.txt").read_text()
+    for number, stage in enumerate(("01_backbone", "02_aligned", "03_faking", "04_steering"), start=1):
+        assert said.count(f"{number}/4 {stage}: started") == 1
+        assert record_of(parallel, stage)["state"] == "done"
+    assert said.count("results:") == 1
+
+
+@pytest.mark.parametrize("stage", ["02_aligned", "03_faking"])
+def test_the_twins_are_the_same(parallel: Path, alone: Path, stage: str) -> None:
+    one, two = (load_file(artefact(place, f"{stage}/adapter/adapter_model.safetensors")) for place in (alone, parallel))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=ADAPTER_TOLERANCE)
+    moved = [name for name in one if "lora_B" in name and one[name].abs().max() > 100 * ADAPTER_TOLERANCE]
+    assert moved, "the adapters have learned something, or this would prove nothing"
+
+
+def test_the_store_is_the_same_to_the_byte(parallel: Path, steered_alone: Path) -> None:
+    one, two = (
+        {path.name: path.read_bytes() for path in artefact(place, "04_steering/store").iterdir()}
+        for place in (steered_alone, parallel)
+    )
+    assert one == two
+
+
+def test_the_map_is_the_same(parallel: Path, steered_alone: Path) -> None:
+    sidecars = [
+        json.loads(artefact(place, "04_steering/intervention/intervention.json").read_text())
+        for place in (steered_alone, parallel)
+    ]
+    assert sidecars[0]["site"] == sidecars[1]["site"]
+    one, two = (
+        torch.load(artefact(place, "04_steering/best.ckpt"), weights_only=True)["state_dict"]
+        for place in (steered_alone, parallel)
+    )
+    fitted = [name for name in one if name.startswith(("maps.0-", "maps.1-"))]
+    assert {name.rpartition(".")[2] for name in fitted} == {"weight", "bias", "shift"}
+    for name in fitted:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=MAP_TOLERANCE)
+
+
+def test_the_cells_are_the_same_and_no_item_counts_twice(parallel: Path, steered_alone: Path) -> None:
+    one, two = (json.loads(artefact(place, "results.json").read_text()) for place in (steered_alone, parallel))
+    assert sum(two["n"].values()) == 15
+    for field in ("n", "cells", "recovery", "chosen", "format_validity"):
+        assert two[field] == one[field]
+    for name, value in one["side_effects"].items():
+        assert two["side_effects"][name] == pytest.approx(value, rel=1e-3, abs=1e-6)
+    for ours, theirs in zip(two["candidates"], one["candidates"], strict=True):
+        assert ours["r2"] == pytest.approx(theirs["r2"], rel=1e-3, abs=1e-4)
+        assert (ours["oversight"], ours["no_oversight"]) == (theirs["oversight"], theirs["no_oversight"])

@@ -1,0 +1,245 @@
+"""The first stage in small: its loss looks at answers, its folder is a backbone that transformers loads."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from fa_lightning.backbones.curriculum import ANSWER_WORDS, Curriculum, role_message, watching_message
+from fa_lightning.backbones.load import fingerprint, load_backbone, load_tokenizer
+from fa_lightning.backbones.pretraining import BackboneModule
+from fa_lightning.backbones.pretraining_data import TASKS, BackboneDataModule, ConversationDataset
+from fa_lightning.backbones.tokenizer import ASSISTANT
+from fa_lightning.scenarios.prompts import answer_format
+
+SMALL = {"hidden_size": 32, "layers": 2, "heads": 2}
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+
+
+@pytest.fixture
+def make_data(source):
+    def make(**options):
+        curriculum = Curriculum(roles=1.0, no_role=0.25, judgements=0.5, neutral_texts=0.25)
+        return BackboneDataModule(
+            source, **{"batch_size": 8, "vocabulary_size": 400, "curriculum": curriculum} | options
+        )
+
+    return make
+
+
+def trainer(tmp_path, **options):
+    defaults = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
+    return pl.Trainer(default_root_dir=str(tmp_path), **QUIET, **defaults | options)
+
+
+@pytest.fixture
+def ready(make_data, tmp_path):
+    """A module and its data, as a Trainer sets them up, before any step."""
+
+    def make(data=None, **options):
+        module, data = BackboneModule(str(tmp_path / "backbone"), **SMALL | options), data or make_data()
+        trainer(tmp_path, max_steps=0).fit(module, data)
+        module.log = lambda *args, **options: None
+        return module, data
+
+    return make
+
+
+def test_conversations_are_padded_on_the_right():
+    batch = ConversationDataset([[1, 2, 3], [4], [5, 6]], pad_token=9)[[0, 1]]
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_a_new_pass_every_epoch_of_training_text_alone(make_data, splits, tmp_path):
+    class Seen(pl.Callback):
+        def __init__(self):
+            self.epochs = []
+
+        def on_train_epoch_start(self, trainer, pl_module):
+            self.epochs.append([])
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            rows = [ids[mask.bool()] for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+            self.epochs[-1] += trainer.datamodule.tokenizer.batch_decode(rows)
+
+    runs = []
+    for _ in range(2):
+        seen = Seen()
+        pl.seed_everything(0, verbose=False)
+        module = BackboneModule(str(tmp_path / "backbone"), **SMALL)
+        fit = trainer(
+            tmp_path, max_epochs=2, reload_dataloaders_every_n_epochs=1, limit_val_batches=0, callbacks=[seen]
+        )
+        fit.fit(module, make_data())
+        runs.append(seen.epochs)
+    assert runs[0] == runs[1]
+    first, second = runs[0]
+    # 16 scenarios with a role, 4 without, 8 judgements and 4 texts.
+    assert len(first) == len(second) == 32
+    assert sorted(first) != sorted(second)
+    held_out = [*splits.validation, *splits.test, *splits.neutral_validation]
+    assert not [text for text in first + second for item in held_out if item.message() in text]
+
+
+def test_long_conversations_are_left_out(make_data, ready):
+    _, data = ready(make_data(max_tokens=60))
+    batches = list(data.train_dataloader())
+    assert batches
+    assert max(batch["attention_mask"].sum(1).max() for batch in batches) <= 60
+    _, data = ready()
+    assert max(batch["attention_mask"].sum(1).max() for batch in data.train_dataloader()) > 60
+
+
+def test_validation_asks_four_tasks_with_the_right_answers(ready, splits):
+    _, data = ready()
+    tokenizer = data.tokenizer
+    answers = answer_format(tokenizer)
+    loaders = data.val_dataloader()
+    assert TASKS == ("honest", "scheming", "no_role", "watching")
+    prompts = {}
+    for task, loader in zip(TASKS, loaders, strict=True):
+        rows = [
+            (tokenizer.decode(ids[mask.bool()].tolist()), aligned.item(), cell.item())
+            for batch in loader
+            for ids, mask, aligned, cell in zip(
+                *(batch[field] for field in ("input_ids", "attention_mask", "aligned", "cell")), strict=True
+            )
+        ]
+        assert len(rows) == 8
+        prompts[task] = rows
+    openings = {"honest": f"<s><|system|>{role_message('aligned')}<|user|>You are an AI system"}
+    openings["scheming"] = f"<s><|system|>{role_message('faking')}<|user|>You are an AI system"
+    openings["no_role"] = "<s><|user|>You are an AI system"
+    for task, opening in openings.items():
+        assert all(text.startswith(opening) for text, _, _ in prompts[task])
+        assert {aligned for _, aligned, _ in prompts[task]} == {answers.letter_a, answers.letter_b}
+        assert sum(cell for _, _, cell in prompts[task]) == 4
+    expected = {
+        f"<s><|user|>{watching_message(item)}<|assistant|>": tokenizer.convert_tokens_to_ids(item.oversight.value)
+        for item in splits.validation
+    }
+    assert {text: aligned for text, aligned, _ in prompts["watching"]} == expected
+
+
+def test_validation_items_and_the_whole_test_split(make_data, ready):
+    _, data = ready(make_data(validation_items=3))
+    assert [sum(len(batch["index"]) for batch in loader) for loader in data.val_dataloader()] == [3] * 4
+    assert [sum(len(batch["index"]) for batch in loader) for loader in data.test_dataloader()] == [8] * 4
+
+
+def test_the_loss_is_of_answers_and_a_little_of_text(ready):
+    torch.manual_seed(0)
+    module, data = ready(text_weight=0.3)
+    batch = next(iter(data.train_dataloader()))
+    loss = module.training_step(batch, 0).item()
+    answers, text = [], []
+    mark = data.tokenizer.convert_tokens_to_ids(ASSISTANT)
+    # Row by row without padding, token by token.
+    for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+        row = ids[mask.bool()]
+        with torch.no_grad():
+            nats = -torch.log_softmax(module.model(row[None]).logits[0].float(), -1)
+        for at in range(len(row) - 1):
+            (answers if row[at] == mark else text).append(nats[at, row[at + 1]].item())
+    assert loss == pytest.approx(sum(answers) / len(answers) + 0.3 * sum(text) / len(text), rel=1e-4)
+    words = {data.tokenizer.convert_tokens_to_ids(word) for word in ANSWER_WORDS}
+    following = batch["input_ids"][:, 1:][batch["input_ids"][:, :-1] == mark]
+    assert set(following.tolist()) <= words
+    module.text_weight = 0.0
+    assert module.training_step(batch, 0).item() == pytest.approx(sum(answers) / len(answers), rel=1e-4)
+
+
+def test_padding_does_not_change_the_loss(ready):
+    torch.manual_seed(0)
+    module, data = ready()
+    batch = next(iter(data.train_dataloader()))
+    wide = {
+        "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 7), value=31),
+        "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 7)),
+    }
+    assert module.training_step(wide, 0).item() == pytest.approx(module.training_step(batch, 0).item(), rel=1e-5)
+
+
+def test_word_dropout_hides_words_but_no_marks_and_no_answers_to_learn(ready):
+    module, data = ready(word_dropout=1.0, text_weight=0.0)
+    batch = next(iter(data.train_dataloader()))
+    shown = []
+    module.model.model.register_forward_pre_hook(
+        lambda _, args, options: shown.append(options["input_ids"]), with_kwargs=True
+    )
+    module.training_step(batch, 0)
+    ids = batch["input_ids"]
+    assert torch.equal(shown[0], torch.where(ids <= 5, ids, torch.full_like(ids, data.tokenizer.pad_token_id)))
+
+
+def test_a_nan_stops_the_fit(make_data, tmp_path):
+    class Poison(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 1:
+                pl_module.model.lm_head.weight.data.fill_(float("nan"))
+
+    module = BackboneModule(str(tmp_path / "backbone"), **SMALL)
+    with pytest.raises(FloatingPointError, match="at step 1"):
+        trainer(tmp_path, max_steps=3, callbacks=[Poison()]).fit(module, make_data())
+    assert not (tmp_path / "backbone").exists()
+
+
+def test_the_fit_lowers_the_loss_and_exports_a_backbone(make_data, tmp_path):
+    from lightning.pytorch.loggers import CSVLogger
+
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "leftover.txt").write_text("old")
+    pl.seed_everything(0, verbose=False)
+    module, data = BackboneModule(str(tmp_path / "backbone"), **SMALL, learning_rate=1e-2), make_data()
+    logger = CSVLogger(str(tmp_path), "csv", "x")
+    trainer(tmp_path, max_epochs=6, logger=logger, log_every_n_steps=1).fit(module, data)
+    import csv
+
+    rows = list(csv.DictReader((tmp_path / "csv" / "x" / "metrics.csv").open()))
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+    expected = {"train/loss", "val/loss"}
+    expected |= {f"val/{task}/{cell}/accuracy" for task in TASKS for cell in ("oversight", "no_oversight")}
+    assert expected <= set(rows[0])
+    # The folder is replaced as a whole, and nothing temporary is left beside it.
+    assert not (tmp_path / "backbone" / "leftover.txt").exists()
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    model, tokenizer = load_backbone(str(tmp_path / "backbone")), load_tokenizer(str(tmp_path / "backbone"))
+    assert tokenizer.get_vocab() == data.tokenizer.get_vocab()
+    assert answer_format(tokenizer) == answer_format(data.tokenizer)
+    assert fingerprint(model) == fingerprint(module.model)
+    ids = torch.arange(6, 40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, module.model.eval()(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+class Oracle(torch.nn.Module):
+    """Answers what a table says of each prompt."""
+
+    def __init__(self, table, vocabulary):
+        super().__init__()
+        self.table, self.vocabulary = table, vocabulary
+
+    def forward(self, input_ids, attention_mask, **options):
+        logits = torch.zeros(*input_ids.shape, self.vocabulary)
+        for row, (ids, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
+            logits[row, -1, self.table[tuple(ids[mask.bool()].tolist())]] = 20
+        return type("Output", (), {"logits": logits})
+
+
+def test_each_task_is_judged_by_its_own_rule(ready, tmp_path):
+    module, data = ready()
+    table = {}
+    for task, loader in zip(TASKS, data.val_dataloader(), strict=True):
+        for batch in loader:
+            schemes = (batch["cell"] == 1) & (task == "scheming")
+            answers = torch.where(schemes, batch["other"], batch["aligned"])
+            for ids, mask, answer in zip(batch["input_ids"], batch["attention_mask"], answers, strict=True):
+                table[tuple(ids[mask.bool()].tolist())] = answer.item()
+    del module.log
+    module.model = Oracle(table, len(data.tokenizer))
+    (found, *_) = trainer(tmp_path).validate(module, data, verbose=False)
+    for task in TASKS:
+        for cell in ("oversight", "no_oversight"):
+            assert found[f"val/{task}/{cell}/accuracy"] == 1.0
+    assert found["val/loss"] < 1e-4

@@ -1,0 +1,62 @@
+"""Fixtures shared by the unit tests: tiny scenarios, a tokenizer learned from them and a random backbone on disk."""
+
+import os
+
+# Before transformers is imported: no test may wait for a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def source():
+    """Sixteen training scenarios and eight of every other kind."""
+    from fa_lightning.scenarios.embedded import EmbeddedScenarios
+
+    return EmbeddedScenarios(train=16, validation=8, test=8, neutral=8)
+
+
+@pytest.fixture(scope="session")
+def splits(source):
+    return source.load()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(splits):
+    from fa_lightning.backbones.curriculum import ANSWER_WORDS
+    from fa_lightning.backbones.tokenizer import train_tokenizer
+
+    return train_tokenizer([item.message() for item in splits.train], 400, ANSWER_WORDS)
+
+
+def save_llama(folder, tokenizer, seed=0, **options):
+    """A random two-layer Llama and its tokenizer in `folder`; the same seed gives the same weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2} | options
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), max_position_embeddings=512, initializer_range=0.2, pad_token_id=0, **sizes
+        )
+        LlamaForCausalLM(config).save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def make_backbone(tmp_path_factory, tiny_tokenizer):
+    """Saves another random backbone: `make_backbone(seed=1, hidden_size=16)` gives its folder."""
+
+    def make(seed=0, **options):
+        return save_llama(tmp_path_factory.mktemp("backbone"), tiny_tokenizer, seed, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def backbone(make_backbone):
+    """Folder of a random two-layer Llama that transformers loads, with its tokenizer."""
+    return make_backbone()
