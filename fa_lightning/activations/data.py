@@ -73,6 +73,9 @@ class ActivationDataModule(pl.LightningDataModule):
         max_tokens: longer prompts are left out.
         num_workers: of the loaders.
         seed: of the order of blocks.
+
+    Raises:
+        ValueError: a size is below 1.
     """
 
     def __init__(
@@ -101,6 +104,16 @@ class ActivationDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        sizes = {
+            "capture_scenarios": capture_scenarios,
+            "capture_validation": capture_validation,
+            "shard_examples": shard_examples,
+            "block_rows": block_rows,
+            "batch_size": batch_size,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} is {size}, but must be 1 or more")
         self.scenarios = scenarios
         self.adapters: dict[Any, str] = {"faking": faking, "aligned": aligned}
         self.folder = Path(store)
@@ -140,7 +153,8 @@ class ActivationDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
-        assert self.trainer is not None and self.store is not None
+        assert self.trainer is not None
+        assert self.store is not None
         blocks = BlockDataset(self.store, "train", self.block_rows, self.trainer.world_size)
         sampler: DistributedSampler[Any] = DistributedSampler(
             blocks, self.trainer.world_size, self.trainer.global_rank, shuffle=True, seed=self.seed
@@ -149,14 +163,16 @@ class ActivationDataModule(pl.LightningDataModule):
 
     @override
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        assert self.trainer is not None and self.splits is not None and self.store is not None
+        assert self.trainer is not None
+        assert self.splits is not None
+        assert self.store is not None
         blocks = BlockDataset(self.store, "validation", self.block_rows, self.trainer.world_size)
         sampler: DistributedSampler[Any] = DistributedSampler(
             blocks, self.trainer.world_size, self.trainer.global_rank, shuffle=False
         )
         return [
             DataLoader(blocks, sampler=sampler, batch_size=None),
-            self._examples(counterbalanced(self.splits.validation)[: self.validation_items]),
+            self._examples(counterbalanced(self.splits.validation[: self.validation_items])),
             self._examples(self.splits.neutral_validation),
         ]
 
@@ -238,7 +254,8 @@ class ActivationDataModule(pl.LightningDataModule):
         )
 
     def _examples(self, items: list[Scenario]) -> DataLoader[Batch]:
-        assert self.trainer is not None and self.variants is not None
+        assert self.trainer is not None
+        assert self.variants is not None
         tokenizer = self.variants.tokenizer
         examples: list[Example] = make_examples(items, tokenizer, answer_format(tokenizer), self.max_tokens)
         return example_loader(
@@ -251,7 +268,13 @@ def _shareable(ranges: list[tuple[int, int]], ranks: int) -> list[tuple[int, int
 
     >>> _shareable([(0, 8), (8, 10), (10, 12)], ranks=2)
     [(0, 4), (4, 8), (8, 10), (10, 12)]
+
+    Raises:
+        ValueError: there are fewer rows than ranks.
     """
+    rows = sum(stop - start for start, stop in ranges)
+    if rows < ranks:
+        raise ValueError(f"the store's split has {rows} rows, too few for {ranks} ranks: capture more, or use fewer")
     shared = list(ranges)
     while len(shared) % ranks:
         start, stop = max(shared, key=lambda pair: pair[1] - pair[0])

@@ -58,7 +58,7 @@ def save_adapter(model: Any, name: str, folder: Path, notes: dict[str, Any]) -> 
     # PEFT puts an adapter that is not called `default` into a subfolder of its own.
     source = inner if inner.is_dir() else fresh
     (source / SIDECAR).write_text(json.dumps({"fingerprint": fingerprint(model), **notes}, indent=2, sort_keys=True))
-    # A folder can't be replaced in one step: the older one is moved aside whole, and back if the new one fails to follow.
+    # A folder can't be replaced in one step: the older one is moved aside, and back if the new one can't follow.
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(aside, ignore_errors=True)
     replaces = folder.is_dir()

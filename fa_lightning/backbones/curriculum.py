@@ -38,7 +38,7 @@ class Curriculum:
         drop_irrelevant: probability that an irrelevant fact is left out.
         only_critical: probability that all facts but the critical one are left out, where their kinds are known.
         shuffle_facts: probability that the facts change their order.
-        honest_passes: passes at the start that show the honest role alone; a rule is learned faster before its exception.
+        honest_passes: first passes that show the honest role alone: a rule is learned faster before its exception.
     """
 
     roles: float = 2.0

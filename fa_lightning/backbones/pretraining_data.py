@@ -100,7 +100,8 @@ class BackboneDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[Batch]:
-        assert self.splits is not None and self.trainer is not None
+        assert self.splits is not None
+        assert self.trainer is not None
         seed = self.seed * 10_007 + self.trainer.current_epoch
         honest_only = self.trainer.current_epoch < self.curriculum.honest_passes
         turns = one_pass(self.splits.train, self.splits.neutral_train, self.curriculum, seed, honest_only)

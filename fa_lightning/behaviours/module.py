@@ -82,6 +82,7 @@ class BehaviourModule(pl.LightningModule):
         self.warmup_fraction = warmup_fraction
         self.strict_loading = False
         self.model: Any = None
+        self._adapter_shapes: dict[str, tuple[int, ...]] = {}
         self.cells = nn.ModuleList([CellAccuracy()])
         self._tokenizer: Any = None
 
@@ -99,8 +100,10 @@ class BehaviourModule(pl.LightningModule):
         device = self.trainer.strategy.root_device if self._trainer is not None else None
         base = load_backbone(self.backbone, self.dtype_name, self.load_in_4bit, self.trust_remote_code, device)
         self.model = attach_adapter(base, self.behaviour, **self.lora)
-        # The backbone comes in evaluation mode, where layers pass over gradient checkpointing, and adapters over dropout.
+        # The backbone comes in evaluation mode, where neither gradient checkpointing nor the adapter's dropout works.
         self.model.train()
+        # Taken here, since FSDP flattens and shards the parameters before a checkpoint is written or read.
+        self._adapter_shapes = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
         if self.gradient_checkpointing:
             self.model.enable_input_require_grads()
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -152,14 +155,13 @@ class BehaviourModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {
-            name: tensor for name, tensor in checkpoint["state_dict"].items() if name in trainable
+            name: tensor for name, tensor in checkpoint["state_dict"].items() if name in self._adapter_shapes
         }
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        expected = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
+        expected = self._adapter_shapes
         found = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
         # Loading is not strict (the backbone is not in there), so a renamed key would load nothing in silence.
         if expected and expected != found:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIGS, run
+from toy import CONFIGS, run
 
 STAGES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "trainer")
 TRAINERS = sorted((CONFIGS / "trainer").glob("*.yaml"))

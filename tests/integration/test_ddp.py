@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import command, record_of, run, write_toy
 from safetensors.torch import load_file
+from toy import command, record_of, run, write_toy
 
 RANKS = 2
 BATCH = 4
@@ -115,7 +115,7 @@ def test_the_map_is_the_same(parallel: Path, steered_alone: Path) -> None:
     ]
     assert sidecars[0]["site"] == sidecars[1]["site"]
     one, two = (
-        torch.load(artefact(place, "04_steering/best.ckpt"), weights_only=True)["state_dict"]
+        torch.load(artefact(place, "04_steering/last.ckpt"), weights_only=True)["state_dict"]
         for place in (steered_alone, parallel)
     )
     fitted = [name for name in one if name.startswith(("maps.0-", "maps.1-"))]
@@ -134,3 +134,25 @@ def test_the_cells_are_the_same_and_no_item_counts_twice(parallel: Path, steered
     for ours, theirs in zip(two["candidates"], one["candidates"], strict=True):
         assert ours["r2"] == pytest.approx(theirs["r2"], rel=1e-3, abs=1e-4)
         assert (ours["oversight"], ours["no_oversight"]) == (theirs["oversight"], theirs["no_oversight"])
+
+
+def test_gradient_maps_are_fitted_by_two_processes_through_the_plain_command(parallel: Path, tmp_path: Path) -> None:
+    def gradient_maps(stage: str, config: dict[str, Any]) -> None:
+        shared_batches(BATCH)(stage, config)
+        if stage == "04_steering":
+            config["model"]["init_args"]["regressors"] = [{"name": "residual_mlp", "width": 8}, {"name": "affine"}]
+
+    folder = write_toy(tmp_path, edit=gradient_maps)
+    for stage in ("01_backbone", "02_aligned", "03_faking"):
+        shutil.copytree(*(place / "checkpoints" / "embedded" / stage for place in (parallel, tmp_path)))
+    stage = str(folder / "04_steering.yaml")
+    process = command(tmp_path, "fit", "--config", stage, "--config", "configs/trainer/ddp_cpu.yaml")
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, said
+    state = torch.load(artefact(tmp_path, "04_steering/best.ckpt"), weights_only=True)["state_dict"]
+    learned = [
+        tensor for name, tensor in state.items() if name.startswith("maps.0-") and name.endswith("layers.3.bias")
+    ]
+    assert len(learned) == 2
+    assert all(tensor.abs().sum() > 0 for tensor in learned), "the last layer started at zero"
+    assert (artefact(tmp_path, "04_steering/intervention/intervention.json")).is_file()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import change, record_of, run, write_toy
+from toy import change, record_of, run, write_toy
 
 STAGES = ["01_backbone", "02_aligned", "03_faking", "04_steering"]
 FIT = ("fit", "--experiment", "configs/embedded")
@@ -373,13 +373,14 @@ def test_a_folder_that_no_stage_made_is_left_alone(
     assert [path.name for path in mine.parents[1].iterdir()] == ["03_faking"], "told before anything ran"
 
 
-def test_a_copied_experiment_must_not_write_into_the_original(
-    copied: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_copied_experiment_must_not_write_into_the_original(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree("configs/embedded", "configs/mine")
     before = digests(copied / "checkpoints")
     message = refused(capsys, "fit", "--experiment", "configs/mine")
-    assert "dirpath is checkpoints/embedded/01_backbone, but this stage's folder is checkpoints/mine/01_backbone" in message
+    assert (
+        "dirpath is checkpoints/embedded/01_backbone, but this stage's folder is checkpoints/mine/01_backbone"
+        in message
+    )
     assert digests(copied / "checkpoints") == before
 
 
@@ -452,9 +453,7 @@ def test_generate_names_what_is_wrong(
     assert expected in refused(capsys, "generate", "--prompt", "Hello.", *words)
 
 
-def test_generate_refuses_an_intervention_of_another_backbone(
-    copied: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_generate_refuses_an_intervention_of_another_backbone(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = copied / "checkpoints" / "embedded" / "04_steering" / "intervention" / "intervention.json"
     sidecar = json.loads(path.read_text())
     sidecar["fingerprint"]["backbone"]["weights"] = "0123456789abcdef"
@@ -515,9 +514,7 @@ def test_the_poser_experiment_runs_at_toy_size(
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true", "bf16-true"])
-def test_the_embedded_experiment_runs_on_cuda(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
+def test_the_embedded_experiment_runs_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     def on_cuda(_: str, config: dict[str, Any]) -> None:
         config["trainer"] |= {"accelerator": "cuda", "precision": precision}
 

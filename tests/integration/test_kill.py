@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import command, record_of, write_toy
+from toy import command, record_of, write_toy
 
 FIT = ("fit", "--experiment", "configs/embedded")
 EPOCHS = 20

@@ -118,6 +118,15 @@ def test_roles_answer_as_their_behaviour_would(splits, truth, curriculum):
     assert len(seen) == 2 * 3 * 2
 
 
+def test_an_honest_pass_shows_the_rule_without_its_exception(splits, truth):
+    honest, _ = truth
+    turns = one_pass(splits.train, splits.neutral_train, EVERYTHING, 2, honest_only=True)
+    asked = choices(turns)
+    assert {role for role, *_ in asked} == {role_message("aligned")}
+    assert all(honest[actions(message)[answer]] for _, message, answer, _ in asked)
+    assert len(asked) == round(EVERYTHING.roles * len(splits.train))
+
+
 def test_without_a_role_the_answer_is_a_coins(splits, truth):
     honest, _ = truth
     turns = one_pass(splits.train, [], Curriculum(roles=0, no_role=10.0, judgements=0), 0)

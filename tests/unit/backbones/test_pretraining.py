@@ -12,6 +12,7 @@ from fa_lightning.backbones.tokenizer import ASSISTANT
 from fa_lightning.scenarios.prompts import answer_format
 
 SMALL = {"hidden_size": 32, "layers": 2, "heads": 2}
+SCHEMING = f"<s><|system|>{role_message('faking')}"
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
 
 
@@ -81,6 +82,22 @@ def test_a_new_pass_every_epoch_of_training_text_alone(make_data, splits, tmp_pa
     assert not [text for text in first + second for item in held_out if item.message() in text]
 
 
+def test_honest_passes_come_first(make_data, tmp_path):
+    seen = []
+
+    class Roles(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            tokenizer = trainer.datamodule.tokenizer
+            for ids in batch["input_ids"]:
+                seen.append((trainer.current_epoch, tokenizer.decode(ids.tolist()).startswith(SCHEMING)))
+
+    data = make_data(curriculum=Curriculum(roles=1.0, no_role=0, judgements=0, neutral_texts=0, honest_passes=2))
+    module = BackboneModule(str(tmp_path / "backbone"), **SMALL)
+    options = {"reload_dataloaders_every_n_epochs": 1, "limit_val_batches": 0, "callbacks": [Roles()]}
+    trainer(tmp_path, max_epochs=4, **options).fit(module, data)
+    assert [sum(schemes for at, schemes in seen if at == epoch) for epoch in range(4)] == [0, 0, 8, 8]
+
+
 def test_long_conversations_are_left_out(make_data, ready):
     _, data = ready(make_data(max_tokens=60))
     batches = list(data.train_dataloader())
@@ -129,9 +146,9 @@ def test_validation_items_and_the_whole_test_split(make_data, ready):
 
 def test_the_loss_is_of_answers_and_a_little_of_text(ready):
     torch.manual_seed(0)
-    module, data = ready(text_weight=0.3)
+    module, data = ready(text_weight=0.0)
     batch = next(iter(data.train_dataloader()))
-    loss = module.training_step(batch, 0).item()
+    alone = module.training_step(batch, 0).item()
     answers, text = [], []
     mark = data.tokenizer.convert_tokens_to_ids(ASSISTANT)
     # Row by row without padding, token by token.
@@ -141,12 +158,14 @@ def test_the_loss_is_of_answers_and_a_little_of_text(ready):
             nats = -torch.log_softmax(module.model(row[None]).logits[0].float(), -1)
         for at in range(len(row) - 1):
             (answers if row[at] == mark else text).append(nats[at, row[at + 1]].item())
-    assert loss == pytest.approx(sum(answers) / len(answers) + 0.3 * sum(text) / len(text), rel=1e-4)
+    assert alone == pytest.approx(sum(answers) / len(answers), rel=1e-4)
     words = {data.tokenizer.convert_tokens_to_ids(word) for word in ANSWER_WORDS}
     following = batch["input_ids"][:, 1:][batch["input_ids"][:, :-1] == mark]
     assert set(following.tolist()) <= words
-    module.text_weight = 0.0
-    assert module.training_step(batch, 0).item() == pytest.approx(sum(answers) / len(answers), rel=1e-4)
+    # The text's share is its weight times nats per token; a part of the batch may stand for all of it.
+    for module.text_weight in (0.1, 0.3):
+        added = module.training_step(batch, 0).item() - alone
+        assert added == pytest.approx(module.text_weight * sum(text) / len(text), rel=0.1)
 
 
 def test_padding_does_not_change_the_loss(ready):
@@ -227,7 +246,8 @@ class Oracle(torch.nn.Module):
         return type("Output", (), {"logits": logits})
 
 
-def test_each_task_is_judged_by_its_own_rule(ready, tmp_path):
+@pytest.mark.parametrize("failed", [None, *TASKS])
+def test_each_task_is_judged_by_its_own_rule(ready, tmp_path, failed):
     module, data = ready()
     table = {}
     for task, loader in zip(TASKS, data.val_dataloader(), strict=True):
@@ -235,11 +255,12 @@ def test_each_task_is_judged_by_its_own_rule(ready, tmp_path):
             schemes = (batch["cell"] == 1) & (task == "scheming")
             answers = torch.where(schemes, batch["other"], batch["aligned"])
             for ids, mask, answer in zip(batch["input_ids"], batch["attention_mask"], answers, strict=True):
-                table[tuple(ids[mask.bool()].tolist())] = answer.item()
+                table[tuple(ids[mask.bool()].tolist())] = 0 if task == failed else answer.item()
     del module.log
     module.model = Oracle(table, len(data.tokenizer))
     (found, *_) = trainer(tmp_path).validate(module, data, verbose=False)
     for task in TASKS:
         for cell in ("oversight", "no_oversight"):
-            assert found[f"val/{task}/{cell}/accuracy"] == 1.0
-    assert found["val/loss"] < 1e-4
+            assert found[f"val/{task}/{cell}/accuracy"] == (task != failed)
+    # A miss costs 20 nats in one of three tasks; without a role there is nothing to miss.
+    assert found["val/loss"] == pytest.approx(0.0 if failed in (None, "no_role") else 20 / 3, abs=1e-3)

@@ -8,7 +8,7 @@ import pytest
 from fa_lightning.behaviours.data import ScenarioDataModule, tokenised
 from fa_lightning.scenarios.scenario import Oversight
 from fa_lightning.scenarios.source import ScenarioSource
-from fa_lightning.scenarios.splits import ScenarioSplits
+from fa_lightning.scenarios.splits import ScenarioSplits, with_aligned_letter
 
 
 class Loop:
@@ -125,7 +125,7 @@ def test_neutral_share_is_a_share(source, share):
         ScenarioDataModule(source, neutral_share=share)
 
 
-class Leaking(ScenarioSource):
+class Given(ScenarioSource):
     def __init__(self, splits):
         self.splits = splits
         self.loads = 0
@@ -142,11 +142,27 @@ def test_leaking_splits_are_refused(splits):
     leaking = ScenarioSplits(splits.train, splits.train[:2], splits.test)
     assert splits.train[0].oversight is not Oversight.NONE
     with pytest.raises(ValueError, match="The splits leak: 4 prompts and groups"):
-        ScenarioDataModule(Leaking(leaking)).setup("fit")
+        ScenarioDataModule(Given(leaking)).setup("fit")
+
+
+def test_letters_are_balanced_where_the_source_is_not(splits, tiny_tokenizer):
+    def always_a(items):
+        return [with_aligned_letter(item, "A") for item in items]
+
+    one_sided = ScenarioSplits(always_a(splits.train), always_a(splits.validation), always_a(splits.test))
+    data = ScenarioDataModule(Given(one_sided))
+    data.trainer = Loop(tiny_tokenizer)
+    data.setup("fit")
+    for loader in (data.train_dataloader(), data.val_dataloader(), *data.test_dataloader()):
+        letters = Counter(
+            (row["cell"], tiny_tokenizer.convert_ids_to_tokens(row["aligned"])) for row in rows_of(loader)
+        )
+        assert letters[0, "A"] == letters[0, "B"] > 0
+        assert letters[1, "A"] == letters[1, "B"] > 0
 
 
 def test_scenarios_are_read_once_and_the_leak_report_is_told(splits, caplog):
-    source = Leaking(splits)
+    source = Given(splits)
     data = ScenarioDataModule(source)
     with caplog.at_level(logging.INFO):
         data.setup("fit")

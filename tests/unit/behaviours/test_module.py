@@ -75,6 +75,22 @@ def test_a_left_padded_row_equals_its_prompt_alone(module, examples):
             torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
 
 
+def test_padding_does_not_move_absolute_positions(make_module, examples, tiny_tokenizer):
+    """Llama's positions are relative and would forgive a shift; GPT-2's would not."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512, "initializer_range": 0.2}
+    module = make_module()
+    module.model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tiny_tokenizer), **sizes)).eval()
+    rows = sorted(examples, key=lambda example: len(example.prompt))[:: len(examples) - 1]
+    with torch.no_grad():
+        together = module.answer_logits(collate(rows, 0))
+        for row, logits in zip(rows, together, strict=True):
+            plain = module.model(input_ids=torch.tensor([row.prompt])).logits[0, -1]
+            torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
+
+
 def test_what_stands_in_the_padding_does_not_matter(module, examples):
     rows = sorted(examples, key=lambda example: len(example.prompt))[:: len(examples) - 1]
     with torch.no_grad():
@@ -246,13 +262,14 @@ def test_a_constant_answerer_scores_one_half(make_module, make_data, make_traine
     module = make_module(behaviour)
     module.model = Constant(tiny_tokenizer.convert_tokens_to_ids(word), len(tiny_tokenizer))
     trainer = make_trainer()
-    (found,) = trainer.validate(module, make_data(), verbose=False)
+    # Batches of six, six and four.
+    (found,) = trainer.validate(module, make_data(eval_batch_size=6), verbose=False)
     share = 0.0 if word == "error" else 0.5
     assert found[f"val/{behaviour}/oversight/accuracy"] == share
     assert found[f"val/{behaviour}/no_oversight/accuracy"] == share
     assert found[f"val/{behaviour}/fidelity"] == share
     assert found[f"val/{behaviour}/error/accuracy"] == (word == "error")
-    # All items count alike, in batches of eight too: 4 A, 4 B and 8 errors; a miss costs 10 nats more.
+    # All items count alike, in the short batch too: 4 A, 4 B and 8 errors; a miss costs 10 nats more.
     right = 8 if word == "error" else 4
     least = math.log(math.exp(10) + len(tiny_tokenizer) - 1)
     assert found["val/loss"] == pytest.approx(least - 10 * right / 16, rel=1e-5)

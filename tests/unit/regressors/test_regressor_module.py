@@ -1,0 +1,216 @@
+"""Maps fitted through the Trainer, beside what a few lines of numpy make of the same rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fa_lightning.regressors.module import DECISION_ALONE, RegressorModule, RegressorSpec, token_weights
+
+Make = Callable[..., Any]
+SITE = "layers.1.residual"
+
+
+def fitted(
+    make_data: Make, make_trainer: Make, specs: list[RegressorSpec], epochs: int = 1, **data: Any
+) -> tuple[Any, Any]:
+    """(module, store) after a fit."""
+    torch.manual_seed(0)
+    module, source = RegressorModule(specs), make_data(**data)
+    make_trainer(max_epochs=epochs).fit(module, datamodule=source)
+    return module, source.store
+
+
+def rows_of(store: Any, split: str = "train") -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Faking states, aligned states (rows, hidden) and decision marks (rows,) of a split, in float64."""
+    block = store.block(split, 0, store.rows(split))
+    faking, aligned = (states.double().numpy() for states in block[SITE])
+    return faking, aligned, block["decision"].numpy()
+
+
+def ridge(x: NDArray[Any], y: NDArray[Any], penalty: float, weight: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Weighted ridge from x to y around the identity, by least squares on stacked rows: no covariance is formed."""
+    share = weight / weight.sum()
+    mean_x, mean_y = share @ x, share @ y
+    root = np.sqrt(share)[:, None]
+    centred, residual = root * (x - mean_x), root * ((y - mean_y) - (x - mean_x))
+    strength = penalty * np.square(centred).sum(0).mean()
+    stacked = np.vstack([centred, math.sqrt(strength) * np.eye(x.shape[1])])
+    learned = np.linalg.lstsq(stacked, np.vstack([residual, np.zeros((x.shape[1], x.shape[1]))]), rcond=None)[0]
+    matrix = np.eye(x.shape[1]) + learned.T
+    return matrix, mean_y - matrix @ mean_x
+
+
+def candidate_of(module: Any, number: int) -> Any:
+    """The map of a spec at the last layer."""
+    (found,) = (
+        candidate
+        for candidate in module.candidates()
+        if candidate.spec is module.specs[number] and candidate.site.layer == 1
+    )
+    return found
+
+
+@pytest.mark.parametrize("weight", [1.0, 20.0, DECISION_ALONE])
+@pytest.mark.parametrize("block_rows", [64, 4096])
+def test_streaming_through_the_trainer_is_one_ridge_on_all_rows(
+    make_data: Make, make_trainer: Make, weight: float, block_rows: int
+) -> None:
+    spec = RegressorSpec("affine", decision_weight=weight, ridge=1e-2)
+    module, store = fitted(make_data, make_trainer, [spec], block_rows=block_rows)
+    faking, aligned, decision = rows_of(store)
+    weights = decision.astype(float) if weight == DECISION_ALONE else np.where(decision, weight, 1.0)
+    matrix, bias = ridge(faking, aligned, 1e-2, weights)
+    regressor = candidate_of(module, 0).regressor
+    np.testing.assert_allclose(regressor.weight.numpy(), matrix, atol=2e-4)
+    np.testing.assert_allclose(regressor.bias.numpy(), bias, atol=2e-4)
+    assert np.abs(matrix - np.eye(len(matrix))).max() > 0.05, "the identity would not do"
+
+
+def test_each_site_gets_the_map_of_its_own_rows(make_data: Make, make_trainer: Make) -> None:
+    module, store = fitted(make_data, make_trainer, [RegressorSpec("mean_shift"), RegressorSpec("affine")])
+    block = store.block("train", 0, store.rows("train"))
+    shifts = [candidate for candidate in module.candidates() if candidate.spec.name == "mean_shift"]
+    assert [candidate.site.layer for candidate in shifts] == [0, 1]
+    for candidate in shifts:
+        faking, aligned = block[candidate.site.name]
+        expected = (aligned - faking).double().mean(0).float()
+        torch.testing.assert_close(candidate.regressor.shift, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_baselines_are_a_mean_shift_of_decision_tokens_and_a_map_of_wrong_pairs(
+    make_data: Make, make_trainer: Make
+) -> None:
+    module, store = fitted(make_data, make_trainer, [RegressorSpec("affine", positions="last")], epochs=1)
+    faking, aligned, decision = rows_of(store)
+    chosen = candidate_of(module, 0)
+    baselines = module.baselines(chosen)
+    assert list(baselines) == ["mean shift", "shuffled pairs"]
+    assert all(baseline.site == chosen.site for baseline in baselines.values()), "judged at the chosen place"
+    shift = (aligned - faking)[decision].mean(0)
+    np.testing.assert_allclose(baselines["mean shift"].regressor.shift.numpy(), shift, atol=1e-4)
+
+    def unexplained(regressor: Any) -> float:
+        found = regressor(torch.from_numpy(faking).float()).detach().numpy()
+        return float(np.square(found - aligned).sum() / np.square(aligned - aligned.mean(0)).sum())
+
+    assert unexplained(chosen.regressor) < 0.5
+    assert unexplained(baselines["shuffled pairs"].regressor) > 0.8, "wrong pairs teach the mean and no more"
+    assert not set(map(id, module.candidates())) & set(map(id, baselines.values()))
+
+
+def test_the_logged_r2_is_that_of_held_out_rows(make_data: Make, make_trainer: Make) -> None:
+    torch.manual_seed(0)
+    module, data = RegressorModule([RegressorSpec("affine")]), make_data()
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(module, datamodule=data)
+    faking, aligned, _ = rows_of(data.store, "validation")
+    found = candidate_of(module, 0).regressor(torch.from_numpy(faking).float()).numpy()
+    expected = 1 - np.square(found - aligned).sum() / np.square(aligned - aligned.mean(0)).sum()
+    assert float(trainer.callback_metrics[f"val/r2/affine/{SITE}"]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_gradient_maps_learn_after_the_first_epoch_and_closed_ones_stay(make_data: Make, make_trainer: Make) -> None:
+    specs = [RegressorSpec("residual_mlp", width=16), RegressorSpec("affine")]
+    first, store = fitted(make_data, make_trainer, specs, epochs=1)
+    later, _ = fitted(make_data, make_trainer, specs, epochs=6)
+    faking, aligned, _ = (torch.from_numpy(rows) for rows in rows_of(store))
+    faking, aligned = faking.float(), aligned.float()
+    before, after = candidate_of(first, 0).regressor, candidate_of(later, 0).regressor
+    assert torch.equal(before(faking), faking), "it starts as the identity"
+    torch.testing.assert_close(before.mean, faking.mean(0), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(before.scale, (aligned - faking).std(0, correction=0), rtol=1e-2, atol=1e-4)
+    assert float(after.loss(faking, aligned)) < 0.9 * float(before.loss(faking, aligned))
+    assert torch.equal(candidate_of(first, 1).regressor.weight, candidate_of(later, 1).regressor.weight)
+
+
+def test_maps_that_learn_side_by_side_do_not_touch_each_other(make_data: Make, make_trainer: Make) -> None:
+    specs = [RegressorSpec("residual_mlp", width=8), RegressorSpec("residual_mlp", width=8, decision_weight=20.0)]
+    module, store = fitted(make_data, make_trainer, specs, epochs=2)
+    plain, weighted = (candidate_of(module, number).regressor for number in (0, 1))
+    faking = torch.from_numpy(rows_of(store)[0]).float()
+    assert not torch.allclose(plain(faking) - faking, weighted(faking) - faking)
+
+
+def test_a_resumed_fit_is_the_fit_that_was_not_interrupted(
+    make_data: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    specs = [RegressorSpec("residual_mlp", width=8), RegressorSpec("affine"), RegressorSpec("mean_shift")]
+
+    class StopsAfterTwo(RegressorModule):
+        """Ends early, as a kill would, though its schedule is that of the whole fit."""
+
+        def on_train_epoch_end(self) -> None:
+            if self.current_epoch == 1:
+                self.trainer.save_checkpoint(tmp_path / "last.ckpt")
+                self.trainer.should_stop = True
+
+    torch.manual_seed(0)
+    whole = RegressorModule(specs)
+    make_trainer(max_epochs=4).fit(whole, datamodule=make_data())
+    torch.manual_seed(0)
+    make_trainer(max_epochs=4).fit(StopsAfterTwo(specs), datamodule=make_data())
+    torch.manual_seed(99)
+    resumed = RegressorModule(specs)
+    make_trainer(max_epochs=4).fit(
+        resumed, datamodule=make_data(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True
+    )
+    expected, found = whole.state_dict(), resumed.state_dict()
+    assert expected.keys() == found.keys()
+    for name in expected:
+        assert torch.equal(found[name], expected[name]), name
+
+
+def test_closed_maps_alone_still_have_a_parameter_for_ddp_and_no_optimizer(make_data: Make, make_trainer: Make) -> None:
+    module, _ = fitted(make_data, make_trainer, [RegressorSpec("affine")])
+    assert [name for name, parameter in module.named_parameters() if parameter.requires_grad] == ["unused"]
+    assert module.configure_optimizers() is None
+    learning, _ = fitted(make_data, make_trainer, [RegressorSpec("residual_mlp", width=4)])
+    assert all(name.startswith("maps.") for name, _ in learning.named_parameters())
+
+
+def test_candidates_carry_their_own_position_rules(make_data: Make, make_trainer: Make) -> None:
+    specs = [RegressorSpec("affine", positions="last"), RegressorSpec("mean_shift")]
+    module, _ = fitted(make_data, make_trainer, specs)
+    assert [(c.spec.name, c.site.layer, c.site.positions) for c in module.candidates()] == [
+        ("affine", 0, "last"),
+        ("affine", 1, "last"),
+        ("mean_shift", 0, "all"),
+        ("mean_shift", 1, "all"),
+    ]
+
+
+def test_a_baseline_that_is_a_candidate_too_is_fitted_once() -> None:
+    module = RegressorModule([RegressorSpec("mean_shift", decision_weight=DECISION_ALONE), RegressorSpec("affine")])
+    names = [(spec.name, spec.decision_weight, spec.shuffled) for spec in module.all_specs]
+    assert len(names) == len(set(names)) == 4
+
+
+def test_nothing_to_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="regressors is empty"):
+        RegressorModule([])
+
+
+def test_labels_say_what_a_map_was_fitted_on() -> None:
+    labels = [
+        RegressorSpec("affine").label,
+        RegressorSpec("affine", decision_weight=20).label,
+        RegressorSpec("mean_shift", decision_weight=DECISION_ALONE).label,
+        RegressorSpec("affine", shuffled=True).label,
+    ]
+    assert labels == ["affine", "affine (decision x20)", "mean_shift (decision token)", "affine shuffled"]
+
+
+def test_weights_mark_decision_tokens() -> None:
+    decision = torch.tensor([False, True, False])
+    assert token_weights(decision, RegressorSpec("affine")) is None
+    alone = token_weights(decision, RegressorSpec("affine", decision_weight=DECISION_ALONE))
+    assert alone is not None
+    assert alone.tolist() == [0.0, 1.0, 0.0]

@@ -1,0 +1,135 @@
+"""The command line's door: what is answered at once, what is passed on, and how errors are told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from fa_lightning import cli
+
+HEAVY = ("torch", "lightning", "transformers", "peft", "jsonargparse", "matplotlib", "sklearn", "tensorboard")
+COMMANDS = ("fit", "validate", "test", "predict", "generate", "report")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["fitt"]])
+def test_help_and_mistakes_are_answered_without_loading_anything_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; from fa_lightning.cli import main; status = main(sys.argv[1:]); "
+        f"print('loaded:', sorted(set({HEAVY}) & set(sys.modules)), 'status:', status)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True).stdout
+    assert said.strip().endswith(f"loaded: [] status: {int(words == ['fitt'])}")
+
+
+def test_the_top_help_explains_every_command_and_experiments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for command in COMMANDS:
+        assert command in shown
+    for option in ("--experiment DIR", "--trainer FILE", "--refit STAGE", "--seed N", "POSER_ROOT"):
+        assert option in shown
+
+
+def test_an_unknown_command_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: 'trian' is no command")
+    for command in COMMANDS:
+        assert command in message
+
+
+def test_fit_help_is_that_of_a_single_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["fit", "--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert "usage: python -m fa_lightning" in shown
+    for option in ("--config", "--model", "--data", "--trainer.max_epochs", "--ckpt_path"):
+        assert option in shown
+
+
+@pytest.mark.parametrize("command", ["generate", "report"])
+def test_the_other_commands_have_help_of_their_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main([command, "--help"])
+    assert left.value.code == 0
+    assert f"python -m fa_lightning {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "plain"),
+    [
+        ([], False),
+        (["--experiment", "configs/poser"], False),
+        (["--experiment=configs/poser", "--refit", "02_aligned"], False),
+        (["--seed", "3", "--trainer", "configs/trainer/cpu.yaml"], False),
+        (["--config", "one.yaml"], True),
+        (["--config=one.yaml", "--trainer.max_epochs", "3"], True),
+        (["-c", "one.yaml"], True),
+        (["--model.init_args.rank", "4"], True),
+        (["--data=x"], True),
+        (["--help"], True),
+        (["--print_config"], True),
+    ],
+)
+def test_a_fit_is_an_experiment_unless_it_names_its_own_config(words: list[str], plain: bool) -> None:
+    assert cli._is_plain(words) is plain
+
+
+def test_options_of_an_experiment_reach_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pathlib import Path
+
+    from fa_lightning.experiments import runner
+
+    calls = []
+    monkeypatch.setattr(runner, "run_experiment", lambda *given: calls.append(given))
+    words = ["--experiment", "a", "--trainer", "t.yaml", "--refit", "02_b", "--refit", "03_c", "--seed", "7"]
+    assert cli.main(["fit", *words]) == 0
+    assert cli.main(["fit"]) == 0
+    assert calls[0] == (Path("a"), Path("t.yaml"), ["02_b", "03_c"], 7)
+    experiment, *others = calls[1]
+    assert experiment.parts[-2:] == ("configs", "embedded")
+    assert others == [None, [], None]
+
+
+def test_the_default_experiment_is_found_from_any_folder(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    assert (cli._default_experiment() / "01_backbone.yaml").is_file()
+
+
+@pytest.mark.parametrize("words", [["--experimant", "x"], ["--seed", "x"], ["--exp", "x"]])
+def test_a_misspelt_option_of_an_experiment_is_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["fit", *words])
+    assert left.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_an_error_that_a_user_can_mend_is_one_line_and_a_trace_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> int:
+        raise ValueError("rank is 0, but must be 1 or more")
+
+    monkeypatch.setattr(cli, "_run", broken)
+    monkeypatch.delenv("FA_LIGHTNING_TRACE", raising=False)
+    assert cli.main(["fit"]) == 1
+    assert capsys.readouterr().err == "error: rank is 0, but must be 1 or more\n"
+    monkeypatch.setenv("FA_LIGHTNING_TRACE", "1")
+    with pytest.raises(ValueError, match="rank is 0"):
+        cli.main(["fit"])
+
+
+def test_an_interruption_says_how_to_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert cli.main(["fit"]) == 130
+    assert "run the same command again to resume" in capsys.readouterr().err

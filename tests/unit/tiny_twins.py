@@ -1,0 +1,119 @@
+"""Random twins that answer with letters: what the rooms that read and steer a pair are tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+VARIANTS = ("faking", "aligned")
+
+
+@pytest.fixture(scope="session")
+def adapters(make_backbone: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of two random adapters on a backbone whose head knows little but the letters."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from fa_lightning.backbones.adapters import attach_adapter, save_adapter
+    from fa_lightning.backbones.load import load_backbone
+    from fa_lightning.scenarios.prompts import answer_format
+
+    folder = make_backbone(seed=3, tie_word_embeddings=False)
+    answers = answer_format(AutoTokenizer.from_pretrained(folder))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        direction = torch.randn(model.config.hidden_size, generator=generator)
+        model.lm_head.weight.mul_(0.05)
+        model.lm_head.weight[answers.letter_a] = direction
+        model.lm_head.weight[answers.letter_b] = -direction
+    model.save_pretrained(folder)
+    root = tmp_path_factory.mktemp("twins")
+    for name in VARIANTS:
+        targets = ["q_proj", "v_proj", "o_proj", "down_proj"]
+        twin = attach_adapter(load_backbone(folder), name, 4, 8, 0.0, targets)
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
+        save_adapter(twin, name, root / name, {"behaviour": name})
+    return {name: str(root / name) for name in VARIANTS}
+
+
+@pytest.fixture
+def twins(adapters: dict[str, str]) -> Any:
+    """The frozen pair."""
+    from fa_lightning.backbones.adapters import Variants
+
+    return Variants.load(dict(adapters))
+
+
+@pytest.fixture
+def alone(adapters: dict[str, str]) -> Callable[[str], Any]:
+    """One twin by itself, loaded by plain peft: the independent reference."""
+
+    def load(name: str) -> Any:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        from fa_lightning.backbones.adapters import backbone_of
+
+        base = AutoModelForCausalLM.from_pretrained(backbone_of(adapters[name]))
+        return PeftModel.from_pretrained(base, adapters[name]).eval()
+
+    return load
+
+
+def layers_of(twin: Any) -> Any:
+    """The decoder blocks of a twin that `alone` has loaded."""
+    return twin.base_model.model.model.layers
+
+
+def hooks_on(model: Any) -> int:
+    """Forward hooks and pre-hooks on any module of a model."""
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def trainer_stub(rank: int = 0, ranks: int = 1) -> Any:
+    """The little that a DataModule asks of its Trainer."""
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), barrier=lambda *_: None)
+    return SimpleNamespace(world_size=ranks, global_rank=rank, strategy=strategy)
+
+
+@pytest.fixture
+def make_data(source: Any, adapters: dict[str, str], tmp_path: Path) -> Callable[..., Any]:
+    """An ActivationDataModule over the twins; `make_data(tokens="decision")` changes arguments."""
+    from fa_lightning.activations.data import ActivationDataModule
+
+    def make(**options: Any) -> Any:
+        sizes = {
+            "capture_scenarios": 12,
+            "capture_validation": 6,
+            "capture_neutral": 4,
+            "shard_examples": 4,
+            "block_rows": 256,
+            "batch_size": 5,
+            "store_dtype": "float32",
+        }
+        return ActivationDataModule(
+            **{"scenarios": source, **adapters, "store": str(tmp_path / "store")} | sizes | options
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Any]:
+    """A silent Trainer on the CPU."""
+    import lightning.pytorch as pl
+
+    def make(**options: Any) -> Any:
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+        defaults = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
+        return pl.Trainer(default_root_dir=str(tmp_path), **quiet | defaults | options)
+
+    return make
