@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +42,17 @@ class BlockDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.store.block(self.split, *self.ranges[index])
+
+
+class BlockSampler(DistributedSampler[Any]):
+    """A DistributedSampler that draws its order when the first block is asked for.
+
+    A Trainer that resumes asks for the iterator first and tells the epoch afterwards.
+    """
+
+    @override
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
 
 
 class ActivationDataModule(pl.LightningDataModule):
@@ -156,9 +168,7 @@ class ActivationDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         assert self.store is not None
         blocks = BlockDataset(self.store, "train", self.block_rows, self.trainer.world_size)
-        sampler: DistributedSampler[Any] = DistributedSampler(
-            blocks, self.trainer.world_size, self.trainer.global_rank, shuffle=True, seed=self.seed
-        )
+        sampler = BlockSampler(blocks, self.trainer.world_size, self.trainer.global_rank, shuffle=True, seed=self.seed)
         return DataLoader(blocks, sampler=sampler, batch_size=None, num_workers=self.num_workers)
 
     @override
@@ -167,9 +177,7 @@ class ActivationDataModule(pl.LightningDataModule):
         assert self.splits is not None
         assert self.store is not None
         blocks = BlockDataset(self.store, "validation", self.block_rows, self.trainer.world_size)
-        sampler: DistributedSampler[Any] = DistributedSampler(
-            blocks, self.trainer.world_size, self.trainer.global_rank, shuffle=False
-        )
+        sampler = BlockSampler(blocks, self.trainer.world_size, self.trainer.global_rank, shuffle=False)
         return [
             DataLoader(blocks, sampler=sampler, batch_size=None),
             self._examples(counterbalanced(self.splits.validation[: self.validation_items])),

@@ -23,7 +23,14 @@ from fa_lightning.backbones.curriculum import (
     watching_message,
 )
 from fa_lightning.backbones.tokenizer import train_tokenizer
-from fa_lightning.scenarios.batches import Batch, Example, LengthBucketSampler, example_loader, make_examples
+from fa_lightning.scenarios.batches import (
+    Batch,
+    Example,
+    LengthBucketSampler,
+    example_loader,
+    make_examples,
+    padded_width,
+)
 from fa_lightning.scenarios.prompts import answer_format, prompt_ids
 from fa_lightning.scenarios.scenario import CELLS, Scenario
 from fa_lightning.scenarios.source import ScenarioSource
@@ -44,9 +51,10 @@ class ConversationDataset(Dataset[Batch]):
         return len(self.conversations)
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        rows = [torch.tensor(self.conversations[index]) for index in indices]
-        input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad_token)
-        lengths = torch.tensor([len(row) for row in rows])
+        lengths = torch.tensor([len(self.conversations[index]) for index in indices])
+        input_ids = torch.full((len(indices), padded_width(int(lengths.max()))), self.pad_token)
+        for row, index in enumerate(indices):
+            input_ids[row, : lengths[row]] = torch.tensor(self.conversations[index])
         return {"input_ids": input_ids, "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()}
 
 

@@ -15,9 +15,10 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.training import adamw_with_warmup, check_finite
 from fa_lightning.regressors.maps import Regressor, build_regressor
 from fa_lightning.regressors.moments import PairMoments
+from fa_lightning.scenarios.batches import NEUTRAL_CELL
 
 Block = dict[str, Any]
-"""For each site's name (faking, aligned) states, each (rows, hidden); `decision` (rows,) marks decision tokens."""
+"""For each site's name (faking, aligned) states, each (rows, hidden); `decision` and `cell`, each (rows,)."""
 
 DECISION_ALONE = float("inf")
 
@@ -29,7 +30,9 @@ class RegressorSpec:
     Attributes:
         name: of the map.
         positions: tokens it will edit: `all`, `last`, `generated` or `from_K`.
-        decision_weight: weight of a decision token in the fit, where other tokens weigh 1; `inf` leaves it alone.
+        decision_weight: weight of a decision token in the fit, where other tokens weigh 1; `inf` takes no other token.
+        keep: weight of pairs that ask for no edit: neutral texts, and the aligned twin's own states. Where the twins
+            differ there too, a map without them would carry over their differences, which are side effects.
         ridge: of `affine`: penalty relative to the mean variance of a unit.
         width: of `residual_mlp`: units of its inner layer.
         dropout: of `residual_mlp`.
@@ -39,6 +42,7 @@ class RegressorSpec:
     name: Literal["identity", "mean_shift", "affine", "residual_mlp"]
     positions: str = "all"
     decision_weight: float = 1.0
+    keep: float = 0.0
     ridge: float = 1e-2
     width: int = 256
     dropout: float = 0.0
@@ -171,9 +175,7 @@ class RegressorModule(pl.LightningModule):
             self._add_moments(batch)
             return
         losses = [
-            self._map(number, site).loss(
-                batch[site.name][0].float(), batch[site.name][1].float(), token_weights(batch["decision"], spec)
-            )
+            self._map(number, site).loss(*training_pairs(batch, site, spec))
             for number, spec in enumerate(self.specs)
             for site in self._sites
             if self._map(number, site).fit_kind == "gradient"
@@ -228,15 +230,12 @@ class RegressorModule(pl.LightningModule):
 
     def _add_moments(self, batch: Block) -> None:
         for number, spec in enumerate(self.all_specs):
-            weights = token_weights(batch["decision"], spec)
-            kept = slice(None) if weights is None else weights > 0
             for site in self._sites:
-                faking, aligned = (states[kept].float() for states in batch[site.name])
+                faking, aligned, weight = training_pairs(batch, site, spec)
                 if spec.shuffled:
                     aligned = aligned[torch.randperm(len(aligned), device=aligned.device)]
                 key = _key(number, site)
-                moments = self._moments.setdefault(key, PairMoments(faking.shape[1]))
-                moments.add(faking, aligned, None if weights is None else weights[kept])
+                self._moments.setdefault(key, PairMoments(faking.shape[1])).add(faking, aligned, weight)
 
     def _fit_from_moments(self) -> None:
         for number in range(len(self.all_specs)):
@@ -260,14 +259,37 @@ class RegressorModule(pl.LightningModule):
         return Candidate(placed, self._map(number, site), spec, r2)
 
 
-def token_weights(decision: Tensor, spec: RegressorSpec) -> Tensor | None:
-    """Weights (rows,) of the tokens in a fit; None weighs all alike.
+def training_pairs(block: Block, site: Site, spec: RegressorSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """What a map is fitted on: states (n, hidden), what they should become (n, hidden), and weights (n,).
+
+    Args:
+        block: of the store.
+        site: whose states.
+        spec: says which tokens count how much.
+    """
+    faking, aligned = (states.float() for states in block[site.name])
+    weight = token_weights(block["decision"], spec)
+    if not spec.keep:
+        used = weight > 0
+        return faking[used], aligned[used], weight[used]
+    neutral = block["cell"] == NEUTRAL_CELL
+    wanted = torch.where(neutral[:, None], faking, aligned)
+    weight = torch.where(neutral, spec.keep, weight)
+    own = ~neutral & (weight > 0)
+    used = weight > 0
+    return (
+        torch.cat([faking[used], aligned[own]]),
+        torch.cat([wanted[used], aligned[own]]),
+        torch.cat([weight[used], spec.keep * weight[own]]),
+    )
+
+
+def token_weights(decision: Tensor, spec: RegressorSpec) -> Tensor:
+    """Weights (rows,) of the tokens in a fit.
 
     >>> token_weights(torch.tensor([False, True]), RegressorSpec("affine", decision_weight=5.0))
     tensor([1., 5.])
     """
-    if spec.decision_weight == 1:
-        return None
     if spec.decision_weight == DECISION_ALONE:
         return decision.float()
     return torch.where(decision, spec.decision_weight, 1.0)

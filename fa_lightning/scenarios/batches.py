@@ -91,7 +91,7 @@ def collate(examples: Sequence[Example], pad_token: int) -> Batch:
         `input_ids`, `attention_mask`, `position_ids` (batch, tokens); `aligned`, `other`, `cell`, `group`, `index`
         (batch,). Padding has position 0 and mask 0.
     """
-    width = max(len(example.prompt) for example in examples)
+    width = padded_width(max(len(example.prompt) for example in examples))
     input_ids = torch.full((len(examples), width), pad_token)
     attention_mask = torch.zeros((len(examples), width), dtype=torch.long)
     for row, example in enumerate(examples):
@@ -104,6 +104,15 @@ def collate(examples: Sequence[Example], pad_token: int) -> Batch:
         "position_ids": (attention_mask.cumsum(1) - 1).clamp(min=0),
         **{field: torch.tensor([getattr(example, field) for example in examples]) for field in fields},
     }
+
+
+def padded_width(tokens: int) -> int:
+    """The next multiple of 16: matrix libraries keep a plan, and memory for it, for every shape that they meet.
+
+    >>> padded_width(17)
+    32
+    """
+    return -(-tokens // 16) * 16
 
 
 def owed(batch: Batch, behaviour: Behaviour) -> Tensor:

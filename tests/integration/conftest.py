@@ -17,14 +17,14 @@ from toy import run, write_toy
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which the toy embedded experiment has run; leave it as it is."""
     place = tmp_path_factory.mktemp("finished")
     write_toy(place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         assert run("fit", "--experiment", "configs/embedded") == 0
-    yield place
+    return place
 
 
 @pytest.fixture

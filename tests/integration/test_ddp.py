@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def parallel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(parallel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def alone(parallel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in one process from stage 2 on, with batches twice as large, on the same backbone."""
     place = tmp_path_factory.mktemp("alone")
     write_toy(place, edit=shared_batches(RANKS * BATCH))

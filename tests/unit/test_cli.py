@@ -94,9 +94,7 @@ def test_options_of_an_experiment_reach_the_runner(monkeypatch: pytest.MonkeyPat
     assert others == [None, [], None]
 
 
-def test_the_default_experiment_is_found_from_any_folder(
-    tmp_path: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_experiment_is_found_from_any_folder(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(str(tmp_path))
     assert (cli._default_experiment() / "01_backbone.yaml").is_file()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,36 +85,38 @@ def trainer_stub(rank: int = 0, ranks: int = 1) -> Any:
     return SimpleNamespace(world_size=ranks, global_rank=rank, strategy=strategy)
 
 
-@pytest.fixture
-def make_data(source: Any, adapters: dict[str, str], tmp_path: Path) -> Callable[..., Any]:
-    """An ActivationDataModule over the twins; `make_data(tokens="decision")` changes arguments."""
+def data_in(folder: Path, source: Any, pair: dict[str, str], **options: Any) -> Any:
+    """An ActivationDataModule over the twins with its store in `folder`."""
     from fa_lightning.activations.data import ActivationDataModule
 
-    def make(**options: Any) -> Any:
-        sizes = {
-            "capture_scenarios": 12,
-            "capture_validation": 6,
-            "capture_neutral": 4,
-            "shard_examples": 4,
-            "block_rows": 256,
-            "batch_size": 5,
-            "store_dtype": "float32",
-        }
-        return ActivationDataModule(
-            **{"scenarios": source, **adapters, "store": str(tmp_path / "store")} | sizes | options
-        )
+    sizes = {
+        "capture_scenarios": 12,
+        "capture_validation": 6,
+        "capture_neutral": 4,
+        "shard_examples": 4,
+        "block_rows": 256,
+        "batch_size": 5,
+        "store_dtype": "float32",
+    }
+    return ActivationDataModule(**{"scenarios": source, **pair, "store": str(folder / "store")} | sizes | options)
 
-    return make
+
+def trainer_in(folder: Path, **options: Any) -> Any:
+    """A silent Trainer on the CPU."""
+    import lightning.pytorch as pl
+
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    defaults = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
+    return pl.Trainer(default_root_dir=str(folder), **quiet | defaults | options)
+
+
+@pytest.fixture
+def make_data(source: Any, adapters: dict[str, str], tmp_path: Path) -> Callable[..., Any]:
+    """`make_data(tokens="decision")` is an ActivationDataModule with an argument changed."""
+    return partial(data_in, tmp_path, source, adapters)
 
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., Any]:
-    """A silent Trainer on the CPU."""
-    import lightning.pytorch as pl
-
-    def make(**options: Any) -> Any:
-        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-        defaults = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
-        return pl.Trainer(default_root_dir=str(tmp_path), **quiet | defaults | options)
-
-    return make
+    """`make_trainer(max_epochs=2)` is a silent Trainer on the CPU."""
+    return partial(trainer_in, tmp_path)

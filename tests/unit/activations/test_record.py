@@ -42,7 +42,11 @@ def thought(twin: Any, prompt: tuple[int, ...]) -> dict[str, torch.Tensor]:
     """States (tokens, hidden) of one prompt alone, by site, read by hooks of this test's own."""
     found: dict[str, torch.Tensor] = {}
     layers = layers_of(twin)
-    modules = {"layers.0.residual": layers[0], "layers.1.residual": layers[1], "layers.1.attention": layers[1].self_attn}
+    modules = {
+        "layers.0.residual": layers[0],
+        "layers.1.residual": layers[1],
+        "layers.1.attention": layers[1].self_attn,
+    }
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_: Any, __: Any, output: Any) -> None:

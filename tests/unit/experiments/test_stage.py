@@ -52,7 +52,9 @@ def test_a_folder_of_other_files_is_left_alone(stage: Stage) -> None:
     thesis = stage.folder / "thesis.tex"
     thesis.write_text("mine")
     for attempt in (stage.record, stage.forget):
-        with pytest.raises(ValueError, match="02_aligned holds files but no stage.json, so it is not a stage's folder"):
+        with pytest.raises(
+            ValueError, match=r"02_aligned holds files but no stage\.json, so it is not a stage's folder"
+        ):
             attempt()
     assert thesis.read_text() == "mine"
 
@@ -67,7 +69,7 @@ def test_a_damaged_record_is_told_and_can_be_refitted(stage: Stage) -> None:
     stage.write("done", {"seed": 0})
     path = stage.folder / "stage.json"
     path.write_text(path.read_text()[:20])
-    with pytest.raises(ValueError, match="stage.json is not whole JSON .*--refit 02_aligned"):
+    with pytest.raises(ValueError, match=r"stage\.json is not whole JSON .*--refit 02_aligned"):
         stage.record()
     stage.forget()
     assert not stage.folder.exists()

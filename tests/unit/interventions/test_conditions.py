@@ -178,13 +178,17 @@ def test_a_prompt_is_answered_the_same_alone_and_in_a_batch(
 def test_hooks_are_gone_even_after_an_error(twins: Any, batch: Batch, name: str) -> None:
     before = hooks_on(twins.model)
     condition = judged(Site(0, positions="last"))[name]
-    with pytest.raises(RuntimeError, match="on purpose"), applied(twins, condition, batch):
+    with applied(twins, condition, batch):
         assert hooks_on(twins.model) > before
+    assert hooks_on(twins.model) == before
+    with pytest.raises(RuntimeError, match="on purpose"), applied(twins, condition, batch):
         raise RuntimeError("on purpose")
     assert hooks_on(twins.model) == before
 
 
-def test_steering_is_the_map_in_the_forward_pass(twins: Any, examples: list[Example], alone: Callable[[str], Any]) -> None:
+def test_steering_is_the_map_in_the_forward_pass(
+    twins: Any, examples: list[Example], alone: Callable[[str], Any]
+) -> None:
     regressor, twin = affine(), alone("faking")
     condition = Condition("faking", Intervention(Site(0, positions="last"), regressor, 0.7))
 
