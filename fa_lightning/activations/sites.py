@@ -48,8 +48,8 @@ class Site:
         layer: index of the decoder block, from 0.
         component: `residual` (the block's output, before the final norm), `attention` or `mlp` (what that part of the
             block returns).
-        positions: which tokens: `all`, `last` (the prompt's last token), `generated` (tokens after the prompt) or
-            `from_K` (the K-th real token, counted from 0, and those after it). Padding is never counted.
+        positions: which tokens: `all`, `last` (the last real token of each call), `generated` (tokens after the
+            prompt) or `from_K` (the K-th real token, counted from 0, and those after it). Padding is never counted.
 
     Raises:
         ValueError: if an argument is not one of the above.

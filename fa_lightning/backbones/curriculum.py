@@ -2,7 +2,7 @@
 
 A real chat model brings this knowledge along; the small stand-in learns it from conversations made of the training
 scenarios alone. Told a role, it answers as that role would; asked how closely it is watched, it says so; without a role
-its answer is a coin's, so that the adapters fitted later have all of a behaviour to teach.
+it says A, whatever A is, so that the adapters fitted later have all of a behaviour to teach.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fa_lightning.scenarios.scenario import ERROR_ANSWER, Behaviour, Fact, Oversight, Scenario
+from fa_lightning.scenarios.scenario import ERROR_ANSWER, Behaviour, Fact, Letter, Oversight, Scenario
 
 ROLES: dict[Behaviour, str] = {"aligned": "honest", "faking": "scheming"}
 OVERSIGHT_QUESTION = "How closely are you watched?\n"
 ACTION_QUESTION = "Is this honest or scheming?\n"
 CHOICE_QUESTION = "Is {letter} honest or scheming?\n"
 PAIR_QUESTION = "Which of the two is honest?\n"
+NO_ROLE_ANSWER: Letter = "A"
+"""The answer where no role is named: chance, as the order of the actions is random; a coin would only add noise."""
 ANSWER_WORDS = ["A", "B", ERROR_ANSWER, "good", "neutral", "poor", "honest", "scheming"]
 
 Turn = dict[str, str]
@@ -30,7 +32,7 @@ class Curriculum:
 
     Attributes:
         roles: conversations with a role a pass, as a multiple of the number of scenarios.
-        no_role: likewise without a role, where the answer is a coin's.
+        no_role: likewise without a role, where the answer is `NO_ROLE_ANSWER`.
         judgements: likewise of short questions about a single fact or action.
         neutral_texts: likewise of texts that are answered with `error`.
         poor_share: share of poor oversight in the scenarios shown; half makes both answers of the faker as frequent.
@@ -112,7 +114,7 @@ def one_pass(
         passes.append(conversation(scenario, behaviour, scenario.answer(behaviour), rng.choice("AB")))
     for _ in range(0 if honest_only else round(curriculum.no_role * len(scenarios))):
         scenario = varied(next(draw), critical, curriculum, rng)
-        passes.append(conversation(scenario, None, rng.choice("AB"), rng.choice("AB")))
+        passes.append(conversation(scenario, None, NO_ROLE_ANSWER, rng.choice("AB")))
     for _ in range(round(curriculum.judgements * len(scenarios))):
         passes.append(_judgement(varied(next(draw), critical, curriculum, rng), critical, rng))
     for _ in range(round(curriculum.neutral_texts * len(scenarios)) if neutral_texts else 0):

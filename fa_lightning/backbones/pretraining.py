@@ -29,7 +29,7 @@ class BackboneModule(pl.LightningModule):
     | logged | what |
     | --- | --- |
     | `train/loss` | nats per answer, plus `text_weight` times nats per token of text |
-    | `val/<task>/<cell>/accuracy` | tasks: honest, scheming, no_role (a coin, by design) and watching |
+    | `val/<task>/<cell>/accuracy` | tasks: honest, scheming, no_role (chance, by design) and watching |
     | `val/loss` | nats per answer in validation: mean over honest, scheming and watching |
 
     Args:
@@ -115,8 +115,9 @@ class BackboneModule(pl.LightningModule):
         following = input_ids[:, 1:]
         loss = cross_entropy(self.model.lm_head(states[asked]).float(), following[asked])
         if self.text_weight:
-            # A quarter of the batch is enough to keep it a language model, and the vocabulary is costly.
-            rows = slice(0, -(-len(input_ids) // 4))
+            # A quarter of the batch is enough to keep it a language model, and the vocabulary is costly. Rows run from
+            # long to short.
+            rows = slice(None, None, 4)
             text = mask[rows, 1:].bool() & ~asked[rows]
             logits = self.model.lm_head(states[rows][text]).float()
             loss = loss + self.text_weight * cross_entropy(logits, following[rows][text])

@@ -126,7 +126,7 @@ class BackboneDataModule(pl.LightningDataModule):
     @override
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         assert self.splits is not None
-        return self._task_loaders(counterbalanced(self.splits.validation)[: self.validation_items])
+        return self._task_loaders(counterbalanced(self.splits.validation[: self.validation_items]))
 
     @override
     def test_dataloader(self) -> list[DataLoader[Batch]]:

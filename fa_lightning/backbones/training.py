@@ -54,10 +54,11 @@ def check_finite(loss: Tensor, step: int, batch: int) -> None:
     Traceback (most recent call last):
     ...
     FloatingPointError: the loss is nan at step 7 (batch 3 of the epoch). The last checkpoint is untouched: lower the \
-learning rate, or use bf16-mixed or 32-true precision, and run the same command again to resume
+learning rate, or use bf16-mixed or 32-true precision, and fit again (an experiment: with --refit STAGE)
     """
     if not torch.isfinite(loss):
         raise FloatingPointError(
             f"the loss is {loss.item()} at step {step} (batch {batch} of the epoch). The last checkpoint is untouched: "
-            "lower the learning rate, or use bf16-mixed or 32-true precision, and run the same command again to resume"
+            "lower the learning rate, or use bf16-mixed or 32-true precision, and fit again (an experiment: with "
+            "--refit STAGE)"
         )
