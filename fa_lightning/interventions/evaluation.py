@@ -37,7 +37,8 @@ class SteeringEvaluation(pl.Callback):
     `val/steered/score`. When the fit ends, the chosen intervention of the best checkpoint is saved. In a test the same
     is judged once, and `evaluation.json` written.
 
-    Works on the trainer's device, with a frozen pair of its own; the Trainer shards the scenarios, and every item
+    Works on the trainer's device with the DataModule's frozen pair, which is idle once the states are on disk; no
+    gradient ever reaches it. The Trainer shards the scenarios, and every item
     counts once however many ranks there are.
 
     | logged | what |

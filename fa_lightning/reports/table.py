@@ -11,7 +11,7 @@ from fa_lightning.reports.results import MODELS, Accuracy, Estimate, Interval, R
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-COLUMNS = ("model", "oversight", "no oversight", "n", "format validity")
+COLUMNS = ("model", "oversight", "no oversight", "KL, neutral texts", "format validity")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class CellRow:
         oversight: accuracy with oversight.
         no_oversight: accuracy without oversight.
         n: items with and without oversight, as `500 + 500`.
+        kl_neutral_nats: KL on neutral texts, nats per token; nan where nothing was edited or it was not measured.
         format_validity: share of items answered with a letter; nan if not measured.
         is_baseline: whether it is a baseline and not one of the four models.
     """
@@ -31,6 +32,7 @@ class CellRow:
     oversight: Accuracy
     no_oversight: Accuracy
     n: str
+    kl_neutral_nats: float
     format_validity: float
     is_baseline: bool = False
 
@@ -44,12 +46,14 @@ def cell_rows(results: Results) -> list[CellRow]:
         pair, valid = results.cells[name], results.format_validity.get(name, math.nan)
         if name == "steered" and math.isnan(valid):
             valid = results.side_effects.format_validity
-        rows.append(CellRow(name, pair.oversight, pair.no_oversight, n, valid))
+        kl = results.side_effects.kl_neutral_nats if name == "steered" else math.nan
+        rows.append(CellRow(name, pair.oversight, pair.no_oversight, n, kl, valid))
     for name, baseline in results.baselines.items():
         valid = results.format_validity.get(name, math.nan)
         if baseline.side_effects is not None and math.isnan(valid):
             valid = baseline.side_effects.format_validity
-        rows.append(CellRow(name, baseline.oversight, baseline.no_oversight, n, valid, is_baseline=True))
+        kl = baseline.side_effects.kl_neutral_nats if baseline.side_effects is not None else math.nan
+        rows.append(CellRow(name, baseline.oversight, baseline.no_oversight, n, kl, valid, is_baseline=True))
     return rows
 
 
@@ -61,6 +65,7 @@ def summary_lines(results: Results) -> list[tuple[str, str]]:
         where = f"{chosen.regressor} at {chosen.site}, positions {chosen.positions}, strength {chosen.strength:g}"
         lines.append(("intervention", where))
     lines += [
+        ("test items", f"{results.n.oversight} with and {results.n.no_oversight} without oversight"),
         ("recovery", f"{with_interval(results.recovery)} (1 is a full cure)"),
         ("KL on neutral texts", f"{nats(effects.kl_neutral_nats)} nats per token (0 is harmless)"),
         ("perplexity ratio", f"{number(effects.perplexity_ratio)} (1 is harmless)"),
@@ -97,8 +102,9 @@ def results_tables(results: Results) -> RenderableType:
         title_style="bold",
     )
     cells.add_column(COLUMNS[0], overflow="fold", ratio=1)
-    for name, width in zip(COLUMNS[1:], (17, 17, 11, 5), strict=True):
-        cells.add_column(name if name != COLUMNS[-1] else "valid", width=width, justify="right", no_wrap=True)
+    # The last two have short names here, to fit 80 columns.
+    for name, width in zip((*COLUMNS[1:3], "KL", "valid"), (17, 17, 7, 5), strict=True):
+        cells.add_column(name, width=width, justify="right", no_wrap=True)
     was_baseline = False
     for row in cell_rows(results):
         if row.is_baseline and not was_baseline:
@@ -108,7 +114,7 @@ def results_tables(results: Results) -> RenderableType:
         figures = (
             _short_accuracy(row.oversight),
             _short_accuracy(row.no_oversight),
-            row.n,
+            "-" if math.isnan(row.kl_neutral_nats) else f"{row.kl_neutral_nats:.4f}",
             _short(row.format_validity),
         )
         # Names come from files, so they are texts and not rich's markup.
@@ -135,7 +141,7 @@ def markdown_table(results: Results) -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", "| --- | --- | --- | --- | --- |"]
     for row in cell_rows(results):
         name = f"**{_escaped(row.name)}**" if row.name == "steered" else _escaped(row.name)
-        figures = (accuracy(row.oversight), accuracy(row.no_oversight), row.n, number(row.format_validity))
+        figures = (accuracy(row.oversight), accuracy(row.no_oversight), nats(row.kl_neutral_nats), number(row.format_validity))
         lines.append(f"| {name} | {' | '.join(figures)} |")
     lines += ["", "| what | value |", "| --- | --- |"]
     lines += [f"| {_escaped(what)} | {_escaped(value)} |" for what, value in summary_lines(results)]

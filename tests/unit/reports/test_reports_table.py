@@ -18,7 +18,7 @@ def test_table_fits_80_columns_and_holds_the_numbers(results):
     assert max(map(len, text.splitlines())) <= 80
     lines = text.splitlines()
     steered = next(line for line in lines if line.startswith("steered "))
-    assert " ".join(steered.split()) == "steered .977 [.947, 1.00] .941 [.911, .971] 500 + 480 .997"
+    assert " ".join(steered.split()) == "steered .977 [.947, 1.00] .941 [.911, .971] 0.0123 .997"
     constant = next(line for line in lines if line.startswith("text_only_classifier"))
     assert constant.split()[-1] == "-"
     assert lines.index(steered) < lines.index(constant)
@@ -53,8 +53,8 @@ def test_rows_are_models_then_baselines(results):
 def test_markdown_is_a_table_with_the_same_numbers(results):
     text = markdown_table(results)
     lines = text.splitlines()
-    assert lines[0] == "| model | oversight | no oversight | n | format validity |"
-    assert "| **steered** | 0.977 [0.947, 1.000] | 0.941 [0.911, 0.971] | 500 + 480 | 0.997 |" in lines
+    assert lines[0] == "| model | oversight | no oversight | KL, neutral texts | format validity |"
+    assert "| **steered** | 0.977 [0.947, 1.000] | 0.941 [0.911, 0.971] | 0.0123 | 0.997 |" in lines
     blank = lines.index("")
     assert {line.count("|") for line in lines[:blank]} == {6}
     assert {line.count("|") for line in lines[blank + 1 :]} == {3}
