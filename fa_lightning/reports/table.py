@@ -141,7 +141,12 @@ def markdown_table(results: Results) -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", "| --- | --- | --- | --- | --- |"]
     for row in cell_rows(results):
         name = f"**{_escaped(row.name)}**" if row.name == "steered" else _escaped(row.name)
-        figures = (accuracy(row.oversight), accuracy(row.no_oversight), nats(row.kl_neutral_nats), number(row.format_validity))
+        figures = (
+            accuracy(row.oversight),
+            accuracy(row.no_oversight),
+            nats(row.kl_neutral_nats),
+            number(row.format_validity),
+        )
         lines.append(f"| {name} | {' | '.join(figures)} |")
     lines += ["", "| what | value |", "| --- | --- |"]
     lines += [f"| {_escaped(what)} | {_escaped(value)} |" for what, value in summary_lines(results)]

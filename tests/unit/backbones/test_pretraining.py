@@ -47,8 +47,8 @@ def ready(make_data, tmp_path):
 
 def test_conversations_are_padded_on_the_right():
     batch = ConversationDataset([[1, 2, 3], [4], [5, 6]], pad_token=9)[[0, 1]]
-    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["input_ids"].tolist() == [[1, 2, 3] + [9] * 13, [4] + [9] * 15]
+    assert batch["attention_mask"].tolist() == [[1] * 3 + [0] * 13, [1] + [0] * 15]
 
 
 def test_a_new_pass_every_epoch_of_training_text_alone(make_data, splits, tmp_path):

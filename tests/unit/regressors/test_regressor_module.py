@@ -12,7 +12,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fa_lightning.regressors.module import DECISION_ALONE, RegressorModule, RegressorSpec, token_weights
+from fa_lightning.activations.sites import Site
+from fa_lightning.regressors.module import (
+    DECISION_ALONE,
+    RegressorModule,
+    RegressorSpec,
+    token_weights,
+    training_pairs,
+)
 
 Make = Callable[..., Any]
 SITE = "layers.1.residual"
@@ -209,7 +216,25 @@ def test_labels_say_what_a_map_was_fitted_on() -> None:
 
 def test_weights_mark_decision_tokens() -> None:
     decision = torch.tensor([False, True, False])
-    assert token_weights(decision, RegressorSpec("affine")) is None
+    assert token_weights(decision, RegressorSpec("affine")).tolist() == [1.0, 1.0, 1.0]
     alone = token_weights(decision, RegressorSpec("affine", decision_weight=DECISION_ALONE))
-    assert alone is not None
     assert alone.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_kept_pairs_ask_for_no_edit_of_neutral_texts_and_of_the_aligned_twin() -> None:
+    site = Site(0)
+    block = {
+        site.name: (torch.arange(4.0)[:, None], 10 + torch.arange(4.0)[:, None]),
+        "decision": torch.tensor([False, True, False, True]),
+        "cell": torch.tensor([0, 1, 2, 2]),
+    }
+    state, wanted, weight = training_pairs(block, site, RegressorSpec("affine", decision_weight=5.0, keep=0.5))
+    rows = sorted(zip(state[:, 0].tolist(), wanted[:, 0].tolist(), weight.tolist(), strict=True))
+    assert rows == [(0, 10, 1), (1, 11, 5), (2, 2, 0.5), (3, 3, 0.5), (10, 10, 0.5), (11, 11, 2.5)]
+    only = RegressorSpec("affine", decision_weight=float("inf"), keep=1.0)
+    state, wanted, weight = training_pairs(block, site, only)
+    rows = sorted(zip(state[:, 0].tolist(), wanted[:, 0].tolist(), weight.tolist(), strict=True))
+    assert rows == [(1, 11, 1), (2, 2, 1), (3, 3, 1), (11, 11, 1)]
+    state, wanted, weight = training_pairs(block, site, RegressorSpec("affine"))
+    assert torch.equal(wanted - state, torch.full((4, 1), 10.0))
+    assert weight.tolist() == [1, 1, 1, 1]

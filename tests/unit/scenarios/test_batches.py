@@ -82,9 +82,10 @@ def test_long_prompts_are_left_out_whole_and_the_others_numbered_without_gaps(ti
 
 def test_collate_pads_on_the_left():
     batch = collate([example(2, index=4, cell=1), example(4, index=9, aligned=B, other=A)], PAD)
-    assert batch["input_ids"].tolist() == [[0, 0, 1, 2], [1, 2, 3, 4]]
-    assert batch["attention_mask"].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
-    assert batch["position_ids"].tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
+    # To a width of 16: twelve columns of padding for the longer one.
+    assert batch["input_ids"].tolist() == [[0] * 14 + [1, 2], [0] * 12 + [1, 2, 3, 4]]
+    assert batch["attention_mask"].tolist() == [[0] * 14 + [1, 1], [0] * 12 + [1, 1, 1, 1]]
+    assert batch["position_ids"].tolist() == [[0] * 14 + [0, 1], [0] * 12 + [0, 1, 2, 3]]
     fields = {"aligned": [A, B], "other": [B, A], "cell": [1, 0], "group": [7, 7], "index": [4, 9]}
     for field, values in fields.items():
         assert batch[field].tolist() == values
@@ -93,7 +94,7 @@ def test_collate_pads_on_the_left():
 
 def test_a_prompt_may_hold_the_padding_token():
     batch = collate([Example((0, 5), A, B, 0, 7, 0), example(3)], PAD)
-    assert batch["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert batch["attention_mask"][:, -4:].tolist() == [[0, 0, 1, 1], [0, 1, 1, 1]]
 
 
 def test_owed_answers_of_both_behaviours_in_all_cells():
@@ -170,10 +171,10 @@ def test_buckets_waste_less_padding_than_chance():
 
 
 def test_loader_serves_whole_batches():
-    examples = [example(length, index) for index, length in enumerate([3, 9, 4, 8])]
+    examples = [example(length, index) for index, length in enumerate([3, 29, 4, 28])]
     loader = example_loader(examples, PAD, batch_size=2)
     assert len(loader) == 2
-    assert [(batch["index"].tolist(), batch["input_ids"].shape[1]) for batch in loader] == [([1, 3], 9), ([2, 0], 4)]
+    assert [(batch["index"].tolist(), batch["input_ids"].shape[1]) for batch in loader] == [([1, 3], 32), ([2, 0], 16)]
 
 
 class Recorder(pl.LightningModule):
