@@ -82,13 +82,13 @@ def all_logits(variants: Variants, condition: Condition, batch: Batch) -> Tensor
     A text that is scored has no last token to speak of: while a model writes it, each token is the last one once. So
     the edit counts everywhere here, whatever the intervention's own positions, which is the most it can damage.
     """
-    everywhere = condition
-    if condition.intervention is not None:
-        intervention = condition.intervention
+    intervention, oracle = condition.intervention, condition.oracle
+    if intervention is not None:
         site = dataclasses.replace(intervention.site, positions="all")
-        everywhere = Condition(
-            condition.variant, Intervention(site, intervention.regressor, intervention.strength), condition.oracle
-        )
+        intervention = Intervention(site, intervention.regressor, intervention.strength)
+    if oracle is not None:
+        oracle = dataclasses.replace(oracle, positions="all")
+    everywhere = Condition(condition.variant, intervention, oracle)
     with applied(variants, everywhere, batch) as model:
         logits: Tensor = model(**model_inputs(batch), use_cache=False).logits
     return logits.float()

@@ -118,12 +118,23 @@ def test_an_oracle_swap_of_the_first_layer_is_half_way(twins: Any, batch: Batch)
 
 
 def test_the_oracle_leaves_other_tokens_alone(twins: Any, batch: Batch) -> None:
-    last_only = all_logits(twins, Condition("faking", oracle=Site(1, positions="last")), batch)
+    with (
+        torch.inference_mode(),
+        applied(twins, Condition("faking", oracle=Site(1, positions="last")), batch) as model,
+    ):
+        last_only = model(**model_inputs(batch), use_cache=False).logits
     faking = all_logits(twins, Condition("faking"), batch)
     real = batch["attention_mask"].bool()
     real[:, -1] = False
     assert torch.equal(last_only[real], faking[real])
     assert not torch.allclose(last_only[:, -1], faking[:, -1], atol=0.1)
+
+
+def test_texts_are_scored_with_the_oracle_on_every_token(twins: Any, batch: Batch) -> None:
+    last, everywhere = (
+        all_logits(twins, Condition("faking", oracle=Site(1, positions=rule)), batch) for rule in ("last", "all")
+    )
+    assert torch.equal(last, everywhere)
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
