@@ -394,7 +394,7 @@ def test_a_loss_that_is_nan_stops_the_fit_and_loses_nothing(make_module, make_da
     poison = Poison()
     module = make_module()
     trainer = make_trainer(max_epochs=3, enable_checkpointing=True, callbacks=[keep, poison])
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 3 \(batch 1 of the epoch\).*resume"):
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 3 \(batch 1 of the epoch\).*fit again"):
         trainer.fit(module, make_data())
     # The adapter is as it was before the step, and the last checkpoint goes on.
     assert copy_of(trainable(module)).keys() == poison.before.keys()
