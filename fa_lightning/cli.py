@@ -102,9 +102,14 @@ def quiet() -> None:
     for message in OTHERS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(OTHERS_HINTS))
+        # The same function each time, as stages call this in turn: a logger keeps it once.
+        logging.getLogger(name).addFilter(_is_no_hint)
     # It asks for an optional package of fast kernels at every import.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _is_no_hint(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(OTHERS_HINTS)
 
 
 def _run(command: str, words: list[str]) -> int:
