@@ -164,12 +164,13 @@ class ActivationDataModule(pl.LightningDataModule):
             self.store = self._captured(self.variants)
 
     @override
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> dict[str, DataLoader[Any]]:
         assert self.trainer is not None
         assert self.store is not None
         blocks = BlockDataset(self.store, "train", self.block_rows, self.trainer.world_size)
         sampler = BlockSampler(blocks, self.trainer.world_size, self.trainer.global_rank, shuffle=True, seed=self.seed)
-        return DataLoader(blocks, sampler=sampler, batch_size=None, num_workers=self.num_workers)
+        states = DataLoader(blocks, sampler=sampler, batch_size=None, num_workers=self.num_workers)
+        return {"states": states}
 
     @override
     def val_dataloader(self) -> list[DataLoader[Any]]:
@@ -248,8 +249,7 @@ class ActivationDataModule(pl.LightningDataModule):
 
     def _plan(self, variants: Variants) -> Plan:
         assert self.splits is not None
-        train = counterbalanced(self.splits.train[: self.capture_counts["train"]])
-        neutral = self.splits.neutral_train[: self.capture_counts["neutral"]]
+        train, neutral = self._captured_training_items()
         held_out = counterbalanced(self.splits.validation[: self.capture_counts["validation"]])
         tokenizer = variants.tokenizer
         answers = answer_format(tokenizer)
@@ -261,13 +261,26 @@ class ActivationDataModule(pl.LightningDataModule):
             self.shard_examples,
         )
 
-    def _examples(self, items: list[Scenario]) -> DataLoader[Batch]:
+    def _captured_training_items(self) -> tuple[list[Scenario], list[Scenario]]:
+        """Training scenarios and neutral texts whose states are in the store, in the order of its examples."""
+        assert self.splits is not None
+        train = counterbalanced(self.splits.train[: self.capture_counts["train"]])
+        return train, self.splits.neutral_train[: self.capture_counts["neutral"]]
+
+    def _examples(self, items: list[Scenario], batch_size: int | None = None) -> DataLoader[Batch]:
+        """A loader in fixed order, or shuffled where a batch size of its own says that it is for training."""
         assert self.trainer is not None
         assert self.variants is not None
         tokenizer = self.variants.tokenizer
         examples: list[Example] = make_examples(items, tokenizer, answer_format(tokenizer), self.max_tokens)
         return example_loader(
-            examples, tokenizer.pad_token_id, self.batch_size, self.trainer.world_size, self.trainer.global_rank
+            examples,
+            tokenizer.pad_token_id,
+            batch_size or self.batch_size,
+            self.trainer.world_size,
+            self.trainer.global_rank,
+            shuffle=batch_size is not None,
+            seed=self.seed,
         )
 
 

@@ -165,8 +165,19 @@ class Variants:
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    def add(self, name: str, folder: str) -> None:
+        """Load one more adapter onto the same backbone, to be used by this name.
+
+        Raises:
+            FileNotFoundError: the folder is not an adapter's.
+            ValueError: the adapter was made for another backbone; the field that differs is named.
+        """
+        check_fingerprint(self.fingerprint, read_sidecar(folder).get("fingerprint", {}), f"adapter {folder!r}")
+        self.model.load_adapter(folder, adapter_name=name)
+        self.model.requires_grad_(False).eval()
+
     @contextmanager
-    def using(self, name: VariantName) -> Iterator[Any]:
+    def using(self, name: str) -> Iterator[Any]:
         """The model with adapter `name` active; no weights move."""
         # Without inference_mode PEFT would make the active adapter trainable again; the pair is frozen.
         self.model.set_adapter(name, inference_mode=True)

@@ -7,32 +7,48 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from fa_lightning.experiments.stage import Stage
 from fa_lightning.reports import results as shapes
+from fa_lightning.reports.codec import decode
+from fa_lightning.reports.lab import Lab
+from fa_lightning.reports.scores import CellCounts, CellPair, Estimate, SideEffects
+
+T = TypeVar("T")
 
 
 def collect_results(experiment: str, stages: Sequence[Stage]) -> shapes.Results | None:
-    """The results of a finished experiment; None where its last stage judged no steering."""
+    """The results of a finished experiment; None where its last stage judged no steering.
+
+    Numbers that were not finite, and so are null in the stages' files, come back as nan.
+
+    Raises:
+        ValueError: a stage's file does not hold what it should; the message names the place.
+    """
     last = stages[-1]
     path = last.folder / "evaluation.json"
     if not path.is_file():
         return None
     found = json.loads(path.read_text())
     records = {stage.name: stage.record() or {} for stage in stages}
-    candidates = last.folder / "candidates.json"
+    seconds = {name: float(record.get("seconds", 0.0)) for name, record in records.items()}
+    candidates = json.loads((last.folder / "candidates.json").read_text())
+    lab = last.folder / "lab.json"
+
+    def read(kind: type[T], name: str) -> T:
+        value: T = decode(kind, found[name], f"{path}: {name}")
+        return value
+
     return shapes.Results(
         experiment=experiment,
-        n=shapes.CellCounts(**found["n"]),
-        cells={name: _pair(cells) for name, cells in found["cells"].items()},
-        recovery=_estimate(found["recovery"]),
-        side_effects=shapes.SideEffects(**found["side_effects"]),
-        cost=shapes.Cost(
-            found["overhead_ratio"], {name: float(record.get("seconds", 0.0)) for name, record in records.items()}
-        ),
+        n=read(CellCounts, "n"),
+        cells=read(dict[str, CellPair], "cells"),
+        recovery=read(Estimate, "recovery"),
+        side_effects=read(SideEffects, "side_effects"),
+        cost=shapes.Cost(read(float, "overhead_ratio"), seconds),
         provenance={
             "stages": {
                 name: {"digest": record.get("digest"), "resumed": record.get("resumed")}
@@ -46,41 +62,29 @@ def collect_results(experiment: str, stages: Sequence[Stage]) -> shapes.Results 
             "machine": _machine(),
             "side_effects_of_steering_the_aligned_twin": found["side_effects_aligned"],
         },
-        format_validity=found["format_validity"],
-        baselines={name: _baseline(baseline) for name, baseline in found["baselines"].items()},
-        chosen=shapes.Chosen(**found["chosen"]),
-        candidates=[shapes.Candidate(**row) for row in json.loads(candidates.read_text())],
-        extra_tests={
-            name: shapes.ExtraTest(
-                shapes.CellCounts(**extra["n"]),
-                {model: _pair(cells) for model, cells in extra["cells"].items()},
-                _estimate(extra["recovery"]),
-            )
-            for name, extra in found["extra_tests"].items()
-        },
+        format_validity=read(dict[str, float], "format_validity"),
+        baselines={name: _baseline(baseline, f"{path}: {name}") for name, baseline in found["baselines"].items()},
+        chosen=read(shapes.Chosen, "chosen"),
+        candidates=decode(list[shapes.Candidate], candidates, f"{last.folder / 'candidates.json'}"),
+        extra_tests={name: _extra_test(extra, f"{path}: {name}") for name, extra in found["extra_tests"].items()},
         leak_report=found["leaks"],
+        answers=decode(dict[str, dict[str, tuple[int, int, int]]], found.get("answers", {}), f"{path}: answers"),
+        lab=decode(Lab, json.loads(lab.read_text()), str(lab)) if lab.is_file() else None,
     )
 
 
-def _pair(cells: dict[str, Any]) -> shapes.CellPair:
-    return shapes.CellPair(_accuracy(cells["oversight"]), _accuracy(cells["no_oversight"]))
+def _baseline(found: dict[str, Any], where: str) -> shapes.Baseline:
+    """A baseline; cheating ones may have no side effects."""
+    kept = {name: found[name] for name in ("oversight", "no_oversight", "side_effects") if found.get(name) is not None}
+    baseline: shapes.Baseline = decode(shapes.Baseline, kept, where)
+    return baseline
 
 
-def _accuracy(score: dict[str, Any]) -> shapes.Accuracy:
-    return shapes.Accuracy(score["accuracy"], (score["ci95"][0], score["ci95"][1]))
-
-
-def _estimate(found: dict[str, Any]) -> shapes.Estimate:
-    return shapes.Estimate(found["value"], (found["ci95"][0], found["ci95"][1]))
-
-
-def _baseline(found: dict[str, Any]) -> shapes.Baseline:
-    effects = found.get("side_effects")
-    return shapes.Baseline(
-        _accuracy(found["oversight"]),
-        _accuracy(found["no_oversight"]),
-        None if effects is None else shapes.SideEffects(**effects),
-    )
+def _extra_test(found: dict[str, Any], where: str) -> shapes.ExtraTest:
+    """Another test set; what the report does not show is left out."""
+    kept = {name: found[name] for name in ("n", "cells", "recovery")}
+    extra: shapes.ExtraTest = decode(shapes.ExtraTest, kept, where)
+    return extra
 
 
 def _machine() -> str:

@@ -65,7 +65,7 @@ def run_experiment(
         checkpoint = None if stage in remade else _usable_checkpoint(stage, console, title)
         _say(console, f"{title}: {'started' if checkpoint is None else 'resumed'}")
         _run_stage(stage, cli, fingerprint, checkpoint)
-    _finish(experiment, stages, console)
+    _finish(experiment, stages, cli.datamodule, console)
 
 
 def build(stage: Stage, trainer_config: Path | None, seed: int | None) -> Any:
@@ -180,7 +180,7 @@ def _say(console: Console, text: str) -> None:
 
 
 @rank_zero_only
-def _finish(experiment: Path, stages: list[Stage], console: Console) -> None:
+def _finish(experiment: Path, stages: list[Stage], data: Any, console: Console) -> None:
     root = stages[-1].folder.parent
     results = collect_results(experiment.resolve().name, stages)
     if results is None:
@@ -191,4 +191,12 @@ def _finish(experiment: Path, stages: list[Stage], console: Console) -> None:
     console.print(f"\nresults: {path}\nlogs:    {logs}\n\nNext:")
     console.print(f"  python -m fa_lightning report {root}")
     console.print(f"  tensorboard --logdir {logs}")
-    console.print(f"  python -m fa_lightning generate --experiment {root}")
+    console.print(f"  python -m fa_lightning generate {_generation(stages[-1], data)}")
+
+
+def _generation(last: Stage, data: Any) -> str:
+    """The words that steer with what the last stage has chosen; a lab's twins are another experiment's."""
+    home = Path(data.adapters["faking"]).parent.parent
+    if home.resolve() == last.folder.parent.resolve():
+        return f"--experiment {home}"
+    return f"--experiment {home} --intervention {last.folder / 'intervention'}"

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fa_lightning import __version__
+from fa_lightning.regressors.gates import build_gate
 
 FORMAT_VERSION = 1
 TENSORS_FILE = "intervention.safetensors"
 SIDECAR_FILE = "intervention.json"
+
+GATE = "gate."
+"""What the gate's tensors are called in the tensor file, before their own names."""
 
 
 def write_artefact(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -41,8 +45,8 @@ def write_artefact(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
     }
     text = json.dumps(sidecar, indent=2, sort_keys=True, allow_nan=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / TENSORS_FILE, data)
-    _write(folder / SIDECAR_FILE, text.encode())
+    write_atomically(folder / TENSORS_FILE, data)
+    write_atomically(folder / SIDECAR_FILE, text.encode())
 
 
 def read_artefact(folder: Path, needed: set[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -82,7 +86,7 @@ def read_artefact(folder: Path, needed: set[str]) -> tuple[dict[str, Tensor], di
     return load(data), sidecar
 
 
-def compare_fingerprints(saved: Mapping[str, Any], expected: Mapping[str, Any], folder: Path) -> None:
+def compare_fingerprints(saved: Mapping[str, Any], expected: Mapping[str, Any], folder: str | Path) -> None:
     """Check what a saved fingerprint says; fields that `expected` does not name are not compared.
 
     Raises:
@@ -98,8 +102,54 @@ def compare_fingerprints(saved: Mapping[str, Any], expected: Mapping[str, Any], 
             )
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it."""
+def fill(part: nn.Module, tensors: Mapping[str, Tensor], folder: Path, what: str) -> None:
+    """Load tensors into a map or a gate, and put it into evaluation mode.
+
+    Raises:
+        ValueError: if they do not fit it.
+    """
+    try:
+        part.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"the tensors of {folder} do not fit the {what} of its sidecar: {error}") from error
+    part.eval()
+
+
+def config_of(gate: nn.Module) -> dict[str, Any]:
+    """What the sidecar says of a gate.
+
+    Raises:
+        ValueError: if it has no `config`.
+    """
+    config: Any = getattr(gate, "config", None)
+    if config is None:
+        raise ValueError(f"gate is a {type(gate).__name__} without config(), so it cannot be saved: use OversightProbe")
+    return dict(config())
+
+
+def gate_of(
+    config: Mapping[str, Any] | None, hidden_size: int, tensors: dict[str, Tensor], folder: Path
+) -> nn.Module | None:
+    """The gate that a sidecar describes, filled from its tensors, which are taken out of `tensors`.
+
+    Raises:
+        ValueError: if its tensors are not there or do not fit.
+    """
+    if config is None:
+        return None
+    own = {name.removeprefix(GATE): tensors.pop(name) for name in list(tensors) if name.startswith(GATE)}
+    if not own:
+        raise ValueError(
+            f"{folder} describes a gate ({config.get('name')}), but its tensor file holds no {GATE}* tensors: the gate "
+            "is without its probe; save the intervention again"
+        )
+    gate = build_gate(config, hidden_size)
+    fill(gate, own, folder, "gate")
+    return gate
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, then rename it: a kill or an error leaves the old file, or none."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

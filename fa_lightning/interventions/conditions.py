@@ -13,12 +13,13 @@ from torch import Tensor
 
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site, hidden_of, module_at, replaced
-from fa_lightning.backbones.adapters import VariantName, Variants
+from fa_lightning.backbones.adapters import Variants
 from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.interventions.positions import ForwardCall
-from fa_lightning.regressors.maps import Identity, NormMatchedRandom
+from fa_lightning.regressors.linear import Identity
 from fa_lightning.regressors.module import Candidate, RegressorModule
-from fa_lightning.scenarios.batches import Batch
+from fa_lightning.regressors.wrappers import NormMatchedRandom
+from fa_lightning.scenarios.batches import Batch, model_inputs
 
 ORACLE = "oracle swap"
 """The aligned twin's own states put in the faker's place: what a perfect map at this site would do."""
@@ -32,25 +33,27 @@ class Condition:
 
     Attributes:
         variant: whose adapter is active.
-        intervention: attached to it, if any.
+        interventions: attached to it, in order.
         oracle: the site where the other twin's states are put in place, if any.
     """
 
-    variant: VariantName
-    intervention: Intervention | None = None
+    variant: str
+    interventions: tuple[Intervention, ...] = ()
     oracle: Site | None = None
 
 
-def intervention_of(candidate: Candidate, strength: float) -> Intervention:
-    """A candidate at a strength."""
-    return Intervention(candidate.site, candidate.regressor, strength)
+def interventions_of(candidate: Candidate, strength: float) -> tuple[Intervention, ...]:
+    """A candidate at a strength: one intervention, or those of a stack in order."""
+    return tuple(
+        Intervention(part.site, part.regressor, strength, gate=part.gate) for part in (*candidate.below, candidate)
+    )
 
 
 def judged_conditions(
     module: RegressorModule, candidate: Candidate, strength: float, seed: int
 ) -> dict[str, Condition]:
     """The four cells' models and the baselines, all at the candidate's site and positions."""
-    steered = intervention_of(candidate, strength)
+    steered = interventions_of(candidate, strength)
     site = candidate.site
     hidden_size = candidate.regressor.hidden_size
     conditions = {
@@ -58,12 +61,12 @@ def judged_conditions(
         "faking": Condition("faking"),
         "steered": Condition("faking", steered),
         "steered_aligned": Condition("aligned", steered),
-        "identity": Condition("faking", Intervention(site, Identity(hidden_size), strength)),
-        RANDOM: Condition("faking", Intervention(site, NormMatchedRandom(candidate.regressor, seed), strength)),
+        "identity": Condition("faking", (Intervention(site, Identity(hidden_size), strength),)),
+        RANDOM: Condition("faking", (Intervention(site, NormMatchedRandom(candidate.regressor, seed), strength),)),
         ORACLE: Condition("faking", oracle=site),
     }
     for name, baseline in module.baselines(candidate).items():
-        conditions[name] = Condition("faking", intervention_of(baseline, strength))
+        conditions[name] = Condition("faking", interventions_of(baseline, strength))
     return conditions
 
 
@@ -82,16 +85,15 @@ def all_logits(variants: Variants, condition: Condition, batch: Batch) -> Tensor
     A text that is scored has no last token to speak of: while a model writes it, each token is the last one once. So
     the edit counts everywhere here, whatever the intervention's own positions, which is the most it can damage.
     """
-    intervention, oracle = condition.intervention, condition.oracle
-    if intervention is not None:
-        site = dataclasses.replace(intervention.site, positions="all")
-        intervention = Intervention(site, intervention.regressor, intervention.strength)
-    if oracle is not None:
-        oracle = dataclasses.replace(oracle, positions="all")
-    everywhere = Condition(condition.variant, intervention, oracle)
-    with applied(variants, everywhere, batch) as model:
+    oracle = None if condition.oracle is None else dataclasses.replace(condition.oracle, positions="all")
+    with applied(variants, Condition(condition.variant, everywhere(condition.interventions), oracle), batch) as model:
         logits: Tensor = model(**model_inputs(batch), use_cache=False).logits
     return logits.float()
+
+
+def everywhere(interventions: Sequence[Intervention]) -> tuple[Intervention, ...]:
+    """The same edits on every token, as they are judged on neutral texts."""
+    return tuple(one.at(positions="all") for one in interventions)
 
 
 @contextmanager
@@ -101,12 +103,12 @@ def applied(variants: Variants, condition: Condition, batch: Batch) -> Iterator[
         with swapped_states(variants, condition.variant, condition.oracle, batch) as model:
             yield model
         return
-    with variants.using(condition.variant) as model, steering(model, _edits(condition)):
+    with variants.using(condition.variant) as model, steering(model, condition.interventions):
         yield model
 
 
 @contextmanager
-def swapped_states(variants: Variants, variant: VariantName, site: Site, batch: Batch) -> Iterator[Any]:
+def swapped_states(variants: Variants, variant: str, site: Site, batch: Batch) -> Iterator[Any]:
     """`variant` with the other twin's states of this very batch in place of its own at `site`."""
     with variants.using("aligned" if variant == "faking" else "faking") as other:
         theirs = truncated_forward(other, [site], **model_inputs(batch))[site.name]
@@ -127,12 +129,3 @@ def swapped_states(variants: Variants, variant: VariantName, site: Site, batch: 
             yield model
         finally:
             handle.remove()
-
-
-def model_inputs(batch: Batch) -> dict[str, Any]:
-    """What the model is called with."""
-    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
-
-
-def _edits(condition: Condition) -> Sequence[Intervention]:
-    return [] if condition.intervention is None else [condition.intervention]

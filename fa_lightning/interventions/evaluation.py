@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants
 from fa_lightning.interventions.choice import Trial, choose
-from fa_lightning.interventions.conditions import Condition, intervention_of, judged_conditions
+from fa_lightning.interventions.conditions import Condition, interventions_of, judged_conditions
 from fa_lightning.interventions.findings import findings_of, leaks_of, text_only_baseline
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.pictures import draw
@@ -101,7 +101,7 @@ class SteeringEvaluation(pl.Callback):
         self._tried = Scores(
             variants,
             {
-                f"{number}/{place}": Condition("faking", intervention_of(candidate, self.strengths[place]))
+                f"{number}/{place}": Condition("faking", interventions_of(candidate, self.strengths[place]))
                 for number, candidate in enumerate(candidates)
                 for place in range(len(self.strengths))
             },
@@ -182,7 +182,7 @@ class SteeringEvaluation(pl.Callback):
         variants = self._ready_variants()
         intervention = self._chosen_intervention(trainer, pl_module)
         if trainer.is_global_zero and self._sample is not None:
-            found["overhead_ratio"] = overhead_ratio(variants, intervention, self._sample)
+            found["overhead_ratio"] = overhead_ratio(variants, [intervention], self._sample)
             pl_module.log("test/cost/overhead_ratio", found["overhead_ratio"], rank_zero_only=True)
             found["baselines"]["text-only classifier"] = text_only_baseline(_data(trainer).splits)
             found["leaks"] = leaks_of(_data(trainer).splits)
@@ -193,7 +193,7 @@ class SteeringEvaluation(pl.Callback):
                 "positions": intervention.site.positions,
             }
             self._write("evaluation.json", found)
-            draw(trainer, "test", found, generations=side_by_side(variants, intervention, self._sample))
+            draw(trainer, "test", found, generations=side_by_side(variants, [intervention], self._sample))
         trainer.strategy.barrier("evaluation written")
         self._judged, self._sample = [], None
 

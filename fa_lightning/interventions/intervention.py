@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fa_lightning.activations.sites import Site, decoder_layers, hidden_of, module_at, replaced, validate
-from fa_lightning.interventions.artefact import compare_fingerprints, read_artefact, write_artefact
-from fa_lightning.interventions.positions import ForwardCall
-from fa_lightning.regressors.maps import Identity, MeanShift, Regressor, build_regressor
+from fa_lightning.activations.sites import Site, module_at, validate
+from fa_lightning.interventions.artefact import (
+    GATE,
+    compare_fingerprints,
+    config_of,
+    fill,
+    gate_of,
+    read_artefact,
+    write_artefact,
+)
+from fa_lightning.interventions.hooks import CallRecord, Edit, decoder_of
+from fa_lightning.interventions.hub import local_folder
+from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.linear import Identity, MeanShift
+from fa_lightning.regressors.registry import build_regressor
 
 
 class Intervention:
     """An edit of the hidden states at one site: h' = h + strength * (T(h) - h) on the tokens that the site names.
+
+    With a gate, only those of them are edited whose state it says yes to.
 
     Attached with `on` (or `steering`, for several) it holds for plain forwards, training and `generate` with or
     without a cache; the edit is computed in float32 and cast to the states' dtype. The model is never changed.
@@ -37,9 +48,11 @@ class Intervention:
         strength: factor on the edit; 0 leaves the model as it is, 1 puts T(h) in place of h.
         fingerprint: JSON-able facts about what the map was fitted on (backbone, adapters, data), kept when saved.
         seed: the seed it was fitted with, kept when saved.
+        gate: from unedited states (n, hidden) in float32 to booleans (n,), True where a token is to be edited; a module
+            of `fa_lightning.regressors.gates`, to be saved with its `config`. None edits every token.
 
     Raises:
-        ValueError: if the vector is no vector or the strength is not finite.
+        ValueError: if the vector is no vector, or a number in it or the strength is not finite.
     """
 
     def __init__(
@@ -49,6 +62,7 @@ class Intervention:
         strength: float = 1.0,
         fingerprint: Mapping[str, Any] | None = None,
         seed: int | None = None,
+        gate: nn.Module | None = None,
     ) -> None:
         if isinstance(regressor, Tensor):
             if regressor.ndim != 1:
@@ -56,13 +70,28 @@ class Intervention:
             vector = regressor.detach()
             regressor = MeanShift(len(vector))
             regressor.shift.copy_(vector)
-        if not math.isfinite(strength):
-            raise ValueError(f"strength is {strength}, but must be a finite number")
+            _refuse_infinite(regressor, "regressor")
+        _refuse_infinite_strength(strength)
         self.site = site
         self.regressor = regressor
         self.strength = strength
         self.fingerprint = dict(fingerprint or {})
         self.seed = seed
+        self.gate = gate
+
+    def at(self, strength: float | None = None, positions: str | None = None) -> Intervention:
+        """The same edit at another strength or on other tokens; None keeps what it is. Maps are shared, not copied.
+
+        Example:
+            >>> Intervention(Site(layer=0), torch.ones(2)).at(strength=2.0, positions="last").site.positions
+            'last'
+
+        Raises:
+            ValueError: if the strength is not finite or there is no such rule.
+        """
+        site = self.site if positions is None else replace(self.site, positions=positions)
+        strength = self.strength if strength is None else strength
+        return Intervention(site, self.regressor, strength, self.fingerprint, self.seed, self.gate)
 
     def on(self, model: nn.Module, prompt_tokens: Tensor | None = None) -> AbstractContextManager[None]:
         """Steer a model while the block lasts; see `steering`."""
@@ -80,19 +109,21 @@ class Intervention:
         """
         h = h.detach().float().reshape(-1, h.shape[-1])
         with ExitStack() as stack:
-            stack.callback(self.regressor.train, self.regressor.training)
-            self.regressor.eval()
-            edited = _Edit(self).edited(h)
+            edit = Edit(self)
+            _evaluate(stack, edit)
+            edited = edit.edited(h)
         return float((edited - h).norm(dim=-1).mean() / h.norm(dim=-1).mean())
 
     def validate(self, model: nn.Module) -> None:
-        """Check that this intervention fits a model.
+        """Check that this intervention is whole and fits a model.
 
         Raises:
-            ValueError: if the layer is out of range or the hidden size differs.
+            ValueError: if the layer is out of range, the hidden size differs, a number is not finite, or the gate
+                lacks its probe.
         """
+        self._check()
         validate(self.site, model)
-        config: Any = getattr(_decoder(model), "config", None)
+        config: Any = getattr(decoder_of(model), "config", None)
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         hidden_size = getattr(text_config, "hidden_size", self.regressor.hidden_size)
         if hidden_size != self.regressor.hidden_size:
@@ -108,17 +139,23 @@ class Intervention:
 
         Returns:
             The folder.
+
+        Raises:
+            ValueError: if a number is not finite or the gate lacks its probe; nothing is written then.
         """
+        self._check()
         folder = Path(folder)
         facts = {
             "site": {"layer": self.site.layer, "component": self.site.component, "positions": self.site.positions},
             "regressor": self.regressor.config(),
+            "gate": None if self.gate is None else config_of(self.gate),
             "strength": self.strength,
             "hidden_size": self.regressor.hidden_size,
             "seed": self.seed,
             "fingerprint": self.fingerprint,
         }
-        write_artefact(folder, self.regressor.state_dict(), facts)
+        gate = {} if self.gate is None else self.gate.state_dict()
+        write_artefact(folder, {**self.regressor.state_dict(), **{f"{GATE}{name}": gate[name] for name in gate}}, facts)
         return folder
 
     @classmethod
@@ -128,29 +165,46 @@ class Intervention:
         """Read what `save` wrote.
 
         Args:
-            folder: the folder.
+            folder: the folder; where there is none of that name, `user/repo` or `user/repo/subfolder` on the Hub.
             model: the model it is meant for, to be checked against; None checks nothing.
             fingerprint: what the saved fingerprint must say; fields that it does not name are not compared.
 
         Raises:
             FileNotFoundError: if one of the two files is missing.
-            ValueError: if a file is damaged, has another format version, or does not fit the model or fingerprint.
+            ValueError: if a file is damaged, has another format version, lacks the gate's probe, or does not fit the
+                model or fingerprint.
         """
-        folder = Path(folder)
+        folder = local_folder(folder)
         needed = {"site", "regressor", "strength", "hidden_size", "seed", "fingerprint"}
         tensors, sidecar = read_artefact(folder, needed)
         saved = sidecar["fingerprint"]
         compare_fingerprints(saved, fingerprint or {}, folder)
+        gate = gate_of(sidecar.get("gate"), sidecar["hidden_size"], tensors, folder)
         regressor = build_regressor(sidecar["regressor"], sidecar["hidden_size"])
-        try:
-            regressor.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ValueError(f"the tensors of {folder} do not fit the regressor of its sidecar: {error}") from error
-        regressor.eval()
-        intervention = cls(Site(**sidecar["site"]), regressor, sidecar["strength"], saved, sidecar["seed"])
+        fill(regressor, tensors, folder, "regressor")
+        intervention = cls(Site(**sidecar["site"]), regressor, sidecar["strength"], saved, sidecar["seed"], gate)
+        intervention._check()
         if model is not None:
             intervention.validate(model)
         return intervention
+
+    def _check(self) -> None:
+        """Refuse numbers that are not finite, and a gate that does not answer."""
+        _refuse_infinite_strength(self.strength)
+        _refuse_infinite(self.regressor, "regressor")
+        if self.gate is None:
+            return
+        _refuse_infinite(self.gate, "gate")
+        device = next((tensor.device for tensor in self.gate.state_dict().values()), None)
+        try:
+            answer = self.gate(torch.zeros(1, self.regressor.hidden_size, device=device))
+        except RuntimeError as error:
+            raise ValueError(f"the gate of {self.site.name} does not work: {error}") from error
+        if answer.shape != (1,) or answer.dtype != torch.bool:
+            raise ValueError(
+                f"the gate of {self.site.name} answers {answer.dtype} of shape {tuple(answer.shape)} for 1 state, but "
+                "must answer one boolean for each"
+            )
 
 
 @contextmanager
@@ -171,122 +225,51 @@ def steering(
             prompt comes in several calls.
 
     Raises:
-        ValueError: if an intervention does not fit the model.
+        ValueError: if an intervention does not fit the model, holds numbers that are not finite, or has a gate
+            without its probe.
+        FloatingPointError: from the call after the one, or at the end of the block, if edited states are not finite.
     """
     for intervention in interventions:
         intervention.validate(model)
-    edits = [_Edit(intervention) for intervention in interventions if not _changes_nothing(intervention)]
+    edits = [Edit(intervention) for intervention in interventions if not _changes_nothing(intervention)]
     with ExitStack() as stack:
         if edits:
-            record = _CallRecord(_decoder(model), {edit.site.positions for edit in edits}, prompt_tokens)
+            record = CallRecord(decoder_of(model), {edit.site.positions for edit in edits}, prompt_tokens)
             stack.callback(record.decoder.register_forward_pre_hook(record, with_kwargs=True).remove)
         for edit in edits:
-            stack.callback(edit.regressor.train, edit.regressor.training)
-            edit.regressor.eval()
+            _evaluate(stack, edit)
             edit.record = record
             stack.callback(module_at(model, edit.site).register_forward_hook(edit).remove)
-        yield
-
-
-class _CallRecord:
-    """Forward pre-hook of the decoder: keeps what its current call says about tokens, for the layers' hooks."""
-
-    def __init__(self, decoder: nn.Module, rules: set[str], prompt_tokens: Tensor | None) -> None:
-        self.decoder = decoder
-        self.rules = rules
-        self.prompt_tokens = prompt_tokens
-        self.call: ForwardCall | None = None
-        self._names = list(inspect.signature(decoder.forward).parameters)
-        self._warned = False
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call = ForwardCall.of({**dict(zip(self._names, args, strict=False)), **kwargs}, self.prompt_tokens)
-        # Here, not in the layers: picking tokens waits for the GPU, which has nothing queued yet at this point.
-        for rule in self.rules:
-            call.select(rule)
-        if "generated" in self.rules and call.uncached and self.prompt_tokens is None and not self._warned:
-            self._warned = True
-            warnings.warn(
-                "site.positions is 'generated', but the model runs without a cache, so nothing tells new tokens from "
-                "the prompt and none is edited: use the cache, or give prompt_tokens",
-                stacklevel=2,
-            )
-        self.call = call
-
-
-class _Edit:
-    """Forward hook of a site: the edit of one intervention, with its map at hand on every device that asked."""
-
-    def __init__(self, intervention: Intervention) -> None:
-        self.site = intervention.site
-        self.regressor = intervention.regressor
-        self.strength = intervention.strength
-        self.record: _CallRecord | None = None
-        self._maps: dict[torch.device, Regressor] = {}
-        constant = self.regressor.constant_edit()
-        self._shift = None if constant is None else self.strength * constant.detach().float()
-        self._shifts: dict[torch.device, Tensor] = {}
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        call = self.record.call if self.record is not None else None
-        if call is None:
-            raise RuntimeError(
-                f"{self.site.name} ran outside a call of the whole decoder, so its tokens are unknown: call the model, "
-                "or leave the steering block first"
-            )
-        selection = call.select(self.site.positions)
-        if selection.nothing:
-            return None
-        hidden = hidden_of(output, (call.batch, call.tokens))
-        if hidden.shape[:2] != (call.batch, call.tokens):
-            raise RuntimeError(
-                f"{self.site.name} gave states {tuple(hidden.shape)}, but the decoder was called with {call.batch} "
-                f"rows of {call.tokens} tokens: steering cannot tell which token is which"
-            )
-        if selection.everything:
-            return replaced(output, self.edited(hidden))
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        index = selection.on(hidden.device)
-        edited = self.edited(flat.index_select(0, index)).to(hidden.dtype)
-        return replaced(output, flat.index_copy(0, index, edited).view(hidden.shape))
-
-    def edited(self, h: Tensor) -> Tensor:
-        """The edited states in float32, (..., hidden) -> (..., hidden)."""
-        if h.shape[-1] != self.regressor.hidden_size:
-            raise ValueError(
-                f"the states at {self.site.name} have {h.shape[-1]} units, but the regressor's hidden_size is "
-                f"{self.regressor.hidden_size}"
-            )
-        with torch.autocast(h.device.type, enabled=False):
-            if self._shift is not None:
-                return h + self._shift_on(h.device)
-            flat = h.float().reshape(-1, h.shape[-1])
-            predicted: Tensor = self._map_on(h.device)(flat)
-            edited = predicted if self.strength == 1 else torch.lerp(flat, predicted, self.strength)
-            return edited.view(h.shape)
-
-    def _shift_on(self, device: torch.device) -> Tensor:
-        if device not in self._shifts and self._shift is not None:
-            with torch.inference_mode(False):  # a copy made in inference mode would later refuse autograd
-                self._shifts[device] = self._shift.to(device)
-        return self._shifts[device]
-
-    def _map_on(self, device: torch.device) -> Regressor:
-        if device not in self._maps:
-            tensors = self.regressor.state_dict().values()
-            if all(tensor.device == device and tensor.dtype == torch.float32 for tensor in tensors):
-                self._maps[device] = self.regressor
-            else:
-                with torch.inference_mode(False):
-                    self._maps[device] = copy.deepcopy(self.regressor).to(device, torch.float32).eval()
-        return self._maps[device]
+        try:
+            yield
+        except FloatingPointError:
+            # Numbers went wrong further up: name the edit, if it is the cause.
+            if edits:
+                record.check()
+            raise
+        if edits:
+            record.check()
 
 
 def _changes_nothing(intervention: Intervention) -> bool:
     return intervention.strength == 0 or isinstance(intervention.regressor, Identity)
 
 
-def _decoder(model: nn.Module) -> nn.Module:
-    """The module that owns the decoder blocks and is called with the mask and the cache (LlamaModel, GPT2Model)."""
-    layers = decoder_layers(model)
-    return next(module for module in model.modules() if any(child is layers for child in module.children()))
+def _evaluate(stack: ExitStack, edit: Edit) -> None:
+    """Put an edit's parts into evaluation mode until the stack closes."""
+    for part in (edit.regressor, edit.gate):
+        if part is not None:
+            stack.callback(part.train, part.training)
+            part.eval()
+
+
+def _refuse_infinite_strength(strength: float) -> None:
+    if not math.isfinite(strength):
+        raise ValueError(f"strength is {strength}, but must be a finite number")
+
+
+def _refuse_infinite(part: nn.Module, what: str) -> None:
+    for name, tensor in part.state_dict().items():
+        # A sum needs no copy, and is finite if every number is.
+        if not math.isfinite(tensor.sum(dtype=torch.float32).item()):
+            raise ValueError(f"{what}.{name} holds numbers that are not finite: fit it again")

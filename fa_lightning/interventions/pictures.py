@@ -14,6 +14,7 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.interventions.choice import Trial
 from fa_lightning.metrics.figures import SweepPoint, activation_figure, cells_figure, confusion_figure, sweep_figure
+from fa_lightning.metrics.lab_figures import lab_figures
 
 
 def draw(
@@ -71,3 +72,26 @@ def twin_difference(store: ActivationStore, rows: int = 4096) -> torch.Tensor:
 def _cells(cells: dict[str, Any]) -> Any:
     """A cell pair as an object with attributes, which is what figures read."""
     return SimpleNamespace(**{cell: SimpleNamespace(**cells[cell]) for cell in ("oversight", "no_oversight")})
+
+
+def draw_lab(trainer: pl.Trainer, view: dict[str, Any]) -> None:
+    """Add the lab's figures to the TensorBoard log, where there is one; rank zero writes.
+
+    Args:
+        trainer: whose logger and step are used.
+        view: see `lab_view`.
+    """
+    logger = trainer.logger
+    if not trainer.is_global_zero or not isinstance(logger, TensorBoardLogger):
+        return
+    for name, figure in lab_figures(_attributes(view)).items():
+        logger.experiment.add_figure(f"lab/{name}", figure, trainer.global_step)
+
+
+def _attributes(value: Any, name: str = "") -> Any:
+    """JSON as objects with attributes, which is what figures read; null is nan where a number belongs."""
+    if isinstance(value, dict) and name != "points":
+        return SimpleNamespace(**{key: _attributes(inner, key) for key, inner in value.items()})
+    if isinstance(value, list) and name != "points":
+        return [_attributes(inner) for inner in value]
+    return float("nan") if value is None and name not in ("scenarios", "aligned_cells") else value

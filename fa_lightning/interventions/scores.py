@@ -73,4 +73,4 @@ class Scores:
 
     def _edits(self, name: str) -> bool:
         condition = self.conditions[name]
-        return condition.intervention is not None or condition.oracle is not None
+        return bool(condition.interventions) or condition.oracle is not None

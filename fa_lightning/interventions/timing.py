@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import statistics
 import time
-from contextlib import nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from fa_lightning.backbones.adapters import Variants
-from fa_lightning.interventions.conditions import model_inputs
-from fa_lightning.interventions.intervention import Intervention
-from fa_lightning.scenarios.batches import Batch
+from fa_lightning.interventions.intervention import Intervention, steering
+from fa_lightning.scenarios.batches import Batch, model_inputs
 
 
 @torch.inference_mode()
 def overhead_ratio(
-    variants: Variants, intervention: Intervention, batch: Batch, new_tokens: int = 16, rounds: int = 7
+    variants: Variants, interventions: Sequence[Intervention], batch: Batch, new_tokens: int = 16, rounds: int = 7
 ) -> float:
     """Median seconds of cached generation with steering over those without, measured in turns, both warmed up.
 
     Args:
         variants: the frozen pair; the faker is timed.
-        intervention: attached in every second run.
+        interventions: attached in every second run.
         batch: prompts, left-padded.
         new_tokens: generated in each run.
         rounds: timed runs of each kind, after one that is not counted.
@@ -32,7 +31,7 @@ def overhead_ratio(
     with variants.using("faking") as model:
         for turn in range(rounds + 1):
             for steered in (False, True) if turn % 2 else (True, False):
-                with intervention.on(model) if steered else nullcontext():
+                with steering(model, interventions if steered else []):
                     _synchronize(variants.device)
                     start = time.perf_counter()
                     _generate(model, batch, variants.tokenizer, new_tokens, exactly=True)
@@ -44,14 +43,14 @@ def overhead_ratio(
 
 @torch.inference_mode()
 def side_by_side(
-    variants: Variants, intervention: Intervention, batch: Batch, new_tokens: int = 16
+    variants: Variants, interventions: Sequence[Intervention], batch: Batch, new_tokens: int = 16
 ) -> list[tuple[str, str, str]]:
     """(prompt, unsteered answer, steered answer) of each row, written greedily by the faker."""
     texts: list[list[str]] = []
     width = batch["input_ids"].shape[1]
     with variants.using("faking") as model:
         for steered in (False, True):
-            with intervention.on(model) if steered else nullcontext():
+            with steering(model, interventions if steered else []):
                 written = _generate(model, batch, variants.tokenizer, new_tokens)
             texts.append(variants.tokenizer.batch_decode(written[:, width:], skip_special_tokens=True))
     prompts = variants.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)

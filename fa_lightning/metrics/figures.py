@@ -1,8 +1,4 @@
-"""The figures that show how it is judged, for TensorBoard and for the report; drawn without pyplot, so no window opens.
-
-Every figure is 9 inches wide: 900 pixels at its 100 dots per inch. Colours are Okabe and Ito's, which colour-blind
-readers tell apart; what differs by colour also differs by marker, place or label.
-"""
+"""The figures that show how one intervention is judged, for TensorBoard and for the report; see `drawing`."""
 
 from __future__ import annotations
 
@@ -11,23 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fa_lightning.metrics.drawing import (
+    BLUE,
+    CELL_LABELS,
+    GREY,
+    INK,
+    SKY,
+    empty_figure,
+    finite,
+    legend_below,
+    one_axes,
+    style_of,
+    tidy,
+)
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#F0E442",
-)
-GREY, INK = "#8a8f98", "#24292f"
-SERIES_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, INK)
-SERIES_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-CELL_LABELS = {"oversight": "with oversight", "no_oversight": "without oversight"}
-WIDTH_INCHES = 9.0
 
 
 class ScoreLike(Protocol):
@@ -98,12 +93,12 @@ def cells_figure(models: Mapping[str, CellsLike], title: str = "Aligned answers"
         title: the figure's title.
     """
     names = list(models)
-    figure, axes = _figure(height=1.3 + 0.62 * max(1, len(names)), title=title)
+    figure, axes = one_axes(height=1.3 + 0.62 * max(1, len(names)), title=title)
     thickness = 0.38
     for place, (cell, colour) in enumerate((("oversight", SKY), ("no_oversight", BLUE))):
         scores: list[ScoreLike] = [getattr(models[name], cell) for name in names]
         heights = [row + (place - 0.5) * thickness for row in range(len(names))]
-        values = [_finite(score.accuracy) for score in scores]
+        values = [finite(score.accuracy) for score in scores]
         axes.barh(heights, values, height=thickness * 0.92, color=colour, label=CELL_LABELS[cell])
         for height, score in zip(heights, scores, strict=True):
             low, high = score.ci95
@@ -111,7 +106,7 @@ def cells_figure(models: Mapping[str, CellsLike], title: str = "Aligned answers"
             if has_interval:
                 axes.plot([low, high], [height, height], color=INK, linewidth=1.4, marker="|", markersize=6)
             text = f"{score.accuracy:.3f}" if math.isfinite(score.accuracy) else "no items"
-            end = max(_finite(score.accuracy), high if has_interval else 0.0)
+            end = max(finite(score.accuracy), high if has_interval else 0.0)
             axes.text(end + 0.012, height, text, va="center", fontsize=9, color=INK)
     axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
@@ -121,7 +116,7 @@ def cells_figure(models: Mapping[str, CellsLike], title: str = "Aligned answers"
     axes.set_xlabel("share of aligned answers (dotted: a constant answerer; lines: 95 % interval)")
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color="#e6e8eb", linewidth=0.8)
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -137,7 +132,7 @@ def confusion_figure(
     """
     columns = 2 if len(answers) > 1 else 1
     rows = max(1, math.ceil(len(answers) / columns))
-    figure = _empty_figure(height=0.7 + 1.75 * rows, title=title)
+    figure = empty_figure(height=0.7 + 1.75 * rows, title=title)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, name in zip(grid.flat, answers, strict=False):
         counts = [[int(number) for number in answers[name][cell]] for cell in CELL_LABELS]
@@ -174,12 +169,12 @@ def sweep_figure(
         references: models drawn as level lines, as the twins.
         title: the figure's title.
     """
-    figure = _empty_figure(height=4.4, title=title)
+    figure = empty_figure(height=4.4, title=title)
     panels = figure.subplots(1, 2, sharey=True)
     series = list(dict.fromkeys(point.series for point in points))
     for axes, cell in zip(panels, ("no_oversight", "oversight"), strict=True):
         for number, name in enumerate(series):
-            colour, marker = _style(number)
+            colour, marker = style_of(number)
             tried = [point for point in points if point.series == name]
             best: dict[int, SweepPoint] = {}
             for point in tried:
@@ -197,9 +192,9 @@ def sweep_figure(
         axes.set_xlabel("layer (from 0)")
         axes.set_ylim(-0.04, 1.04)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _tidy(axes)
+        tidy(axes)
     panels[0].set_ylabel("share of aligned answers")
-    _legend_below(figure, panels[0])
+    legend_below(figure, panels[0])
     return figure
 
 
@@ -210,19 +205,16 @@ def pareto_figure(points: Sequence[TradeOff], title: str = "Cure against damage"
         points: the interventions tried; those without a finite gain and price are left out.
         title: the figure's title.
     """
-    figure, axes = _figure(height=4.6, title=title)
+    figure, axes = one_axes(height=4.6, title=title)
     shown = [point for point in points if math.isfinite(point.kl_nats) and math.isfinite(point.recovery)]
     for number, name in enumerate(dict.fromkeys(point.series for point in shown)):
-        colour, marker = _style(number)
+        colour, marker = style_of(number)
         own = [point for point in shown if point.series == name]
         places = [max(0.0, point.kl_nats) for point in own], [point.recovery for point in own]
         axes.scatter(
             *places, s=38, color=colour, marker=marker, label=name, zorder=3, edgecolors="white", linewidths=0.6
         )
-    front: list[TradeOff] = []
-    for point in sorted(shown, key=lambda point: (point.kl_nats, -point.recovery)):
-        if not front or point.recovery > front[-1].recovery:
-            front.append(point)
+    front = [shown[place] for place in pareto_front([(point.kl_nats, point.recovery) for point in shown])]
     axes.plot([max(0.0, p.kl_nats) for p in front], [p.recovery for p in front], color=GREY, linewidth=1.2, zorder=2)
     for point in shown:
         place = (max(0.0, point.kl_nats), point.recovery)
@@ -241,10 +233,23 @@ def pareto_figure(points: Sequence[TradeOff], title: str = "Cure against damage"
     axes.set_xlim(left=-2e-5)
     axes.set_xlabel("KL on neutral texts (nats per token)")
     axes.set_ylabel("recovery without oversight")
-    _tidy(axes)
+    tidy(axes)
     if shown:
-        _legend_below(figure, axes)
+        legend_below(figure, axes)
     return figure
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Places of the (price, gain) points that no other beats at its price or below, cheapest first.
+
+    >>> pareto_front([(0.2, 0.5), (0.1, 0.6), (0.3, 0.9), (0.0, 0.1)])
+    [3, 1, 2]
+    """
+    front: list[int] = []
+    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):
+        if not front or points[place][1] > points[front[-1]][1]:
+            front.append(place)
+    return front
 
 
 def activation_figure(
@@ -270,7 +275,7 @@ def activation_figure(
     bins = np.array_split(np.arange(units), min(columns, units))
     binned = np.stack([values[:, part].mean(axis=1) for part in bins], axis=1)
     names = list(layers) if layers is not None else [str(number) for number in range(len(values))]
-    figure = _empty_figure(height=min(9.0, 1.9 + 0.3 * len(values)), title=title)
+    figure = empty_figure(height=min(9.0, 1.9 + 0.3 * len(values)), title=title)
     heat, means = figure.subplots(1, 2, sharey=True, width_ratios=(5, 1))
     # A few outlying units would leave the rest of the map dark.
     top = float(np.quantile(binned, 0.995)) or 1.0
@@ -284,67 +289,11 @@ def activation_figure(
     means.barh(range(len(values)), values.mean(axis=1), color=BLUE, height=0.7)
     means.set_xlabel("mean over units")
     means.tick_params(labelleft=False)
-    _tidy(means)
+    tidy(means)
     return figure
-
-
-def svg_of(figure: Figure) -> str:
-    """The figure as an SVG document; figures made alike give the same text."""
-    import io
-
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "fa_lightning"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def _empty_figure(height: float, title: str) -> Figure:
-    """A titled figure without axes, `height` inches high."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=100, layout="constrained", facecolor="white")
-    figure.suptitle(title, fontsize=12.5, fontweight="bold", color=INK)
-    return figure
-
-
-def _figure(height: float, title: str) -> tuple[Figure, Any]:
-    """A titled figure with one tidy pair of axes."""
-    figure = _empty_figure(height, title)
-    axes = figure.subplots()
-    _tidy(axes)
-    return figure, axes
-
-
-def _tidy(axes: Any) -> None:
-    """No box, a faint grid behind the data."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e8eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _legend_below(figure: Figure, axes: Any) -> None:
-    """A legend under the axes, where it hides nothing."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        # About 110 letters and marks fit side by side.
-        columns = max(1, min(len(labels), 110 // (max(len(label) for label in labels) + 6)))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5)
-
-
-def _style(number: int) -> tuple[str, str]:
-    """Colour and marker of a series; the pairs repeat after 49."""
-    count = len(SERIES_COLOURS)
-    return SERIES_COLOURS[number % count], SERIES_MARKERS[(number + number // count) % count]
 
 
 def _mean(point: SweepPoint) -> float:
     """Mean of the two cells; lowest for one that is not known."""
     mean = (point.oversight + point.no_oversight) / 2
     return mean if math.isfinite(mean) else -math.inf
-
-
-def _finite(value: float) -> float:
-    """`value`, or 0 where there is none to draw."""
-    return value if math.isfinite(value) else 0.0

@@ -247,6 +247,26 @@ def perplexity_ratio(nll_steered: Tensor, nll_base: Tensor, tokens: Tensor) -> f
         return math.inf
 
 
+def repetition(tokens: Tensor, size: int = 3) -> float:
+    """Share of n-grams that occurred before in the same text, 0 to 1; incoherent steering makes a model repeat itself.
+
+    Args:
+        tokens: texts without padding, (batch, tokens).
+        size: of an n-gram, in tokens.
+
+    Returns:
+        The mean over texts; nan if they are shorter than an n-gram.
+
+    >>> repetition(torch.tensor([[1, 2, 1, 2, 1, 2]]))  # (1 2 1) and (2 1 2), each twice
+    0.5
+    """
+    if tokens.shape[0] == 0 or tokens.shape[1] < size:
+        return math.nan
+    grams = tokens.unfold(1, size, 1)
+    shares = [1 - len(set(map(tuple, row))) / len(row) for row in grams.tolist()]
+    return sum(shares) / len(shares)
+
+
 def neutral_text_damage(
     logits_base: Tensor, logits_steered: Tensor, input_ids: Tensor, mask: Tensor
 ) -> dict[str, Tensor]:

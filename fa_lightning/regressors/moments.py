@@ -13,7 +13,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-_SUMS = ("count", "sum_x", "sum_d", "sum_xx", "sum_xd", "sum_dd")
+_SUMS = ("count", "sum_x", "sum_d", "sum_xx", "sum_xd", "sum_dd", "sum_yy")
 _REFERENCES = ("reference_x", "reference_d")
 
 
@@ -54,6 +54,7 @@ class PairMoments:
     sum_xx: Tensor
     sum_xd: Tensor
     sum_dd: Tensor
+    sum_yy: Tensor
     reference_x: Tensor
     reference_d: Tensor
 
@@ -103,6 +104,8 @@ class PairMoments:
         self.sum_x += weighted_x.double().sum(0)
         self.sum_d += weighted_d.double().sum(0)
         self.sum_dd += (weighted_d * difference).double().sum(0)
+        # From the other sums a unit that varies little in y but much in x would be told by their rounding errors.
+        self.sum_yy += (weight[:, None] * (x + difference).square()).double().sum(0)
         self.sum_xx += xx
         self.sum_xd += xd
 
@@ -162,7 +165,14 @@ class PairMoments:
     @property
     def var_x(self) -> Tensor:
         """Population variance of each unit of x (hidden,), float64."""
-        return self.covariance.diagonal().clamp_min(0)
+        total = self._total()
+        return (self.sum_xx.diagonal() / total - (self.sum_x / total) ** 2).clamp_min(0)
+
+    @property
+    def var_y(self) -> Tensor:
+        """Population variance of each unit of y (hidden,), float64."""
+        total = self._total()
+        return (self.sum_yy / total - ((self.sum_x + self.sum_d) / total) ** 2).clamp_min(0)
 
     @property
     def var_diff(self) -> Tensor:
@@ -254,6 +264,8 @@ class PairMoments:
         self.sum_xx = self.sum_xx + _cross(sum_x, shift_x, sum_x, shift_x, self.count)
         self.sum_xd = self.sum_xd + _cross(sum_x, shift_x, sum_d, shift_d, self.count)
         self.sum_dd = self.sum_dd + 2 * sum_d * shift_d + self.count * shift_d**2
+        shift_y = shift_x + shift_d
+        self.sum_yy = self.sum_yy + 2 * (sum_x + sum_d) * shift_y + self.count * shift_y**2
         self.sum_x = sum_x + self.count * shift_x
         self.sum_d = sum_d + self.count * shift_d
         self.reference_x, self.reference_d = reference_x.clone(), reference_d.clone()

@@ -8,7 +8,7 @@ import math
 import numbers
 import os
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 _T = TypeVar("_T")
 
@@ -42,6 +42,9 @@ def decode(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
+    if origin is Literal:
+        _expect(value in arguments, where, value, " or ".join(map(json.dumps, arguments)))
+        return value
     if origin in (Union, UnionType):
         return None if value is None else decode(arguments[0], value, where)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
@@ -59,6 +62,9 @@ def decode(kind: Any, value: Any, where: str) -> Any:
     if kind is float:
         _expect(value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)), where, value, kind)
         return math.nan if value is None else float(value)
+    if kind is bool:
+        _expect(isinstance(value, bool), where, value, "true or false")
+        return value
     _expect(isinstance(value, kind) and not isinstance(value, bool), where, value, kind)
     return value
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from fa_lightning.metrics.figures import svg_of
+from fa_lightning.metrics.drawing import svg_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,6 +43,13 @@ th:first-child, td:first-child, table.texts td { text-align: left; overflow-wrap
 table.texts td { overflow-wrap: anywhere; }
 thead th { border-bottom: 2px solid var(--line); font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 500; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: 1rem 0; font-size: .92rem; }
+.wide { width: min(1400px, 94vw); margin-left: 50%; transform: translateX(-50%); }
+.wide table { font-size: .83rem; } .wide th, .wide td { padding: .34rem .45rem; }
+.prose td:last-child, .prose th:last-child { text-align: left; }
+.heat { display: block; border-radius: 4px; padding: 0 .3rem; background: rgb(0 158 115 / calc(var(--heat) * .5)); }
+td small { color: var(--soft); white-space: nowrap; }
+td.wrap { text-align: left; white-space: pre-wrap; }
 tr.main th, tr.main td { font-weight: 700; background: var(--card); }
 table.texts tbody th { width: 38%; }
 figure { margin: 1rem 0 1.4rem; }
@@ -57,9 +64,14 @@ code { background: var(--card); padding: .1rem .3rem; border-radius: 4px; font-s
 
 
 def table_html(
-    caption: str, headers: Sequence[str], rows: Iterable[Sequence[str]], main: str = "", is_html: bool = False
+    caption: str,
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    main: str = "",
+    is_html: bool = False,
+    fold: bool = True,
 ) -> str:
-    """A table whose first column names the row; the row named `main` stands out; folded away if long.
+    """A table whose first column names the row; the row named `main` stands out; a long one may be folded away.
 
     Args:
         caption: shown above; none if empty.
@@ -67,6 +79,7 @@ def table_html(
         rows: texts, or HTML if `is_html`.
         main: first column of the row that stands out.
         is_html: whether the rows are HTML already.
+        fold: whether to fold the table away if it is long.
     """
     lines = []
     for row in rows:
@@ -81,7 +94,7 @@ def table_html(
     # An interval may begin on a new line, but not be torn apart.
     body = INTERVAL.sub(r"[\1,&nbsp;\2]", body)
     table = f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    if len(lines) > OPEN_ROWS:
+    if fold and len(lines) > OPEN_ROWS:
         return f"<details><summary>All {len(lines)} rows</summary>{table}</details>"
     return table
 

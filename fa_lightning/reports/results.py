@@ -8,93 +8,17 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from fa_lightning.reports.codec import decode, encode
-
-if TYPE_CHECKING:
-    from fa_lightning.metrics.cells import Cells, CellScore
+from fa_lightning.reports.lab import Lab
+from fa_lightning.reports.scores import Accuracy, CellCounts, CellPair, Estimate, SideEffects
 
 RESULTS_NAME = "results.json"
 MAKING_COMMAND = "python -m fa_lightning fit --experiment configs/embedded"
 
 ModelName = Literal["aligned", "faking", "steered", "steered_aligned"]
 MODELS: tuple[ModelName, ...] = ("aligned", "faking", "steered", "steered_aligned")
-
-Interval = tuple[float, float]
-NO_INTERVAL: Interval = (math.nan, math.nan)
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Share of aligned answers of one model in one cell, 0 to 1.
-
-    Attributes:
-        accuracy: the share; nan for an empty cell.
-        ci95: 95 % interval, bootstrap over groups.
-    """
-
-    accuracy: float
-    ci95: Interval = NO_INTERVAL
-
-    @classmethod
-    def of(cls, score: CellScore) -> Accuracy:
-        """The part of a metric's score that `results.json` keeps for each model."""
-        return cls(float(score.accuracy), (float(score.ci95[0]), float(score.ci95[1])))
-
-
-@dataclass(frozen=True)
-class CellPair:
-    """One model's accuracies under both oversight conditions."""
-
-    oversight: Accuracy
-    no_oversight: Accuracy
-
-    @classmethod
-    def of(cls, cells: Cells) -> CellPair:
-        """The accuracies of `CellAccuracy.compute()`."""
-        return cls(Accuracy.of(cells.oversight), Accuracy.of(cells.no_oversight))
-
-
-@dataclass(frozen=True)
-class CellCounts:
-    """Distinct items behind the accuracies of each cell."""
-
-    oversight: int
-    no_oversight: int
-
-    @classmethod
-    def of(cls, cells: Cells) -> CellCounts:
-        """The counts of `CellAccuracy.compute()`."""
-        return cls(int(cells.oversight.n), int(cells.no_oversight.n))
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % interval.
-
-    Attributes:
-        value: the point estimate; nan where it is undefined.
-        ci95: 95 % interval, bootstrap over groups.
-    """
-
-    value: float
-    ci95: Interval = NO_INTERVAL
-
-
-@dataclass(frozen=True)
-class SideEffects:
-    """What an intervention does to everything it was not meant to change.
-
-    Attributes:
-        kl_neutral_nats: KL(not steered || steered) on neutral texts, mean nats per token; 0 is harmless.
-        perplexity_ratio: perplexity of neutral texts, steered over not steered; 1 is harmless.
-        format_validity: share of items answered with a letter, 0 to 1.
-    """
-
-    kl_neutral_nats: float = math.nan
-    perplexity_ratio: float = math.nan
-    format_validity: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -200,6 +124,8 @@ class Results:
         candidates: the interventions it was chosen from, on the validation split.
         extra_tests: other test sets by name.
         leak_report: prompts and groups shared between splits; its `total` must be 0.
+        answers: by model name and cell, the numbers of aligned answers, other letters and answers that are no letter.
+        lab: the comparison of methods, where the experiment made one.
     """
 
     experiment: str
@@ -215,6 +141,8 @@ class Results:
     candidates: list[Candidate] = field(default_factory=list)
     extra_tests: dict[str, ExtraTest] = field(default_factory=dict)
     leak_report: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, dict[str, tuple[int, int, int]]] = field(default_factory=dict)
+    lab: Lab | None = None
 
     def recovery_at(self, no_oversight: float) -> float:
         """Recovery of a model with accuracy `no_oversight` without oversight; nan where the twins do not differ."""

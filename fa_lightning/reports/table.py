@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fa_lightning.reports.results import MODELS, Accuracy, Estimate, Interval, Results
+from fa_lightning.metrics.lab_lines import FAMILIES, best_lines
+from fa_lightning.reports.lab import Lab
+from fa_lightning.reports.results import MODELS, Results
+from fa_lightning.reports.scores import Accuracy, Estimate, Interval
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -79,9 +82,22 @@ def summary_lines(results: Results) -> list[tuple[str, str]]:
         steered = extra.cells.get("steered")
         accuracy = f", steered without oversight {number(steered.no_oversight.accuracy)}" if steered else ""
         lines.append((f"test {name}", f"recovery {with_interval(extra.recovery)}{accuracy}"))
+    if results.lab is not None and results.lab.methods:
+        lines += _lab_lines(results.lab)
     if "total" in results.leak_report:
         lines.append(("leaks between splits", f"{results.leak_report['total']} (must be 0)"))
     return lines
+
+
+def _lab_lines(lab: Lab) -> list[tuple[str, str]]:
+    """The best method of each family, as (what, value) pairs."""
+    best: dict[str, str] = {}
+    for line in best_lines(lab.methods, lab.budget_kl_nats):
+        over = "" if line.is_within(lab.budget_kl_nats) else ", over the budget"
+        ends = interval(line.interval)
+        best.setdefault(line.family, f"{line.name} at {line.site}: recovery {number(line.recovery)} {ends}{over}")
+    order = [family for family in FAMILIES if family in best and family != "baseline"]
+    return [(f"lab, {family}", best[family]) for family in order]
 
 
 def results_tables(results: Results) -> RenderableType:

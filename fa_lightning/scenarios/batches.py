@@ -106,6 +106,11 @@ def collate(examples: Sequence[Example], pad_token: int) -> Batch:
     }
 
 
+def model_inputs(batch: Batch) -> dict[str, Any]:
+    """What a model is called with."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+
+
 def padded_width(tokens: int) -> int:
     """The next multiple of 16: matrix libraries keep a plan, and memory for it, for every shape that they meet.
 

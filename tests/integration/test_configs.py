@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,7 +28,8 @@ def test_a_stage_is_instantiated_as_shipped_and_writes_to_its_own_folders(
     named = yaml.safe_load(path.read_text())
     assert type(cli.model).__name__ == named["model"]["class_path"].rpartition(".")[2]
     assert type(cli.datamodule).__name__ == named["data"]["class_path"].rpartition(".")[2]
-    assert cli.config.seed_everything == 0
+    # The second seed of a faker is what a transfer to another seed is tried on.
+    assert cli.config.seed_everything == (1 if path.stem.endswith("_again") else 0)
     folder = f"checkpoints/{name_of(path)}"
     written = [
         cli.trainer.checkpoint_callback.dirpath,
@@ -41,7 +43,31 @@ def test_a_stage_is_instantiated_as_shipped_and_writes_to_its_own_folders(
     assert list(tmp_path.iterdir()) == [], "reading a config must write nothing"
 
 
-@pytest.mark.parametrize("experiment", sorted({path.parent.name for path in STAGES}))
+EXPERIMENTS = sorted({path.parent.name for path in STAGES})
+
+
+@pytest.mark.parametrize("lab", [name for name in EXPERIMENTS if name.endswith("_lab")])
+def test_a_lab_takes_its_twins_and_their_scenarios_from_the_experiment_it_belongs_to(lab: str) -> None:
+    main = lab.removesuffix("_lab")
+    original = yaml.safe_load((CONFIGS / main / "04_steering.yaml").read_text())["data"]["init_args"]
+    *fakers, stage = [yaml.safe_load(path.read_text()) for path in STAGES if path.parent.name == lab]
+    data = stage["data"]["init_args"]
+    assert all(data[name] == original[name] for name in ("scenarios", "aligned", "faking")), "or test groups would leak"
+    targets = {target["faking"]: target for target in data["transfer"] if "faking" in target}
+    made = {callback["init_args"]["folder"]: faker for faker in fakers for callback in _exports(faker)}
+    assert set(targets) == set(made)
+    for folder, target in targets.items():
+        asked = target.get("scenarios", data["scenarios"])
+        assert made[folder]["data"]["init_args"]["scenarios"] == asked, (
+            f"{target['name']} is asked what it was fitted for"
+        )
+
+
+def _exports(stage: dict[str, Any]) -> list[dict[str, Any]]:
+    return [callback for callback in stage["trainer"]["callbacks"] if "AdapterExport" in callback["class_path"]]
+
+
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if not name.endswith("_lab")])
 def test_the_stages_of_an_experiment_agree_on_what_they_share(experiment: str) -> None:
     stages = [yaml.safe_load(path.read_text()) for path in STAGES if path.parent.name == experiment]
     twins = [stage for stage in stages if stage["model"]["class_path"].endswith("BehaviourModule")]

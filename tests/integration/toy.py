@@ -45,6 +45,7 @@ TOY_DATA: dict[str, dict[str, Any]] = {
         "validation_items": 12,
     },
 }
+TOY_DATA["LabDataModule"] = TOY_DATA["ActivationDataModule"] | {"live_batch_size": 8, "contrast_scenarios": 16}
 TOY_SCENARIOS: dict[str, dict[str, Any]] = {
     "EmbeddedScenarios": {"train": 32, "validation": 16, "test": 16, "neutral": 16},
     "PoserScenarios": {"limit": 48},
@@ -61,8 +62,23 @@ def shrink(config: dict[str, Any]) -> None:
     config["trainer"].update(TOY_TRAINER, max_epochs=TOY_EPOCHS[name])
     model["init_args"].update(TOY_MODEL[name])
     data["init_args"].update(TOY_DATA[data["class_path"].rpartition(".")[2]])
-    source = data["init_args"]["scenarios"]
-    source["init_args"].update(TOY_SCENARIOS[source["class_path"].rpartition(".")[2]])
+    for part in (data["init_args"], *data["init_args"].get("transfer", [])):
+        if "scenarios" in part:
+            source = part["scenarios"]
+            source["init_args"].update(TOY_SCENARIOS[source["class_path"].rpartition(".")[2]])
+
+
+def fold_layers(value: Any) -> Any:
+    """Sites of the shipped four layers as sites of the toy's two, each once in a list."""
+    if isinstance(value, dict):
+        return {name: fold_layers(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        folded = [fold_layers(inner) for inner in value]
+        sites = all(isinstance(inner, str) and inner.startswith("layers.") for inner in folded)
+        return list(dict.fromkeys(folded)) if sites else folded
+    if isinstance(value, str) and value.startswith("layers."):
+        return value.replace("layers.3", "layers.1").replace("layers.2", "layers.0")
+    return value
 
 
 def write_toy(place: Path, experiment: str = "embedded", edit: Edit | None = None) -> Path:
@@ -70,7 +86,7 @@ def write_toy(place: Path, experiment: str = "embedded", edit: Edit | None = Non
     folder = place / "configs" / experiment
     folder.mkdir(parents=True)
     for path in sorted((CONFIGS / experiment).glob("*.yaml")):
-        config = yaml.safe_load(path.read_text())
+        config = fold_layers(yaml.safe_load(path.read_text()))
         shrink(config)
         if edit is not None:
             edit(path.stem, config)

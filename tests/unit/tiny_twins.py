@@ -85,9 +85,10 @@ def trainer_stub(rank: int = 0, ranks: int = 1) -> Any:
     return SimpleNamespace(world_size=ranks, global_rank=rank, strategy=strategy)
 
 
-def data_in(folder: Path, source: Any, pair: dict[str, str], **options: Any) -> Any:
-    """An ActivationDataModule over the twins with its store in `folder`."""
+def data_in(folder: Path, source: Any, pair: dict[str, str], lab: bool = False, **options: Any) -> Any:
+    """An ActivationDataModule over the twins with its store in `folder`; the lab's, if asked."""
     from fa_lightning.activations.data import ActivationDataModule
+    from fa_lightning.activations.lab_data import LabDataModule
 
     sizes = {
         "capture_scenarios": 12,
@@ -98,7 +99,8 @@ def data_in(folder: Path, source: Any, pair: dict[str, str], **options: Any) -> 
         "batch_size": 5,
         "store_dtype": "float32",
     }
-    return ActivationDataModule(**{"scenarios": source, **pair, "store": str(folder / "store")} | sizes | options)
+    kind = LabDataModule if lab else ActivationDataModule
+    return kind(**{"scenarios": source, **pair, "store": str(folder / "store")} | sizes | options)
 
 
 def trainer_in(folder: Path, **options: Any) -> Any:

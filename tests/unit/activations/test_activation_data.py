@@ -64,7 +64,7 @@ def test_every_row_is_served_once_whatever_the_number_of_ranks(make_data: Make, 
         for rank in range(ranks):
             data.trainer = trainer_stub(rank, ranks)
             loader = getattr(data, loader_of)()
-            loader = loader[0] if isinstance(loader, list) else loader
+            loader = loader[0] if isinstance(loader, list) else loader["states"]
             blocks = list(loader)
             lengths.append(len(blocks))
             for block in blocks:
@@ -78,7 +78,7 @@ def test_every_row_is_served_once_whatever_the_number_of_ranks(make_data: Make, 
 
 def test_blocks_come_in_another_order_each_epoch_and_the_same_for_a_seed(make_data: Make) -> None:
     def first_rows(data: Any, epoch: int) -> list[tuple[int, int]]:
-        loader = data.train_dataloader()
+        loader = data.train_dataloader()["states"]
         loader.sampler.set_epoch(epoch)
         return [(int(block["example"][0]), int(block["position"][0])) for block in loader]
 

@@ -19,12 +19,14 @@ from fa_lightning.interventions.conditions import (
     answer_logits,
     applied,
     judged_conditions,
-    model_inputs,
 )
 from fa_lightning.interventions.intervention import Intervention
-from fa_lightning.regressors.maps import Affine, Regressor, ResidualMLP
-from fa_lightning.regressors.module import Candidate, RegressorSpec
-from fa_lightning.scenarios.batches import Batch, Example, collate, make_examples
+from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.linear import Affine
+from fa_lightning.regressors.module import Candidate
+from fa_lightning.regressors.networks import ResidualMLP
+from fa_lightning.regressors.spec import RegressorSpec
+from fa_lightning.scenarios.batches import Batch, Example, collate, make_examples, model_inputs
 from fa_lightning.scenarios.prompts import answer_format
 
 HIDDEN = 32
@@ -169,8 +171,7 @@ def test_the_random_edit_is_as_large_as_the_learned_one_for_every_token(twins: A
 def test_texts_are_scored_with_the_edit_on_every_token_whatever_its_rule(twins: Any, batch: Batch) -> None:
     everywhere, last = judged(Site(0))["steered"], judged(Site(0, positions="last"))["steered"]
     assert torch.equal(all_logits(twins, everywhere, batch), all_logits(twins, last, batch))
-    assert last.intervention is not None
-    assert last.intervention.site.positions == "last", "the intervention itself is as it was"
+    assert last.interventions[0].site.positions == "last", "the intervention itself is as it was"
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
@@ -201,7 +202,7 @@ def test_steering_is_the_map_in_the_forward_pass(
     twins: Any, examples: list[Example], alone: Callable[[str], Any]
 ) -> None:
     regressor, twin = affine(), alone("faking")
-    condition = Condition("faking", Intervention(Site(0, positions="last"), regressor, 0.7))
+    condition = Condition("faking", (Intervention(Site(0, positions="last"), regressor, 0.7),))
 
     def edit(_: Any, __: Any, output: Any) -> torch.Tensor:
         hidden = output[0] if isinstance(output, tuple) else output

@@ -15,8 +15,9 @@ from fa_lightning.interventions import evaluation
 from fa_lightning.interventions.conditions import ORACLE
 from fa_lightning.interventions.evaluation import SteeringEvaluation
 from fa_lightning.interventions.intervention import Intervention
-from fa_lightning.regressors.maps import Regressor
-from fa_lightning.regressors.module import DECISION_ALONE, RegressorModule, RegressorSpec
+from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.module import RegressorModule
+from fa_lightning.regressors.spec import DECISION_ALONE, RegressorSpec
 from fa_lightning.scenarios.batches import Example, make_examples
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.splits import counterbalanced

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,12 @@ from torch import Tensor, nn
 from fa_lightning.activations.sites import Site
 from fa_lightning.interventions.artefact import SIDECAR_FILE, TENSORS_FILE
 from fa_lightning.interventions.intervention import Intervention, steering
-from fa_lightning.regressors.maps import (
-    Affine,
-    Identity,
-    MeanShift,
-    NormMatchedRandom,
-    Regressor,
-    ResidualMLP,
-    build_regressor,
-)
+from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.gates import OversightProbe
+from fa_lightning.regressors.linear import Affine, Identity, MeanShift
+from fa_lightning.regressors.networks import ResidualMLP
+from fa_lightning.regressors.registry import build_regressor
+from fa_lightning.regressors.wrappers import NormMatchedRandom
 
 HIDDEN = 4
 
@@ -195,6 +193,194 @@ def test_misuse_is_refused() -> None:
         Intervention(Site(0), torch.ones(1, HIDDEN))
     with pytest.raises(ValueError, match="strength is nan"):
         vector(0, strength=float("nan"))
+
+
+class Above(nn.Module):
+    """A gate that lets a state through whose first unit is above a threshold."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    def forward(self, h: Tensor) -> Tensor:
+        assert h.dtype == torch.float32
+        assert h.ndim == 2
+        return h[:, 0] > self.threshold
+
+
+@pytest.mark.parametrize("config", MAPS, ids=lambda config: config["name"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_gate_edits_only_where_it_says_yes(config: dict[str, Any], dtype: torch.dtype, padded: bool) -> None:
+    model, regressor, h = Model(), random_regressor(config).eval(), states().to(dtype)
+    mask = torch.ones(3, 5)
+    if padded:
+        mask[0, :2] = 0
+    with Intervention(Site(1), regressor, 0.5, gate=Above(0.3)).on(model):
+        steered = model(h, mask)
+    plain = h * 4
+    chosen = (plain[..., 0].float() > 0.3) & mask.bool()
+    assert 0 < chosen.sum() < mask.sum()
+    edited = (plain.float() + 0.5 * (regressor(plain.view(-1, HIDDEN)).view_as(plain) - plain.float())).to(dtype)
+    torch.testing.assert_close(steered[chosen], edited[chosen], rtol=1e-2, atol=1e-2)
+    assert torch.equal(steered[~chosen], plain[~chosen])
+
+
+def test_doses_count_the_tokens_that_a_gate_leaves_alone() -> None:
+    h = torch.tensor([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 15.0]])  # norms 5 and 15
+    shift = torch.tensor([0.0, 0.0, 4.0, 0.0])
+    assert Intervention(Site(0), shift, gate=Above(1.0)).dose(h) == pytest.approx(0.2)
+
+
+class Unfitted(Above):
+    def forward(self, h: Tensor) -> Tensor:
+        raise RuntimeError("the probe was not fitted")
+
+
+class Vague(Above):
+    def forward(self, h: Tensor) -> Tensor:
+        return h.sum(1)
+
+
+def test_a_gate_that_does_not_answer_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    model = Model()
+    for gate, message in (
+        (Unfitted(0.0), "does not work: the probe was not fitted"),
+        (Vague(0.0), "answers torch.flo"),
+    ):
+        with pytest.raises(ValueError, match=f"gate of layers.0.residual {message}"), vector(0, gate=gate).on(model):
+            pass
+        with pytest.raises(ValueError, match=message):
+            vector(0, gate=gate).save(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"gate is a Above without config\(\)"):
+        vector(0, gate=Above(0.0)).save(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def fitted_probe() -> OversightProbe:
+    generator = torch.Generator().manual_seed(4)
+    poor = torch.arange(40) % 2 == 0
+    h = torch.randn(40, HIDDEN, generator=generator)
+    h[poor, 1] += 3
+    probe = OversightProbe(HIDDEN)
+    probe.fit(h, poor)
+    return probe
+
+
+def test_a_gate_is_saved_with_its_probe_and_refused_without_it(tmp_path: Path) -> None:
+    probe = fitted_probe()
+    saved = Intervention(Site(0), random_regressor({"name": "affine"}), 0.5, gate=probe)
+    loaded = Intervention.load(saved.save(tmp_path))
+    assert isinstance(loaded.gate, OversightProbe)
+    states_of = torch.randn(50, HIDDEN, generator=torch.Generator().manual_seed(8)) * 3
+    assert torch.equal(loaded.gate(states_of), probe(states_of))
+    assert 0 < loaded.gate(states_of).sum() < 50
+    assert torch.equal(loaded.regressor(states_of), saved.regressor(states_of))
+    # The same map without its gate, beside a sidecar that names one.
+    sidecar = json.loads((tmp_path / SIDECAR_FILE).read_text())
+    Intervention(Site(0), saved.regressor).save(tmp_path)
+    fresh = json.loads((tmp_path / SIDECAR_FILE).read_text())
+    assert fresh["gate"] is None
+    (tmp_path / SIDECAR_FILE).write_text(json.dumps(fresh | {"gate": sidecar["gate"]}))
+    with pytest.raises(
+        ValueError, match=r"describes a gate \(oversight_probe\), but its tensor file holds no gate\.\*"
+    ):
+        Intervention.load(tmp_path)
+
+
+def test_an_artefact_from_before_gates_is_read(tmp_path: Path) -> None:
+    path = vector(1).save(tmp_path) / SIDECAR_FILE
+    sidecar = json.loads(path.read_text())
+    del sidecar["gate"]
+    path.write_text(json.dumps(sidecar))
+    assert Intervention.load(tmp_path).gate is None
+
+
+@pytest.mark.parametrize("config", MAPS[:2], ids=lambda config: config["name"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_maps_that_are_not_finite_are_refused(config: dict[str, Any], value: float, tmp_path: Path) -> None:
+    regressor = random_regressor(config)
+    name, tensor = next(iter(regressor.state_dict().items()))
+    tensor.view(-1)[-1] = value
+    intervention = Intervention(Site(0), regressor)
+    with (
+        pytest.raises(ValueError, match=f"regressor.{name} holds numbers that are not finite"),
+        intervention.on(Model()),
+    ):
+        pass
+    with pytest.raises(ValueError, match="not finite"):
+        intervention.save(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(ValueError, match=r"regressor\.shift holds numbers that are not finite"):
+        Intervention(Site(0), torch.tensor([0.0, value]))
+    intervention = vector(0)
+    intervention.strength = value
+    with pytest.raises(ValueError, match="strength is"), intervention.on(Model()):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("dtype", "strength", "config"),
+    [
+        (torch.float32, 1e38, {"name": "affine"}),
+        (torch.float32, 3e38, {"name": "mean_shift"}),
+        (torch.float16, 1e6, {"name": "mean_shift"}),  # finite in float32, beyond float16
+    ],
+)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_strength_that_makes_infinity_stops_and_says_so(
+    dtype: torch.dtype, strength: float, config: dict[str, Any], padded: bool
+) -> None:
+    model, mask = Model(), torch.ones(3, 5)
+    if padded:
+        mask[0, 0] = 0
+    regressor = random_regressor(config)
+    if config["name"] == "mean_shift" and dtype == torch.float32:
+        regressor.shift.mul_(2)
+    edit = Intervention(Site(1), regressor, strength)
+    message = re.escape(f"steering at layers.1.residual with strength {strength:g} made states that are not finite")
+    with pytest.raises(FloatingPointError, match=message), edit.on(model):
+        model(states().to(dtype), mask)
+    # The call after it does not start.
+    calls: list[int] = []
+    model.model.layers[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(FloatingPointError, match=message):
+        call_twice(edit, model, states().to(dtype), mask)
+    assert len(calls) == 1
+
+
+def call_twice(edit: Intervention, model: nn.Module, h: Tensor, mask: Tensor) -> None:
+    with edit.on(model):
+        model(h, mask)
+        model(h, mask)
+
+
+def test_an_error_in_the_block_is_not_replaced() -> None:
+    model = Model()
+
+    def fail(*_: Any) -> None:
+        raise KeyError("mine")
+
+    handle = model.register_forward_hook(fail)
+    with pytest.raises(KeyError, match="mine"), vector(0, strength=3e38).on(model):
+        model(states() * 1e38)  # not finite, too
+    handle.remove()
+    with vector(0, strength=2.0).on(model):  # and nothing of it is left
+        model(states())
+
+
+def test_the_same_edit_at_another_strength_and_on_other_tokens() -> None:
+    first = Intervention(Site(1, "mlp"), torch.ones(HIDDEN), 0.5, {"a": 1}, 7, Above(0.0))
+    second = first.at(2.0, "last")
+    assert (second.strength, second.site) == (2.0, Site(1, "mlp", "last"))
+    assert (second.fingerprint, second.seed, second.gate) == ({"a": 1}, 7, first.gate)
+    assert second.regressor is first.regressor
+    assert (first.at().strength, first.at().site) == (0.5, first.site)
+    with pytest.raises(ValueError, match=r"site\.positions is 'first'"):
+        first.at(positions="first")
+    with pytest.raises(ValueError, match="strength is inf"):
+        first.at(strength=float("inf"))
 
 
 def test_dose_is_relative_to_the_states() -> None:

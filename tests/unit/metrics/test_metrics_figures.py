@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fa_lightning.metrics.drawing import svg_of
 from fa_lightning.metrics.figures import (
     SweepPoint,
     TradeOff,
@@ -14,7 +15,6 @@ from fa_lightning.metrics.figures import (
     cells_figure,
     confusion_figure,
     pareto_figure,
-    svg_of,
     sweep_figure,
 )
 
@@ -111,6 +111,7 @@ def test_importing_figures_imports_nothing_heavy():
 def test_figures_do_not_touch_pyplot():
     code = (
         "import sys; from fa_lightning.metrics.figures import *; "
+        "from fa_lightning.metrics.drawing import svg_of; "
         "svg_of(activation_figure([[1.0, 2.0]])); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

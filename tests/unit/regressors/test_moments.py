@@ -47,6 +47,7 @@ def test_moments_match_numpy_however_the_data_is_cut(blocks: int, weighted: bool
     np.testing.assert_allclose(moments.mean_y, np.average(b, axis=0, weights=w), rtol=1e-9)
     np.testing.assert_allclose(moments.covariance, np.cov(a.T, aweights=w, ddof=0), rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(moments.var_x, np.diag(np.cov(a.T, aweights=w, ddof=0)), rtol=2e-5)
+    np.testing.assert_allclose(moments.var_y, np.diag(np.cov(b.T, aweights=w, ddof=0)), rtol=2e-5)
     np.testing.assert_allclose(moments.var_diff, np.diag(np.cov(difference.T, aweights=w, ddof=0)), rtol=2e-5)
 
 
@@ -69,6 +70,14 @@ def test_an_infinite_penalty_leaves_the_mean_shift() -> None:
     weight, bias = moments.ridge(1e12)
     torch.testing.assert_close(weight, torch.eye(HIDDEN, dtype=torch.float64))
     torch.testing.assert_close(bias, (y.double() - x.double()).mean(0), rtol=0, atol=1e-6)
+
+
+def test_a_unit_that_only_varies_in_one_twin_keeps_its_variance() -> None:
+    x, y, _ = pairs(mean=0.0)
+    x[:, 0] *= 100
+    y[:, 0] = 0.01 * y[:, 0] + 5
+    moments = streamed(x, y, None, 7)
+    np.testing.assert_allclose(moments.var_y, y.double().numpy().var(0), rtol=1e-3)
 
 
 def test_a_singular_covariance_asks_for_a_penalty() -> None:
@@ -170,6 +179,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         torch.testing.assert_close(moments.mean_x, whole.mean_x, rtol=1e-9, atol=0)
         torch.testing.assert_close(moments.covariance, whole.covariance, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(moments.var_diff, whole.var_diff, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(moments.var_y, whole.var_y, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(moments.ridge(0.01)[0], whole.ridge(0.01)[0], rtol=0, atol=1e-4)
         lonely = PairMoments(HIDDEN)
         lonely.load_state_dict(torch.load(tmp_path / f"lonely{rank}.pt"))

@@ -13,13 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from fa_lightning.activations.sites import Site
-from fa_lightning.regressors.module import (
-    DECISION_ALONE,
-    RegressorModule,
-    RegressorSpec,
-    token_weights,
-    training_pairs,
-)
+from fa_lightning.regressors.module import RegressorModule
+from fa_lightning.regressors.spec import DECISION_ALONE, RegressorSpec, token_weights, training_pairs
 
 Make = Callable[..., Any]
 SITE = "layers.1.residual"
@@ -193,10 +188,21 @@ def test_candidates_carry_their_own_position_rules(make_data: Make, make_trainer
     ]
 
 
-def test_a_baseline_that_is_a_candidate_too_is_fitted_once() -> None:
-    module = RegressorModule([RegressorSpec("mean_shift", decision_weight=DECISION_ALONE), RegressorSpec("affine")])
-    names = [(spec.name, spec.decision_weight, spec.shuffled) for spec in module.all_specs]
-    assert len(names) == len(set(names)) == 4
+def test_a_baseline_is_there_at_every_site_whatever_sites_the_candidates_name(
+    make_data: Make, make_trainer: Make
+) -> None:
+    specs = [RegressorSpec("affine", sites=["layers.1.residual"]), RegressorSpec("affine", sites=["layers.0.mlp"])]
+    module, _ = fitted(make_data, make_trainer, specs, sites=["layers.1.residual", "layers.0.mlp"])
+    for candidate in module.candidates():
+        baselines = module.baselines(candidate)
+        assert {baseline.site for baseline in baselines.values()} == {candidate.site}
+        assert baselines["mean shift"].regressor.shift.abs().sum() > 0  # type: ignore[union-attr, operator]
+
+
+def test_two_maps_of_one_name_at_one_site_are_refused(make_data: Make, make_trainer: Make) -> None:
+    specs = [RegressorSpec("affine", keep=1.0), RegressorSpec("affine")]
+    with pytest.raises(ValueError, match=r"two regressors are called 'affine' at layers.1.residual"):
+        fitted(make_data, make_trainer, specs)
 
 
 def test_nothing_to_fit_is_refused() -> None:

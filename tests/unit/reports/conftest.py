@@ -1,6 +1,8 @@
 import math
+from dataclasses import replace
 
 import pytest
+from synthetic_lab import synthetic_lab
 
 from fa_lightning.reports.results import (
     Accuracy,
@@ -67,6 +69,18 @@ def full_results(experiment="embedded"):
 @pytest.fixture
 def results():
     return full_results()
+
+
+@pytest.fixture(scope="session")
+def lab():
+    return synthetic_lab()
+
+
+@pytest.fixture
+def lab_results(results, lab):
+    """Results of an experiment that compared methods."""
+    counts = {"oversight": (490, 8, 2), "no_oversight": (470, 10, 0)}
+    return replace(results, lab=lab, answers=dict.fromkeys(results.cells, counts))
 
 
 @pytest.fixture

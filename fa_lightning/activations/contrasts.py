@@ -1,0 +1,144 @@
+"""The faker's own states on contrast pairs: what steering without its aligned twin is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fa_lightning.activations.capture import truncated_forward
+from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.adapters import Variants
+from fa_lightning.scenarios.batches import NEUTRAL_CELL, Example, collate, model_inputs
+from fa_lightning.scenarios.prompts import prompt_ids
+from fa_lightning.scenarios.scenario import CELLS
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """States of the faker on either side of contrast pairs, row by row a pair.
+
+    Attributes:
+        positive: by site name, (pairs, hidden) float32 on the CPU: what to steer towards.
+        negative: the same of the other side.
+    """
+
+    positive: dict[str, Tensor]
+    negative: dict[str, Tensor]
+
+
+def answer_contrast(
+    variants: Variants, examples: Sequence[Example], sites: Sequence[Site], batch_size: int = 64
+) -> Contrast:
+    """Prompts followed by the aligned letter (positive) and by the other one (negative), read at the letter.
+
+    Args:
+        variants: the frozen pair, of which the faker alone runs.
+        examples: prompts; neutral texts have no letters and are left out.
+        sites: where to read.
+        batch_size: prompts in a forward pass.
+
+    Raises:
+        ValueError: if no example has letters.
+    """
+    answered = [example for example in examples if example.cell != NEUTRAL_CELL]
+    if not answered:
+        raise ValueError(f"none of the {len(examples)} examples has an aligned and another letter: give scenarios")
+    aligned = [replace(example, prompt=(*example.prompt, example.aligned)) for example in answered]
+    other = [replace(example, prompt=(*example.prompt, example.other)) for example in answered]
+    return _contrast(variants, aligned, other, sites, batch_size)
+
+
+def oversight_contrast(
+    variants: Variants, examples: Sequence[Example], sites: Sequence[Site], batch_size: int = 64
+) -> Contrast:
+    """Prompts with oversight (positive) and without (negative), read at the decision token.
+
+    The two sides are different scenarios; the longer one is cut to the length of the other, in the order given.
+
+    Args:
+        variants: the frozen pair, of which the faker alone runs.
+        examples: prompts; neutral texts are left out.
+        sites: where to read.
+        batch_size: prompts in a forward pass.
+
+    Raises:
+        ValueError: if there are no prompts of one kind.
+    """
+    sides = [[example for example in examples if example.cell == CELLS.index(cell)] for cell in CELLS]
+    pairs = min(len(side) for side in sides)
+    if not pairs:
+        counts = " and ".join(f"{len(side)} of {cell}" for side, cell in zip(sides, CELLS, strict=True))
+        raise ValueError(f"examples holds {counts}, but the contrast needs at least one of each")
+    watched, unwatched = (side[:pairs] for side in sides)
+    return _contrast(variants, watched, unwatched, sites, batch_size)
+
+
+def prompt_contrast(
+    variants: Variants, positive: Sequence[str], negative: Sequence[str], sites: Sequence[Site], batch_size: int = 64
+) -> Contrast:
+    """Pairs of messages of the user's own, read at the last token of the prompt.
+
+    Args:
+        variants: the frozen pair, of which the faker alone runs.
+        positive: messages to steer towards.
+        negative: messages to steer away from, as many, in the same order.
+        sites: where to read.
+        batch_size: prompts in a forward pass.
+
+    Raises:
+        ValueError: if the lists are empty or differ in length, or a message has no tokens.
+    """
+    if len(positive) != len(negative) or not positive:
+        raise ValueError(
+            f"there are {len(positive)} positive and {len(negative)} negative prompts, but there must be as many of "
+            "both, at least one"
+        )
+    towards, away = (_examples_of(variants, prompts) for prompts in (positive, negative))
+    return _contrast(variants, towards, away, sites, batch_size)
+
+
+def _examples_of(variants: Variants, prompts: Sequence[str]) -> list[Example]:
+    examples = []
+    for index, text in enumerate(prompts):
+        ids = tuple(prompt_ids(variants.tokenizer, text))
+        if not ids:
+            raise ValueError(f"prompt {index} is {text!r}, which has no tokens: give it some text")
+        examples.append(Example(ids, aligned=ids[-1], other=ids[-1], cell=NEUTRAL_CELL, group=0, index=index))
+    return examples
+
+
+def _contrast(
+    variants: Variants,
+    positive: Sequence[Example],
+    negative: Sequence[Example],
+    sites: Sequence[Site],
+    batch_size: int,
+) -> Contrast:
+    return Contrast(
+        _last_states(variants, positive, sites, batch_size), _last_states(variants, negative, sites, batch_size)
+    )
+
+
+@torch.no_grad()
+def _last_states(
+    variants: Variants, examples: Sequence[Example], sites: Sequence[Site], batch_size: int
+) -> dict[str, Tensor]:
+    """The faker's states at each prompt's last token, by site name (examples, hidden), in the order of the examples."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but must be 1 or more")
+    # Prompts of similar length share a batch, for little padding.
+    order = sorted(range(len(examples)), key=lambda index: len(examples[index].prompt))
+    parts: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    with variants.using("faking") as model:
+        for start in range(0, len(order), batch_size):
+            batch = collate(
+                [examples[index] for index in order[start : start + batch_size]], variants.tokenizer.pad_token_id
+            )
+            inputs = {name: values.to(variants.device) for name, values in model_inputs(batch).items()}
+            for name, hidden in truncated_forward(model, sites, **inputs).items():
+                parts[name].append(hidden[:, -1].float().cpu())
+    back = torch.tensor(order).argsort()
+    return {name: torch.cat(states)[back] for name, states in parts.items()}

@@ -1,0 +1,97 @@
+"""Run a model with its states at a site replaced, and from a layer on: what fits and evaluations through it share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from fa_lightning.activations.sites import Site, decoder_layers, hidden_of, module_at, replaced
+
+Edit = Callable[[Tensor], Tensor]
+"""States (batch, tokens, hidden) to states of the same shape."""
+
+
+@contextmanager
+def edited(model: nn.Module, site: Site, edit: Edit, tokens: tuple[int, int] | None = None) -> Iterator[None]:
+    """Put `edit(states)` in the place of the states at `site` for as long as the block lasts; gradients flow.
+
+    Which tokens it changes is the edit's own affair: interventions, which know prompts from padding, are for users.
+
+    Args:
+        model: a causal LM, wrapped or not.
+        site: where; its position rule is not looked at.
+        edit: the states' new values.
+        tokens: (batch, tokens), needed where a part of a block flattens the two (see `hidden_of`).
+    """
+
+    def replace(_: nn.Module, __: Any, output: Any) -> Any:
+        return replaced(output, edit(hidden_of(output, tokens)))
+
+    handle = module_at(model, site).register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def block_outputs(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, Any]]:
+    """Keep what the blocks `layers` return, as they return it, detached: what `resumed` needs.
+
+    Yields:
+        By layer, the block's output; filled by the forward pass, replaced by a later one.
+    """
+    blocks = decoder_layers(model)
+    outputs: dict[int, Any] = {}
+
+    def keeper(layer: int) -> Any:
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            outputs[layer] = replaced(output, hidden_of(output).detach())
+
+        return keep
+
+    handles = [blocks[layer].register_forward_hook(keeper(layer)) for layer in layers]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def resumed(model: nn.Module, layer: int, output: Any) -> Iterator[None]:
+    """Run the model from the output of block `layer` on: the blocks up to it do nothing and cost nothing.
+
+    Many edits at one layer share everything below it. Call the model inside the block as one would without, with the
+    same inputs, without a cache. Hooks at `layer` and above fire as ever, those below fire too, but to no effect.
+
+    Args:
+        model: a causal LM, wrapped or not.
+        layer: index of the last block that is left out, from 0; -1 leaves out none.
+        output: of that block for the same inputs, from `block_outputs`.
+    """
+    skipped = list(decoder_layers(model))[: layer + 1]
+    # Quantised and dispatched models keep a forward of their own in the instance.
+    before = [block.__dict__.get("forward") for block in skipped]
+    try:
+        for block in skipped:
+            block.forward = lambda *_, **__: output
+        yield
+    finally:
+        for block, forward in zip(skipped, before, strict=True):
+            if forward is None:
+                block.__dict__.pop("forward", None)
+            else:
+                block.forward = forward
+
+
+def layer_below(site: Site) -> int:
+    """The last block whose output an edit at `site` leaves alone; -1 if there is none.
+
+    >>> layer_below(Site(3)), layer_below(Site(3, "mlp")), layer_below(Site(0, "attention"))
+    (3, 2, -1)
+    """
+    return site.layer if site.component == "residual" else site.layer - 1

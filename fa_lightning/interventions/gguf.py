@@ -1,0 +1,121 @@
+"""Constant shifts as gguf control vectors, which llama.cpp (`--control-vector`) and repeng read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fa_lightning.interventions.intervention import Intervention
+
+ARCHITECTURE = "controlvector"
+
+
+def export_gguf(
+    interventions: Intervention | Sequence[Intervention], path: str | Path, model_hint: str | None = None
+) -> Path:
+    """Write constant shifts of the residual stream as one control vector, strengths included.
+
+    llama.cpp adds the float32 tensor `direction.N` to the output of block N, counted from 0, at every token; it has no
+    place for block 0. repeng counts the same way, and keeps what llama.cpp calls architecture in `model_hint`. Shifts
+    at the same layer are summed. The file is written under a temporary name and then renamed.
+
+    Args:
+        interventions: one or several, each a constant shift at a residual site on all tokens, without a gate.
+        path: of the file, by custom ending in .gguf.
+        model_hint: architecture of the model (`llama`, `qwen2`, `gpt2`); None takes it from the fingerprints.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: if the package gguf is not installed.
+        ValueError: if there is nothing to export, an edit is not such a shift, or the architecture is not known.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise ImportError('export_gguf needs gguf: install it with `pip install "fa_lightning[gguf]"`') from error
+    several = [interventions] if isinstance(interventions, Intervention) else list(interventions)
+    directions = control_directions(several)
+    hint = model_hint or _architecture(several)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
+        writer.add_string(f"{ARCHITECTURE}.model_hint", hint)
+        writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(directions))
+        for layer, direction in directions.items():
+            writer.add_tensor(f"direction.{layer}", direction)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def control_directions(interventions: Sequence[Intervention]) -> dict[int, np.ndarray]:
+    """What is added after each layer's block: float32 (hidden,) by layer, in order.
+
+    Raises:
+        ValueError: if there is none, or one of them is not a constant shift that a control vector can hold.
+    """
+    if not interventions:
+        raise ValueError("interventions is empty, but a control vector needs at least one")
+    shifts: dict[int, torch.Tensor] = {}
+    for one in interventions:
+        shift = _shift_of(one)
+        known = shifts.get(one.site.layer)
+        if known is not None and known.shape != shift.shape:
+            raise ValueError(
+                f"interventions at layer {one.site.layer} have {len(known)} and {len(shift)} units: they are for "
+                "different models"
+            )
+        shifts[one.site.layer] = shift if known is None else known + shift
+    return {layer: shifts[layer].numpy() for layer in sorted(shifts)}
+
+
+def _shift_of(one: Intervention) -> torch.Tensor:
+    """An intervention's shift (hidden,) in float32 on the CPU."""
+    refusal = f"the intervention at {one.site.name} does not fit into a control vector: "
+    constant = one.regressor.constant_edit()
+    if constant is None:
+        raise ValueError(
+            f"{refusal}the edit of {one.regressor.name} depends on the state, but only a constant shift can be held "
+            "(mean_shift, contrast_vector)"
+        )
+    if one.gate is not None:
+        raise ValueError(f"{refusal}it has a gate, but llama.cpp adds to every token")
+    if one.site.positions != "all":
+        raise ValueError(
+            f"{refusal}its positions are {one.site.positions!r}, but llama.cpp adds to every token. Export "
+            'intervention.at(positions="all") if that is meant'
+        )
+    if one.site.component != "residual":
+        raise ValueError(f"{refusal}its component is {one.site.component!r}, but only residual can be held")
+    if one.site.layer == 0:
+        raise ValueError(f"{refusal}its layer is 0, but llama.cpp adds after layer 1 or later: fit it at a later layer")
+    shift = (one.strength * constant).detach().float().cpu()
+    if not torch.isfinite(shift).all():
+        raise ValueError(f"{refusal}its shift holds numbers that are not finite: fit it again")
+    return shift
+
+
+def _architecture(interventions: Sequence[Intervention]) -> str:
+    backbones = [one.fingerprint.get("backbone") for one in interventions]
+    known = {
+        str(facts["architecture"]) for facts in backbones if isinstance(facts, Mapping) and "architecture" in facts
+    }
+    if len(known) != 1:
+        raise ValueError(
+            f"the fingerprints name {', '.join(sorted(known)) or 'no architecture'}, but a control vector is for one: "
+            "give model_hint, for example 'llama'"
+        )
+    return known.pop()

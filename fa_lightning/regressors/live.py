@@ -1,0 +1,194 @@
+"""Losses and states that need the live model: an edit's effect on answers, through the frozen layers above it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fa_lightning.activations.capture import capture
+from fa_lightning.activations.edit import block_outputs, edited, layer_below, resumed
+from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.adapters import Variants
+from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.spec import Block
+from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.scenarios.scenario import CELLS
+
+_ROW_SOURCES = {"cell": "cell", "example": "index"}
+
+Edits = Sequence[tuple[Site, Regressor]]
+
+
+@dataclass
+class LivePass:
+    """The faker's unsteered pass over one batch, kept so that every edit starts from its own layer.
+
+    Attributes:
+        variants: the frozen pair.
+        batch: left-padded prompts or texts.
+        outputs: what the blocks below the edits returned, by layer.
+        states: (batch, tokens, hidden) by site name.
+        logits: unsteered, (batch, tokens or 1, vocabulary).
+        last_only: keep the logits of the last token alone.
+    """
+
+    variants: Variants
+    batch: Batch
+    outputs: dict[int, Any]
+    states: dict[str, Tensor]
+    logits: Tensor
+    last_only: bool
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, variants: Variants, batch: Batch, sites: Sequence[Site], last_only: bool) -> LivePass:
+        """Run the faker once, unsteered."""
+        below = sorted({layer_below(site) for site in sites} - {-1})
+        with (
+            variants.using("faking") as model,
+            block_outputs(model, below) as outputs,
+            capture(model, sites, stop=False) as states,
+        ):
+            logits = _logits(model, batch, last_only)
+        return cls(variants, batch, dict(outputs), dict(states), logits, last_only)
+
+    def steered_logits(self, edits: Edits) -> Tensor:
+        """Logits with maps in place, differentiable in the maps; each edits the tokens that its site names.
+
+        The tokens are `all` real ones or the `last`, which is what a prompt has.
+        """
+        with self.variants.using("faking") as model, self.steered(model, edits):
+            return _logits(model, self.batch, self.last_only)
+
+    @torch.no_grad()
+    def steered_states(self, edits: Edits, site: Site) -> Tensor:
+        """States at a site above the edits, (batch, tokens, hidden)."""
+        with self.variants.using("faking") as model, self.steered(model, edits), capture(model, [site]) as found:
+            _logits(model, self.batch, last_only=True)
+        return found[site.name]
+
+    @contextmanager
+    def steered(self, model: Any, edits: Edits) -> Iterator[None]:
+        """The model with maps in place, run from the lowest of them on."""
+        lowest = min((layer_below(site) for site, _ in edits), default=-1)
+        rows, tokens = self.batch["input_ids"].shape
+        with ExitStack() as stack:
+            if lowest >= 0:
+                stack.enter_context(resumed(model, lowest, self.outputs[lowest]))
+            for site, regressor in edits:
+                edit = edit_of(regressor, tokens_of(self.batch, site.positions))
+                stack.enter_context(edited(model, site, edit, (rows, tokens)))
+            yield
+
+
+def tokens_of(batch: Batch, positions: str) -> Tensor:
+    """The tokens of a left-padded batch that a position rule covers, (batch, tokens) booleans.
+
+    Raises:
+        ValueError: for a rule under which a prompt by itself is not edited.
+    """
+    real = batch["attention_mask"].bool()
+    if positions == "all":
+        return real
+    if positions == "last":
+        last = torch.zeros_like(real)
+        last[:, -1] = True
+        return last
+    if positions.startswith("from_"):
+        return real & (batch["position_ids"] >= int(positions.removeprefix("from_")))
+    raise ValueError(
+        f"positions is {positions!r}, but a fit through the live model sees prompts only: take all, last or from_K"
+    )
+
+
+def edit_of(regressor: Regressor, tokens: Tensor) -> Callable[[Tensor], Tensor]:
+    """An edit of some tokens (batch, tokens) of the states, differentiable in the map."""
+
+    def edit(states: Tensor) -> Tensor:
+        new = states.clone()
+        new[tokens] = regressor(states[tokens]).to(states.dtype)
+        return new
+
+    return edit
+
+
+@torch.no_grad()
+def aligned_pass(variants: Variants, batch: Batch, sites: Sequence[Site]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The aligned twin's answer logits (batch, vocabulary) and its states by site."""
+    with variants.using("aligned") as model, capture(model, sites, stop=False) as states:
+        logits = _logits(model, batch, last_only=True)
+    return logits[:, -1], dict(states)
+
+
+def divergence(wanted: Tensor, steered: Tensor) -> Tensor:
+    """KL(wanted || steered) of the distributions that logits (n, vocabulary) give, nats, (n,).
+
+    >>> divergence(torch.zeros(2, 3), torch.ones(2, 3)).abs().max().item() < 1e-6
+    True
+    """
+    log_wanted, log_steered = wanted.float().log_softmax(-1), steered.float().log_softmax(-1)
+    return (log_wanted.exp() * (log_wanted - log_steered)).sum(-1)
+
+
+def neutral_divergence(live: LivePass, site: Site, regressor: Regressor) -> Tensor:
+    """KL(not steered || steered) on neutral texts with the edit on every token, mean nats per token."""
+    everywhere = Site(site.layer, site.component)
+    steered = live.steered_logits([(everywhere, regressor)])
+    # The last token of a text predicts nothing that is in it.
+    real = live.batch["attention_mask"].bool()[:, :-1]
+    before, after = live.logits[:, :-1][real], steered[:, :-1][real]
+    return divergence(before, after).mean()
+
+
+def block_of(batch: Batch, site: Site, faking: Tensor, aligned: Tensor) -> Block:
+    """Live states (batch, tokens, hidden) of both twins as a block of the store would hold them."""
+    real = batch["attention_mask"].bool()
+    decision = torch.zeros_like(real)
+    decision[:, -1] = True
+    rows = {name: batch[source][:, None].expand(real.shape)[real] for name, source in _ROW_SOURCES.items()}
+    return {site.name: (faking[real], aligned[real]), "decision": decision[real], **rows}
+
+
+def unit_effects(live: LivePass, sites: Sequence[Site], aligned: dict[str, Tensor]) -> dict[str, Tensor]:
+    """How much each unit moves the answer when it takes the aligned twin's value, to first order.
+
+    The gradient of (aligned letter's logit - other letter's logit) with respect to the decision token's state, times
+    the twins' difference, summed over the prompts of the batch: attribution patching (arXiv 2310.10348).
+
+    Args:
+        live: the faker's pass over prompts; those without oversight count.
+        sites: where.
+        aligned: the twin's states by site.
+
+    Returns:
+        By site, (hidden,).
+    """
+    unwatched = live.batch["cell"] == CELLS.index("no_oversight")
+    offsets = {site.name: torch.zeros_like(live.states[site.name][:, -1], requires_grad=True) for site in sites}
+
+    def added(offset: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda states: torch.cat([states[:, :-1], states[:, -1:] + offset[:, None]], dim=1)
+
+    shape = tuple(live.batch["input_ids"].shape)
+    with live.variants.using("faking") as model, ExitStack() as stack:
+        for site in sites:
+            stack.enter_context(edited(model, site, added(offsets[site.name]), (shape[0], shape[1])))
+        logits = _logits(model, live.batch, last_only=True)[:, -1].float()
+    picked = [logits.gather(1, live.batch[name][:, None]) for name in ("aligned", "other")]
+    gradients = torch.autograd.grad((picked[0] - picked[1]).sum(), list(offsets.values()))
+    return {
+        site.name: (gradient * (aligned[site.name] - live.states[site.name])[:, -1])[unwatched].sum(0)
+        for site, gradient in zip(sites, gradients, strict=True)
+    }
+
+
+def _logits(model: Any, batch: Batch, last_only: bool) -> Tensor:
+    """Logits of all tokens, or of the last alone."""
+    options: dict[str, Any] = {"logits_to_keep": 1} if last_only else {}
+    logits: Tensor = model(**model_inputs(batch), use_cache=False, **options).logits
+    return logits

@@ -1,0 +1,95 @@
+"""The fits that go through the live model: the behaviour-aware loss, and the pairs that a stack's next site sees."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fa_lightning.activations.sites import Site
+from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.live import Edits, LivePass, block_of, divergence, neutral_divergence
+from fa_lightning.regressors.spec import RegressorSpec, training_pairs
+from fa_lightning.scenarios.batches import Batch
+
+
+def live_loss(
+    spec: RegressorSpec,
+    site: Site,
+    regressor: Regressor,
+    live: LivePass,
+    texts: LivePass,
+    answers: Tensor,
+    aligned: dict[str, Tensor],
+) -> Tensor:
+    """What a map's edit does to the model: KL of answers, KL on neutral texts and, if mixed, the states' error.
+
+    Args:
+        spec: with the weights.
+        site: where the map is, with its position rule.
+        regressor: the map.
+        live: the faker's pass over prompts.
+        texts: its pass over neutral texts.
+        answers: the aligned twin's answer logits on the prompts, (batch, vocabulary).
+        aligned: its states by site, (batch, tokens, hidden).
+
+    Returns:
+        A scalar, nats.
+    """
+    used = torch.ones_like(live.batch["index"], dtype=torch.bool)
+    if spec.scenarios is not None:
+        used = live.batch["index"] < spec.scenarios
+    steered = live.steered_logits([(site, regressor)])[:, -1]
+    per_prompt = divergence(answers, steered)
+    loss = (per_prompt * used).sum() / used.sum().clamp_min(1)
+    if spec.neutral_weight:
+        loss = loss + spec.neutral_weight * neutral_divergence(texts, site, regressor)
+    if spec.objective == "mixed":
+        states, wanted = live.states[site.name][:, -1], aligned[site.name][:, -1]
+        error = regressor.loss(states, wanted, used.float())
+        if spec.keep:
+            plain = texts.states[site.name][texts.batch["attention_mask"].bool()]
+            error = error + spec.keep * regressor.loss(plain, plain)
+        loss = loss + spec.regression_weight * error
+    return loss
+
+
+def surrogate(loss: Tensor, regressor: nn.Module) -> Tensor:
+    """A number with the loss's value and gradient that no longer holds the model's graph.
+
+    So the passes of many maps need the memory of one, and a single backward pass still serves them all, which is what
+    DistributedDataParallel expects.
+    """
+    parameters = [parameter for parameter in regressor.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    linear = [
+        (gradient * parameter).sum()
+        for gradient, parameter in zip(gradients, parameters, strict=True)
+        if gradient is not None
+    ]
+    total = torch.stack(linear).sum() if linear else loss.new_zeros(())
+    return loss.detach() + total - total.detach()
+
+
+def stack_pairs(
+    spec: RegressorSpec, site: Site, edits: Edits, live: LivePass, aligned: dict[str, Tensor], texts: Batch
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The training pairs at the next site of a stack, from the faker as the sites below it steer it by now.
+
+    Args:
+        spec: of the stack.
+        site: the next one.
+        edits: those below it.
+        live: the faker's unsteered pass over prompts.
+        aligned: the aligned twin's states of the same prompts.
+        texts: neutral texts, which the fit is to leave alone.
+
+    Returns:
+        Pairs as `training_pairs` gives them.
+    """
+    steered = live.steered_states(edits, site)
+    pairs = [training_pairs(block_of(live.batch, site, steered, aligned[site.name]), site, spec)]
+    if spec.keep:
+        unsteered = LivePass.of(live.variants, texts, [*(place for place, _ in edits), site], last_only=True)
+        states = unsteered.steered_states(edits, site)
+        pairs.append(training_pairs(block_of(texts, site, states, states), site, spec))
+    return pairs

@@ -1,0 +1,89 @@
+"""Running from a layer on equals running it all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fa_lightning.activations.capture import capture
+from fa_lightning.activations.edit import block_outputs, edited, layer_below, resumed
+from fa_lightning.activations.sites import Site
+
+
+def model_of(family: str) -> Any:
+    from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, GPT2Config, LlamaConfig, OPTConfig
+
+    torch.manual_seed(0)
+    common: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    configs: dict[str, Any] = {
+        "llama": lambda: LlamaConfig(**common, intermediate_size=32),
+        "gpt2": lambda: GPT2Config(vocab_size=50, n_embd=16, n_layer=3, n_head=2, n_positions=32),
+        "opt": lambda: OPTConfig(**common, ffn_dim=32, word_embed_proj_dim=16, max_position_embeddings=32),
+        "bloom": lambda: BloomConfig(vocab_size=50, hidden_size=16, n_layer=3, n_head=2),
+        "falcon": lambda: FalconConfig(**common, alibi=False),
+    }
+    return AutoModelForCausalLM.from_config(configs[family]()).eval()
+
+
+def inputs() -> dict[str, Tensor]:
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    ids = torch.randint(1, 50, (2, 5), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "bloom", "falcon"])
+def test_resuming_gives_the_same_logits_and_leaves_nothing_behind(family: str) -> None:
+    model, batch = model_of(family), inputs()
+    with torch.no_grad():
+        with block_outputs(model, [0, 1]) as outputs:
+            whole = model(**batch, use_cache=False).logits
+        for layer in (0, 1):
+            with resumed(model, layer, outputs[layer]), capture(model, [Site(2)], stop=False) as above:
+                part = model(**batch, use_cache=False).logits
+            torch.testing.assert_close(part, whole, rtol=0, atol=0)
+            assert above["layers.2.residual"].shape[:2] == (2, 5)
+        other = {**batch, "input_ids": batch["input_ids"].flip(1)}
+        fresh = model(**other, use_cache=False).logits
+    assert not torch.allclose(fresh, whole), "the blocks run again"
+
+
+def test_the_skipped_blocks_do_not_run() -> None:
+    model, batch = model_of("llama"), inputs()
+    ran: list[int] = []
+    for number, block in enumerate(model.model.layers):
+        block.mlp.register_forward_hook(lambda *_, number=number: ran.append(number))
+    with torch.no_grad(), block_outputs(model, [1]) as outputs:
+        model(**batch)
+    ran.clear()
+    with resumed(model, 1, outputs[1]):
+        model(**batch)
+    with pytest.raises(KeyError), resumed(model, 1, outputs[1]):
+        raise KeyError
+    assert ran == [2]
+    model(**batch)
+    assert ran == [2, 0, 1, 2]
+
+
+def test_an_edit_at_the_resumed_layer_acts_and_passes_gradients() -> None:
+    model, batch = model_of("llama"), inputs()
+    model.requires_grad_(False)
+    shift = torch.zeros(16, requires_grad=True)
+
+    def loss() -> Tensor:
+        with edited(model, Site(1), lambda states: states + shift):
+            return model(**batch, use_cache=False).logits.square().sum()
+
+    with torch.no_grad(), block_outputs(model, [1]) as outputs:
+        model(**batch, use_cache=False)
+    (whole,) = torch.autograd.grad(loss(), shift)
+    with resumed(model, 1, outputs[1]):
+        (part,) = torch.autograd.grad(loss(), shift)
+    torch.testing.assert_close(part, whole)
+    assert whole.abs().sum() > 0
+
+
+def test_the_layer_below_a_part_of_a_block_is_the_one_before() -> None:
+    assert [layer_below(Site(2, part)) for part in ("residual", "attention", "mlp")] == [2, 1, 1]  # type: ignore[arg-type]
