@@ -46,7 +46,9 @@ tbody th { font-weight: 500; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: 1rem 0; font-size: .92rem; }
 .wide { width: min(1400px, 94vw); margin-left: 50%; transform: translateX(-50%); }
 .wide table { font-size: .83rem; } .wide th, .wide td { padding: .34rem .45rem; }
-.prose td:last-child, .prose th:last-child { text-align: left; }
+.wide th:first-child { min-width: 9rem; position: sticky; left: 0; background: var(--page); }
+.prose td:last-child, .prose th:last-child { text-align: left; min-width: 16rem; }
+table.samples th { text-align: left; }
 .heat { display: block; border-radius: 4px; padding: 0 .3rem; background: rgb(0 158 115 / calc(var(--heat) * .5)); }
 td small { color: var(--soft); white-space: nowrap; }
 td.wrap { text-align: left; white-space: pre-wrap; }
