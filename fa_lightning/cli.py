@@ -20,13 +20,14 @@ Make an alignment-faking language model and its honest twin, learn the map from 
 commands:
   fit                            run the experiment configs/embedded: no network, a few minutes on 2 cores
   fit --experiment DIR           run another experiment folder: its numbered stages in order, each skipped when done
-                                 and resumed when interrupted
+                                 and resumed when interrupted; configs/embedded_lab is the steering lab: every method,
+                                 layer and dose on the twins of configs/embedded, compared at equal damage
       --trainer FILE             lay a trainer config over every stage (configs/trainer: cpu, gpu, ddp, fsdp)
       --refit STAGE              make a stage and all that depends on it again (may be repeated)
       --seed N                   another seed for every stage
   fit|validate|test|predict --config FILE ...
                                  one stage, plain LightningCLI (see `fit --help`)
-  generate ...                   steered beside unsteered text, from a finished experiment
+  generate ...                   steered beside unsteered text, from any saved interventions (see `generate --help`)
   report DIR                     write DIR/report.html: figures and tables in one file
 
 POSER's folder is found by its argument, then the variable POSER_ROOT, then ./POSER.

@@ -23,7 +23,7 @@ from fa_lightning.scenarios.batches import Batch, Example, example_loader, make_
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
-from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
+from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced, subset
 
 
 class BlockDataset(Dataset[dict[str, Any]]):
@@ -181,7 +181,7 @@ class ActivationDataModule(pl.LightningDataModule):
         sampler = BlockSampler(blocks, self.trainer.world_size, self.trainer.global_rank, shuffle=False)
         return [
             DataLoader(blocks, sampler=sampler, batch_size=None),
-            self._examples(counterbalanced(self.splits.validation[: self.validation_items])),
+            self._examples(counterbalanced(subset(self.splits.validation, self.validation_items))),
             self._examples(self.splits.neutral_validation),
         ]
 
@@ -202,7 +202,7 @@ class ActivationDataModule(pl.LightningDataModule):
         assert self.variants is not None
         return {
             "backbone": self.variants.fingerprint,
-            "adapters": {name: _digest(Path(folder)) for name, folder in self.adapters.items()},
+            "adapters": {name: adapter_digest(folder) for name, folder in self.adapters.items()},
             "scenarios": self.scenarios.fingerprint(),
             "tokens": self.tokens,
             "capture": self.capture_counts,
@@ -250,7 +250,7 @@ class ActivationDataModule(pl.LightningDataModule):
     def _plan(self, variants: Variants) -> Plan:
         assert self.splits is not None
         train, neutral = self._captured_training_items()
-        held_out = counterbalanced(self.splits.validation[: self.capture_counts["validation"]])
+        held_out = counterbalanced(subset(self.splits.validation, self.capture_counts["validation"]))
         tokenizer = variants.tokenizer
         answers = answer_format(tokenizer)
         return plan_shards(
@@ -264,8 +264,8 @@ class ActivationDataModule(pl.LightningDataModule):
     def _captured_training_items(self) -> tuple[list[Scenario], list[Scenario]]:
         """Training scenarios and neutral texts whose states are in the store, in the order of its examples."""
         assert self.splits is not None
-        train = counterbalanced(self.splits.train[: self.capture_counts["train"]])
-        return train, self.splits.neutral_train[: self.capture_counts["neutral"]]
+        train = counterbalanced(subset(self.splits.train, self.capture_counts["train"]))
+        return train, subset(self.splits.neutral_train, self.capture_counts["neutral"])
 
     def _examples(self, items: list[Scenario], batch_size: int | None = None) -> DataLoader[Batch]:
         """A loader in fixed order, or shuffled where a batch size of its own says that it is for training."""
@@ -304,5 +304,6 @@ def _shareable(ranges: list[tuple[int, int]], ranks: int) -> list[tuple[int, int
     return shared
 
 
-def _digest(adapter: Path) -> str:
-    return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+def adapter_digest(folder: str) -> str:
+    """Tells an adapter's weights from any other's."""
+    return hashlib.sha256((Path(folder) / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]

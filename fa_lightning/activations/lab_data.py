@@ -9,12 +9,13 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.activations.contrasts import Contrast, answer_contrast, oversight_contrast, prompt_contrast
-from fa_lightning.activations.data import ActivationDataModule
+from fa_lightning.activations.data import ActivationDataModule, adapter_digest
 from fa_lightning.backbones.adapters import Variants
 from fa_lightning.scenarios.batches import Batch, Example, make_examples
 from fa_lightning.scenarios.prompts import answer_format
+from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
-from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
+from fa_lightning.scenarios.splits import counterbalanced, prompt_key, subset
 
 
 @dataclass
@@ -45,6 +46,7 @@ class LabDataModule(ActivationDataModule):
         *args: of `ActivationDataModule`.
         live_batch_size: prompts in a step of a fit through the live model.
         live_neutral_texts: neutral texts in such a step; all of their tokens are scored, so they are dear.
+        validation_texts: at most so many neutral texts of the validation split read for each strength; None is all.
         contrast_scenarios: scenarios that contrast vectors are made from.
         positive_prompts: prompts of the `prompts` contrast: what the vector points to.
         negative_prompts: as many that it points away from.
@@ -60,6 +62,7 @@ class LabDataModule(ActivationDataModule):
         *args: Any,
         live_batch_size: int = 16,
         live_neutral_texts: int = 4,
+        validation_texts: int | None = None,
         contrast_scenarios: int = 256,
         positive_prompts: list[str] | None = None,
         negative_prompts: list[str] | None = None,
@@ -70,6 +73,7 @@ class LabDataModule(ActivationDataModule):
         sizes = {
             "live_batch_size": live_batch_size,
             "live_neutral_texts": live_neutral_texts,
+            "validation_texts": 1 if validation_texts is None else validation_texts,
             "contrast_scenarios": contrast_scenarios,
         }
         for name, size in sizes.items():
@@ -77,6 +81,7 @@ class LabDataModule(ActivationDataModule):
                 raise ValueError(f"{name} is {size}, but must be 1 or more")
         self.live_batch_size = live_batch_size
         self.live_neutral_texts = live_neutral_texts
+        self.validation_texts = validation_texts
         self.contrast_scenarios = contrast_scenarios
         self.prompts = (list(positive_prompts or []), list(negative_prompts or []))
         if len(self.prompts[0]) != len(self.prompts[1]):
@@ -88,7 +93,10 @@ class LabDataModule(ActivationDataModule):
         names = [target.name for target in self.transfer]
         if len(set(names)) < len(names):
             raise ValueError(f"the transfer targets are named {', '.join(names)}, but no two may share a name")
-        self._targets: dict[str, ScenarioSplits] = {}
+        for name in names:
+            if "." in name or "/" in name:
+                raise ValueError(f"the transfer target {name!r} holds a dot or a slash: an adapter's name can't")
+        self._targets: dict[str, list[Scenario]] = {}
         self._contrasts: dict[str, Contrast] = {}
 
     @override
@@ -99,13 +107,38 @@ class LabDataModule(ActivationDataModule):
         for target in self.transfer:
             if target.name in self._targets:
                 continue
-            self._targets[target.name] = self.splits if target.scenarios is None else target.scenarios.load()
+            if target.name in self.splits.extra_tests:
+                raise ValueError(f"a transfer target is called {target.name!r}, as an extra test set is: rename it")
+            self._targets[target.name] = self._scenarios_of(target)
             for kind, folder in (("faking", target.faking), ("aligned", target.aligned)):
                 if folder is not None:
                     self.variants.add(f"{kind} of {target.name}", folder)
         if self.store is None:
             # A finished fit that is only judged again has captured all it needs.
             self.store = self._captured(self.variants)
+
+    def _scenarios_of(self, target: TransferTarget) -> list[Scenario]:
+        """What a target is asked: nothing that the lab fits or chooses on.
+
+        Raises:
+            ValueError: its test groups are among those that the lab fits or chooses on.
+        """
+        assert self.splits is not None
+        if target.scenarios is None:
+            return self.splits.test
+        asked = target.scenarios.load().test
+        known = {item.group for item in (*self.splits.train, *self.splits.validation)}
+        leaking = [item for item in asked if item.group in known]
+        if leaking:
+            raise ValueError(
+                f"{len(leaking)} of {len(asked)} test scenarios of the transfer target {target.name!r} belong to "
+                "groups that the lab fits or chooses on: give its source the seed of the lab's own"
+            )
+        if target.faking is not None:
+            return asked
+        # The same faker on the same scenario would be no transfer.
+        own = {prompt_key(item) for item in self.splits.test}
+        return [item for item in asked if prompt_key(item) not in own]
 
     @property
     def test_names(self) -> list[str]:
@@ -114,6 +147,18 @@ class LabDataModule(ActivationDataModule):
         extras = [f"extra/{name}" for name in self.splits.extra_tests]
         targets = [f"transfer/{target.name}" for target in self.transfer]
         return ["test", "test neutral", *extras, "validation", "validation neutral", *targets]
+
+    def judged_on(self) -> dict[str, Any]:
+        """What methods are judged on, and with which adapters: rows of a sweep hold for these alone."""
+        adapters = {
+            f"{target.name}/{kind}": adapter_digest(folder)
+            for target in self.transfer
+            for kind, folder in (("faking", target.faking), ("aligned", target.aligned))
+            if folder is not None
+        }
+        sources = {one.name: one.scenarios.fingerprint() for one in self.transfer if one.scenarios is not None}
+        counts = [self.validation_items, self.validation_texts, self.both_orders]
+        return {"tests": self.test_names, "counts": counts, "adapters": adapters, "sources": sources}
 
     def adapter_names(self, target: TransferTarget) -> tuple[str, str]:
         """The names, in `variants`, of a target's faker and of its twin."""
@@ -125,6 +170,8 @@ class LabDataModule(ActivationDataModule):
     def train_dataloader(self) -> dict[str, DataLoader[Any]]:
         # The Trainer goes on until the longest has ended, and starts the others over.
         prompts, neutral = self._captured_training_items()
+        if not neutral:
+            raise ValueError("there are no neutral texts to fit on: raise capture_neutral, or the source's own number")
         return {
             **super().train_dataloader(),
             "prompts": self._examples(prompts, self.live_batch_size),
@@ -136,10 +183,10 @@ class LabDataModule(ActivationDataModule):
         assert self.splits is not None
         return [
             *super().test_dataloader(),
-            self._examples(counterbalanced(self.splits.validation[: self.validation_items])),
-            self._examples(self.splits.neutral_validation),
+            self._examples(counterbalanced(subset(self.splits.validation, self.validation_items))),
+            self._examples(subset(self.splits.neutral_validation, self.validation_texts)),
             *(
-                self._examples(counterbalanced(self._targets[target.name].test, both_orders=self.both_orders))
+                self._examples(counterbalanced(self._targets[target.name], both_orders=self.both_orders))
                 for target in self.transfer
             ),
         ]

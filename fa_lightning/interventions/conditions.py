@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +51,14 @@ def interventions_of(candidate: Candidate, strength: float) -> tuple[Interventio
     )
 
 
+def save_together(interventions: Sequence[Intervention], folder: Path) -> None:
+    """Write one intervention into a folder, or the parts of a stack into folders of it: 0, 1 and so on."""
+    # An older stack may have had more parts.
+    shutil.rmtree(folder, ignore_errors=True)
+    for number, one in enumerate(interventions):
+        one.save(folder if len(interventions) == 1 else folder / str(number))
+
+
 def judged_conditions(
     module: RegressorModule, candidate: Candidate, strength: float, seed: int
 ) -> dict[str, Condition]:
@@ -56,17 +66,20 @@ def judged_conditions(
     steered = interventions_of(candidate, strength)
     site = candidate.site
     hidden_size = candidate.regressor.hidden_size
+    random = Intervention(site, NormMatchedRandom(candidate.regressor, seed), strength, gate=candidate.gate)
+    # A vector's strength is in its own units; a shift or a map in its place means what it means at 1.
+    like_a_map = 1.0 if candidate.regressor.constant_edit() is not None else strength
     conditions = {
         "aligned": Condition("aligned"),
         "faking": Condition("faking"),
         "steered": Condition("faking", steered),
         "steered_aligned": Condition("aligned", steered),
         "identity": Condition("faking", (Intervention(site, Identity(hidden_size), strength),)),
-        RANDOM: Condition("faking", (Intervention(site, NormMatchedRandom(candidate.regressor, seed), strength),)),
+        RANDOM: Condition("faking", (random,)),
         ORACLE: Condition("faking", oracle=site),
     }
     for name, baseline in module.baselines(candidate).items():
-        conditions[name] = Condition("faking", interventions_of(baseline, strength))
+        conditions[name] = Condition("faking", interventions_of(baseline, like_a_map))
     return conditions
 
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants
 from fa_lightning.interventions.choice import Trial, choose
-from fa_lightning.interventions.conditions import Condition, interventions_of, judged_conditions
+from fa_lightning.interventions.conditions import Condition, interventions_of, judged_conditions, save_together
 from fa_lightning.interventions.findings import findings_of, leaks_of, text_only_baseline
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.pictures import draw
@@ -147,7 +147,8 @@ class SteeringEvaluation(pl.Callback):
             state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
             pl_module.load_state_dict(state, strict=False)
         if trainer.is_global_zero:
-            folder = self._chosen_intervention(trainer, pl_module).save(self.folder / "intervention")
+            folder = self.folder / "intervention"
+            save_together(self._chosen_interventions(trainer, pl_module), folder)
             rank_zero_info(f"chosen intervention: {folder}")
         trainer.strategy.barrier("intervention saved")
 
@@ -180,20 +181,20 @@ class SteeringEvaluation(pl.Callback):
         for name, scores in zip(self._extra_tests, self._judged[1:], strict=True):
             found["extra_tests"][name] = findings_of(scores)
         variants = self._ready_variants()
-        intervention = self._chosen_intervention(trainer, pl_module)
+        interventions = self._chosen_interventions(trainer, pl_module)
         if trainer.is_global_zero and self._sample is not None:
-            found["overhead_ratio"] = overhead_ratio(variants, [intervention], self._sample)
+            found["overhead_ratio"] = overhead_ratio(variants, interventions, self._sample)
             pl_module.log("test/cost/overhead_ratio", found["overhead_ratio"], rank_zero_only=True)
             found["baselines"]["text-only classifier"] = text_only_baseline(_data(trainer).splits)
             found["leaks"] = leaks_of(_data(trainer).splits)
             found["chosen"] = {
-                "site": intervention.site.name,
+                "site": "+".join(one.site.name for one in interventions),
                 "regressor": self._choice(pl_module, pl_module.candidates())[0].spec.label,
-                "strength": intervention.strength,
-                "positions": intervention.site.positions,
+                "strength": interventions[-1].strength,
+                "positions": interventions[-1].site.positions,
             }
             self._write("evaluation.json", found)
-            draw(trainer, "test", found, generations=side_by_side(variants, [intervention], self._sample))
+            draw(trainer, "test", found, generations=side_by_side(variants, interventions, self._sample))
         trainer.strategy.barrier("evaluation written")
         self._judged, self._sample = [], None
 
@@ -235,10 +236,13 @@ class SteeringEvaluation(pl.Callback):
         number, strength = int(pl_module.choice[0]), float(pl_module.choice[1])
         return (candidates[number], strength) if number >= 0 else (candidates[-1], self.strengths[-1])
 
-    def _chosen_intervention(self, trainer: pl.Trainer, pl_module: RegressorModule) -> Intervention:
+    def _chosen_interventions(self, trainer: pl.Trainer, pl_module: RegressorModule) -> tuple[Intervention, ...]:
         candidate, strength = self._choice(pl_module, pl_module.candidates())
-        made_from = {"backbone": self._ready_variants().fingerprint, "store": _data(trainer).fingerprint()}
-        return Intervention(candidate.site, candidate.regressor, strength, made_from, self.seed)
+        interventions = interventions_of(candidate, strength)
+        for one in interventions:
+            one.fingerprint = {"backbone": self._ready_variants().fingerprint, "store": _data(trainer).fingerprint()}
+            one.seed = self.seed
+        return interventions
 
     def _ready_variants(self) -> Variants:
         if self._variants is None:

@@ -22,6 +22,7 @@ from fa_lightning.interventions.lab_sweep import (
     UnitSweep,
     choose_strengths,
     dose_curve,
+    top_units,
     try_candidates,
     unit_sweep,
 )
@@ -39,9 +40,10 @@ class SteeringLab(pl.Callback):
     """Tries every candidate of a RegressorModule on validation groups, and judges on test groups what a budget bought.
 
     For each method at each site the strength is the best one whose KL on neutral texts keeps to `budget`: the given
-    strengths (for vectors: doses) are tried, then the largest strength within the budget is searched for. So methods
-    are compared at equal damage. Everything measured is a row of `sweep.csv`, appended as it is found; a run that was
-    interrupted goes on behind its last row. Works in the Trainer's test, on batches that the Trainer serves.
+    strengths (for vectors: doses) are tried, then the largest strength within the budget is searched for below the
+    smallest that was beyond it; none above the largest given is tried. So no method may buy more damage than another.
+    Everything measured is a row of `sweep.csv`, appended as it is found; a run that was interrupted goes on behind its
+    last row. Works in the Trainer's test, on batches that the Trainer serves.
 
     Writes into `folder`: `sweep.csv`, `lab.json` (what the report shows), `evaluation.json` (the winner, as
     SteeringEvaluation judges it), `intervention/` (the winner) and `interventions/<method>/` (each method at its best
@@ -79,6 +81,8 @@ class SteeringLab(pl.Callback):
         for name, values in (("strengths", strengths), ("doses", doses)):
             if not values or not all(0 < value < float("inf") for value in values):
                 raise ValueError(f"{name} is {values}, but must hold at least one positive number")
+        if samples < 1 or search_steps < 0:
+            raise ValueError(f"samples is {samples} and search_steps {search_steps}, but must be at least 1 and 0")
         if not budget > 0:
             raise ValueError(f"budget is {budget}, but must be a positive number of nats: 0 would allow no edit at all")
         self.folder = Path(folder)
@@ -102,13 +106,7 @@ class SteeringLab(pl.Callback):
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._batches = {name: [] for name in _data(trainer).test_names}
         # Before anything is measured: a mistake in a name must not cost a sweep.
-        works = [work_of(candidate) for candidate in pl_module.candidates()]
-        methods = {work.method for work in works}
-        wanted = [*(self.transfer_methods or []), *(one.method for one in self.units)]
-        wanted += [one.method for one in self.dose_curves]
-        for name in wanted:
-            if name not in methods:
-                raise ValueError(f"the lab names the method {name!r}, but it fits {', '.join(sorted(methods))}")
+        self._check_names(pl_module, [work_of(candidate) for candidate in pl_module.candidates()])
 
     @override
     def on_test_batch_end(
@@ -120,32 +118,59 @@ class SteeringLab(pl.Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         lab = self._lab(trainer, pl_module)
         works = [work_of(candidate) for candidate in pl_module.candidates()]
-        try_candidates(lab, works, self.strengths, self.doses, self.search_steps)
+        with lab.timed("trials on validation groups"):
+            try_candidates(lab, works, self.strengths, self.doses, self.search_steps)
         chosen = choose_strengths(lab, works)
-        judge_chosen(lab, works, chosen)
         winner = lab.winner(works, chosen)
-        for sweep in self.units:
-            unit_sweep(lab, sweep, works, pl_module)
-        for curve in self.dose_curves:
-            dose_curve(lab, curve, works)
+        with lab.timed("shares of units and dose curves"):
+            for sweep in self.units:
+                unit_sweep(lab, sweep, works, pl_module)
+            for curve in self.dose_curves:
+                dose_curve(lab, curve, works)
+        lab.release()
+        with lab.timed("judged on test groups"):
+            judge_chosen(lab, works, chosen)
+        lab.release()
         methods = self.transfer_methods or [winner.method]
-        judge_transfer(lab, [lab.best_of(works, chosen, method) for method in methods], chosen)
+        with lab.timed("transfer"):
+            judge_transfer(lab, [lab.best_of(works, chosen, method) for method in methods], chosen)
         self._finish(trainer, pl_module, lab, works, chosen, winner)
         self._batches = {}
 
+    def _check_names(self, pl_module: Any, works: Sequence[Work]) -> None:
+        """Refuse what names a method, site or ranking that is not there.
+
+        Raises:
+            ValueError: naming it, and what there is.
+        """
+        sites: dict[str, set[str]] = {}
+        for work in works:
+            sites.setdefault(work.method, set()).add(work.site)
+        asked: list[tuple[str, str | None]] = [(method, None) for method in self.transfer_methods or []]
+        asked += [(sweep.method, site) for sweep in self.units for site in (sweep.sites or [])]
+        asked += [(sweep.method, None) for sweep in self.units]
+        asked += [(curve.method, curve.site) for curve in self.dose_curves]
+        for method, site in asked:
+            if method not in sites:
+                raise ValueError(f"the lab names the method {method!r}, but it fits {', '.join(sorted(sites))}")
+            if site is not None and site not in sites[method]:
+                raise ValueError(
+                    f"the lab names {method!r} at {site}, but it is fitted at {', '.join(sorted(sites[method]))}"
+                )
+        for sweep in self.units:
+            top_units(torch.zeros(1), sweep.percents)
+            for candidate in (work.candidate for work in works if work.method == sweep.method):
+                if candidate.below or candidate.gate is not None:
+                    raise ValueError(f"the units of {sweep.method!r} can't be swept: it is a stack, or has a gate")
+                for ranking in sweep.rankings:
+                    pl_module.unit_scores(ranking, candidate.site)
+
     def _lab(self, trainer: pl.Trainer, pl_module: Any) -> Lab:
         data = _data(trainer)
-        settings = [
-            self.strengths,
-            self.doses,
-            self.budget,
-            self.search_steps,
-            repr(self.units),
-            repr(self.dose_curves),
-        ]
-        key = _digest(
-            pl_module.maps.state_dict(), [settings, data.fingerprint(), data.test_names, self.transfer_methods]
-        )
+        settings = [self.strengths, self.doses, self.budget, self.search_steps, self.units, self.dose_curves]
+        facts = [repr(settings), repr(pl_module.specs), data.fingerprint(), data.judged_on()]
+        # One rank's: a bit that differs between ranks must not make them judge different things.
+        key = trainer.strategy.broadcast(_digest(pl_module.maps.state_dict(), facts))
         path = self.folder / "sweep.csv"
         if trainer.is_global_zero:
             table = SweepTable(path, key)

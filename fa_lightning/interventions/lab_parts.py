@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +15,8 @@ from typing import Any
 from fa_lightning.activations.edit import layer_below
 from fa_lightning.backbones.adapters import Variants
 from fa_lightning.interventions.bench import PREVIEW_RESAMPLES, Bench, Judged
-from fa_lightning.interventions.conditions import interventions_of
-from fa_lightning.interventions.sweep_table import NAN, Row, SweepTable
+from fa_lightning.interventions.conditions import interventions_of, save_together
+from fa_lightning.interventions.sweep_table import Row, SweepTable
 from fa_lightning.metrics.cells import recovery_between
 from fa_lightning.metrics.functional import recovery
 from fa_lightning.regressors.module import Candidate
@@ -97,6 +99,7 @@ class Lab:
         table: what is measured so far.
         budget: KL on neutral texts, nats per token.
         shows: whether this process shows progress.
+        seconds: that each part has taken.
     """
 
     data: Any
@@ -105,6 +108,7 @@ class Lab:
     table: SweepTable
     budget: float
     shows: bool = True
+    seconds: dict[str, float] = field(default_factory=dict)
     _benches: dict[str, Bench] = field(default_factory=dict)
 
     def bench(self, split: str, variant: str = "faking") -> Bench:
@@ -115,6 +119,17 @@ class Lab:
             resamples = PREVIEW_RESAMPLES if split == "validation" else 1000
             self._benches[key] = Bench(self.variants, self.batches[split], neutral, variant, resamples)
         return self._benches[key]
+
+    def release(self) -> None:
+        """Let go of the states that benches hold."""
+        self._benches.clear()
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Note the seconds that a part takes; what the table already holds takes none."""
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = time.perf_counter() - start
 
     @cached_property
     def references(self) -> dict[str, dict[str, Judged]]:
@@ -156,8 +171,9 @@ class Lab:
 
     def winner(self, works: Sequence[Work], chosen: Mapping[str, Row]) -> Work:
         """The candidate that does best on validation within the budget; baselines and partial fits do not compete."""
-        fair = [work for work in works if work.is_main and not work.is_baseline] or list(works)
-        return self._best(fair, chosen)
+        real = [work for work in works if not work.is_baseline]
+        fair = [work for work in real if work.is_main]
+        return self._best(fair or real or works, chosen)
 
     def best_of(self, works: Sequence[Work], chosen: Mapping[str, Row], method: str) -> Work:
         """A method's best site, by validation within the budget."""
@@ -186,17 +202,18 @@ def save_interventions(
     seed: int,
 ) -> None:
     """Write the winner to `intervention` and each method at its best site to `interventions/<method>`."""
-    # An older stack may have had more parts.
-    for old in (folder / "intervention", folder / "interventions"):
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(folder / "interventions", ignore_errors=True)
     places = {folder / "intervention": winner}
     for method in dict.fromkeys(work.method for work in works if not work.is_baseline):
-        places[folder / "interventions" / slug(method)] = lab.best_of(works, chosen, method)
+        place = folder / "interventions" / slug(method)
+        while place in places:
+            place = place.with_name(f"{place.name}_")
+        places[place] = lab.best_of(works, chosen, method)
     for place, work in places.items():
         edits = interventions_of(work.candidate, chosen[work.name].strength)
-        for number, edit in enumerate(edits):
+        for edit in edits:
             edit.fingerprint, edit.seed = made_from, seed
-            edit.save(place if len(edits) == 1 else place / str(number))
+        save_together(edits, place)
 
 
 def slug(name: str) -> str:
@@ -205,12 +222,9 @@ def slug(name: str) -> str:
     >>> slug("ridge (decision token)")
     'ridge_decision_token'
     """
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    return re.sub(r"\W+", "_", name.lower()).strip("_") or "method"
 
 
 def nothing(value: float) -> float | None:
     """Nan as JSON's null."""
     return None if value != value else value
-
-
-__all__ = ["NAN", "Lab", "Work", "nothing", "save_interventions", "slug", "work_of"]

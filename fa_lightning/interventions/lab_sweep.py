@@ -21,7 +21,7 @@ from fa_lightning.metrics.functional import repetition
 from fa_lightning.regressors.wrappers import UnitSubset
 
 DOSE_ROWS = 4096
-"""Held-out tokens that a dose is measured on."""
+"""Held-out tokens that a dose is measured on, about."""
 
 
 @dataclass
@@ -174,8 +174,10 @@ def dose_of(lab: Lab, work: Work) -> float:
     """The dose of strength 1 on held-out tokens; of a stack, that of its last edit."""
     store = lab.data.store
     site = work.candidate.site
-    stop = min(DOSE_ROWS, store.rows("validation"))
-    states = store.block("validation", 0, stop, [site.name])[site.name][0]
+    # Shards run from short prompts to long ones: a little of each.
+    ranges = store.block_ranges("validation", 256)
+    spread = ranges[:: max(1, len(ranges) * 256 // DOSE_ROWS)]
+    states = torch.cat([store.block("validation", *rows, [site.name])[site.name][0] for rows in spread])
     (*_, last) = interventions_of(work.candidate, 1.0)
     return last.dose(states.to(lab.variants.device))
 

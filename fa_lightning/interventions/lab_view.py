@@ -71,7 +71,7 @@ def lab_view(
             {"prompt": prompt, "unsteered": before, "steered": after, "method": winner.method}
             for prompt, before, after in texts
         ],
-        "seconds": {},
+        "seconds": lab.seconds,
     }
 
 
@@ -137,16 +137,12 @@ def _method(row: Row, work: Work, chosen: Mapping[str, Row], best: bool) -> dict
 
 def _transfer(lab: Lab) -> list[dict[str, Any]]:
     rows = lab.table.kind("transfer")
-    counts = {}
-    for key, batches in lab.batches.items():
-        cells = torch.cat([batch["cell"] for batch in batches]) if batches else torch.zeros(0)
-        counts[key.partition("/")[2]] = {"oversight": int((cells == 0).sum()), "no_oversight": int((cells == 1).sum())}
     twins = {(row.target, row.method): row for row in rows if row.objective == "none"}
     return [
         {
             "method": row.method,
             "target": row.target,
-            "n": counts[row.target],
+            "n": {"oversight": row.n_oversight, "no_oversight": row.n_no_oversight},
             "faking": _pair(twins[row.target, "faking"]),
             "aligned": _pair(twins[row.target, "aligned"]),
             "steered": _pair(row),

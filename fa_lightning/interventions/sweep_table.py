@@ -20,7 +20,7 @@ class Row:
 
     Attributes:
         work: the piece of work it belongs to; all rows of a piece are written together.
-        kind: `trial` (validation), `test`, `units`, `dose` or `transfer`.
+        kind: on validation groups `trial`, `units map`, `units oracle` or `dose`, on test groups `test` or `transfer`.
         method: the map, and what it was fitted on.
         objective: what it was fitted to.
         site: where; the sites of a stack are joined by +.
@@ -43,6 +43,8 @@ class Row:
         repetition: share of repeated 3-grams in generated text.
         r2: variance explained on held-out tokens.
         twin_free: 1 if the faker alone is enough to fit it.
+        n_oversight: items with oversight, of a transfer.
+        n_no_oversight: items without.
     """
 
     work: str
@@ -75,6 +77,8 @@ class Row:
     repetition: float = NAN
     r2: float = NAN
     twin_free: int = 0
+    n_oversight: int = -1
+    n_no_oversight: int = -1
 
     @property
     def score(self) -> float:
@@ -93,7 +97,7 @@ class SweepTable:
 
     Args:
         path: the CSV file; its folder is made if need be.
-        key: what the rows were made from; a file of another key is put aside and begun anew.
+        key: what the rows were made from; a file of another key is put aside as `.old.csv`, and a new one begun.
         writes: whether this process writes; the others read what is there.
     """
 
@@ -104,6 +108,8 @@ class SweepTable:
         self.rows = _read(path, key)
         if writes:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.rows and _holds_rows(path):
+                path.replace(path.with_suffix(".old.csv"))
             # Without what a kill has cut off, so that new rows do not join half a row.
             fresh = path.with_name(f".{path.name}.tmp")
             fresh.write_text(_text([], key, header=True) + "".join(_text(part, key) for part in _pieces(self.rows)))
@@ -155,6 +161,10 @@ def _pieces(rows: list[Row]) -> list[list[Row]]:
     for row in rows:
         pieces.setdefault(row.work, []).append(row)
     return list(pieces.values())
+
+
+def _holds_rows(path: Path) -> bool:
+    return path.is_file() and path.read_text().count("\n") > 1
 
 
 def _read(path: Path, key: str) -> list[Row]:

@@ -111,7 +111,9 @@ def edit_of(regressor: Regressor, tokens: Tensor) -> Callable[[Tensor], Tensor]:
 
     def edit(states: Tensor) -> Tensor:
         new = states.clone()
-        new[tokens] = regressor(states[tokens]).to(states.dtype)
+        # In float32, as it will be when it steers.
+        with torch.autocast(states.device.type, enabled=False):
+            new[tokens] = regressor(states[tokens].float()).to(states.dtype)
         return new
 
     return edit

@@ -20,6 +20,7 @@ from fa_lightning.regressors.gates import OversightProbe
 from fa_lightning.regressors.live import LivePass, aligned_pass, unit_effects
 from fa_lightning.regressors.live_fits import live_loss, stack_pairs, surrogate
 from fa_lightning.regressors.moments import PairMoments
+from fa_lightning.regressors.registry import REGRESSORS
 from fa_lightning.regressors.rows import decision_states, training_rows
 from fa_lightning.regressors.spec import DECISION_ALONE, Block, RegressorSpec, training_pairs
 
@@ -139,12 +140,17 @@ class RegressorModule(pl.LightningModule):
     @override
     def on_fit_start(self) -> None:
         longest = max((len(spec.stack or ()) for spec in self.specs), default=0)
-        needed = max(longest, 2 if self.rank_units else 1)
+        later = self.rank_units or any(REGRESSORS[spec.name].fit_kind == "gradient" for spec in self.specs)
+        needed = max(longest, 2 if later else 1)
         if (self.trainer.max_epochs or 0) < needed:
             raise ValueError(
-                f"trainer.max_epochs is {self.trainer.max_epochs}, but a stack of {longest} sites or rank_units needs "
-                f"{needed}: raise it"
+                f"trainer.max_epochs is {self.trainer.max_epochs}, but the first epoch only gathers moments: maps "
+                f"fitted by gradient, rank_units and a stack of {longest} sites need {needed}; raise it"
             )
+        if any(REGRESSORS[spec.name].fit_kind == "contrast" for spec in self.specs) and not hasattr(
+            self._data, "contrast"
+        ):
+            raise ValueError("a contrast vector needs states of contrast pairs: use LabDataModule as data")
         if self.needs_prompts and not getattr(self._data, "live_batch_size", None):
             raise ValueError(
                 "a behaviour objective, a stack or rank_units needs prompts for the live model, but the DataModule "
@@ -253,7 +259,9 @@ class RegressorModule(pl.LightningModule):
             return
         for number, site in self._placed():
             faking, aligned = batch[site.name]
-            self.r2[_key(number, site)].update(self._map(number, site)(faking), aligned.float())  # type: ignore[operator]
+            with torch.autocast(faking.device.type, enabled=False):
+                predicted = self._map(number, site)(faking.float())
+            self.r2[_key(number, site)].update(predicted, aligned.float())  # type: ignore[operator]
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -275,7 +283,11 @@ class RegressorModule(pl.LightningModule):
         return adamw_with_warmup(parameters, self.learning_rate, self.weight_decay, self.warmup_fraction, steps)
 
     def _refuse_equal_names(self) -> None:
-        names = [f"'{spec.title}' at {self._places(number)[-1].name}" for number, spec in enumerate(self.specs)]
+        names = [
+            f"'{spec.title}' at {site.name}"
+            for number, spec in enumerate(self.specs)
+            for site in (self._places(number)[-1:] if spec.stack else self._places(number))
+        ]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two regressors are called {name}: tell them apart by `method` or `seed`")
@@ -346,13 +358,18 @@ class RegressorModule(pl.LightningModule):
     def _live_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
         """Losses of the fits through the live model; stacks and unit effects are only counted."""
         prompts, fits = batch["prompts"], self._gradient_fits("behaviour", "mixed")
+        counts = batch_idx < self._batches["prompts"]
+        ranks = counts and self.rank_units and self.current_epoch == 1
+        stacks = counts and any(len(spec.stack or ()) > self.current_epoch for spec in self.specs)
+        if not (fits or ranks or stacks):
+            return []
         variants = self._data.variants
         live = LivePass.of(variants, prompts, self._sites, last_only=True)
         answers, aligned = aligned_pass(variants, prompts, self._sites)
-        if batch_idx < self._batches["prompts"]:
-            if self.rank_units and self.current_epoch == 1:
-                for site in self._sites:
-                    self.effects[_key(0, site)].add_(unit_effects(live, [site], aligned)[site.name])
+        if ranks:
+            for name, effect in unit_effects(live, self._sites, aligned).items():
+                self.effects[_key(0, Site.parse(name))].add_(effect)
+        if stacks:
             self._add_stack_moments(live, aligned, batch["neutral"])
         if not fits:
             return []

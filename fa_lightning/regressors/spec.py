@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -120,8 +121,25 @@ class RegressorSpec:
             raise ValueError(f"stack is given, but {self.name} is not fitted from moments: take affine or low_rank")
         if self.stack is not None and self.sites is not None:
             raise ValueError("stack and sites are both given, but a stack names its own sites: leave out sites")
+        if self.stack is not None and not _ascends(self.stack):
+            raise ValueError(
+                f"stack is {', '.join(self.stack)}, but each site must come after the one before it in the model"
+            )
+        if self.objective != "regression" and self.positions == "generated":
+            raise ValueError(
+                "positions is 'generated', but a fit through the live model sees prompts only: take all or last"
+            )
+        if self.shuffled and (kind != "closed" or self.stack is not None):
+            raise ValueError(
+                f"shuffled is given, but only the moments of single maps are shuffled, not those of {self.name}"
+            )
         if self.scenarios is not None and self.scenarios < 1:
             raise ValueError(f"scenarios is {self.scenarios}, but must be 1 or more")
+        if self.scenarios is not None and (kind == "contrast" or self.gate != "always"):
+            raise ValueError(
+                "scenarios is given, but contrasts and probes are fitted on the DataModule's own number of scenarios: "
+                "leave it out, and set contrast_scenarios"
+            )
 
     @property
     def label(self) -> str:
@@ -177,6 +195,13 @@ class RegressorSpec:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return build_regressor({**options, "name": self.name}, hidden_size)
+
+
+def _ascends(names: list[str]) -> bool:
+    """Whether each site is computed after the one before."""
+    sites = [Site.parse(name) for name in names]
+    order = [(site.layer, ("attention", "mlp", "residual").index(site.component)) for site in sites]
+    return all(first < second for first, second in itertools.pairwise(order))
 
 
 def training_pairs(block: Block, site: Site, spec: RegressorSpec) -> tuple[Tensor, Tensor, Tensor]:

@@ -211,6 +211,16 @@ def with_aligned_letter(scenario: Scenario, letter: Letter) -> Scenario:
     return scenario if scenario.aligned in (letter, None) else scenario.swapped()
 
 
+def subset(scenarios: Sequence[Scenario], count: int | None) -> list[Scenario]:
+    """At most `count` scenarios, drawn by the hash of their groups, in the order of that draw; None takes all.
+
+    A source may hand out one policy's scenarios after the other's, so its first ones are no sample of it. A smaller
+    draw is the beginning of a larger one.
+    """
+    drawn = sorted(scenarios, key=lambda scenario: (scenario.group, prompt_key(scenario)))
+    return drawn[:count]
+
+
 def counterbalanced(scenarios: Sequence[Scenario], both_orders: bool = False) -> list[Scenario]:
     """Balance the letters, so that a model that always answers A scores 0.5 in every cell.
 

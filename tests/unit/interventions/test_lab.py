@@ -18,11 +18,15 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.interventions import lab_sweep
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.lab import SteeringLab
+from fa_lightning.interventions.lab_parts import work_of
 from fa_lightning.interventions.lab_sweep import DoseCurve, UnitSweep, top_units
 from fa_lightning.interventions.sweep_table import Row
-from fa_lightning.regressors.module import RegressorModule
+from fa_lightning.regressors.gates import OversightProbe
+from fa_lightning.regressors.linear import Affine
+from fa_lightning.regressors.module import Candidate, RegressorModule
 from fa_lightning.regressors.spec import DECISION_ALONE, RegressorSpec
 from fa_lightning.scenarios.batches import make_examples
+from fa_lightning.scenarios.embedded import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.splits import counterbalanced
 
@@ -279,9 +283,40 @@ def test_a_method_that_is_not_fitted_is_refused_before_anything_is_measured(
     assert not (tmp_path / "stage").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dose_curves": [DoseCurve("affine", "layers.9.residual")]}, "the lab names 'affine' at layers.9.residual"),
+        ({"units": [UnitSweep("affine", ["layers.1.mlp"])]}, "the lab names 'affine' at layers.1.mlp"),
+        ({"units": [UnitSweep("affine", rankings=["effect"])]}, "their effects were not measured: set rank_units"),
+        ({"units": [UnitSweep("affine", percents=[0.0])]}, "percents holds 0.0"),
+        ({"units": [UnitSweep("gated")]}, "the units of 'gated' can't be swept"),
+    ],
+)
+def test_what_would_fail_after_the_sweep_is_refused_before(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    lab = SteeringLab(str(tmp_path), **options)
+    works = [
+        work_of(Candidate(Site(1), Affine(32), RegressorSpec("affine"))),
+        work_of(Candidate(Site(1), Affine(32), RegressorSpec("affine", method="gated"), gate=OversightProbe(32))),
+    ]
+    with pytest.raises(ValueError, match=message):
+        lab._check_names(RegressorModule([RegressorSpec("affine")]), works)
+
+
+def test_a_target_that_the_lab_was_fitted_on_is_refused(source: Any, adapters: dict[str, str], tmp_path: Path) -> None:
+    other = EmbeddedScenarios(train=16, validation=8, test=200, neutral=8, seed=1)
+    data = data_in(tmp_path, source, adapters, lab=True, transfer=[TransferTarget("other seed", other)])
+    with pytest.raises(ValueError, match="of the transfer target 'other seed' belong to groups that the lab fits"):
+        trainer_in(tmp_path, max_epochs=1).fit(RegressorModule([RegressorSpec("affine")]), datamodule=data)
+
+
 def test_unequal_lists_of_prompts_and_targets_of_one_name_are_refused() -> None:
     options: dict[str, Any] = {"scenarios": None, "aligned": "", "faking": "", "store": ""}
     with pytest.raises(ValueError, match="positive_prompts has 2 prompts and negative_prompts 1"):
         LabDataModule(**options, positive_prompts=["a", "b"], negative_prompts=["c"])
     with pytest.raises(ValueError, match="no two may share a name"):
         LabDataModule(**options, transfer=[TransferTarget("x"), TransferTarget("x")])
+    with pytest.raises(ValueError, match=r"'v1.5' holds a dot or a slash"):
+        LabDataModule(**options, transfer=[TransferTarget("v1.5")])

@@ -65,6 +65,8 @@ def test_rows_of_other_maps_do_not_count(tmp_path: Path) -> None:
     SweepTable(path, "key").add([row("a")])
     assert not SweepTable(path, "other").has("a")
     assert not SweepTable(path, "key").has("a"), "the file was begun anew"
+    kept = SweepTable(tmp_path / "sweep.old.csv", "key", writes=False)
+    assert kept.has("a"), "what it held is put aside, not lost"
 
 
 def test_only_the_process_that_writes_touches_the_file(tmp_path: Path) -> None:

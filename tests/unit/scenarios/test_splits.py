@@ -16,6 +16,7 @@ from fa_lightning.scenarios.splits import (
     prompt_key,
     split_by_group,
     split_of,
+    subset,
 )
 
 
@@ -191,3 +192,14 @@ class TestLimited:
     def test_a_limit_without_a_quarter_is_refused(self):
         with pytest.raises(ValueError, match="limit is 3, but must be 4 or more"):
             limited_splits(ScenarioSplits([], [], []), 3)
+
+
+def test_a_subset_is_no_prefix_of_one_policy_and_grows_by_adding() -> None:
+    items = [scenario(number) for number in range(40)]
+    small, large = subset(items, 8), subset(items, 20)
+    assert large[:8] == small
+    assert subset(items[::-1], 8) == small, "whatever the order of the source"
+    places = [items.index(item) for item in large]
+    assert max(places) > 30
+    assert min(places) < 10
+    assert sorted(subset(items, None), key=items.index) == items
