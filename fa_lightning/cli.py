@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, FloatingPointError, TypeError) as error:
         if os.environ.get("FA_LIGHTNING_TRACE"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        # The parser repeats the whole config behind its reason.
+        print(f"error: {str(error).partition(chr(10) + 'Given value')[0]}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: run the same command again to resume", file=sys.stderr)

@@ -69,7 +69,7 @@ class Work:
             work=work,
             kind=kind,
             method=self.method,
-            objective=spec.objective,
+            objective="none" if spec.is_twin_free else spec.objective,
             site=self.site,
             positions=self.positions,
             strength=strength,

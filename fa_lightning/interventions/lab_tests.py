@@ -63,8 +63,9 @@ def judge_transfer(lab: Lab, works: Sequence[Work], chosen: Mapping[str, Row]) -
                 dataclasses.replace(_TWIN, work=f"transfer/{name}", method=method, target=name, **_cells(one))
                 for method, one in references.items()
             )
-        for work in pending:
+        for work in sorted(pending, key=lambda work: work.layer):
             trial = chosen[work.name]
+            bench.settle(work.layer)
             judged = bench.judge({work.name: interventions_of(work.candidate, trial.strength)})[work.name]
             found = recovery_between(judged.items, untouched.items, twin.items)
             row = work.row(

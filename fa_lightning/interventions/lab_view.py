@@ -137,7 +137,7 @@ def _method(row: Row, work: Work, chosen: Mapping[str, Row], best: bool) -> dict
 
 def _transfer(lab: Lab) -> list[dict[str, Any]]:
     rows = lab.table.kind("transfer")
-    twins = {(row.target, row.method): row for row in rows if row.objective == "none"}
+    twins = {(row.target, row.method): row for row in rows if not row.site}
     return [
         {
             "method": row.method,
@@ -150,7 +150,7 @@ def _transfer(lab: Lab) -> list[dict[str, Any]]:
             "kl_neutral_nats": nothing(row.kl_neutral_nats),
         }
         for row in rows
-        if row.objective != "none"
+        if row.site
     ]
 
 

@@ -133,13 +133,18 @@ def layer_of(site: str) -> tuple[int, str] | None:
 
 
 def short_site(site: str) -> str:
-    """A site's name for readers.
+    """A site as a table shows it; those of a stack by their layers.
 
-    >>> short_site("layers.3.residual"), short_site("layers.3.mlp"), short_site("elsewhere")
-    ('layer 3', 'layer 3 mlp', 'elsewhere')
+    >>> short_site("layers.3.residual"), short_site("layers.1.mlp"), short_site("layers.1.residual+layers.2.residual")
+    ('layer 3', 'layer 1 mlp', 'layers 1, 2')
     """
-    place = layer_of(site)
-    return site if place is None else f"layer {place[0]}" + ("" if place[1] == "residual" else f" {place[1]}")
+    places = [layer_of(part) for part in site.split("+")]
+    known = [place for place in places if place is not None]
+    if len(known) < len(places):
+        return site
+    parts = list(dict.fromkeys(part for _, part in known if part != "residual"))
+    layers = ", ".join(str(layer) for layer, _ in known)
+    return " ".join([f"layer{'s' if len(known) > 1 else ''} {layers}", *parts])
 
 
 def site_order(site: str) -> tuple[Any, ...]:

@@ -69,7 +69,7 @@ class RegressorModule(pl.LightningModule):
         rank_units: in the second epoch, measure what each unit does to the answer (see `unit_effects`).
 
     Raises:
-        ValueError: `regressors` is empty, or two of them would bear the same name at the same site.
+        ValueError: `regressors` is empty, one of them makes no sense, or two would bear one name at one site.
     """
 
     choice: Tensor
@@ -86,6 +86,8 @@ class RegressorModule(pl.LightningModule):
         super().__init__()
         if not regressors:
             raise ValueError("regressors is empty, but there must be at least one map to fit")
+        for spec in regressors:
+            spec.check()
         self.specs = list(regressors)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay

@@ -108,7 +108,12 @@ class RegressorSpec:
     normalise: bool = False
     mode: Literal["target", "mirror"] = "target"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse what makes no sense together; by the module, since a parser would bury the message.
+
+        Raises:
+            ValueError: naming the option, its value and what is allowed.
+        """
         for site in [*(self.sites or []), *(self.stack or [])]:
             Site.parse(site, self.positions)
         kind = REGRESSORS[self.name].fit_kind

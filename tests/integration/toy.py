@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def fold_layers(value: Any) -> Any:
         sites = all(isinstance(inner, str) and inner.startswith("layers.") for inner in folded)
         return list(dict.fromkeys(folded)) if sites else folded
     if isinstance(value, str) and value.startswith("layers."):
-        return value.replace("layers.3", "layers.1").replace("layers.2", "layers.0")
+        return re.sub(r"layers\.(\d)", lambda match: f"layers.{int(match[1]) // 2}", value)
     return value
 
 

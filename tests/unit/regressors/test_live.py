@@ -229,7 +229,7 @@ def test_what_needs_the_live_model_says_so(make_data: Make, make_trainer: Make) 
 )
 def test_a_spec_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RegressorSpec(**options)
+        RegressorModule([RegressorSpec(**options)])
 
 
 def test_an_option_of_another_map_is_refused() -> None:
