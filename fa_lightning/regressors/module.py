@@ -405,8 +405,12 @@ class RegressorModule(pl.LightningModule):
 
     def _candidate(self, number: int, site: Site) -> Candidate:
         spec = self.specs[number]
-        placed = list(self._placed())
-        r2 = float(self.r2_values[placed.index((number, site))]) if spec.stack is None else float("nan")
+        r2 = float("nan")
+        if spec.stack is None:
+            # A callback asks before this module's own hook has noted the values of the epoch.
+            metric: Any = self.r2[_key(number, site)]
+            noted = self.r2_values[list(self._placed()).index((number, site))]
+            r2 = float(metric.compute() if metric.update_count else noted)
         gate: Any = self.probes[_key(0, site)] if spec.gate != "always" else None
         return Candidate(site, self._map(number, site), spec, r2, gate)
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fa_lightning.metrics.lab_lines import FAMILIES, best_lines
+from fa_lightning.metrics.lab_lines import FAMILIES, best_lines, short_site
 from fa_lightning.reports.lab import Lab
 from fa_lightning.reports.results import MODELS, Results
 from fa_lightning.reports.scores import Accuracy, Estimate, Interval
@@ -94,8 +94,12 @@ def _lab_lines(lab: Lab) -> list[tuple[str, str]]:
     best: dict[str, str] = {}
     for line in best_lines(lab.methods, lab.budget_kl_nats):
         over = "" if line.is_within(lab.budget_kl_nats) else ", over the budget"
-        ends = interval(line.interval)
-        best.setdefault(line.family, f"{line.name} at {line.site}: recovery {number(line.recovery)} {ends}{over}")
+        # Over several seeds the ends are those of the seeds, and no confidence interval.
+        seeds = f" over {len(line.entries)} seeds" if len(line.entries) > 1 else ""
+        ends = f"{interval(line.interval)}{seeds}"
+        best.setdefault(
+            line.family, f"{line.name} at {short_site(line.site)}: recovery {number(line.recovery)} {ends}{over}"
+        )
     order = [family for family in FAMILIES if family in best and family != "baseline"]
     return [(f"lab, {family}", best[family]) for family in order]
 

@@ -281,3 +281,11 @@ def test_another_module_is_refused(make_data: Make, make_trainer: Make, tmp_path
     trainer = make_trainer(max_epochs=1, callbacks=[SteeringEvaluation(str(tmp_path))])
     with pytest.raises(TypeError, match="SteeringEvaluation needs RegressorModule"):
         trainer.fit(BoringModel())
+
+
+def test_the_candidates_carry_the_r2_that_was_logged(finished: Run) -> None:
+    for row in finished.read("candidates.json"):
+        logged = finished.validated[
+            f"val/r2/{row['regressor']}{', last' if row['positions'] == 'last' else ''}/{row['site']}"
+        ]
+        assert row["r2"] == pytest.approx(logged, abs=1e-4)

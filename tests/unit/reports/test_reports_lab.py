@@ -207,6 +207,6 @@ def test_a_lab_of_rows_alone_makes_a_page(tmp_path, results):
 
 def test_summary_names_the_best_of_each_family(lab_results):
     lines = dict(summary_lines(lab_results))
-    assert lines["lab, behaviour and regression"].startswith("low_rank_residual (mixed) at layers.")
+    assert lines["lab, behaviour and regression"].startswith("low_rank_residual (mixed) at layer ")
     assert "over the budget" not in lines["lab, faker alone, no twin"]
     assert "lab, baseline" not in lines
