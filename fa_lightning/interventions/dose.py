@@ -28,7 +28,8 @@ def strength_at_budget(
     Raises:
         ValueError: `beyond` is not larger than `within`.
 
-    >>> strength_at_budget(lambda strength: strength**2, budget=0.25, within=0.0, beyond=(2.0, 4.0), steps=3) ** 2
+    >>> found = strength_at_budget(lambda strength: strength**2, budget=0.25, within=0.0, beyond=(2.0, 4.0), steps=3)
+    >>> round(found**2, 6)
     0.225
     """
     over, damage = beyond

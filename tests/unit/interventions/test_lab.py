@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -26,9 +27,9 @@ from fa_lightning.regressors.linear import Affine
 from fa_lightning.regressors.module import Candidate, RegressorModule
 from fa_lightning.regressors.spec import DECISION_ALONE, RegressorSpec
 from fa_lightning.scenarios.batches import make_examples
-from fa_lightning.scenarios.embedded import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import answer_format
-from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
 
 BUDGET = 0.05
 SPECS = [
@@ -306,9 +307,18 @@ def test_what_would_fail_after_the_sweep_is_refused_before(
 
 
 def test_a_target_that_the_lab_was_fitted_on_is_refused(source: Any, adapters: dict[str, str], tmp_path: Path) -> None:
-    other = EmbeddedScenarios(train=16, validation=8, test=200, neutral=8, seed=1)
-    data = data_in(tmp_path, source, adapters, lab=True, transfer=[TransferTarget("other seed", other)])
-    with pytest.raises(ValueError, match="of the transfer target 'other seed' belong to groups that the lab fits"):
+    class OtherSplit(ScenarioSource):
+        def load(self) -> ScenarioSplits:
+            splits = source.load()
+            return dataclasses.replace(splits, test=[*splits.test, *splits.validation[:3]])
+
+        def fingerprint(self) -> dict[str, str]:
+            return {}
+
+    data = data_in(tmp_path, source, adapters, lab=True, transfer=[TransferTarget("other split", OtherSplit())])
+    with pytest.raises(
+        ValueError, match="3 of 11 test scenarios of the transfer target 'other split' belong to groups"
+    ):
         trainer_in(tmp_path, max_epochs=1).fit(RegressorModule([RegressorSpec("affine")]), datamodule=data)
 
 

@@ -219,7 +219,7 @@ def test_what_needs_the_live_model_says_so(make_data: Make, make_trainer: Make) 
             {"name": "affine", "stack": ["layers.1.residual", "layers.1.mlp"]},
             "each site must come after the one before",
         ),
-        ({"name": "mlp", "shuffled": True}, "shuffled is given, but only a closed map"),
+        ({"name": "mlp", "shuffled": True}, "shuffled is given, but only the moments of single maps"),
         ({"name": "contrast_vector", "scenarios": 5}, "scenarios is given, but contrasts and probes"),
         (
             {"name": "mlp", "objective": "mixed", "positions": "generated"},
