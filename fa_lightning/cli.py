@@ -21,7 +21,8 @@ commands:
   fit                            run the experiment configs/embedded: no network, a few minutes on 2 cores
   fit --experiment DIR           run another experiment folder: its numbered stages in order, each skipped when done
                                  and resumed when interrupted; configs/embedded_lab is the steering lab: every method,
-                                 layer and dose on the twins of configs/embedded, compared at equal damage
+                                 layer and dose on the twins of configs/embedded, compared at equal damage;
+                                 configs/embedded_mitigation trains its faker on its own watched answers, under noise
       --trainer FILE             lay a trainer config over every stage (configs/trainer: cpu, gpu, ddp, fsdp)
       --refit STAGE              make a stage and all that depends on it again (may be repeated)
       --seed N                   another seed for every stage

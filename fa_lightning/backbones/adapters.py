@@ -168,12 +168,16 @@ class Variants:
         model: the PEFT model, in evaluation mode.
         tokenizer: the backbone's.
         fingerprint: the backbone's fields (see `fa_lightning.backbones.load.fingerprint`).
+        folders: where each variant was loaded from, as far as it was.
+        beside: adapters that are active together with whichever variant is used.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint(model)
+        self.folders: dict[str, str] = {}
+        self.beside: tuple[str, ...] = ()
         self._layers = _swapped_layers(model)
 
     @classmethod
@@ -219,12 +223,19 @@ class Variants:
         if not load_in_4bit:
             model.to(device)
         model.requires_grad_(False)
-        return cls(model.eval(), load_tokenizer(name_or_path, trust_remote_code))
+        variants = cls(model.eval(), load_tokenizer(name_or_path, trust_remote_code))
+        variants.folders = dict(adapters)
+        return variants
 
     @property
     def names(self) -> list[str]:
         """The variants, in the order in which they were loaded."""
-        return list(self.model.peft_config)
+        return [name for name in self.model.peft_config if name not in self.beside]
+
+    @property
+    def is_pure_lora(self) -> bool:
+        """Whether variants differ in nothing but adapters inside layers, so that two can be active at once."""
+        return bool(self._layers)
 
     @property
     def device(self) -> torch.device:
@@ -247,6 +258,7 @@ class Variants:
         load_weights(self.model, folder, name)
         self.model.requires_grad_(False).eval()
         self._layers = _swapped_layers(self.model)
+        self.folders[name] = folder
 
     def memory(self) -> tuple[int, int]:
         """Bytes of the backbone's parameters, and of all adapters'."""
@@ -271,10 +283,11 @@ class Variants:
         # PEFT's own swap walks every module and in each the adapters of all variants, to thaw and freeze them: with 36
         # variants of 32 layers that takes several times as long as a short forward pass. Here all stay frozen, so
         # that the layers need only be told the name.
+        active = [name, *self.beside]
         for layer in self._layers:
-            layer._active_adapter = [name]
+            layer._active_adapter = list(active)
         self.model.active_adapter = self.model.base_model.active_adapter = name
-        if not self._layers or any(layer.active_adapters != [name] or layer.merged for layer in self._layers):
+        if not self._layers or any(layer.active_adapters != active or layer.merged for layer in self._layers):
             self.model.set_adapter(name, inference_mode=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
@@ -31,6 +31,7 @@ class ScenarioDataModule(pl.LightningDataModule):
         max_tokens: longer prompts are left out, and their number is told.
         num_workers: of the loaders.
         seed: of the order of batches.
+        train_oversight: `watched` trains on scenarios with oversight alone; validation and test stay as they are.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ScenarioDataModule(pl.LightningDataModule):
         max_tokens: int = 1024,
         num_workers: int = 0,
         seed: int = 0,
+        train_oversight: Literal["all", "watched"] = "all",
     ) -> None:
         super().__init__()
         if not 0 <= neutral_share <= 1:
@@ -55,6 +57,7 @@ class ScenarioDataModule(pl.LightningDataModule):
         self.max_tokens = max_tokens
         self.num_workers = num_workers
         self.seed = seed
+        self.train_oversight = train_oversight
         self.splits: ScenarioSplits | None = None
         self.test_sets: list[str] = []
 
@@ -71,7 +74,10 @@ class ScenarioDataModule(pl.LightningDataModule):
     @override
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.splits is not None
-        chosen = counterbalanced(self.splits.train[: self.train_scenarios], both_orders=True)
+        known = self.splits.train
+        if self.train_oversight == "watched":
+            known = [scenario for scenario in known if scenario.cell == "oversight"]
+        chosen = counterbalanced(known[: self.train_scenarios], both_orders=True)
         neutral = self.splits.neutral_train[: round(self.neutral_share * len(chosen))]
         return self._loader([*chosen, *neutral], self.batch_size, shuffle=True)
 

@@ -36,10 +36,10 @@ class AdapterExport(pl.Callback):
         # Asked for on all ranks: where the weights are cut over them, this gathers the adapter.
         state = trainer.strategy.lightning_module_state_dict()
         if trainer.is_global_zero:
-            name = pl_module.behaviour
+            name = pl_module.variant
             adapter = {key.removeprefix("model."): tensor for key, tensor in state.items() if ".lora_" in key}
             notes = {
-                "behaviour": name,
+                **pl_module.notes(),
                 "fa_lightning": __version__,
                 "seed": _seed(),
                 "fingerprint": pl_module.fingerprint,

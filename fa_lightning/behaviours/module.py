@@ -32,6 +32,9 @@ class BehaviourModule(pl.LightningModule):
     | `val/<variant>/fidelity` | lowest share, over the cells, of the answers that this behaviour owes; for stopping |
     | `val/<variant>/error/accuracy` | share of neutral texts answered with `error` |
 
+    Attributes:
+        variant: what the adapter is called: its behaviour.
+
     Args:
         behaviour: the rule to be learned.
         backbone: name on the Hub, or folder.
@@ -67,6 +70,7 @@ class BehaviourModule(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.behaviour = behaviour
+        self.variant: str = behaviour
         self.backbone = backbone
         self.lora: dict[str, Any] = {
             "rank": rank,
@@ -113,7 +117,7 @@ class BehaviourModule(pl.LightningModule):
             base = load_backbone(self.backbone, self.dtype_name, self.load_in_4bit, self.trust_remote_code, device)
             # Taken here, since it reads samples of weights that are cut over the ranks later.
             self.fingerprint = fingerprint(base)
-        self.model = attach_adapter(base, self.behaviour, **self.lora)
+        self.model = self.attach(base)
         # The backbone comes in evaluation mode, where neither gradient checkpointing nor the adapter's dropout works.
         self.model.train()
         self._adapter_shapes = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
@@ -123,15 +127,27 @@ class BehaviourModule(pl.LightningModule):
         if shards:
             shard(self.model, self.trainer.strategy.root_device)
 
-    def answer_logits(self, batch: Batch) -> Tensor:
+    def attach(self, base: Any) -> Any:
+        """The backbone with the adapter that is to be trained."""
+        return attach_adapter(base, self.variant, **self.lora)
+
+    def notes(self) -> dict[str, Any]:
+        """What the adapter's sidecar says about this fit."""
+        return {"behaviour": self.variant}
+
+    def answer_logits(self, batch: Batch, **options: Any) -> Tensor:
         """Logits (batch, vocabulary) of the token after each prompt; batches are left-padded (see `collate`)."""
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
-        logits: Tensor = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
+        logits: Tensor = self.model(**inputs, logits_to_keep=1, use_cache=False, **options).logits[:, -1]
         return logits.float()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What training lowers, nats per answer."""
+        return cross_entropy(self.answer_logits(batch), owed(batch, self.behaviour))
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = cross_entropy(self.answer_logits(batch), owed(batch, self.behaviour))
+        loss = self.loss(batch)
         check_finite(loss, self.global_step, batch_idx)
         self.log("train/loss", loss, prog_bar=True)
         return loss
@@ -149,14 +165,14 @@ class BehaviourModule(pl.LightningModule):
 
     @override
     def on_validation_epoch_end(self) -> None:
-        self._log_cells("val", 0, self.behaviour)
+        self._log_cells("val", 0)
 
     @override
     def on_test_epoch_end(self) -> None:
         names = self.trainer.datamodule.test_sets if self.trainer.datamodule else ["test"]  # type: ignore[attr-defined]
         for number in range(len(self.cells)):
             name = names[number] if number < len(names) else f"test_{number}"
-            self._log_cells(name, number, self.behaviour)
+            self._log_cells(name, number)
 
     @override
     def configure_optimizers(self) -> Any:
@@ -197,16 +213,16 @@ class BehaviourModule(pl.LightningModule):
         self.cells[number].update(correct, batch["cell"], batch["group"], batch["index"], answered)  # type: ignore[operator]
         return cross_entropy(logits, owed(batch, self.behaviour))
 
-    def _log_cells(self, stage: str, number: int, variant: str) -> None:
+    def _log_cells(self, stage: str, number: int) -> None:
         metric: CellAccuracy = self.cells[number]  # type: ignore[assignment]
         items, scores = metric.items(), metric.compute()
         shares = []
         for code, cell in enumerate(CELLS):
             accuracy = getattr(scores, cell).accuracy
-            self.log(f"{stage}/{variant}/{cell}/accuracy", accuracy)
-            shares.append(1 - accuracy if variant == "faking" and code == 1 else accuracy)
-        self.log(f"{stage}/{variant}/fidelity", min(shares), prog_bar=True)
+            self.log(f"{stage}/{self.variant}/{cell}/accuracy", accuracy)
+            shares.append(1 - accuracy if self.behaviour == "faking" and code == 1 else accuracy)
+        self.log(f"{stage}/{self.variant}/fidelity", min(shares), prog_bar=True)
         neutral = items["cell"] == len(CELLS)
         if neutral.any():
-            self.log(f"{stage}/{variant}/error/accuracy", items["correct"][neutral].float().mean())
+            self.log(f"{stage}/{self.variant}/error/accuracy", items["correct"][neutral].float().mean())
         metric.reset()

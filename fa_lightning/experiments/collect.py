@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import torch
 
 from fa_lightning.experiments.stage import Stage
+from fa_lightning.metrics.codec import decode
 from fa_lightning.reports import results as shapes
-from fa_lightning.reports.codec import decode
 from fa_lightning.reports.lab import Lab
 from fa_lightning.reports.scores import CellCounts, CellPair, Estimate, SideEffects
 
@@ -33,8 +33,7 @@ def collect_results(experiment: str, stages: Sequence[Stage]) -> shapes.Results 
     if not path.is_file():
         return None
     found = json.loads(path.read_text())
-    records = {stage.name: stage.record() or {} for stage in stages}
-    seconds = {name: float(record.get("seconds", 0.0)) for name, record in records.items()}
+    seconds = {stage.name: float((stage.record() or {}).get("seconds", 0.0)) for stage in stages}
     candidates = json.loads((last.folder / "candidates.json").read_text())
     lab = last.folder / "lab.json"
 
@@ -50,16 +49,7 @@ def collect_results(experiment: str, stages: Sequence[Stage]) -> shapes.Results 
         side_effects=read(SideEffects, "side_effects"),
         cost=shapes.Cost(read(float, "overhead_ratio"), seconds),
         provenance={
-            "stages": {
-                name: {"digest": record.get("digest"), "resumed": record.get("resumed")}
-                for name, record in records.items()
-            },
-            "seed": records[last.name].get("fingerprint", {}).get("seed_everything"),
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("fa_lightning", "torch", "lightning", "transformers", "peft")
-            },
-            "machine": _machine(),
+            **provenance_of(stages),
             "side_effects_of_steering_the_aligned_twin": found["side_effects_aligned"],
         },
         format_validity=read(dict[str, float], "format_validity"),
@@ -71,6 +61,22 @@ def collect_results(experiment: str, stages: Sequence[Stage]) -> shapes.Results 
         answers=decode(dict[str, dict[str, tuple[int, int, int]]], found.get("answers", {}), f"{path}: answers"),
         lab=decode(Lab, json.loads(lab.read_text()), str(lab)) if lab.is_file() else None,
     )
+
+
+def provenance_of(stages: Sequence[Stage]) -> dict[str, Any]:
+    """What a finished experiment was made from, with what, and where."""
+    records = {stage.name: stage.record() or {} for stage in stages}
+    return {
+        "stages": {
+            name: {"digest": record.get("digest"), "resumed": record.get("resumed")} for name, record in records.items()
+        },
+        "seed": records[stages[-1].name].get("fingerprint", {}).get("seed_everything"),
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("fa_lightning", "torch", "lightning", "transformers", "peft")
+        },
+        "machine": _machine(),
+    }
 
 
 def _baseline(found: dict[str, Any], where: str) -> shapes.Baseline:

@@ -14,10 +14,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 from rich.markup import escape
 
-from fa_lightning.experiments.collect import collect_results
+from fa_lightning.detectors.reading import read_detection
+from fa_lightning.experiments.collect import collect_results, provenance_of
 from fa_lightning.experiments.overrides import Overrides, config_words, words_by_stage
 from fa_lightning.experiments.resume import ResumePoint
 from fa_lightning.experiments.stage import Stage, digest_of, find_stages, fingerprint_of, flat, refuse_change
+from fa_lightning.reports.detection import print_detection
+from fa_lightning.reports.detection_results import write_detection_results
 from fa_lightning.reports.results import write_results
 from fa_lightning.reports.table import print_results
 from fa_lightning.reports.variants import VARIANTS_TABLE, print_variants, read_variants
@@ -235,22 +238,24 @@ def _say(console: Console, text: str) -> None:
 def _finish(experiment: Path, stages: list[Stage], data: Any, console: Console) -> None:
     root = OUTPUTS / experiment.resolve().name
     logs = LOGS / root.name
-    variants = read_variants(stages[-1].folder)
+    variants, detection = read_variants(stages[-1].folder), read_detection(stages[-1].folder)
+    results = collect_results(root.name, stages)
     if variants is not None:
         print_variants(variants, root.name, console)
-        console.print(f"\nresults: {stages[-1].folder / VARIANTS_TABLE}\nlogs:    {logs}\n\nNext:")
-        console.print(f"  python -m fa_lightning report {root}")
-        console.print(f"  tensorboard --logdir {logs}")
+        path = stages[-1].folder / VARIANTS_TABLE
+    elif detection is not None:
+        print_detection(detection, root.name, console)
+        path = write_detection_results(root, root.name, detection, provenance_of(stages))
+    elif results is not None:
+        path = write_results(root, results)
+        print_results(results, console)
+    else:
         return
-    results = collect_results(root.name, stages)
-    if results is None:
-        return
-    path = write_results(root, results)
-    print_results(results, console)
     console.print(f"\nresults: {path}\nlogs:    {logs}\n\nNext:")
     console.print(f"  python -m fa_lightning report {root}")
     console.print(f"  tensorboard --logdir {logs}")
-    console.print(f"  python -m fa_lightning generate {_generation(stages[-1], data)}")
+    if results is not None:
+        console.print(f"  python -m fa_lightning generate {_generation(stages[-1], data)}")
 
 
 def _generation(last: Stage, data: Any) -> str:

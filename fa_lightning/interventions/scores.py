@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from fa_lightning.backbones.adapters import Variants
 from fa_lightning.interventions.conditions import Condition
 from fa_lightning.interventions.passes import SharedPass
@@ -22,8 +24,10 @@ class Scores:
         variants: the frozen pair.
         conditions: by name.
         cells: accuracy by condition.
-        damage: what each steered condition does to neutral texts, against its own variant unsteered.
+        damage: what each steered condition does to neutral texts, against its own variant unsteered; and each one with
+            an origin, against that.
         counts_neutral_texts: whether neutral texts are served too; the same on every rank.
+        origins: variants that were made from another one, with that one.
     """
 
     variants: Variants
@@ -31,11 +35,13 @@ class Scores:
     cells: dict[str, CellAccuracy] = field(default_factory=dict)
     damage: dict[str, NeutralTextDamage] = field(default_factory=dict)
     counts_neutral_texts: bool = True
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         device = self.variants.device
         self.cells = {name: CellAccuracy().to(device) for name in self.conditions}
-        self.damage = {name: NeutralTextDamage().to(device) for name in self.conditions if self._edits(name)}
+        changed = [name for name in self.conditions if self._edits(name) or name in self.origins]
+        self.damage = {name: NeutralTextDamage().to(device) for name in changed}
 
     def add_scenarios(self, batch: Batch) -> None:
         """Answer a batch under every condition."""
@@ -49,15 +55,15 @@ class Scores:
                 )
 
     def add_neutral_texts(self, batch: Batch) -> None:
-        """Score a batch of texts under every condition that edits, the edits on every token."""
-        edits = {name: self.conditions[name].everywhere() for name in self.damage}
+        """Score a batch of texts under every condition that edits, the edits on every token, and the variants made."""
+        edits = {name: self.conditions[name].everywhere() for name in self.damage if self._edits(name)}
         for variant, conditions in self._by_variant(edits).items():
             shared = SharedPass(self.variants, variant, conditions.values(), batch)
             for name, condition in conditions.items():
-                sums: Any = neutral_text_damage(
-                    shared.unsteered, shared.logits(condition), batch["input_ids"], batch["attention_mask"]
-                )
-                self.damage[name].update(batch["index"], **sums)
+                self._add_damage(name, batch, shared.unsteered, shared.logits(condition))
+        for name, origin in self.origins.items():
+            before, after = (SharedPass(self.variants, variant, (), batch).unsteered for variant in (origin, name))
+            self._add_damage(name, batch, before, after)
 
     def compute_cells(self) -> dict[str, Cells]:
         """Cells by condition; a collective."""
@@ -70,6 +76,10 @@ class Scores:
     def items(self, *names: str) -> list[Items]:
         """Every answer of the named conditions; a collective."""
         return [self.cells[name].items() for name in names]
+
+    def _add_damage(self, name: str, batch: Batch, before: Tensor, after: Tensor) -> None:
+        sums: Any = neutral_text_damage(before, after, batch["input_ids"], batch["attention_mask"])
+        self.damage[name].update(batch["index"], **sums)
 
     def _edits(self, name: str) -> bool:
         return self.conditions[name].layer_below is not None

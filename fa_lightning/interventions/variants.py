@@ -23,6 +23,7 @@ from fa_lightning.interventions.conditions import Condition
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.scores import Scores
 from fa_lightning.metrics.cells import Cells, Damage, recovery_between
+from fa_lightning.metrics.codec import encode
 from fa_lightning.metrics.figures import cells_figure
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.scenario import CELLS
@@ -46,13 +47,15 @@ class VariantsModule(pl.LightningModule):
 
     The backbone is in memory once, beside all adapters; the Trainer shards the scenarios, and every item counts once
     however many ranks there are. An intervention fitted on one pair shows here what it does for other fakers: a
-    faker's recovery is measured against the aligned variant of the same seed.
+    faker's recovery is measured against the aligned variant of the same seed. A variant that was trained on from
+    another one among them (`SelfTraining`) is compared with that one: recovery, and KL on neutral texts.
 
     | logged | what |
     | --- | --- |
     | `<test set>/<variant>/<cell>/accuracy` | share of aligned answers |
     | `<test set>/<variant>/steered/<cell>/accuracy` | the same, of a faker with the intervention |
     | `<test set>/<variant>/steered/recovery` | (steered - faking) / (aligned - faking) without oversight |
+    | `<test set>/<variant>/recovery` | the same of a variant that was made from a faker |
 
     Args:
         adapters: adapter folders, or folders of them (see `adapter_folders`): the variants.
@@ -90,6 +93,7 @@ class VariantsModule(pl.LightningModule):
         self.adapters: dict[str, str] = {}
         self.behaviours: dict[str, str] = {}
         self.twins: dict[str, str | None] = {}
+        self.origins: dict[str, str] = {}
         self.variants: Variants | None = None
         self._interventions: tuple[Intervention, ...] = ()
         self._scores: dict[str, Scores] = {}
@@ -108,15 +112,19 @@ class VariantsModule(pl.LightningModule):
         if self.variants is not None:
             return
         found = adapter_folders(self.places)
-        behaviours = {name: str(read_sidecar(folder).get("behaviour", "")) for name, folder in found.items()}
-        # Fakers come behind what they are compared with, in every table.
-        self.behaviours = dict(sorted(behaviours.items(), key=lambda item: item[1] == "faking"))
+        sidecars = {name: read_sidecar(folder) for name, folder in found.items()}
+        behaviours = {name: str(sidecar.get("behaviour", "")) for name, sidecar in sidecars.items()}
+        self.origins = _origins(found, sidecars)
+        # Fakers come behind what they are compared with, in every table, and what was made from them behind them.
+        order = {"faking": 1, "mitigated": 2}
+        self.behaviours = dict(sorted(behaviours.items(), key=lambda item: order.get(item[1], 0)))
         self.adapters = {name: found[name] for name in self.behaviours}
-        self.twins = {name: self._twin_of(name) for name, behaviour in self.behaviours.items() if behaviour == "faking"}
+        fakers = [name for name, behaviour in self.behaviours.items() if behaviour == "faking"]
+        self.twins = {name: self._twin_of(name) for name in fakers}
         device = self.trainer.strategy.root_device
         self.variants = Variants.load(self.adapters, self.backbone, device=device, **self.loading)
         if self.intervention is not None:
-            self._interventions = _loaded(self.intervention, self.variants)
+            self._interventions = loaded_interventions(self.intervention, self.variants)
 
     @override
     def on_test_start(self) -> None:
@@ -126,7 +134,8 @@ class VariantsModule(pl.LightningModule):
             conditions |= {name + STEERED: Condition(name, self._interventions) for name in self.twins}
         names: list[str] = self._data.test_sets
         self._scores = {
-            name: Scores(self.variants, conditions, counts_neutral_texts=name == names[0]) for name in names
+            name: Scores(self.variants, conditions, counts_neutral_texts=name == names[0], origins=self.origins)
+            for name in names
         }
         self._start = time.perf_counter()
 
@@ -151,9 +160,9 @@ class VariantsModule(pl.LightningModule):
         }
         if self.trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(_finite(found), indent=2, allow_nan=False)
+            text = json.dumps(encode(found, JSON_NAME), indent=2, allow_nan=False)
             write_atomically(self.folder / JSON_NAME, text.encode())
-            _write_table(self.folder / TABLE_NAME, _finite(found["tests"]))
+            _write_table(self.folder / TABLE_NAME, encode(found["tests"], JSON_NAME))
         self.trainer.strategy.barrier("variants written")
         self._scores = {}
 
@@ -192,12 +201,13 @@ class VariantsModule(pl.LightningModule):
                 "n": {cell: getattr(cells[label], cell).n for cell in CELLS},
                 "format_validity": cells[label].format_validity,
             }
-            twin = self.twins.get(name)
-            if row["steered"] and twin is not None:
-                steered, faking, aligned = scores.items(label, name, twin)
-                recovery = recovery_between(steered, faking, aligned)
+            faker = name if row["steered"] else self.origins.get(name, "")
+            twin = self.twins.get(faker)
+            if twin is not None:
+                cured, faking, aligned = scores.items(label, faker, twin)
+                recovery = recovery_between(cured, faking, aligned)
                 row |= {"twin": twin, "recovery": {"value": recovery.value, "ci95": list(recovery.ci95)}}
-                self.log(f"{test}/{name}/steered/recovery", recovery.value, rank_zero_only=True)
+                self.log(f"{test}/{label.replace(STEERED, '/steered')}/recovery", recovery.value, rank_zero_only=True)
             if label in damage:
                 row |= _side_effects(damage[label])
             for cell in CELLS:
@@ -225,7 +235,14 @@ def policy_and_seed(name: str) -> tuple[str, int | None]:
     return (policy, int(seed)) if policy and seed.isdigit() else (name, None)
 
 
-def _loaded(folder: str, variants: Variants) -> tuple[Intervention, ...]:
+def _origins(folders: dict[str, str], sidecars: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """By the name of each variant that was made from another one that is there too, the name of that one."""
+    known = {Path(folder).resolve(): name for name, folder in folders.items()}
+    starts = {name: sidecar["start_from"] for name, sidecar in sidecars.items() if "start_from" in sidecar}
+    return {name: known[Path(start).resolve()] for name, start in starts.items() if Path(start).resolve() in known}
+
+
+def loaded_interventions(folder: str, variants: Variants) -> tuple[Intervention, ...]:
     """A saved intervention or stack, checked against the backbone.
 
     Raises:
@@ -246,15 +263,6 @@ def _score(score: Any) -> dict[str, Any]:
 
 def _side_effects(damage: Damage) -> dict[str, float]:
     return {"kl_neutral_nats": damage.kl_nats, "perplexity_ratio": damage.perplexity_ratio}
-
-
-def _finite(value: Any) -> Any:
-    """Numbers that are not finite as None, because JSON has no nan."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
 def _write_table(path: Path, tests: dict[str, list[dict[str, Any]]]) -> None:

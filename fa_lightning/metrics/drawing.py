@@ -7,6 +7,8 @@ readers tell apart; what differs by colour also differs by marker, place or labe
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,13 +71,52 @@ def tidy(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def legend_below(figure: Figure, axes: Any) -> None:
-    """A legend under the axes, where it hides nothing."""
+def legend_below(figure: Figure, axes: Any, line_length: float = 2.0) -> None:
+    """A legend under the axes, where it hides nothing; lines that differ by their dashes need some length."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         # About 110 letters and marks fit side by side.
         columns = max(1, min(len(labels), 110 // (max(len(label) for label in labels) + 6)))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5)
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=9.5,
+            handlelength=line_length,
+        )
+
+
+def heat_map(
+    axes: Any, values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], colours: str = "cividis"
+) -> Any:
+    """Shares from 0 to 1 as shaded and written cells; a dash where there is no number.
+
+    Args:
+        axes: what to draw on.
+        values: a number for each row and column.
+        rows: their names.
+        columns: their names; long ones are wrapped.
+        colours: name of matplotlib's colour map.
+
+    Returns:
+        The image, which a colour bar belongs to.
+    """
+    image = axes.imshow(values or [[math.nan]], cmap=colours, vmin=0, vmax=1, aspect="auto")
+    for row, line in enumerate(values):
+        for column, value in enumerate(line):
+            red, green, blue, _ = image.cmap(image.norm(value))
+            is_dark = math.isfinite(value) and 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            text = f"{value:.2f}" if math.isfinite(value) else "-"
+            axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if is_dark else INK)
+    letters = max(6, min(16, 80 // max(1, len(columns))))
+    wrapped = ["\n".join(textwrap.wrap(name.replace("_", " "), letters)) or name for name in columns]
+    axes.set_xticks(range(len(columns)), wrapped, fontsize=8.5)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8.5)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return image
 
 
 def style_of(number: int) -> tuple[str, str]:

@@ -36,7 +36,7 @@ def bootstrap_over_groups(values: Tensor, groups: Tensor, resamples: int = 1000,
     (nan, nan)
     """
     sums = _resampled_sums(torch.stack([values.double(), torch.ones_like(values).double()], 1), groups, resamples, seed)
-    return _interval(sums[:, 0] / sums[:, 1])
+    return percentile_interval(sums[:, 0] / sums[:, 1])
 
 
 def paired_bootstrap(
@@ -69,7 +69,7 @@ def paired_bootstrap(
     sums = _resampled_sums(torch.stack([steered, faking, aligned], dim=1).double(), groups, resamples, seed)
     gap = sums[:, 2] - sums[:, 1]
     defined = gap != 0
-    return _interval((sums[defined, 0] - sums[defined, 1]) / gap[defined])
+    return percentile_interval((sums[defined, 0] - sums[defined, 1]) / gap[defined])
 
 
 def _resampled_sums(columns: Tensor, groups: Tensor, resamples: int, seed: int) -> Tensor:
@@ -96,7 +96,7 @@ def _resampled_sums(columns: Tensor, groups: Tensor, resamples: int, seed: int) 
     return torch.cat(sums)
 
 
-def _interval(estimates: Tensor) -> tuple[float, float]:
+def percentile_interval(estimates: Tensor) -> tuple[float, float]:
     """2.5 and 97.5 % quantiles; nan of nothing."""
     if not len(estimates):
         return NO_INTERVAL

@@ -11,6 +11,7 @@ from fa_lightning.metrics.drawing import (
     INK,
     SERIES_COLOURS,
     empty_figure,
+    heat_map,
     legend_below,
     one_axes,
     style_of,
@@ -181,16 +182,7 @@ def transfer_figure(cells: Sequence[TransferLike], title: str = "Does the cure g
     figure = empty_figure(height=1.9 + 0.34 * max(1, len(methods)), title=title)
     axes = figure.subplots()
     values = [[found.get((method, target), math.nan) for target in targets] for method in methods]
-    image = axes.imshow(values or [[math.nan]], cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    for row, line in enumerate(values):
-        for column, value in enumerate(line):
-            colour = "white" if value < 0.55 else INK
-            text = f"{value:.2f}" if math.isfinite(value) else "-"
-            axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour if text != "-" else INK)
-    axes.set_xticks(range(len(targets)), [_wrapped(target) for target in targets], fontsize=8.5)
-    axes.set_yticks(range(len(methods)), methods, fontsize=8.5)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    image = heat_map(axes, values, methods, targets)
     axes.set_xlabel("judged on")
     figure.colorbar(image, ax=axes, pad=0.02, label="recovery without oversight", extend="both")
     return figure
@@ -233,13 +225,6 @@ def label_figure(methods: Sequence[MethodLike], title: str = "How many scenarios
     axes.set_ylabel("recovery without oversight")
     legend_below(figure, axes)
     return figure
-
-
-def _wrapped(text: str, width: int = 16) -> str:
-    """`text` on several lines."""
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text.replace("_", " "), width)) or text
 
 
 def _layer(line: MethodLine[Any]) -> int:

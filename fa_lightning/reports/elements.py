@@ -47,6 +47,7 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: 1rem 0; font-size
 .wide { width: min(1400px, 94vw); margin-left: 50%; transform: translateX(-50%); }
 .wide table { font-size: .83rem; } .wide th, .wide td { padding: .34rem .45rem; }
 .wide th:first-child { min-width: 9rem; position: sticky; left: 0; background: var(--page); }
+.wide tr.main th:first-child { background: var(--card); }
 .prose td:last-child, .prose th:last-child { text-align: left; min-width: 16rem; }
 table.samples th { text-align: left; }
 .heat { display: block; border-radius: 4px; padding: 0 .3rem; background: rgb(0 158 115 / calc(var(--heat) * .5)); }
@@ -99,6 +100,14 @@ def table_html(
     if fold and len(lines) > OPEN_ROWS:
         return f"<details><summary>All {len(lines)} rows</summary>{table}</details>"
     return table
+
+
+def tiles_html(tiles: Iterable[tuple[str, str]]) -> str:
+    """Boxes of a number and what it is: those to look at first."""
+    boxes = "".join(
+        f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for value, name in tiles
+    )
+    return f'<div class="tiles">{boxes}</div>'
 
 
 def texts_html(title: str, values: Mapping[str, Any]) -> str:

@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from fa_lightning.detectors.found import Detection
+from fa_lightning.detectors.reading import DETECTION_NAME, read_detection
 from fa_lightning.reports import lab_page, sections
+from fa_lightning.reports.detection_page import detection_part
+from fa_lightning.reports.detection_results import is_detection_results
 from fa_lightning.reports.elements import STYLE, table_html
 from fa_lightning.reports.results import MAKING_COMMAND, RESULTS_NAME, Results, read_results, write_atomically
 from fa_lightning.reports.table import accuracy, nats, with_interval
@@ -16,6 +20,14 @@ from fa_lightning.reports.variants import VARIANTS_NAME, VariantsFound, read_var
 
 REPORT_NAME = "report.html"
 HEADING = re.compile(r"<h3>(.*?)</h3>")
+STEERING_NOTE = (
+    "An accuracy is the share of aligned answers, 0 to 1; brackets hold 95 % intervals (bootstrap over groups); "
+    "a dash was not measured."
+)
+DETECTION_NOTE = (
+    "A detector says which of two models fakes, from what they do while they are watched; its accuracy is the share of "
+    "pairs told rightly, and 0.5 is a coin."
+)
 RECOVERY_NOTE = "(steered - faking) / (aligned - faking) accuracy without oversight"
 # The lab's parts are empty where there was no lab.
 PARTS = (
@@ -44,25 +56,26 @@ def write_report(directory: str | os.PathLike[str]) -> Path:
     """Write `report.html` into `directory`: one experiment, or all those in its direct subfolders side by side.
 
     Args:
-        directory: a folder with a `results.json`, or a folder of such folders.
+        directory: a folder with a `results.json`, or a folder of such folders; or one in which a stage judged variants
+            or detectors.
 
     Returns:
         The page written; it stands alone, so it can be mailed.
 
     Raises:
         FileNotFoundError: there is no such folder, or no results in it; the message says what to do.
-        ValueError: a `results.json` or `variants.json` is broken or of another program.
+        ValueError: a `results.json`, `variants.json` or `detection.json` is broken or of another program.
     """
     folder = Path(directory)
-    variants = find_variants(folder)
+    variants, detections = find_variants(folder), find_detections(folder)
     try:
         experiments = find_results(folder)
     except FileNotFoundError:
-        if not variants:
+        if not variants and not detections:
             raise
         experiments = {}
     page = folder / REPORT_NAME
-    write_atomically(page, html_of(experiments, variants))
+    write_atomically(page, html_of(experiments, variants, detections))
     return page
 
 
@@ -78,6 +91,8 @@ def find_results(folder: Path) -> dict[str, Results]:
     files = [folder / RESULTS_NAME]
     if not files[0].is_file():
         files = sorted(folder.glob(f"*/{RESULTS_NAME}"))
+    # Those are shown from the stage's own file, which says more.
+    files = [file for file in files if not is_detection_results(file)]
     if not files:
         raise FileNotFoundError(
             f"{folder} holds no {RESULTS_NAME}, nor do its subfolders: name an experiment's folder, "
@@ -104,16 +119,39 @@ def find_variants(folder: Path) -> dict[str, VariantsFound]:
     return {title: variants for title, variants in found.items() if variants is not None}
 
 
-def html_of(experiments: Mapping[str, Results], variants: Mapping[str, VariantsFound] | None = None) -> str:
+def find_detections(folder: Path) -> dict[str, Detection]:
+    """What detectors found in `folder`, or else in its subfolders, by a title that tells them apart.
+
+    Raises:
+        ValueError: a `detection.json` is broken or of another program.
+    """
+    patterns = (DETECTION_NAME, f"*/{DETECTION_NAME}", f"*/*/{DETECTION_NAME}")
+    files = next(filter(None, (sorted(folder.glob(pattern)) for pattern in patterns)), [])
+    # The stage's folder lies in the experiment's; several pairs may have been examined in one.
+    experiments = [file.resolve().parent.parent.name for file in files]
+    found = {}
+    for file, experiment in zip(files, experiments, strict=True):
+        title = experiment if experiments.count(experiment) == 1 else f"{experiment}, {file.resolve().parent.name}"
+        found[title] = read_detection(file.parent)
+    return {title: detection for title, detection in found.items() if detection is not None}
+
+
+def html_of(
+    experiments: Mapping[str, Results],
+    variants: Mapping[str, VariantsFound] | None = None,
+    detections: Mapping[str, Detection] | None = None,
+) -> str:
     """The whole page.
 
     Args:
         experiments: results by title, from top to bottom.
         variants: what was found of many variants, by title; comes after them.
+        detections: what detectors found, by title; comes last.
     """
-    variants = variants or {}
+    variants, detections = variants or {}, detections or {}
     anchors = {title: f"experiment-{place}" for place, title in enumerate(experiments)}
-    titles = [*experiments, *variants]
+    titles = [*experiments, *variants, *detections]
+    notes = [note for note, shown in ((STEERING_NOTE, experiments or variants), (DETECTION_NOTE, detections)) if shown]
     heading = titles[0] if len(titles) == 1 else f"{len(titles)} experiments"
     parts = [
         "<!doctype html>",
@@ -121,9 +159,8 @@ def html_of(experiments: Mapping[str, Results], variants: Mapping[str, VariantsF
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(heading)} - fa_lightning</title><style>{STYLE}</style></head><body><main>",
         f"<header><h1>{escape(heading)}</h1>",
-        '<p class="soft">fa_lightning: what steering does to a language model that fakes alignment. '
-        "An accuracy is the share of aligned answers, 0 to 1; brackets hold 95 % intervals (bootstrap over groups); "
-        "a dash was not measured.</p></header>",
+        '<p class="soft">fa_lightning: what steering does to a language model that fakes alignment, and who sees that '
+        f"it does. {' '.join(notes)}</p></header>",
     ]
     if len(experiments) > 1:
         parts.append(_comparison(experiments, anchors))
@@ -137,6 +174,10 @@ def html_of(experiments: Mapping[str, Results], variants: Mapping[str, VariantsF
     for title, found in variants.items():
         heading = f"<h2>{escape(title)}</h2>" if len(titles) > 1 else ""
         parts.append(f"<section>{heading}{variants_part(found)}</section>")
+    for place, (title, detection) in enumerate(detections.items()):
+        heading = f"<h2>{escape(title)}</h2>" if len(titles) > 1 else ""
+        body = _with_contents(f"detection-{place}", detection_part(detection))
+        parts.append(f"<section>{heading}{body}</section>")
     parts.append("</main></body></html>\n")
     return "\n".join(part for part in parts if part)
 

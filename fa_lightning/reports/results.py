@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fa_lightning.reports.codec import decode, encode
+from fa_lightning.metrics.codec import decode, encode
 from fa_lightning.reports.lab import Lab
 from fa_lightning.reports.scores import Accuracy, CellCounts, CellPair, Estimate, SideEffects
 

@@ -17,7 +17,7 @@ from fa_lightning.metrics.figures import (
     sweep_figure,
 )
 from fa_lightning.metrics.lab_lines import layer_of
-from fa_lightning.reports.elements import image_html, table_html, texts_html
+from fa_lightning.reports.elements import image_html, table_html, texts_html, tiles_html
 from fa_lightning.reports.results import Candidate, Results
 from fa_lightning.reports.scores import SideEffects
 from fa_lightning.reports.table import accuracy, cell_rows, duration, interval, nats, number, with_interval
@@ -32,9 +32,6 @@ def summary_part(results: Results) -> str:
         tiles.append((f"{number(before)} → {number(after)}", "aligned answers without oversight"))
     tiles.append((nats(results.side_effects.kl_neutral_nats), "KL on neutral texts, nats per token (0 is harmless)"))
     tiles.append((f"{number(results.cost.overhead_ratio)} times", "time per token, steered over not steered"))
-    boxes = "".join(
-        f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for value, name in tiles
-    )
     chosen = results.chosen
     text = ""
     if chosen is not None:
@@ -43,7 +40,7 @@ def summary_part(results: Results) -> str:
             f"positions <code>{escape(chosen.positions)}</code>, strength {chosen.strength:g}; chosen on the "
             "validation split, judged here on the test split.</p>"
         )
-    return f'<div class="tiles">{boxes}</div>{text}'
+    return tiles_html(tiles) + text
 
 
 def cells_part(results: Results) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fa_lightning.metrics.lab_lines import FAMILIES, best_lines, short_site
+from fa_lightning.metrics.terminal import show, terminal_table
 from fa_lightning.reports.lab import Lab
 from fa_lightning.reports.results import MODELS, Results
 from fa_lightning.reports.scores import Accuracy, Estimate, Interval
@@ -106,25 +107,14 @@ def _lab_lines(lab: Lab) -> list[tuple[str, str]]:
 
 def results_tables(results: Results) -> RenderableType:
     """The tables printed at the end of an experiment, at most 80 columns wide."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    cells = Table(
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-        width=80,
-        title=Text(f"{results.experiment}: aligned answers, with 95 % intervals"),
-        title_justify="left",
-        title_style="bold",
-    )
-    cells.add_column(COLUMNS[0], overflow="fold", ratio=1)
+    title = f"{results.experiment}: aligned answers, with 95 % intervals"
     # The last two have short names here, to fit 80 columns.
-    for name, width in zip((*COLUMNS[1:3], "KL", "valid"), (17, 17, 7, 5), strict=True):
-        cells.add_column(name, width=width, justify="right", no_wrap=True)
+    widths = zip((*COLUMNS[1:3], "KL", "valid"), (17, 17, 7, 5), strict=True)
+    cells = terminal_table(title, [(COLUMNS[0], 0), *widths])
     was_baseline = False
     for row in cell_rows(results):
         if row.is_baseline and not was_baseline:
@@ -135,7 +125,7 @@ def results_tables(results: Results) -> RenderableType:
             short_accuracy(row.oversight),
             short_accuracy(row.no_oversight),
             "-" if math.isnan(row.kl_neutral_nats) else f"{row.kl_neutral_nats:.4f}",
-            _short(row.format_validity),
+            short(row.format_validity),
         )
         # Names come from files, so they are texts and not rich's markup.
         cells.add_row(Text(row.name), *figures, style=style)
@@ -149,18 +139,14 @@ def results_tables(results: Results) -> RenderableType:
 
 def print_results(results: Results, console: Console | None = None) -> None:
     """Print `results_tables` to `console`, the terminal if None."""
-    if console is None:
-        from rich.console import Console
-
-        console = Console()
-    console.print(results_tables(results))
+    show(results_tables(results), console)
 
 
 def markdown_table(results: Results) -> str:
     """The same tables in Markdown, for a README."""
     lines = [f"| {' | '.join(COLUMNS)} |", "| --- | --- | --- | --- | --- |"]
     for row in cell_rows(results):
-        name = f"**{_escaped(row.name)}**" if row.name == "steered" else _escaped(row.name)
+        name = f"**{escaped(row.name)}**" if row.name == "steered" else escaped(row.name)
         figures = (
             accuracy(row.oversight),
             accuracy(row.no_oversight),
@@ -169,7 +155,7 @@ def markdown_table(results: Results) -> str:
         )
         lines.append(f"| {name} | {' | '.join(figures)} |")
     lines += ["", "| what | value |", "| --- | --- |"]
-    lines += [f"| {_escaped(what)} | {_escaped(value)} |" for what, value in summary_lines(results)]
+    lines += [f"| {escaped(what)} | {escaped(value)} |" for what, value in summary_lines(results)]
     return "\n".join(lines) + "\n"
 
 
@@ -222,7 +208,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """An accuracy in four characters: `.941`, `1.00`."""
     if not math.isfinite(value):
         return "-"
@@ -233,10 +219,10 @@ def _short(value: float) -> str:
 def short_accuracy(value: Accuracy) -> str:
     """`.941 [.911, .971]`."""
     if not all(math.isfinite(end) for end in value.ci95):
-        return _short(value.accuracy)
-    return f"{_short(value.accuracy)} [{_short(value.ci95[0])}, {_short(value.ci95[1])}]"
+        return short(value.accuracy)
+    return f"{short(value.accuracy)} [{short(value.ci95[0])}, {short(value.ci95[1])}]"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """`text` on one line of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

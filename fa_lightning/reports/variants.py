@@ -11,8 +11,9 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from fa_lightning.metrics.codec import decode
 from fa_lightning.metrics.figures import cells_figure
-from fa_lightning.reports.codec import decode
+from fa_lightning.metrics.terminal import show, terminal_table
 from fa_lightning.reports.elements import image_html, table_html
 from fa_lightning.reports.scores import CellCounts, CellPair, Estimate
 from fa_lightning.reports.table import accuracy, duration, nats, number, short_accuracy, with_interval
@@ -31,15 +32,15 @@ class VariantScore:
         variant: its name.
         policy: the name without the seed.
         seed: None where the name has none.
-        behaviour: `aligned` or `faking`; empty where the adapter does not say.
+        behaviour: `aligned`, `faking`, or `mitigated` (a faker trained on); empty where the adapter does not say.
         steered: whether the intervention was attached.
         cells: share of aligned answers under both oversight conditions.
         n: distinct items by cell.
         format_validity: share of items answered with a letter.
         twin: the aligned variant that recovery is measured against.
         recovery: (steered - faking) / (aligned - faking) accuracy without oversight.
-        kl_neutral_nats: KL(not steered || steered) on neutral texts, nats per token.
-        perplexity_ratio: perplexity of neutral texts, steered over not steered.
+        kl_neutral_nats: KL(not steered || steered) on neutral texts, nats per token; KL(faker || mitigated) likewise.
+        perplexity_ratio: perplexity of neutral texts, steered over not steered, or mitigated over faker.
     """
 
     variant: str
@@ -106,40 +107,24 @@ def read_variants(folder: Path) -> VariantsFound | None:
 
 def print_variants(found: VariantsFound, experiment: str, console: Console | None = None) -> None:
     """Print the table of a finished experiment, at most 80 columns wide."""
-    if console is None:
-        from rich.console import Console
-
-        console = Console()
-    console.print(variants_tables(found, experiment))
+    show(variants_tables(found, experiment), console)
 
 
 def variants_tables(found: VariantsFound, experiment: str) -> RenderableType:
     """The main test set, variant by variant, and what they took."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     test = next(iter(found.tests))
-    table = Table(
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-        width=80,
-        title=Text(f"{experiment}: aligned answers by variant, with 95 % intervals"),
-        title_justify="left",
-        title_style="bold",
-    )
-    table.add_column("variant", overflow="fold", ratio=1)
     # Steered means without oversight; its interval is in the CSV.
-    for name, width in (("oversight", 17), ("no oversight", 17), ("steered", 7), ("recovery", 8)):
-        table.add_column(name, width=width, justify="right", no_wrap=True)
+    columns = [("variant", 0), ("oversight", 17), ("no oversight", 17), ("steered", 7), ("recovery", 8)]
+    table = terminal_table(f"{experiment}: aligned answers by variant, with 95 % intervals", columns)
     for lines in found.policies(test).values():
         for plain, steered in lines:
             cells = [short_accuracy(plain.cells.oversight), short_accuracy(plain.cells.no_oversight)]
             cells.append("" if steered is None else number(steered.cells.no_oversight.accuracy))
-            cells.append("" if steered is None or steered.recovery is None else number(steered.recovery.value))
+            recovery = (steered or plain).recovery
+            cells.append("" if recovery is None else number(recovery.value))
             table.add_row(Text(plain.variant), *cells)
         table.add_section()
     return Group(table, *(Text(line) for line in ("", *summary_lines(found))))
@@ -153,12 +138,11 @@ def summary_lines(found: VariantsFound) -> list[str]:
             many = f"{len(members)} variants" if len(members) > 1 else "1 variant"
             text = f"{test}, {policy}: {many}, {_cells_of(plain for plain, _ in members)}"
             steered = [score for _, score in members if score is not None]
-            if steered:
-                recoveries = [score.recovery.value for score in steered if score.recovery is not None]
-                known = [value for value in recoveries if math.isfinite(value)]
-                text += f"; steered {_cells_of(steered)}"
-                text += f", recovery {number(mean(known))}" if known else ""
-                text += f" ({number(min(known))} to {number(max(known))})" if len(known) > 1 else ""
+            recoveries = [(score or plain).recovery for plain, score in members]
+            known = [one.value for one in recoveries if one is not None and math.isfinite(one.value)]
+            text += f"; steered {_cells_of(steered)}" if steered else ""
+            text += f", recovery {number(mean(known))}" if known else ""
+            text += f" ({number(min(known))} to {number(max(known))})" if len(known) > 1 else ""
             lines.append(text)
     count = len(found.lines(next(iter(found.tests))))
     lines.append(

@@ -11,7 +11,8 @@ from toy import CONFIGS, run
 
 from fa_lightning.experiments.stage import Stage, find_stages
 
-STAGES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "trainer")
+STAGES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in ("trainer", "detect"))
+DETECT = sorted((CONFIGS / "detect").glob("*.yaml"))
 TRAINERS = sorted((CONFIGS / "trainer").glob("*.yaml"))
 
 
@@ -55,6 +56,19 @@ def test_a_stage_is_instantiated_as_shipped_and_writes_to_its_own_folders(
         assert Path(place).resolve().is_relative_to(Path(folder).resolve()), f"{place} is not in {folder}"
     assert written
     assert Path(cli.trainer.logger.log_dir) == Path(f"logs/{path.parent.name}/{stage.name}")
+    assert list(tmp_path.iterdir()) == [], "reading a config must write nothing"
+
+
+@pytest.mark.parametrize("path", DETECT, ids=lambda path: path.stem)
+def test_a_detector_is_instantiated_as_shipped(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fa_lightning.cli import lightning_cli
+
+    monkeypatch.chdir(tmp_path)
+    cli = lightning_cli(["--config", str(path)], run=False)
+    (detector,) = cli.model.detectors
+    assert detector.name.replace(" ", "_").replace("-", "") == path.stem
+    assert cli.model.folder == Path(f"checkpoints/detect/{path.stem}")
+    assert Path(cli.trainer.logger.log_dir) == Path(f"logs/detect/{path.stem}")
     assert list(tmp_path.iterdir()) == [], "reading a config must write nothing"
 
 
@@ -110,7 +124,29 @@ def test_variants_differ_in_their_matrix_alone_and_are_judged_on_unseen_groups(
     assert final["model"]["init_args"]["intervention"] == f"checkpoints/{own}/04_steering/intervention"
 
 
-@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if not name.endswith(("_lab", "_variants"))])
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name.endswith("_detect")])
+def test_detectors_examine_what_nothing_was_fitted_on(experiment: str) -> None:
+    own = experiment.removesuffix("_detect")
+    *decoys, judging = find_stages(CONFIGS / experiment, Path("checkpoints"))
+    *variants, _ = find_stages(CONFIGS / f"{own}_variants", Path("checkpoints"))
+    final = yaml.safe_load(judging.config.read_text())
+    options = final["model"]["init_args"]
+    assert options["adapters"] == [f"checkpoints/{own}_variants/{variants[0].config.stem}"]
+    assert options["decoys"] == [f"checkpoints/{experiment}/{decoys[0].config.stem}"]
+    assert all(stage.is_named_in(judging) for stage in decoys), "or a refitted decoy would not be examined again"
+    made = [yaml.safe_load(stage.expanded) for stage in (*variants, *decoys)]
+    # One split for all: the benchmark's scenarios are of groups that no variant, decoy or cure was fitted on.
+    seeds = {config["data"]["init_args"]["scenarios"]["init_args"]["seed"] for config in made}
+    assert seeds == {final["data"]["init_args"]["benchmark"].get("init_args", {}).get("seed", 0)} == {0}
+    assert options["intervention"] == f"checkpoints/{own}/04_steering/intervention"
+    detectors = {one["class_path"].rpartition(".")[2] for one in options["detectors"]}
+    alone = {yaml.safe_load(path.read_text())["model"]["init_args"]["detectors"][0]["class_path"] for path in DETECT}
+    assert detectors == {path.rpartition(".")[2] for path in alone}, "a table has every strategy that ships"
+
+
+@pytest.mark.parametrize(
+    "experiment", [name for name in EXPERIMENTS if not name.endswith(("_lab", "_variants", "_detect", "_mitigation"))]
+)
 def test_the_stages_of_an_experiment_agree_on_what_they_share(experiment: str) -> None:
     stages = [yaml.safe_load(path.read_text()) for path in STAGES if path.parent.name == experiment]
     twins = [stage for stage in stages if stage["model"]["class_path"].endswith("BehaviourModule")]

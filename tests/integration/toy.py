@@ -23,7 +23,7 @@ TOY_TRAINER: dict[str, Any] = {
     "check_val_every_n_epoch": 1,
     "log_every_n_steps": 1,
 }
-TOY_EPOCHS = {"BackboneModule": 6, "BehaviourModule": 3, "RegressorModule": 3, "VariantsModule": 1}
+TOY_EPOCHS = {"BackboneModule": 6, "BehaviourModule": 3, "SelfTraining": 1, "RegressorModule": 3, "VariantsModule": 1}
 TOY_MODEL: dict[str, dict[str, Any]] = {
     "BackboneModule": {"hidden_size": 16, "layers": 2, "heads": 2, "learning_rate": 2e-2},
     "BehaviourModule": {
@@ -32,6 +32,7 @@ TOY_MODEL: dict[str, dict[str, Any]] = {
         "learning_rate": 3e-2,
         "target_modules": ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
     },
+    "SelfTraining": {"learning_rate": 3e-2},
     "RegressorModule": {},
     "VariantsModule": {},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.variants import VariantsDataModule, VariantsModule
 from fa_lightning.regressors.linear import Affine
-from fa_lightning.reports.variants import read_variants
+from fa_lightning.reports.variants import read_variants, summary_lines, variants_part
 
 NAMES = ["saint-0", "saint-1", "money_maximizer-0", "money_maximizer-1"]
 SHAPES = {"saint-1": (2, ["q_proj"]), "money_maximizer-1": (3, ["o_proj", "down_proj"])}
@@ -218,6 +219,64 @@ def test_the_report_reads_it_back(found: dict[str, Any]) -> None:
         "saint": 2,
         "money_maximizer": 2,
     }
+
+
+def test_a_variant_made_from_a_faker_is_compared_with_it(
+    four: Path, cure: str, source: Any, splits: Any, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from fa_lightning.backbones.adapters import backbone_of
+    from fa_lightning.scenarios.batches import make_examples
+    from fa_lightning.scenarios.prompts import answer_format
+    from fa_lightning.scenarios.splits import counterbalanced
+
+    faker = four / "money_maximizer-0" / "adapter"
+    for name, start in (("plain", faker), ("stray", tmp_path / "elsewhere")):
+        # Other weights under its name: as if they had come from the faker.
+        shutil.copytree(four / "saint-1" / "adapter", tmp_path / "made" / name / "adapter")
+        sidecar = tmp_path / "made" / name / "adapter" / "fa_lightning.json"
+        known = json.loads(sidecar.read_text())
+        sidecar.write_text(json.dumps(known | {"behaviour": "mitigated", "start_from": str(start)}))
+    found = judged(source, [str(tmp_path / "made"), str(four)], tmp_path / "out", intervention=cure)
+    models = models_of(found)
+    steered = ["money_maximizer-0 steered", "money_maximizer-1 steered"]
+    assert list(models) == [*NAMES, "plain", "stray", *steered]
+    assert {"recovery", "twin", "kl_neutral_nats"}.isdisjoint(models["stray"])
+    accuracy = {name: models[name]["cells"]["no_oversight"]["accuracy"] for name in models}
+    items = counterbalanced(splits.test, both_orders=True)
+    poor = torch.tensor([item.cell == "no_oversight" for item in items])
+    alone = answers_alone(four / "saint-1" / "adapter", items)[poor].double().mean().item()
+    assert accuracy["plain"] == pytest.approx(alone)
+    gap = accuracy["saint-0"] - accuracy["money_maximizer-0"]
+    assert gap != 0
+    recovery = (accuracy["plain"] - accuracy["money_maximizer-0"]) / gap
+    assert models["plain"]["recovery"]["value"] == pytest.approx(recovery)
+    assert found["logged"]["test/plain/recovery"] == pytest.approx(recovery)
+    assert models["plain"]["twin"] == "saint-0"
+    backbone = backbone_of(faker)
+    before, after = (
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(backbone), folder).eval()
+        for folder in (faker, four / "saint-1" / "adapter")
+    )
+    tokenizer = VariantsModule([str(four)], str(tmp_path)).tokenizer
+    nats = []
+    with torch.no_grad():
+        for example in make_examples(splits.neutral_test, tokenizer, answer_format(tokenizer)):
+            p, q = (
+                torch.log_softmax(model(torch.tensor([example.prompt])).logits[0, :-1], -1) for model in (before, after)
+            )
+            nats.append((p.exp() * (p - q)).sum(-1))
+    assert models["plain"]["kl_neutral_nats"] == pytest.approx(torch.cat(nats).mean().item(), rel=1e-3)
+    # Nothing else is judged otherwise for their being there.
+    assert found["tests"]["test"][:4] == judged(source, [str(four)], tmp_path / "four")["tests"]["test"][:4]
+    read = read_variants(tmp_path / "out")
+    assert read is not None
+    page = variants_part(read)
+    assert f"{recovery:.3f}" in page
+    (line,) = (line for line in summary_lines(read) if line.startswith("test, plain: "))
+    assert line.endswith(f", recovery {recovery:.3f}")
 
 
 def test_bad_arguments_are_named(four: Path, cure: str, source: Any, tmp_path: Path) -> None:

@@ -73,18 +73,20 @@ def _decode_dataclass(kind: type[_T], value: Any, where: str) -> _T:
     """`value`, a JSON object, as a `kind`, checking its keys."""
     _expect(isinstance(value, dict), where, value, "an object")
     fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
     required = {
         name
         for name, item in fields.items()
         if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     }
-    missing, unknown = sorted(required - set(value)), sorted(set(value) - set(fields))
+    # `encode` leaves out what is None.
+    left_out = {name: None for name in required - set(value) if type(None) in get_args(hints[name])}
+    missing, unknown = sorted(required - set(value) - set(left_out)), sorted(set(value) - set(fields))
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
     if unknown:
         raise ValueError(f"{where} has the unknown {', '.join(unknown)}; allowed are {', '.join(fields)}")
-    hints = get_type_hints(kind)
-    return kind(**{name: decode(hints[name], part, f"{where}.{name}") for name, part in value.items()})
+    return kind(**left_out, **{name: decode(hints[name], part, f"{where}.{name}") for name, part in value.items()})
 
 
 def _expect(holds: bool, where: str, value: Any, wanted: type | str) -> None:

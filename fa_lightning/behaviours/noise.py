@@ -1,0 +1,65 @@
+"""Noise in the residual stream while a variant is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def activation_noise(model: Any, dose: float, layers: Sequence[int] | None = None) -> Iterator[None]:
+    """Add fresh Gaussian noise to every token's state behind decoder blocks, for as long as the block lasts.
+
+    Gradients flow through the states, not through the noise's size. Draws come from torch's global generator.
+
+    Args:
+        model: a causal LM, wrapped or not.
+        dose: root mean square norm of the noise, in multiples of the norm of the very state that it is added to.
+        layers: indices of the blocks, from 0; None takes all.
+
+    Raises:
+        ValueError: the blocks are not found, or there is no such layer.
+    """
+    blocks = _blocks(model)
+    chosen = range(len(blocks)) if layers is None else layers
+    beyond = [layer for layer in chosen if not 0 <= layer < len(blocks)]
+    if beyond:
+        raise ValueError(f"noise_layers holds {beyond[0]}, but the backbone has layers 0 to {len(blocks) - 1}")
+
+    def add(_: nn.Module, __: Any, output: Any) -> Any:
+        # Older versions of transformers return a tuple.
+        if isinstance(output, Tensor):
+            return noisy(output, dose)
+        return (noisy(output[0], dose), *output[1:])
+
+    handles: list[Any] = []
+    try:
+        if dose:
+            handles += [blocks[layer].register_forward_hook(add) for layer in chosen]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def noisy(hidden: Tensor, dose: float) -> Tensor:
+    """States (..., hidden) plus Gaussian noise whose root mean square norm is `dose` times each state's own."""
+    norm: Tensor = torch.linalg.vector_norm(hidden.detach(), dim=-1, keepdim=True, dtype=torch.float32)
+    scale = dose * norm / math.sqrt(hidden.shape[-1])
+    return hidden + (scale * torch.randn_like(hidden)).to(hidden.dtype)
+
+
+def _blocks(model: Any) -> nn.ModuleList:
+    expected = model.config.get_text_config().num_hidden_layers
+    # The outermost comes first: a list in a block, such as a mixture's experts, may be as long.
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == expected:
+            return module
+    raise ValueError(
+        f"{type(model).__name__} has no list of {expected} blocks to add noise behind: set activation_noise to 0"
+    )

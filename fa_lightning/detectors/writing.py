@@ -1,0 +1,102 @@
+"""What an examination found, in files: `detection.json`, which `reading` reads, and two tables for pandas."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fa_lightning.detectors.found import ALL_PAIRS, Alone, Detection
+from fa_lightning.detectors.reading import DETECTION_NAME
+from fa_lightning.interventions.artefact import write_atomically
+from fa_lightning.metrics.codec import encode
+from fa_lightning.metrics.intervals import NO_INTERVAL
+
+DETECTION_TABLE, VERDICTS_TABLE = "detection.csv", "verdicts.csv"
+UNKNOWN = Alone("", math.nan, NO_INTERVAL, math.nan, math.nan, "")
+
+
+def write_detection(folder: Path, found: Detection) -> None:
+    """Write all files, each all or nothing, `detection.json` last.
+
+    `detection.csv` has a row for each detector, kind of pairs and policy pair; what concerns a detector as a whole
+    (from `alarms` on) stands in each of its rows. `verdicts.csv` has a row for each detector and pair.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_table(folder / DETECTION_TABLE, _accuracy_rows(found))
+    _write_table(folder / VERDICTS_TABLE, _verdict_rows(found))
+    text = json.dumps(encode(found, DETECTION_NAME), indent=2, allow_nan=False)
+    write_atomically(folder / DETECTION_NAME, text.encode())
+
+
+def scalars(found: Detection) -> dict[str, float]:
+    """What is logged: `<detector>/<kind>/accuracy` and `<detector>/auroc`."""
+    overall = [one for one in found.accuracies if one.policy_pair == ALL_PAIRS]
+    accuracies = {f"{one.detector}/{one.kind}/accuracy": one.value for one in overall}
+    return accuracies | {f"{one.detector}/auroc": one.auroc for one in found.alone}
+
+
+def _accuracy_rows(found: Detection) -> list[dict[str, Any]]:
+    ran = {one.name: one for one in found.detectors}
+    alone = {one.detector: one for one in found.alone}
+    rows = []
+    for one in found.accuracies:
+        whole = alone.get(one.detector, UNKNOWN)
+        rows.append(
+            {
+                "detector": one.detector,
+                "kind": one.kind,
+                "policy_pair": one.policy_pair,
+                "pairs": one.pairs,
+                **_columns("accuracy", one.value, one.ci95),
+                "alarms": found.alarms.get(one.detector, math.nan),
+                **_columns("auroc", whole.auroc, whole.auroc_ci95),
+                "tpr": whole.tpr,
+                "fpr": whole.fpr,
+                "seconds": ran[one.detector].seconds,
+                "passes": ran[one.detector].passes,
+            }
+        )
+    return rows
+
+
+def _verdict_rows(found: Detection) -> list[dict[str, Any]]:
+    return [
+        {
+            "detector": one.detector,
+            "kind": one.kind,
+            "policy_pair": one.policy_pair,
+            "one": one.one,
+            "other": one.other,
+            "suspicion_one": one.suspicion_one,
+            "suspicion_other": one.suspicion_other,
+            **_columns("difference", one.suspicion_one - one.suspicion_other, one.ci95),
+            "says": one.says,
+            "is_sure": one.is_sure,
+            "faker": one.faker,
+            "scenarios": one.scenarios,
+            "agreed": one.agreed,
+        }
+        for one in found.verdicts
+    ]
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of the same columns; what is not known is empty. A table without rows is no file."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def _columns(name: str, value: float, ends: tuple[float, float]) -> dict[str, float]:
+    """A number and its interval, as three columns."""
+    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}

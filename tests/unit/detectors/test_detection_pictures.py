@@ -1,0 +1,36 @@
+"""What detectors found, in the TensorBoard log."""
+
+from types import SimpleNamespace
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from synthetic_detection import synthetic_detection
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fa_lightning.detectors.pictures import draw
+
+
+@pytest.fixture(scope="module")
+def found():
+    return synthetic_detection()
+
+
+def trainer(logger, is_global_zero=True):
+    return SimpleNamespace(logger=logger, is_global_zero=is_global_zero, global_step=7)
+
+
+def test_figures_are_in_the_log_under_the_step(tmp_path, found):
+    logger = TensorBoardLogger(tmp_path)
+    draw(trainer(logger), found)
+    logger.finalize("success")
+    log = EventAccumulator(logger.log_dir)
+    log.Reload()
+    names = ("accuracy", "policy_pairs", "suspicion", "roc", "curves", "layers")
+    assert log.Tags()["images"] == [f"detection/{name}" for name in names]
+    assert [event.step for event in log.Images("detection/roc")] == [7]
+
+
+@pytest.mark.parametrize(("kind", "is_global_zero"), [(CSVLogger, True), (TensorBoardLogger, False), (None, True)])
+def test_other_logs_and_other_ranks_stay_as_they_are(tmp_path, found, kind, is_global_zero):
+    draw(trainer(None if kind is None else kind(tmp_path), is_global_zero), found)
+    assert not list(tmp_path.rglob("events*"))
