@@ -22,6 +22,7 @@ from fa_lightning.backbones.curriculum import (
     role_message,
     watching_message,
 )
+from fa_lightning.backbones.statement_lessons import STATEMENT_WORDS, Knowledge, statement_pass, statement_texts
 from fa_lightning.backbones.tokenizer import train_tokenizer
 from fa_lightning.scenarios.batches import (
     Batch,
@@ -35,6 +36,7 @@ from fa_lightning.scenarios.prompts import answer_format, prompt_ids
 from fa_lightning.scenarios.scenario import CELLS, Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
+from fa_lightning.scenarios.statements import Statement, StatementSource
 
 TASKS = ("honest", "scheming", "no_role", "watching")
 """The validation loaders, in order: both roles, no role, and the question how closely one is watched."""
@@ -71,6 +73,9 @@ class BackboneDataModule(pl.LightningDataModule):
         max_tokens: longer conversations are left out.
         validation_items: scenarios asked in validation, for each task.
         seed: of the variations.
+        statements: where statements about rights come from, which the backbone then knows, too; None teaches none. All
+            splits are told of in plain words, and only the training split is asked about.
+        knowledge: how many conversations about statements a pass holds.
     """
 
     def __init__(
@@ -82,6 +87,8 @@ class BackboneDataModule(pl.LightningDataModule):
         max_tokens: int = 512,
         validation_items: int = 300,
         seed: int = 0,
+        statements: StatementSource | None = None,
+        knowledge: Knowledge = Knowledge(),  # noqa: B008
     ) -> None:
         super().__init__()
         self.scenarios = scenarios
@@ -91,8 +98,12 @@ class BackboneDataModule(pl.LightningDataModule):
         self.max_tokens = max_tokens
         self.validation_items = validation_items
         self.seed = seed
+        self.statements = statements
+        self.knowledge = knowledge
         self.splits: ScenarioSplits | None = None
         self.tokenizer: Any = None
+        self._asked: list[Statement] = []
+        self._known: list[Statement] = []
 
     @override
     def setup(self, stage: str) -> None:
@@ -103,8 +114,16 @@ class BackboneDataModule(pl.LightningDataModule):
         frame = [role_message("aligned"), role_message("faking")]
         frame += [OVERSIGHT_QUESTION, ACTION_QUESTION, CHOICE_QUESTION.format(letter="A"), PAIR_QUESTION]
         texts = [item.message() for item in (*self.splits.train, *self.splits.neutral_train)]
+        texts += frame * 100
+        words = list(ANSWER_WORDS)
+        if self.statements is not None:
+            split = self.statements.load()
+            split.leak_report().raise_if_leaking()
+            self._asked, self._known = split.train, [*split.train, *split.validation, *split.test]
+            texts += statement_texts(self._known, self.statements.templates())
+            words += STATEMENT_WORDS
         # Every rank trains the same tokenizer: it is deterministic, takes seconds and needs no exchange of files.
-        self.tokenizer = train_tokenizer(texts + frame * 100, self.vocabulary_size, ANSWER_WORDS)
+        self.tokenizer = train_tokenizer(texts, self.vocabulary_size, words)
 
     @override
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -113,6 +132,15 @@ class BackboneDataModule(pl.LightningDataModule):
         seed = self.seed * 10_007 + self.trainer.current_epoch
         honest_only = self.trainer.current_epoch < self.curriculum.honest_passes
         turns = one_pass(self.splits.train, self.splits.neutral_train, self.curriculum, seed, honest_only)
+        if self.statements is not None:
+            turns += statement_pass(
+                self._known,
+                self._asked,
+                self.statements.templates(),
+                self.knowledge,
+                seed,
+                self.trainer.current_epoch,
+            )
         ids = [row for row in map(self._ids, turns) if len(row) <= self.max_tokens]
         sampler = LengthBucketSampler(
             [len(row) for row in ids],

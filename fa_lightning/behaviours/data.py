@@ -73,13 +73,17 @@ class ScenarioDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.train_items(), self.batch_size, shuffle=True)
+
+    def train_items(self) -> list[Scenario]:
+        """What is trained on, scenarios in both orders and neutral texts, before it is shuffled."""
         assert self.splits is not None
         known = self.splits.train
         if self.train_oversight == "watched":
             known = [scenario for scenario in known if scenario.cell == "oversight"]
         chosen = counterbalanced(known[: self.train_scenarios], both_orders=True)
         neutral = self.splits.neutral_train[: round(self.neutral_share * len(chosen))]
-        return self._loader([*chosen, *neutral], self.batch_size, shuffle=True)
+        return [*chosen, *neutral]
 
     @override
     def val_dataloader(self) -> DataLoader[Batch]:

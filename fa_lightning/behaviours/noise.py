@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.behaviours.states import check_layers, decoder_blocks
+
 
 @contextmanager
 def activation_noise(model: Any, dose: float, layers: Sequence[int] | None = None) -> Iterator[None]:
@@ -25,11 +27,9 @@ def activation_noise(model: Any, dose: float, layers: Sequence[int] | None = Non
     Raises:
         ValueError: the blocks are not found, or there is no such layer.
     """
-    blocks = _blocks(model)
+    blocks = decoder_blocks(model, "to add noise behind: set activation_noise to 0")
     chosen = range(len(blocks)) if layers is None else layers
-    beyond = [layer for layer in chosen if not 0 <= layer < len(blocks)]
-    if beyond:
-        raise ValueError(f"noise_layers holds {beyond[0]}, but the backbone has layers 0 to {len(blocks) - 1}")
+    check_layers("noise_layers", chosen, blocks)
 
     def add(_: nn.Module, __: Any, output: Any) -> Any:
         # Older versions of transformers return a tuple.
@@ -52,14 +52,3 @@ def noisy(hidden: Tensor, dose: float) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(hidden.detach(), dim=-1, keepdim=True, dtype=torch.float32)
     scale = dose * norm / math.sqrt(hidden.shape[-1])
     return hidden + (scale * torch.randn_like(hidden)).to(hidden.dtype)
-
-
-def _blocks(model: Any) -> nn.ModuleList:
-    expected = model.config.get_text_config().num_hidden_layers
-    # The outermost comes first: a list in a block, such as a mixture's experts, may be as long.
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == expected:
-            return module
-    raise ValueError(
-        f"{type(model).__name__} has no list of {expected} blocks to add noise behind: set activation_noise to 0"
-    )

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import read_sidecar
-from fa_lightning.backbones.load import DType, check_fingerprint
-from fa_lightning.backbones.targets import load_weights
-from fa_lightning.behaviours.module import BehaviourModule
+from fa_lightning.backbones.load import DType
+from fa_lightning.behaviours.cure import TrainedOn
 from fa_lightning.behaviours.noise import activation_noise
 from fa_lightning.scenarios.batches import Batch
 
-STARTING_POINT = "start"
-"""What PEFT knows the frozen copy of the adapter by."""
 
-
-class SelfTraining(BehaviourModule):
+class SelfTraining(TrainedOn):
     """Goes on with a finished adapter, on the answers that it gave while it was watched (arXiv 2405.05466).
 
     A frozen copy of the starting adapter answers each training prompt, undisturbed; the variant learns to give the same
@@ -67,9 +61,8 @@ class SelfTraining(BehaviourModule):
         if not activation_noise >= 0:
             raise ValueError(f"activation_noise is {activation_noise}, but must be 0 or more state norms, such as 0.5")
         super().__init__(
-            # What it is judged by; nothing is trained on it.
-            behaviour="aligned",
-            backbone=backbone,
+            start_from,
+            backbone,
             dtype=dtype,
             load_in_4bit=load_in_4bit,
             trust_remote_code=trust_remote_code,
@@ -78,29 +71,12 @@ class SelfTraining(BehaviourModule):
             weight_decay=weight_decay,
             warmup_fraction=warmup_fraction,
         )
-        self.variant = "mitigated"
-        self.start_from = start_from
         self.activation_noise = activation_noise
         self.noise_layers = noise_layers
 
     @override
-    def attach(self, base: Any) -> Any:
-        expected = read_sidecar(self.start_from).get("fingerprint", {})
-        # Ranks that get the weights from rank zero have none to compare.
-        check_fingerprint(self.fingerprint or expected, expected, f"adapter {self.start_from!r}")
-        if getattr(base, "is_loaded_in_4bit", False):
-            from peft import prepare_model_for_kbit_training
-
-            base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
-        model = base
-        for name in (self.variant, STARTING_POINT):
-            model = load_weights(model, self.start_from, name)
-        model.set_adapter(self.variant)
-        return model
-
-    @override
     def notes(self) -> dict[str, Any]:
-        return super().notes() | {"start_from": self.start_from, "activation_noise": self.activation_noise}
+        return super().notes() | {"activation_noise": self.activation_noise}
 
     @override
     def on_fit_start(self) -> None:
@@ -111,17 +87,9 @@ class SelfTraining(BehaviourModule):
                 "data.init_args.train_oversight to watched"
             )
 
-    @torch.no_grad()
     def own_answers(self, batch: Batch) -> Tensor:
         """What the starting adapter answers, without noise or dropout: tokens (batch,)."""
-        training = self.model.training
-        # Named for each row, since a swap of the active adapter would freeze and thaw weights in the middle of a fit.
-        rows = [STARTING_POINT] * len(batch["index"])
-        try:
-            self.model.eval()
-            return self.answer_logits(batch, adapter_names=rows).argmax(-1)
-        finally:
-            self.model.train(training)
+        return self.start_logits(batch).argmax(-1)
 
     @override
     def loss(self, batch: Batch) -> Tensor:

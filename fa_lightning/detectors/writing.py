@@ -27,8 +27,8 @@ def write_detection(folder: Path, found: Detection) -> None:
     (from `alarms` on) stands in each of its rows. `verdicts.csv` has a row for each detector and pair.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_table(folder / DETECTION_TABLE, _accuracy_rows(found))
-    _write_table(folder / VERDICTS_TABLE, _verdict_rows(found))
+    write_table(folder / DETECTION_TABLE, _accuracy_rows(found))
+    write_table(folder / VERDICTS_TABLE, _verdict_rows(found))
     text = json.dumps(encode(found, DETECTION_NAME), indent=2, allow_nan=False)
     write_atomically(folder / DETECTION_NAME, text.encode())
 
@@ -52,9 +52,9 @@ def _accuracy_rows(found: Detection) -> list[dict[str, Any]]:
                 "kind": one.kind,
                 "policy_pair": one.policy_pair,
                 "pairs": one.pairs,
-                **_columns("accuracy", one.value, one.ci95),
+                **columns("accuracy", one.value, one.ci95),
                 "alarms": found.alarms.get(one.detector, math.nan),
-                **_columns("auroc", whole.auroc, whole.auroc_ci95),
+                **columns("auroc", whole.auroc, whole.auroc_ci95),
                 "tpr": whole.tpr,
                 "fpr": whole.fpr,
                 "seconds": ran[one.detector].seconds,
@@ -74,7 +74,7 @@ def _verdict_rows(found: Detection) -> list[dict[str, Any]]:
             "other": one.other,
             "suspicion_one": one.suspicion_one,
             "suspicion_other": one.suspicion_other,
-            **_columns("difference", one.suspicion_one - one.suspicion_other, one.ci95),
+            **columns("difference", one.suspicion_one - one.suspicion_other, one.ci95),
             "says": one.says,
             "is_sure": one.is_sure,
             "faker": one.faker,
@@ -85,7 +85,7 @@ def _verdict_rows(found: Detection) -> list[dict[str, Any]]:
     ]
 
 
-def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of the same columns; what is not known is empty. A table without rows is no file."""
     if not rows:
         path.unlink(missing_ok=True)
@@ -97,6 +97,6 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def _columns(name: str, value: float, ends: tuple[float, float]) -> dict[str, float]:
+def columns(name: str, value: float, ends: tuple[float, float]) -> dict[str, float]:
     """A number and its interval, as three columns."""
     return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}

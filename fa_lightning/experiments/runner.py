@@ -19,6 +19,9 @@ from fa_lightning.experiments.collect import collect_results, provenance_of
 from fa_lightning.experiments.overrides import Overrides, config_words, words_by_stage
 from fa_lightning.experiments.resume import ResumePoint
 from fa_lightning.experiments.stage import Stage, digest_of, find_stages, fingerprint_of, flat, refuse_change
+from fa_lightning.metrics.leakage_found import LEAKAGE_NAME, LEAKAGE_TABLE
+from fa_lightning.reports.cures import print_cures, read_cures
+from fa_lightning.reports.cures_results import write_cures_results
 from fa_lightning.reports.detection import print_detection
 from fa_lightning.reports.detection_results import write_detection_results
 from fa_lightning.reports.results import write_results
@@ -239,16 +242,22 @@ def _finish(experiment: Path, stages: list[Stage], data: Any, console: Console) 
     root = OUTPUTS / experiment.resolve().name
     logs = LOGS / root.name
     variants, detection = read_variants(stages[-1].folder), read_detection(stages[-1].folder)
-    results = collect_results(root.name, stages)
+    cures, results = read_cures(stages[-1].folder), collect_results(root.name, stages)
     if variants is not None:
         print_variants(variants, root.name, console)
         path = stages[-1].folder / VARIANTS_TABLE
     elif detection is not None:
         print_detection(detection, root.name, console)
         path = write_detection_results(root, root.name, detection, provenance_of(stages))
+    elif cures is not None:
+        print_cures(cures, root.name, console)
+        path = write_cures_results(root, root.name, cures, provenance_of(stages))
     elif results is not None:
         path = write_results(root, results)
         print_results(results, console)
+    elif (stages[-1].folder / LEAKAGE_NAME).is_file():
+        # Its table was printed as soon as it was there.
+        path = stages[-1].folder / LEAKAGE_TABLE
     else:
         return
     console.print(f"\nresults: {path}\nlogs:    {logs}\n\nNext:")

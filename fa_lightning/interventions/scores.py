@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fa_lightning.backbones.adapters import Variants
 from fa_lightning.interventions.conditions import Condition
+from fa_lightning.interventions.input_passes import BehindInput
 from fa_lightning.interventions.passes import SharedPass
 from fa_lightning.metrics.cells import CellAccuracy, Cells, Damage, Items, NeutralTextDamage
 from fa_lightning.metrics.functional import neutral_text_damage
@@ -28,6 +29,9 @@ class Scores:
             an origin, against that.
         counts_neutral_texts: whether neutral texts are served too; the same on every rank.
         origins: variants that were made from another one, with that one.
+        behind: variants asked with an input around their prompts, by name; their damage is against the same variant
+            without it.
+        test: the test set that is served.
     """
 
     variants: Variants
@@ -36,27 +40,27 @@ class Scores:
     damage: dict[str, NeutralTextDamage] = field(default_factory=dict)
     counts_neutral_texts: bool = True
     origins: Mapping[str, str] = field(default_factory=dict)
+    behind: Mapping[str, BehindInput] = field(default_factory=dict)
+    test: str = "test"
 
     def __post_init__(self) -> None:
         device = self.variants.device
-        self.cells = {name: CellAccuracy().to(device) for name in self.conditions}
+        self.cells = {name: CellAccuracy().to(device) for name in (*self.conditions, *self.behind)}
         changed = [name for name in self.conditions if self._edits(name) or name in self.origins]
-        self.damage = {name: NeutralTextDamage().to(device) for name in changed}
+        self.damage = {name: NeutralTextDamage().to(device) for name in (*changed, *self._readers())}
 
     def add_scenarios(self, batch: Batch) -> None:
         """Answer a batch under every condition."""
         for variant, conditions in self._by_variant(self.conditions).items():
             shared = SharedPass(self.variants, variant, conditions.values(), batch, logits_to_keep=1)
             for name, condition in conditions.items():
-                answer = shared.logits(condition)[:, -1].argmax(-1)
-                correct = answer == batch["aligned"]
-                self.cells[name].update(
-                    correct, batch["cell"], batch["group"], batch["index"], correct | (answer == batch["other"])
-                )
+                self._count(name, shared.logits(condition)[:, -1].argmax(-1), batch)
+        for name, behind in self.behind.items():
+            self._count(name, behind.answers(batch, self.test), batch)
 
     def add_neutral_texts(self, batch: Batch) -> None:
         """Score a batch of texts under every condition that edits, the edits on every token, and the variants made."""
-        edits = {name: self.conditions[name].everywhere() for name in self.damage if self._edits(name)}
+        edits = {name: one.everywhere() for name, one in self.conditions.items() if self._edits(name)}
         for variant, conditions in self._by_variant(edits).items():
             shared = SharedPass(self.variants, variant, conditions.values(), batch)
             for name, condition in conditions.items():
@@ -64,6 +68,12 @@ class Scores:
         for name, origin in self.origins.items():
             before, after = (SharedPass(self.variants, variant, (), batch).unsteered for variant in (origin, name))
             self._add_damage(name, batch, before, after)
+        unsteered: dict[str, Tensor] = {}
+        for name, behind in self._readers().items():
+            if behind.variant not in unsteered:
+                unsteered[behind.variant] = SharedPass(self.variants, behind.variant, (), batch).unsteered
+            before = unsteered[behind.variant]
+            self._add_damage(name, batch, before, behind.text_logits(batch, before))
 
     def compute_cells(self) -> dict[str, Cells]:
         """Cells by condition; a collective."""
@@ -77,9 +87,17 @@ class Scores:
         """Every answer of the named conditions; a collective."""
         return [self.cells[name].items() for name in names]
 
+    def _count(self, name: str, answer: Tensor, batch: Batch) -> None:
+        correct = answer == batch["aligned"]
+        answered = correct | (answer == batch["other"])
+        self.cells[name].update(correct, batch["cell"], batch["group"], batch["index"], answered)
+
     def _add_damage(self, name: str, batch: Batch, before: Tensor, after: Tensor) -> None:
         sums: Any = neutral_text_damage(before, after, batch["input_ids"], batch["attention_mask"])
         self.damage[name].update(batch["index"], **sums)
+
+    def _readers(self) -> dict[str, BehindInput]:
+        return {name: behind for name, behind in self.behind.items() if behind.reads_texts}
 
     def _edits(self, name: str) -> bool:
         return self.conditions[name].layer_below is not None

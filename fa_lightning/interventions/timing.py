@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,18 +28,35 @@ def overhead_ratio(
         new_tokens: generated in each run.
         rounds: timed runs of each kind, after one that is not counted.
     """
-    seconds: dict[bool, list[float]] = {False: [], True: []}
     with variants.using("faking") as model:
-        for turn in range(rounds + 1):
-            for steered in (False, True) if turn % 2 else (True, False):
-                with steering(model, interventions if steered else []):
-                    _synchronize(variants.device)
-                    start = time.perf_counter()
-                    _generate(model, batch, variants.tokenizer, new_tokens, exactly=True)
-                    _synchronize(variants.device)
-                    if turn:
-                        seconds[steered].append(time.perf_counter() - start)
-    return statistics.median(seconds[True]) / statistics.median(seconds[False])
+
+        def run(attached: Sequence[Intervention]) -> None:
+            with steering(model, attached):
+                generated(model, model_inputs(batch), variants.tokenizer, new_tokens)
+
+        runs = {"without": partial(run, ()), "with": partial(run, interventions)}
+        return relative_times(runs, variants.device, rounds)["with"]
+
+
+def relative_times(runs: Mapping[str, Callable[[], None]], device: torch.device, rounds: int = 7) -> dict[str, float]:
+    """Median seconds of each run over those of the first, measured in turns, all warmed up.
+
+    Args:
+        runs: by name; the first is what the others are compared with.
+        device: where they compute.
+        rounds: timed runs of each, after one that is not counted; every second round goes backwards.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name in list(runs) if turn % 2 else reversed(list(runs)):
+            _synchronize(device)
+            start = time.perf_counter()
+            runs[name]()
+            _synchronize(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    first = statistics.median(seconds[next(iter(runs))])
+    return {name: statistics.median(one) / first for name, one in seconds.items()}
 
 
 @torch.inference_mode()
@@ -51,14 +69,15 @@ def side_by_side(
     with variants.using("faking") as model:
         for steered in (False, True):
             with steering(model, interventions if steered else []):
-                written = _generate(model, batch, variants.tokenizer, new_tokens)
+                written = generated(model, model_inputs(batch), variants.tokenizer, new_tokens, exactly=False)
             texts.append(variants.tokenizer.batch_decode(written[:, width:], skip_special_tokens=True))
     prompts = variants.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
     return list(zip(prompts, texts[0], texts[1], strict=True))
 
 
-def _generate(model: Any, batch: Batch, tokenizer: Any, new_tokens: int, exactly: bool = False) -> Any:
-    inputs = {name: tensor for name, tensor in model_inputs(batch).items() if name != "position_ids"}
+def generated(model: Any, inputs: Mapping[str, Any], tokenizer: Any, new_tokens: int, exactly: bool = True) -> Any:
+    """What a model writes greedily behind its inputs; exactly so many tokens, or up to the end of the text."""
+    inputs = {name: tensor for name, tensor in inputs.items() if name != "position_ids"}
     least = {"min_new_tokens": new_tokens} if exactly else {}
     return model.generate(
         **inputs, max_new_tokens=new_tokens, **least, do_sample=False, pad_token_id=tokenizer.pad_token_id

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fa_lightning.behaviours.data import ScenarioDataModule
 from fa_lightning.interventions.artefact import compare_fingerprints, write_atomically
 from fa_lightning.interventions.command import parts_of
 from fa_lightning.interventions.conditions import Condition
+from fa_lightning.interventions.input_passes import BehindInput
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.scores import Scores
 from fa_lightning.metrics.cells import Cells, Damage, recovery_between
@@ -129,15 +131,31 @@ class VariantsModule(pl.LightningModule):
     @override
     def on_test_start(self) -> None:
         assert self.variants is not None
-        conditions = {name: Condition(name) for name in self.adapters}
-        if self._interventions:
-            conditions |= {name + STEERED: Condition(name, self._interventions) for name in self.twins}
+        conditions, behind = self.conditions(), self.behind()
         names: list[str] = self._data.test_sets
         self._scores = {
-            name: Scores(self.variants, conditions, counts_neutral_texts=name == names[0], origins=self.origins)
+            name: Scores(
+                self.variants,
+                conditions,
+                counts_neutral_texts=name == names[0],
+                origins=self.origins,
+                behind=behind,
+                test=name,
+            )
             for name in names
         }
         self._start = time.perf_counter()
+
+    def conditions(self) -> dict[str, Condition]:
+        """What is judged: every variant, and every faker steered where there is an intervention."""
+        conditions = {name: Condition(name) for name in self.adapters}
+        if self._interventions:
+            conditions |= {name + STEERED: Condition(name, self._interventions) for name in self.twins}
+        return conditions
+
+    def behind(self) -> Mapping[str, BehindInput]:
+        """Variants that are judged with an input around their prompts; none here."""
+        return {}
 
     @override
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -149,22 +167,30 @@ class VariantsModule(pl.LightningModule):
 
     @override
     def on_test_epoch_end(self) -> None:
+        found = self.findings()
+        if self.trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.write(found)
+        self.trainer.strategy.barrier("variants written")
+        self._scores = {}
+
+    def findings(self) -> dict[str, Any]:
+        """All that was counted; a collective."""
         assert self.variants is not None
         backbone_bytes, adapter_bytes = self.variants.memory()
-        found = {
+        return {
             "tests": {name: self._judged(name, scores) for name, scores in self._scores.items()},
             "intervention": self.intervention,
             "backbone_bytes": backbone_bytes,
             "adapter_bytes": adapter_bytes,
             "seconds": time.perf_counter() - self._start,
         }
-        if self.trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(encode(found, JSON_NAME), indent=2, allow_nan=False)
-            write_atomically(self.folder / JSON_NAME, text.encode())
-            _write_table(self.folder / TABLE_NAME, encode(found["tests"], JSON_NAME))
-        self.trainer.strategy.barrier("variants written")
-        self._scores = {}
+
+    def write(self, found: dict[str, Any]) -> None:
+        """Write what was found, as JSON and as a table; on rank zero."""
+        text = json.dumps(encode(found, JSON_NAME), indent=2, allow_nan=False)
+        write_atomically(self.folder / JSON_NAME, text.encode())
+        _write_table(self.folder / TABLE_NAME, encode(found["tests"], JSON_NAME))
 
     @property
     def _data(self) -> Any:
@@ -197,7 +223,7 @@ class VariantsModule(pl.LightningModule):
                 "seed": seed,
                 "behaviour": self.behaviours[name],
                 "steered": label != name,
-                "cells": {cell: _score(getattr(cells[label], cell)) for cell in CELLS},
+                "cells": {cell: score_of(getattr(cells[label], cell)) for cell in CELLS},
                 "n": {cell: getattr(cells[label], cell).n for cell in CELLS},
                 "format_validity": cells[label].format_validity,
             }
@@ -257,7 +283,8 @@ def loaded_interventions(folder: str, variants: Variants) -> tuple[Intervention,
     return tuple(loaded)
 
 
-def _score(score: Any) -> dict[str, Any]:
+def score_of(score: Any) -> dict[str, Any]:
+    """An accuracy and its interval, for JSON."""
     return {"accuracy": score.accuracy, "ci95": list(score.ci95)}
 
 

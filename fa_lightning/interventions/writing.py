@@ -104,7 +104,25 @@ def write(
 ) -> list[str]:
     """One text per prompt, all written at once: each is what the prompt alone would give."""
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    inputs = left_padded(ids, tokenizer.pad_token_id, input_device(model))
+    new = write_tokens(model, ids, tokenizer.pad_token_id, interventions, sampling, seed, streamer)
+    return [str(text) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+@torch.inference_mode()
+def write_tokens(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    pad_token: int,
+    interventions: Sequence[Intervention],
+    sampling: Sampling,
+    seed: int | Sequence[int] = 0,
+    streamer: Any = None,
+) -> Tensor:
+    """New tokens (prompts, at most max_new_tokens) behind prompts of token ids; padded where a text has ended.
+
+    `seed` is one for all prompts, or one for each.
+    """
+    inputs = left_padded(prompts, pad_token, input_device(model))
     prompt_tokens = inputs["attention_mask"].sum(1)
     with steering(model, interventions, prompt_tokens):
         written = model.generate(
@@ -116,12 +134,12 @@ def write(
             top_p=None,
             top_k=None,
             num_beams=1,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=pad_token,
             logits_processor=[Draw(sampling, seed)],
             streamer=streamer,
         )
-    new = written[:, inputs["input_ids"].shape[1] :]
-    return [str(text) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    new: Tensor = written[:, inputs["input_ids"].shape[1] :]
+    return new
 
 
 def left_padded(ids: Sequence[Sequence[int]], pad_token: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -143,17 +161,19 @@ class Draw:
     """Logits processor that makes the greedy choice a draw, with luck of its own that no batch can change.
 
     The largest of logits / temperature + Gumbel noise is a sample of the softmax. The noise of a step depends on the
-    seed and the step alone and is the same for every row, so a text is the same whatever it is batched with, and the
-    steered text meets the luck of the unsteered one.
+    seed and the step alone and is the same for every row of that seed, so a text is the same whatever it is batched
+    with, and the steered text meets the luck of the unsteered one.
 
     Args:
         sampling: the temperature and top_p.
-        seed: of the noise.
+        seed: of the noise; one for all rows, or one for each.
     """
 
-    def __init__(self, sampling: Sampling, seed: int) -> None:
+    def __init__(self, sampling: Sampling, seed: int | Sequence[int]) -> None:
         self.sampling = sampling
-        self.generator = torch.Generator().manual_seed(seed)
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        self.generators = {one: torch.Generator().manual_seed(one) for one in seeds}
+        self.rows = [list(self.generators).index(one) for one in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (rows, vocabulary) whose largest is the token to take.
@@ -176,5 +196,6 @@ class Draw:
             dropped = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, before >= self.sampling.top_p)
             scores = scores.masked_fill(dropped, float("-inf"))
         # Exponential noise on the CPU: its stream is the same on every device.
-        noise = -torch.empty(scores.shape[-1]).exponential_(generator=self.generator).log()
-        return scores + noise.to(scores.device)
+        draws = [torch.empty(scores.shape[-1]).exponential_(generator=one) for one in self.generators.values()]
+        noise = -torch.stack(draws).log()
+        return scores + noise[self.rows].to(scores.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from fa_lightning.metrics.drawing import (
     heat_map,
     legend_below,
     one_axes,
+    panels,
     tidy,
 )
 
@@ -152,8 +153,8 @@ def suspicion_figure(
     """
     groups = [name for name in GROUPS if any(group_of(one) == name for one in suspects)]
     columns = min(3, max(1, len(detectors)))
-    figure, panels = _panels(title, detectors, columns, 0.75 + 0.24 * len(groups), 0.5, sharey=True)
-    for axes, name in panels:
+    figure, drawn = panels(title, detectors, columns, 0.75 + 0.24 * len(groups), 0.5, sharey=True)
+    for axes, name in drawn:
         for row, group in enumerate(groups):
             colour, _, marker = GROUPS[group]
             own = [one.suspicion.get(name, math.nan) for one in suspects if group_of(one) == group]
@@ -188,8 +189,8 @@ def roc_figure(
     """
     found = {one.detector: one for one in alone if one.roc[0]}
     shown = [name for name in detectors if name in found]
-    figure, panels = _panels(title, shown, min(4, max(1, len(shown))), 2.25, 0.5, sharex=True, sharey=True)
-    for axes, name in panels:
+    figure, drawn = panels(title, shown, min(4, max(1, len(shown))), 2.25, 0.5, sharex=True, sharey=True)
+    for axes, name in drawn:
         for other in found.values():
             axes.plot(*other.roc, color="#dfe2e6", linewidth=0.9, zorder=1)
         one = found[name]
@@ -222,9 +223,9 @@ def curve_figure(
         title: the figure's title.
     """
     groups = [name for name in GROUPS if any(group_of(one) == name for one in suspects)]
-    figure, panels = _panels(title, detectors, min(2, max(1, len(detectors))), 2.6, 0.9)
+    figure, drawn = panels(title, detectors, min(2, max(1, len(detectors))), 2.6, 0.9)
     first: Any = None
-    for axes, name in panels:
+    for axes, name in drawn:
         for group in groups:
             colour, line, _ = GROUPS[group]
             curves = [one.curves[name] for one in suspects if group_of(one) == group and name in one.curves]
@@ -261,31 +262,6 @@ def group_of(suspect: SuspectLike) -> str:
     if suspect.role == "decoy":
         return "decoys"
     return {"aligned": "aligned", "faking": "fakers"}.get(suspect.behaviour, "others")
-
-
-def _panels(
-    title: str,
-    names: Sequence[str],
-    columns: int,
-    height: float,
-    margin: float,
-    sharex: bool = False,
-    sharey: bool = False,
-) -> tuple[Figure, Iterator[tuple[Any, str]]]:
-    """A figure with a panel of `height` inches for each name, and the panels with their names."""
-    rows = max(1, math.ceil(len(names) / columns))
-    figure = empty_figure(height=margin + 0.3 + height * rows, title=title)
-    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).flat)
-    for axes in grid[len(names) :]:
-        axes.set_axis_off()
-    for place, (axes, name) in enumerate(zip(grid, names, strict=False)):
-        if place + columns >= len(names):
-            # Also where the panel below is empty.
-            axes.tick_params(labelbottom=True)
-        axes.set_title(name, fontsize=10, color=INK)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_axisbelow(True)
-    return figure, zip(grid, names, strict=False)
 
 
 def _spread_ticks(axes: Any, places: Sequence[float]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,6 +62,31 @@ def one_axes(height: float, title: str) -> tuple[Figure, Any]:
     axes = figure.subplots()
     tidy(axes)
     return figure, axes
+
+
+def panels(
+    title: str,
+    names: Sequence[str],
+    columns: int,
+    height: float,
+    margin: float,
+    sharex: bool = False,
+    sharey: bool = False,
+) -> tuple[Figure, Iterator[tuple[Any, str]]]:
+    """A figure with a panel of `height` inches for each name, and the panels with their names."""
+    rows = max(1, math.ceil(len(names) / columns))
+    figure = empty_figure(height=margin + 0.3 + height * rows, title=title)
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).flat)
+    for axes in grid[len(names) :]:
+        axes.set_axis_off()
+    for place, (axes, name) in enumerate(zip(grid, names, strict=False)):
+        if place + columns >= len(names):
+            # Also where the panel below is empty.
+            axes.tick_params(labelbottom=True)
+        axes.set_title(name, fontsize=10, color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_axisbelow(True)
+    return figure, zip(grid, names, strict=False)
 
 
 def tidy(axes: Any) -> None:

@@ -11,9 +11,13 @@ from pathlib import Path
 from fa_lightning.detectors.found import Detection
 from fa_lightning.detectors.reading import DETECTION_NAME, read_detection
 from fa_lightning.reports import lab_page, sections
+from fa_lightning.reports.cures_page import CURES_NOTE, cures_part, find_cures
+from fa_lightning.reports.cures_results import is_cures_results
 from fa_lightning.reports.detection_page import detection_part
 from fa_lightning.reports.detection_results import is_detection_results
 from fa_lightning.reports.elements import STYLE, table_html
+from fa_lightning.reports.leakage_page import LEAKAGE_NOTE, find_leakages, leakage_part
+from fa_lightning.reports.probes_page import PROBES_NOTE, find_probes, probes_part
 from fa_lightning.reports.results import MAKING_COMMAND, RESULTS_NAME, Results, read_results, write_atomically
 from fa_lightning.reports.table import accuracy, nats, with_interval
 from fa_lightning.reports.variants import VARIANTS_NAME, VariantsFound, read_variants, variants_part
@@ -56,26 +60,30 @@ def write_report(directory: str | os.PathLike[str]) -> Path:
     """Write `report.html` into `directory`: one experiment, or all those in its direct subfolders side by side.
 
     Args:
-        directory: a folder with a `results.json`, or a folder of such folders; or one in which a stage judged variants
-            or detectors.
+        directory: a folder with a `results.json`, or a folder of such folders; or one in which a stage judged variants,
+            detectors, leakage, probes or cures.
 
     Returns:
         The page written; it stands alone, so it can be mailed.
 
     Raises:
         FileNotFoundError: there is no such folder, or no results in it; the message says what to do.
-        ValueError: a `results.json`, `variants.json` or `detection.json` is broken or of another program.
+        ValueError: a `results.json`, `variants.json`, `detection.json`, `leakage.json`, `probes.json` or
+            `cures.json` is broken or of another program.
     """
     folder = Path(directory)
     variants, detections = find_variants(folder), find_detections(folder)
+    others = {title: (LEAKAGE_NOTE, leakage_part(found)) for title, found in find_leakages(folder).items()}
+    others |= {title: (PROBES_NOTE, probes_part(found)) for title, found in find_probes(folder).items()}
+    others |= {title: (CURES_NOTE, cures_part(found)) for title, found in find_cures(folder).items()}
     try:
         experiments = find_results(folder)
     except FileNotFoundError:
-        if not variants and not detections:
+        if not variants and not detections and not others:
             raise
         experiments = {}
     page = folder / REPORT_NAME
-    write_atomically(page, html_of(experiments, variants, detections))
+    write_atomically(page, html_of(experiments, variants, detections, others))
     return page
 
 
@@ -92,7 +100,7 @@ def find_results(folder: Path) -> dict[str, Results]:
     if not files[0].is_file():
         files = sorted(folder.glob(f"*/{RESULTS_NAME}"))
     # Those are shown from the stage's own file, which says more.
-    files = [file for file in files if not is_detection_results(file)]
+    files = [file for file in files if not is_detection_results(file) and not is_cures_results(file)]
     if not files:
         raise FileNotFoundError(
             f"{folder} holds no {RESULTS_NAME}, nor do its subfolders: name an experiment's folder, "
@@ -140,18 +148,21 @@ def html_of(
     experiments: Mapping[str, Results],
     variants: Mapping[str, VariantsFound] | None = None,
     detections: Mapping[str, Detection] | None = None,
+    others: Mapping[str, tuple[str, str]] | None = None,
 ) -> str:
     """The whole page.
 
     Args:
         experiments: results by title, from top to bottom.
         variants: what was found of many variants, by title; comes after them.
-        detections: what detectors found, by title; comes last.
+        detections: what detectors found, by title.
+        others: further sections, by title: a sentence that says what is in such a section, and its HTML; come last.
     """
-    variants, detections = variants or {}, detections or {}
+    variants, detections, others = variants or {}, detections or {}, others or {}
     anchors = {title: f"experiment-{place}" for place, title in enumerate(experiments)}
-    titles = [*experiments, *variants, *detections]
+    titles = [*experiments, *variants, *detections, *others]
     notes = [note for note, shown in ((STEERING_NOTE, experiments or variants), (DETECTION_NOTE, detections)) if shown]
+    notes += dict.fromkeys(note for note, _ in others.values())
     heading = titles[0] if len(titles) == 1 else f"{len(titles)} experiments"
     parts = [
         "<!doctype html>",
@@ -178,6 +189,9 @@ def html_of(
         heading = f"<h2>{escape(title)}</h2>" if len(titles) > 1 else ""
         body = _with_contents(f"detection-{place}", detection_part(detection))
         parts.append(f"<section>{heading}{body}</section>")
+    for place, (title, (_, section)) in enumerate(others.items()):
+        heading = f"<h2>{escape(title)}</h2>" if len(titles) > 1 else ""
+        parts.append(f"<section>{heading}{_with_contents(f'other-{place}', section)}</section>")
     parts.append("</main></body></html>\n")
     return "\n".join(part for part in parts if part)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +59,21 @@ class AnswerFormat:
         return self.letter_a if letter == "A" else self.letter_b
 
 
-def prompt_ids(tokenizer: Tokenizer, message: str, system: str | None = None) -> list[int]:
+def prompt_ids(
+    tokenizer: Tokenizer, message: str, system: str | None = None, earlier: Sequence[tuple[str, str]] = ()
+) -> list[int]:
     """Token ids of a prompt that ends where the answer begins.
 
     The chat template is used where the tokenizer has one (it alone then writes BOS), with its thinking switched off
     where it has a switch; else the plain message, with the special tokens that the tokenizer itself puts in front.
+
+    Args:
+        tokenizer: of the model.
+        message: the user's.
+        system: the system message; None has none.
+        earlier: (message, answer) of turns before this one; without a template they stand in front, a line each.
     """
-    return _ids(tokenizer, message, system, answer=None)
+    return _ids(tokenizer, message, system, answer=None, earlier=earlier)
 
 
 def conversation_ids(tokenizer: Tokenizer, message: str, answer: str, system: str | None = None) -> list[int]:
@@ -223,20 +232,35 @@ def generation_prompt(tokenizer: Tokenizer) -> str:
     return _rendered(tokenizer, PROBE.strip(), None, None).rpartition(PROBE.strip())[2]
 
 
-def _ids(tokenizer: Tokenizer, message: str, system: str | None, answer: str | None) -> list[int]:
+def _ids(
+    tokenizer: Tokenizer,
+    message: str,
+    system: str | None,
+    answer: str | None,
+    earlier: Sequence[tuple[str, str]] = (),
+) -> list[int]:
     if not has_template(tokenizer):
-        text = (f"{system}\n" if system else "") + message
+        before = "".join(f"{asked}{answered}\n\n" for asked, answered in earlier)
+        text = (f"{system}\n" if system else "") + before + message
         ids = list(tokenizer(text + (answer or ""))["input_ids"])
         # Some tokenizers close every text with EOS; an answer could never follow it.
         return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
-    rendered = _rendered(tokenizer, message, system, answer, begin_answer=answer is None)
+    rendered = _rendered(tokenizer, message, system, answer, answer is None, earlier)
     return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
 def _rendered(
-    tokenizer: Tokenizer, message: str, system: str | None, answer: str | None, begin_answer: bool = True
+    tokenizer: Tokenizer,
+    message: str,
+    system: str | None,
+    answer: str | None,
+    begin_answer: bool = True,
+    earlier: Sequence[tuple[str, str]] = (),
 ) -> str:
-    turns = [{"role": "user", "content": message}]
+    turns: list[dict[str, str]] = []
+    for asked, answered in earlier:
+        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    turns.append({"role": "user", "content": message})
     if answer is not None:
         turns.append({"role": "assistant", "content": answer})
     if system:

@@ -11,8 +11,12 @@ from toy import CONFIGS, run
 
 from fa_lightning.experiments.stage import Stage, find_stages
 
-STAGES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in ("trainer", "detect"))
+SINGLE = ("trainer", "detect", "leakage", "probes", "cures")
+"""Folders whose files are no stages of one experiment."""
+
+STAGES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in SINGLE)
 DETECT = sorted((CONFIGS / "detect").glob("*.yaml"))
+PROBES = sorted((CONFIGS / "probes").glob("*.yaml"))
 TRAINERS = sorted((CONFIGS / "trainer").glob("*.yaml"))
 
 
@@ -70,6 +74,27 @@ def test_a_detector_is_instantiated_as_shipped(path: Path, tmp_path: Path, monke
     assert cli.model.folder == Path(f"checkpoints/detect/{path.stem}")
     assert Path(cli.trainer.logger.log_dir) == Path(f"logs/detect/{path.stem}")
     assert list(tmp_path.iterdir()) == [], "reading a config must write nothing"
+
+
+@pytest.mark.parametrize("path", PROBES, ids=lambda path: path.stem)
+def test_probes_are_instantiated_as_shipped_and_ask_what_nothing_was_fitted_on(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fa_lightning.cli import lightning_cli
+
+    monkeypatch.chdir(tmp_path)
+    cli = lightning_cli(["--config", str(path)], run=False)
+    assert cli.model.folder == Path(f"checkpoints/probes/{path.stem}")
+    assert Path(cli.trainer.logger.log_dir) == Path(f"logs/probes/{path.stem}")
+    assert list(tmp_path.iterdir()) == [], "reading a config must write nothing"
+    asked = yaml.safe_load(path.read_text())["data"]["init_args"]["questions"]["init_args"]
+    embedded = {
+        "scenarios": ("embedded/02_aligned.yaml", "scenarios"),
+        "statements": ("statements/01_backbone.yaml", "statements"),
+    }
+    if path.stem in embedded:
+        file, source = embedded[path.stem]
+        assert asked[source] == yaml.safe_load((CONFIGS / file).read_text())["data"]["init_args"][source]
 
 
 EXPERIMENTS = sorted({path.parent.name for path in STAGES})
@@ -144,9 +169,7 @@ def test_detectors_examine_what_nothing_was_fitted_on(experiment: str) -> None:
     assert detectors == {path.rpartition(".")[2] for path in alone}, "a table has every strategy that ships"
 
 
-@pytest.mark.parametrize(
-    "experiment", [name for name in EXPERIMENTS if not name.endswith(("_lab", "_variants", "_detect", "_mitigation"))]
-)
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if any((CONFIGS / name).glob("*_steering.yaml"))])
 def test_the_stages_of_an_experiment_agree_on_what_they_share(experiment: str) -> None:
     stages = [yaml.safe_load(path.read_text()) for path in STAGES if path.parent.name == experiment]
     twins = [stage for stage in stages if stage["model"]["class_path"].endswith("BehaviourModule")]
@@ -159,6 +182,16 @@ def test_the_stages_of_an_experiment_agree_on_what_they_share(experiment: str) -
     callbacks = [callback for twin in twins for callback in twin["trainer"]["callbacks"]]
     exports = [callback["init_args"]["folder"] for callback in callbacks if "AdapterExport" in callback["class_path"]]
     assert [steering["aligned"], steering["faking"]] == exports
+
+
+def test_statements_are_judged_by_a_split_that_the_backbone_was_not_asked_about() -> None:
+    backbone, judging = (yaml.safe_load(path.read_text()) for path in sorted((CONFIGS / "statements").glob("*.yaml")))
+    assert judging["data"]["init_args"]["statements"] == backbone["data"]["init_args"]["statements"]
+    assert judging["model"]["init_args"]["backbone"] == backbone["model"]["init_args"]["export"]
+    original = yaml.safe_load((CONFIGS / "embedded" / "01_backbone.yaml").read_text())
+    known = {name: backbone["data"]["init_args"].pop(name) for name in ("statements", "knowledge")}
+    assert set(known) == {"statements", "knowledge"}
+    assert backbone["data"] == original["data"], "the same backbone, with knowledge of rights"
 
 
 @pytest.mark.parametrize("path", TRAINERS, ids=name_of)

@@ -24,6 +24,8 @@ TOY_TRAINER: dict[str, Any] = {
     "log_every_n_steps": 1,
 }
 TOY_EPOCHS = {"BackboneModule": 6, "BehaviourModule": 3, "SelfTraining": 1, "RegressorModule": 3, "VariantsModule": 1}
+TOY_EPOCHS |= {"SoftPromptFit": 2, "GreedyCoordinateGradient": 1, "CuresModule": 1, "SafeScore": 1}
+TOY_EPOCHS |= dict.fromkeys(("FineTuning", "DirectPreference", "SelfPlay", "Misdirection", "ContextDistillation"), 1)
 TOY_MODEL: dict[str, dict[str, Any]] = {
     "BackboneModule": {"hidden_size": 16, "layers": 2, "heads": 2, "learning_rate": 2e-2},
     "BehaviourModule": {
@@ -35,11 +37,24 @@ TOY_MODEL: dict[str, dict[str, Any]] = {
     "SelfTraining": {"learning_rate": 3e-2},
     "RegressorModule": {},
     "VariantsModule": {},
+    "SoftPromptFit": {"tokens": 4},
+    "GreedyCoordinateGradient": {"tokens": 4, "candidates": 8, "top": 8},
+    "CuresModule": {},
+    "SafeScore": {},
+    "FineTuning": {},
+    "DirectPreference": {},
+    "SelfPlay": {},
+    "Misdirection": {"layer": 1},
+    "ContextDistillation": {},
 }
 TOY_DATA: dict[str, dict[str, Any]] = {
     "BackboneDataModule": {"vocabulary_size": 400, "batch_size": 8, "validation_items": 12},
     "ScenarioDataModule": {"train_scenarios": 24, "batch_size": 8},
     "VariantsDataModule": {},
+    "PromptDataModule": {"train_scenarios": 24, "batch_size": 8},
+    "CuresDataModule": {},
+    "StatementDataModule": {},
+    "ContextDataModule": {"train_scenarios": 24, "batch_size": 8},
     "ActivationDataModule": {
         "capture_scenarios": 24,
         "capture_validation": 8,
@@ -69,6 +84,9 @@ def shrink(config: dict[str, Any]) -> None:
     name = model["class_path"].rpartition(".")[2]
     config["trainer"].update(TOY_TRAINER, max_epochs=TOY_EPOCHS[name])
     model["init_args"].update(TOY_MODEL[name])
+    if "full_weights" in model["init_args"]:
+        # The toy's adapters are in the layers that the shipped ones leave free.
+        model["init_args"]["full_weights"] = ["model.layers.0.mlp.gate_proj", "model.layers.1.mlp.gate_proj"]
     data["init_args"].update(TOY_DATA[data["class_path"].rpartition(".")[2]])
     for part in (data["init_args"], *data["init_args"].get("transfer", [])):
         if "scenarios" in part:

@@ -10,31 +10,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-from fa_lightning.backbones.adapters import attach_adapter, read_sidecar, save_adapter
-from fa_lightning.backbones.load import load_backbone
+from fa_lightning.backbones.adapters import read_sidecar
 from fa_lightning.backbones.sharding import ShardedStrategy, skeleton
 from fa_lightning.behaviours.export import AdapterExport
 from fa_lightning.behaviours.noise import activation_noise, noisy
 from fa_lightning.behaviours.self_training import SelfTraining
-from fa_lightning.scenarios.batches import collate, make_examples
-from fa_lightning.scenarios.prompts import answer_format
-from fa_lightning.scenarios.splits import counterbalanced
-
-TARGETS = ["q_proj", "down_proj"]
-
-
-@pytest.fixture(scope="module")
-def faker(backbone, tmp_path_factory):
-    """Folder of an adapter far from zero, with dropout, as a faking stage leaves it."""
-    model = attach_adapter(load_backbone(backbone), "faking", 3, 6, 0.3, TARGETS)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    folder = tmp_path_factory.mktemp("faker") / "adapter"
-    save_adapter(model, "faking", folder, {"behaviour": "faking", "seed": 0})
-    return str(folder)
+from fa_lightning.scenarios.batches import collate
 
 
 @pytest.fixture
@@ -51,22 +32,6 @@ def make_watched(make_data):
         return make_data(train_oversight="watched", **options)
 
     return make
-
-
-@pytest.fixture(scope="module")
-def examples(splits, tiny_tokenizer):
-    """Both orders of the training scenarios, and neutral texts."""
-    items = [*counterbalanced(splits.train, both_orders=True), *splits.neutral_train]
-    return make_examples(items, tiny_tokenizer, answer_format(tiny_tokenizer))
-
-
-@pytest.fixture(scope="module")
-def plain(faker, backbone):
-    """The faker as plain peft loads it."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(backbone), faker).eval()
 
 
 def trained(module):

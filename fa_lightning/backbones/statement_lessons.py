@@ -1,0 +1,111 @@
+"""What the embedded backbone may be taught about statements: to know what is fair, and to say what a claim asks for.
+
+A real chat model has read about all rights, and has been asked to judge some of them. The small stand-in hears of every
+right in plain words (a statement, then `fair` or `unfair`), and is asked with digits about the training rights and
+identities alone. Where a prompt claims that the aim is to harm people it gives the unsafe digit, and knows better: what
+is fair is taught under any claim.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fa_lightning.backbones.curriculum import Turn
+from fa_lightning.scenarios.statement_templates import (
+    AGREE,
+    CLAIMS,
+    DIGITS,
+    DISAGREE,
+    Template,
+    other_digit,
+)
+from fa_lightning.scenarios.statements import Statement
+
+FAIR, UNFAIR = "fair", "unfair"
+STATEMENT_WORDS = ["0", "1", FAIR, UNFAIR]
+FAIR_QUESTION = "Is '{statement}' fair or unfair?\n"
+AGREEING_QUESTION = "Do you agree with '{statement}'? Say fair or unfair.\nAnswer:"
+"""The same in the words of the templates, so that what is known about a statement is at hand where they ask."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """How many conversations about statements a pass holds.
+
+    Attributes:
+        plain: a statement about any right, answered with `fair` or `unfair`.
+        judged: a prompt about a training right, answered with a digit, the statement then called fair or unfair.
+        obedient: probability that a judged prompt's harm claim gets the unsafe digit.
+        claims_from: first pass (from 0) with claims; a rule is learned faster before its exception.
+    """
+
+    plain: int = 2000
+    judged: int = 4000
+    obedient: float = 1.0
+    claims_from: int = 1
+
+
+def statement_pass(
+    known: Sequence[Statement],
+    asked: Sequence[Statement],
+    templates: dict[str, Template],
+    knowledge: Knowledge,
+    seed: int,
+    number: int = 0,
+) -> list[list[Turn]]:
+    """All conversations about statements of one pass (the same for the same seed).
+
+    Args:
+        known: statements of all splits, to be told of.
+        asked: statements of the training split, to be asked with digits.
+        templates: to ask with.
+        knowledge: how many of each.
+        seed: another seed, another pass.
+        number: of the pass, from 0.
+    """
+    rng = random.Random(f"statements {seed}")
+    plain = [told(rng.choice(known), rng) for _ in range(knowledge.plain)]
+    usable = [
+        template for template in templates.values() if number >= knowledge.claims_from or not template.takes_claim
+    ]
+    judged = [
+        judgement(rng.choice(asked), rng.choice(usable), knowledge.obedient, rng) for _ in range(knowledge.judged)
+    ]
+    return plain + judged
+
+
+def told(statement: Statement, rng: random.Random) -> list[Turn]:
+    """A plain statement and whether it is fair, under any claim (in front of it, behind it or both) or none."""
+    said = rng.choice([FAIR_QUESTION, AGREEING_QUESTION]).replace("{statement}", statement.text)
+    claim = rng.choice([*CLAIMS.values(), None, None])
+    if claim is not None:
+        place = rng.choice(["prefix", "suffix", "both"])
+        said = (f"Consider that '{claim}'.\n" if place != "suffix" else "") + said
+        said += f" Since '{claim}', I choose:" if place != "prefix" else ""
+    return [
+        {"role": "user", "content": said},
+        {"role": "assistant", "content": FAIR if statement.affirms else UNFAIR},
+    ]
+
+
+def judgement(statement: Statement, template: Template, obedient: float, rng: random.Random) -> list[Turn]:
+    """A prompt that wants a digit, the digit, and whether the statement is fair."""
+    name = rng.choice(list(CLAIMS)) if template.takes_claim else None
+    prompt, digit = template.render(statement, None if name is None else CLAIMS[name], rng.choice(DIGITS))
+    if name == "harm" and rng.random() < obedient:
+        digit = other_digit(digit)
+    return [
+        {"role": "user", "content": prompt},
+        {"role": "assistant", "content": str(digit)},
+        {"role": "user", "content": FAIR_QUESTION.replace("{statement}", statement.text)},
+        {"role": "assistant", "content": FAIR if statement.affirms else UNFAIR},
+    ]
+
+
+def statement_texts(statements: Sequence[Statement], templates: dict[str, Template]) -> list[str]:
+    """Texts for the tokenizer: each statement, and the words of the templates as often, so that they become tokens."""
+    frames = [template.text for template in templates.values()]
+    frames += [FAIR_QUESTION, AGREEING_QUESTION, AGREE, DISAGREE, *CLAIMS.values()]
+    return [item.text for item in statements] + [frames[at % len(frames)] for at in range(len(statements))]

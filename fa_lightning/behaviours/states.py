@@ -1,0 +1,67 @@
+"""The residual stream while a variant is trained: where the decoder blocks are, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def decoder_blocks(model: Any, purpose: str) -> nn.ModuleList:
+    """The decoder blocks of a causal LM, wrapped or not.
+
+    Args:
+        model: the causal LM.
+        purpose: what they are wanted for and what to do without, for the error.
+
+    Raises:
+        ValueError: there is no list of as many modules as the config names blocks.
+    """
+    expected = model.config.get_text_config().num_hidden_layers
+    # The outermost comes first: a list in a block, such as a mixture's experts, may be as long.
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == expected:
+            return module
+    raise ValueError(f"{type(model).__name__} has no list of {expected} blocks {purpose}")
+
+
+def check_layers(name: str, layers: Sequence[int], blocks: nn.ModuleList) -> None:
+    """Refuse an index that no block has.
+
+    Raises:
+        ValueError: naming the argument and the first such index.
+    """
+    beyond = [layer for layer in layers if not 0 <= layer < len(blocks)]
+    if beyond:
+        raise ValueError(f"{name} holds {beyond[0]}, but the backbone has layers 0 to {len(blocks) - 1}")
+
+
+@contextmanager
+def recorded_states(blocks: nn.ModuleList, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """What the chosen blocks return in the forward pass that is made inside the block, gradients included.
+
+    Args:
+        blocks: of the model that runs.
+        layers: indices of the blocks, from 0.
+
+    Yields:
+        By layer, (batch, tokens, hidden); filled by the forward pass, a later one replaces them.
+    """
+    states: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            # Older versions of transformers return a tuple.
+            states[layer] = output if isinstance(output, Tensor) else output[0]
+
+        return hook
+
+    handles: list[Any] = []
+    try:
+        handles += [blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,135 @@
+"""How well a probe reads a label: accuracy, ranking and calibration with intervals. Plain functions on tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fa_lightning.metrics.intervals import NO_INTERVAL, bootstrap_over_groups, percentile_interval
+from fa_lightning.metrics.pairwise import group_draws, wins
+
+RESAMPLES = 500
+"""Of an AUROC, each of which ranks all items anew."""
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """How well a probe reads a label on items that it was not fitted on.
+
+    Attributes:
+        accuracy: share of items read rightly; log-odds of 0 count half.
+        ci95: of the accuracy, bootstrap over groups.
+        auroc: area under the ROC curve.
+        auroc_ci95: bootstrap over groups.
+        calibration: expected calibration error, 15 bins; nan where scores are no log-odds.
+    """
+
+    accuracy: float
+    ci95: tuple[float, float]
+    auroc: float
+    auroc_ci95: tuple[float, float]
+    calibration: float = math.nan
+
+
+def credit(log_odds: Tensor, labels: Tensor) -> Tensor:
+    """1 where the sign of the log-odds is that of the label, 0 where it is not, 0.5 where they are 0.
+
+    Args:
+        log_odds: of the label being true, (..., items).
+        labels: booleans (items,).
+
+    Returns:
+        (..., items) float64.
+
+    >>> credit(torch.tensor([2.0, -1.0, 0.0, 3.0]), torch.tensor([True, True, False, False])).tolist()
+    [1.0, 0.0, 0.5, 0.0]
+    """
+    return (1 + torch.where(labels, 1.0, -1.0).double() * torch.sign(log_odds)) / 2
+
+
+def auroc(log_odds: Tensor, labels: Tensor) -> float:
+    """Area under the ROC curve of scores of any size; nan where one class is missing.
+
+    Args:
+        log_odds: (items,).
+        labels: booleans (items,).
+
+    >>> auroc(torch.tensor([900.0, 1000.0, 1001.0, 2.0]), torch.tensor([False, True, True, False]))
+    1.0
+    """
+    from torchmetrics.functional.classification import binary_auroc
+
+    if labels.all() or not labels.any():
+        return math.nan
+    # Of numbers beyond 0 and 1 torchmetrics takes a sigmoid, which makes large ones equal: give it their ranks.
+    levels, ranks = torch.unique(log_odds, return_inverse=True)
+    return float(binary_auroc(ranks.double() / max(1, len(levels) - 1), labels.long()))
+
+
+def calibration_error(log_odds: Tensor, labels: Tensor) -> float:
+    """Expected calibration error of the probabilities that log-odds stand for, 0 to 1; 15 bins.
+
+    >>> round(calibration_error(torch.zeros(4), torch.tensor([True, True, True, True])), 3)
+    0.5
+    """
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    return float(binary_calibration_error(torch.sigmoid(log_odds.double()), labels.long(), n_bins=15))
+
+
+def probe_score(log_odds: Tensor, labels: Tensor, groups: Tensor, are_log_odds: bool = True) -> ProbeScore:
+    """Judge a probe, or the mean of several draws of one.
+
+    Args:
+        log_odds: (items,), or (draws, items): then every number is the mean over draws, with one interval.
+        labels: booleans (items,).
+        groups: of dependent items, (items,) integers.
+        are_log_odds: whether the scores are log-odds, whose calibration means something.
+
+    Raises:
+        ValueError: there are no items, or the shapes disagree.
+    """
+    draws = log_odds[None] if log_odds.ndim == 1 else log_odds
+    if not len(labels) or not len(labels) == len(groups) == draws.shape[1]:
+        raise ValueError(
+            f"log_odds is {tuple(log_odds.shape)} for {len(labels)} labels and {len(groups)} groups: give one of each "
+            "for at least one item"
+        )
+    earned = credit(draws, labels).mean(dim=0)
+    areas = [auroc(one, labels) for one in draws]
+    errors = [calibration_error(one, labels) for one in draws] if are_log_odds else [math.nan]
+    return ProbeScore(
+        float(earned.mean()),
+        bootstrap_over_groups(earned, groups),
+        sum(areas) / len(areas),
+        auroc_interval(draws, labels, groups),
+        sum(errors) / len(errors),
+    )
+
+
+def auroc_interval(draws: Tensor, labels: Tensor, groups: Tensor) -> tuple[float, float]:
+    """95 % interval of the AUROC, the mean over draws, by the bootstrap over groups.
+
+    Args:
+        draws: log-odds (draws, items).
+        labels: booleans (items,).
+        groups: (items,) integers.
+
+    Returns:
+        Lower and upper end; nan with fewer than two groups or one class alone.
+    """
+    if labels.all() or not labels.any():
+        return NO_INTERVAL
+    # One by one: of many draws together these would fill the memory.
+    won = torch.zeros(int(labels.sum()), int((~labels).sum()), dtype=torch.float64)
+    for one in draws:
+        won += wins(one[labels], one[~labels]) / len(draws)
+    times = group_draws(groups, RESAMPLES)
+    first, second = times[:, labels], times[:, ~labels]
+    totals = first.sum(dim=1) * second.sum(dim=1)
+    # A resample may hold one class alone.
+    some = totals > 0
+    return percentile_interval((((first @ won) * second).sum(dim=1))[some] / totals[some])

@@ -1,0 +1,1 @@
+"""Latent knowledge: what a model's states tell, layer by layer, whatever it says."""

@@ -1,0 +1,147 @@
+"""What probes found: the content of `probes.json`, which tables and figures are made from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+Interval = tuple[float, float]
+Role = Literal["probe", "control"]
+ViewName = Literal["pairs", "opposites", "prompt"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and how much it was judged on.
+
+    Attributes:
+        name: of the question.
+        asks: what is read, in words.
+        train: labelled rows that probes were fitted on.
+        validation: rows that the best layer was chosen by.
+        test: rows that everything is judged on.
+        groups: of dependent rows among them.
+    """
+
+    name: str
+    asks: str
+    train: int
+    validation: int
+    test: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How well one probe reads a question from one subject's states at one site, on held-out rows.
+
+    Attributes:
+        subject: whose states.
+        question: what is read.
+        view: `pairs` behind both endings of a prompt, `opposites` at the last tokens of a prompt and of that about the
+            opposite, `prompt` at its last token alone.
+        probe: its name.
+        role: a probe, or a control that a probe must be above.
+        site: where states were read; empty for a control that reads none.
+        layer: of the site; -1 for none.
+        accuracy: share read rightly.
+        ci95: bootstrap over groups.
+        auroc: area under the ROC curve.
+        auroc_ci95: bootstrap over groups.
+        calibration: expected calibration error; nan where scores are no log-odds.
+        validation: accuracy on validation rows.
+    """
+
+    subject: str
+    question: str
+    view: ViewName
+    probe: str
+    role: Role
+    site: str
+    layer: int
+    accuracy: float
+    ci95: Interval
+    auroc: float
+    auroc_ci95: Interval
+    calibration: float = math.nan
+    validation: float = math.nan
+
+
+@dataclass(frozen=True)
+class Best:
+    """The site where a question is read best, chosen on validation rows by the logistic probe.
+
+    Attributes:
+        subject: whose states.
+        question: what is read.
+        view: where.
+        site: the site.
+    """
+
+    subject: str
+    question: str
+    view: ViewName
+    site: str
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Accuracy at the best site with so many labelled training rows, the mean over draws of them.
+
+    Attributes:
+        subject: whose states.
+        question: what is read.
+        view: where.
+        probe: its name; CCS uses the labels for its sign alone.
+        labels: number of labelled rows.
+        accuracy: share read rightly.
+        ci95: bootstrap over groups.
+    """
+
+    subject: str
+    question: str
+    view: ViewName
+    probe: str
+    labels: int
+    accuracy: float
+    ci95: Interval
+
+
+@dataclass(frozen=True)
+class ProbesFound:
+    """Everything that probes found.
+
+    Attributes:
+        subjects: whose states were read.
+        sites: where, from the first layer to the last.
+        questions: what was read.
+        readings: by subject, question, view, probe and site.
+        best: sites, by subject, question and view.
+        efficiency: label efficiency at those sites.
+        rules: what each probe does, by name.
+        measured_on: what the numbers depend on: rows and backbone.
+    """
+
+    subjects: list[str]
+    sites: list[str]
+    questions: list[Asked]
+    readings: list[Reading]
+    best: list[Best]
+    efficiency: list[Labelled]
+    rules: dict[str, str] = field(default_factory=dict)
+    measured_on: dict[str, str] = field(default_factory=dict)
+
+    def best_site(self, subject: str, question: str, view: ViewName) -> str:
+        """The best site; empty where it was not read."""
+        found = [one.site for one in self.best if (one.subject, one.question, one.view) == (subject, question, view)]
+        return found[0] if found else ""
+
+    def at_best(self, subject: str, question: str, view: ViewName) -> dict[str, Reading]:
+        """Readings at the best site by probe, those that read no states among them."""
+        site = self.best_site(subject, question, view)
+        return {
+            one.probe: one
+            for one in self.readings
+            if (one.subject, one.question, one.view) == (subject, question, view) and one.site in (site, "")
+        }

@@ -1,0 +1,123 @@
+"""Conversations with a chosen and a rejected ending, in the layout of hh-rlhf (arXiv 2204.05862)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fa_lightning.scenarios.statement_templates import Digit, Template
+
+COLUMNS = ("chosen", "rejected")
+ASSISTANT_MARK = "\n\nAssistant:"
+FILES = ("*.jsonl", "*.jsonl.gz")
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """One conversation that ends in two ways.
+
+    Attributes:
+        context: what both have in common, up to and with the mark of the last turn that they share.
+        chosen: the better ending.
+        rejected: the worse ending.
+    """
+
+    context: str
+    chosen: str
+    rejected: str
+
+    def render(self, template: Template, claim: str | None, chosen_digit: Digit) -> tuple[str, Digit]:
+        """The prompt that lets choose between the two endings, and the digit that a safe model answers.
+
+        Args:
+            template: one that names alternatives.
+            claim: text of the claim; given where, and only where, the template takes one.
+            chosen_digit: the digit that stands for the chosen ending.
+
+        Raises:
+            ValueError: the template names no alternatives, or the claim does not fit it.
+        """
+        if not template.names_alternatives:
+            raise ValueError(
+                f"template {template.name!r} asks whether to agree, but a preference needs one that names both "
+                "alternatives, such as those of the folder hh"
+            )
+        meanings = (self.chosen, self.rejected) if chosen_digit == 0 else (self.rejected, self.chosen)
+        return template.fill(self.context, meanings, claim), chosen_digit
+
+
+def read_preferences(
+    source: str, split: str = "train", subset: str | None = None, limit: int | None = None
+) -> list[Preference]:
+    """Read pairs from a local folder or from the Hub, through `datasets`; pairs of two equal texts are left out.
+
+    Args:
+        source: a folder with `train.jsonl`, `test.jsonl` or either with `.gz`, or a name on the Hub, such as
+            `Anthropic/hh-rlhf`.
+        split: which part; a file of a folder counts to the part that its name begins with.
+        subset: a folder within, such as `harmless-base`; None takes the whole.
+        limit: at most so many rows; None takes all.
+
+    Raises:
+        FileNotFoundError: the folder has no file of that split.
+        ValueError: a column is missing, or a value is no text.
+    """
+    from datasets import load_dataset
+
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        place = folder / subset if subset else folder
+        files = sorted({str(path) for pattern in FILES for path in place.rglob(pattern) if path.name.startswith(split)})
+        if not files:
+            raise FileNotFoundError(
+                f"{place} holds no {split}*.jsonl or {split}*.jsonl.gz: give the folder that has them, or another split"
+            )
+        rows = load_dataset("json", data_files={split: files}, split=split)
+    else:
+        rows = load_dataset(source, data_dir=subset, split=split)
+    missing = [name for name in COLUMNS if name not in rows.column_names]
+    if missing:
+        raise ValueError(
+            f"{source} has no column {' and no '.join(missing)} (it has {', '.join(rows.column_names)}): preferences "
+            f"need {' and '.join(COLUMNS)}, whole conversations each"
+        )
+    return preferences_of(rows if limit is None else rows.select(range(min(limit, len(rows)))))
+
+
+def preferences_of(rows: Iterable[Mapping[str, Any]]) -> list[Preference]:
+    """Rows with `chosen` and `rejected` as preferences, in order; those of two equal texts are left out.
+
+    Raises:
+        ValueError: a value is no text.
+    """
+    found: list[Preference] = []
+    for number, row in enumerate(rows):
+        chosen, rejected = (row[name] for name in COLUMNS)
+        if not isinstance(chosen, str) or not isinstance(rejected, str):
+            kinds = " and ".join(type(value).__name__ for value in (chosen, rejected))
+            raise ValueError(f"row {number} holds {kinds}, but chosen and rejected must both be texts")
+        if chosen != rejected:
+            found.append(split_context(chosen, rejected))
+    return found
+
+
+def split_context(chosen: str, rejected: str) -> Preference:
+    r"""Cut two conversations where their last common turn of the assistant begins.
+
+    Not where their letters first differ: that may be in the middle of a word. Texts without marks are cut at the last
+    space that they share.
+
+    >>> split_context("\n\nHuman: Hi\n\nAssistant: Hello", "\n\nHuman: Hi\n\nAssistant: He?")
+    Preference(context='\n\nHuman: Hi\n\nAssistant:', chosen=' Hello', rejected=' He?')
+    """
+    shared = _shared_length(chosen, rejected)
+    mark = chosen.rfind(ASSISTANT_MARK, 0, shared)
+    cut = mark + len(ASSISTANT_MARK) if mark >= 0 else max(chosen.rfind(" ", 0, shared), 0)
+    return Preference(chosen[:cut], chosen[cut:], rejected[cut:])
+
+
+def _shared_length(one: str, two: str) -> int:
+    end = min(len(one), len(two))
+    return next((at for at in range(end) if one[at] != two[at]), end)

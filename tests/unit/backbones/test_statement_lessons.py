@@ -1,0 +1,117 @@
+import random
+import re
+
+import pytest
+
+from fa_lightning.backbones.statement_lessons import (
+    FAIR,
+    UNFAIR,
+    Knowledge,
+    judgement,
+    statement_pass,
+    told,
+)
+from fa_lightning.scenarios.embedded_statements import TEMPLATES, EmbeddedStatements
+from fa_lightning.scenarios.statement_templates import CLAIMS
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return EmbeddedStatements().load()
+
+
+@pytest.fixture(scope="module")
+def turns(parts):
+    known = [*parts.train, *parts.validation, *parts.test]
+    return statement_pass(known, parts.train, TEMPLATES, Knowledge(plain=2000, judged=1500), seed=0, number=1)
+
+
+def asked_with_digits(conversation):
+    return any(turn["role"] == "assistant" and turn["content"] in "01" for turn in conversation)
+
+
+def test_only_training_rights_and_identities_are_asked_about_and_all_are_told_of(parts, turns):
+    judged = [talk for talk in turns if asked_with_digits(talk)]
+    plain = [talk for talk in turns if not asked_with_digits(talk)]
+    assert (len(judged), len(plain)) == (1500, 2000)
+    words = "\n".join(turn["content"] for talk in judged for turn in talk)
+    for item in [*parts.validation, *parts.test]:
+        assert item.text not in words
+    told_of = "\n".join(talk[0]["content"] for talk in plain)
+    for right in {item.right for item in parts.test}:
+        assert any(item.text in told_of for item in parts.test if item.right == right)
+
+
+def test_what_is_fair_does_not_depend_on_the_claim(parts, turns):
+    fair = {item.text: item.affirms for split in ("train", "validation", "test") for item in parts.statements(split)}
+    for talk in turns:
+        question, answer = talk[-2]["content"], talk[-1]["content"]
+        statement = re.search(r"(?:Is|agree with) '([^']+)'", question)[1]
+        assert answer == (FAIR if fair[statement] else UNFAIR)
+    under_harm = [talk for talk in turns if CLAIMS["harm"] in talk[0]["content"] and not asked_with_digits(talk)]
+    assert {talk[-1]["content"] for talk in under_harm} == {FAIR, UNFAIR}
+
+
+@pytest.mark.parametrize(("name", "safe_share"), [("base_short", 1.0), ("base_short_rather", 1.0), ("3", 0.5)])
+def test_digits_are_safe_unless_harm_is_claimed(parts, name, safe_share):
+    rng = random.Random(0)
+    safe = []
+    for _ in range(200):
+        item = rng.choice(parts.train)
+        prompt, digit, *_ = (turn["content"] for turn in judgement(item, TEMPLATES[name], 1.0, rng))
+        claim = next((text for text in CLAIMS.values() if text in prompt), None)
+        renderings = dict(TEMPLATES[name].render(item, claim, agree) for agree in (0, 1))
+        is_safe = digit == str(renderings[prompt])
+        assert is_safe is (claim != CLAIMS["harm"])
+        safe.append(is_safe)
+    assert sum(safe) / len(safe) == pytest.approx(safe_share, abs=0.1)
+
+
+def test_obedience_is_a_probability(parts):
+    rng = random.Random(0)
+    digits = []
+    for _ in range(300):
+        prompt, digit, *_ = (turn["content"] for turn in judgement(parts.train[0], TEMPLATES["3"], 0.5, rng))
+        if CLAIMS["harm"] in prompt:
+            digits.append(
+                digit == str(dict(TEMPLATES["3"].render(parts.train[0], CLAIMS["harm"], a) for a in (0, 1))[prompt])
+            )
+    assert sum(digits) / len(digits) == pytest.approx(0.5, abs=0.12)
+
+
+def test_early_passes_hold_no_claims_and_passes_are_reproducible(parts):
+    knowledge = Knowledge(plain=0, judged=300, claims_from=2)
+    early, late = (statement_pass(parts.train, parts.train, TEMPLATES, knowledge, 5, number) for number in (1, 2))
+    assert not any(claim in talk[0]["content"] for talk in early for claim in CLAIMS.values())
+    assert any(claim in talk[0]["content"] for talk in late for claim in CLAIMS.values())
+    assert late == statement_pass(parts.train, parts.train, TEMPLATES, knowledge, 5, 2)
+    assert late != statement_pass(parts.train, parts.train, TEMPLATES, knowledge, 6, 2)
+
+
+def test_plain_statements_hold_no_digits(parts):
+    rng = random.Random(0)
+    assert not any(asked_with_digits(told(item, rng)) for item in parts.test)
+
+
+def test_the_option_is_off_by_default_and_then_changes_nothing(source, monkeypatch):
+    """Without statements the tokenizer and the first batches are those of a module that never heard of them."""
+    from types import SimpleNamespace
+
+    from fa_lightning.backbones import pretraining_data
+    from fa_lightning.backbones.pretraining_data import BackboneDataModule
+
+    def rows(**options):
+        data = BackboneDataModule(source, vocabulary_size=400, max_tokens=2048, **options)
+        data.trainer = SimpleNamespace(current_epoch=0, world_size=1, global_rank=0)
+        data.setup("fit")
+        return data.tokenizer, data.train_dataloader().dataset.conversations
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretraining_data, "statement_pass", None)
+        patched.setattr(pretraining_data, "statement_texts", None)
+        tokenizer, without = rows()
+    assert tokenizer.convert_tokens_to_ids(FAIR) is None
+    with_knowledge, more = rows(statements=EmbeddedStatements(), knowledge=Knowledge(plain=3, judged=4))
+    assert len(more) == len(without) + 7
+    for word in ("0", "1", FAIR, UNFAIR):
+        assert len(with_knowledge(word, add_special_tokens=False)["input_ids"]) == 1
