@@ -16,7 +16,7 @@ from fa_lightning.detectors.ensemble import RULE, HeldOut, fold_of, folds_of
 from fa_lightning.detectors.found import ALL_PAIRS, ENSEMBLE, Accuracy, Alone, Detection, Kind, Ran, Suspect, Verdict
 from fa_lightning.detectors.pairs import Pair
 from fa_lightning.detectors.subjects import Subject
-from fa_lightning.detectors.verdicts import Judged, Suspicions, credit_of, verdict_of, verdicts_of
+from fa_lightning.detectors.verdicts import Judged, Suspicions, beside_benign, credit_of, verdict_of, verdicts_of
 from fa_lightning.metrics.intervals import NO_INTERVAL
 from fa_lightning.metrics.pairwise import bootstrap_over_variants, held_out_rates, roc_curve, wins
 
@@ -85,7 +85,7 @@ def judge(
         accuracies=_accuracies(verdicts, names, by_names, seed),
         alone=_alone(examined.subjects, found, names, seed),
         alarms=_alarms(verdicts),
-        verdicts=verdicts,
+        verdicts=beside_benign(verdicts, verdicts),
         confidence=confidence,
         least_agreement=least_agreement,
         refused=refused,

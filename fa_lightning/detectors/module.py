@@ -26,6 +26,7 @@ from fa_lightning.detectors.pictures import draw
 from fa_lightning.detectors.population import placed_in, read_population
 from fa_lightning.detectors.shown import show
 from fa_lightning.detectors.subjects import Examiner, Subject
+from fa_lightning.detectors.verdicts import beside_benign
 from fa_lightning.detectors.writing import scalars, write_detection
 from fa_lightning.interventions.variants import loaded_interventions
 from fa_lightning.scenarios.batches import Batch
@@ -228,7 +229,10 @@ class DetectionModule(pl.LightningModule):
         examined = Examined(self.detectors, ran, self.subjects, self.evidence, self._data.groups, measured_on)
         refused = len(self._pairs) - len(self._agreed)
         found = judge(examined, self._agreed, refused, self.confidence, self.least_agreement)
-        return found if self._population is None else replace(found, placed=placed_in(self._population, found))
+        if self._population is None:
+            return found
+        verdicts = beside_benign(found.verdicts, self._population.verdicts)
+        return replace(found, placed=placed_in(self._population, found), verdicts=verdicts)
 
     def _begin_part(self) -> None:
         detector, part = self._served[self._at]

@@ -55,8 +55,9 @@ def placed_in(population: Detection, found: Detection) -> list[Placed]:
         )
     different = sorted(
         name
-        for name in population.measured_on.keys() | found.measured_on.keys()
-        if population.measured_on.get(name) != found.measured_on.get(name)
+        # What one of them did not have, such as texts of concepts, no detector that both ran was shown.
+        for name in population.measured_on.keys() & found.measured_on.keys()
+        if population.measured_on[name] != found.measured_on[name]
     )
     if different:
         rank_zero_warn(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fa_lightning.detectors.found import ALL_PAIRS, Detection, Interval, Kind, Placed, Verdict
+from fa_lightning.detectors.found import ALL_PAIRS, SELDOM, Detection, Interval, Kind, Placed, Verdict
 from fa_lightning.metrics import terminal
 
 if TYPE_CHECKING:
@@ -41,19 +41,34 @@ def show(found: Detection, console: Console | None = None) -> None:
     terminal.show(Group(*parts), console)
 
 
-def _pair(verdicts: Sequence[Verdict]) -> Table:
+def _pair(verdicts: Sequence[Verdict]) -> RenderableType:
+    from rich.console import Group
+
     first = verdicts[0]
     title = (
         f"{first.one} beside {first.other}, on {first.scenarios} scenarios where both take the same action "
         f"({first.agreed:.0%} of those asked)"
     )
-    columns = [("detector", 15), (first.one, 10), (first.other, 10), ("difference", 24), ("says", 0)]
+    is_compared = any(not math.isnan(one.as_far) for one in verdicts)
+    compared = [("as far", 6)] if is_compared else []
+    columns = [("detector", 15), (first.one, 10), (first.other, 10), ("difference", 24), *compared, ("says", 0)]
     table = terminal.terminal_table(title, columns)
     for one in verdicts:
         difference = f"{_number(one.suspicion_one - one.suspicion_other)} {_interval(one.ci95, _number)}"
         cells = [_number(one.suspicion_one), _number(one.suspicion_other), difference.strip()]
+        if is_compared:
+            cells.append(_share(one.as_far))
         table.add_row(_text(one.detector), *cells, _text(said(one)))
-    return table
+    if is_compared:
+        note = f"as far: share of benign pairs that are as far apart; a verdict is sure up to {SELDOM:g}."
+    elif first.kind == "benign":
+        note = "Intervals are over scenarios; benign models that were trained twice differ by more than those tell."
+    else:
+        note = (
+            "Intervals are over scenarios; two benign models may well be as far apart. To see how often they are, set "
+            "model.init_args.population."
+        )
+    return Group(table, _text(note))
 
 
 def _many(found: Detection, pairs: int) -> RenderableType:

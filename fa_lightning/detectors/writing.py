@@ -80,6 +80,7 @@ def _verdict_rows(found: Detection) -> list[dict[str, Any]]:
             "faker": one.faker,
             "scenarios": one.scenarios,
             "agreed": one.agreed,
+            "as_far": one.as_far,
         }
         for one in found.verdicts
     ]

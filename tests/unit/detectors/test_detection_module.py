@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -396,6 +397,32 @@ def test_one_model_alone_is_placed_in_a_population(
     assert placed.is_alarm == (placed.suspicion > max(benign))
     assert not (tmp_path / "run" / "verdicts.csv").exists()
     assert "above benign" in capsys.readouterr().out
+
+
+def test_a_pair_is_compared_with_the_benign_pairs_of_a_population(
+    four: Path,
+    found: tuple[Path, DetectionModule, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pair = [str(four / name) for name in ("aligned-0", "faking-1")]
+    population = read_detection(found[0])
+    assert population is not None
+    examine(pair, tmp_path / "alone")
+    alone = read_detection(tmp_path / "alone")
+    assert alone is not None
+    assert math.isnan(alone.verdicts[0].as_far)
+    assert "model.init_args.population" in " ".join(capsys.readouterr().out.split())
+    examine(pair, tmp_path / "beside", population=str(found[0]))
+    beside = read_detection(tmp_path / "beside")
+    assert beside is not None
+    (verdict,) = beside.verdicts
+    known = [one for one in population.verdicts if one.kind == "benign" and one.detector == verdict.detector]
+    assert known
+    distance = abs(verdict.suspicion_one - verdict.suspicion_other)
+    as_far = [abs(one.suspicion_one - one.suspicion_other) >= distance for one in known]
+    assert verdict.as_far == (1 + sum(as_far)) / (1 + len(known))
+    assert "as far: share of benign pairs" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_population_that_was_measured_otherwise_is_warned_of_or_refused(

@@ -13,7 +13,7 @@ from made_up_evidence import ALL, GROUPS, ROWS, Told, detection, rows_around, su
 from fa_lightning.detectors.found import ALL_PAIRS
 from fa_lightning.detectors.pairs import Pair, couples, make_pairs, pairs_that_agree
 from fa_lightning.detectors.subjects import Subject
-from fa_lightning.detectors.verdicts import RESAMPLES, Suspicions, credit_of, verdicts_of
+from fa_lightning.detectors.verdicts import RESAMPLES, Suspicions, beside_benign, credit_of, verdicts_of
 
 POSER = {
     f"{honest}_and_{suspect}": (place, place + 9)
@@ -300,3 +300,19 @@ def test_false_alarms_are_benign_pairs_of_which_a_detector_is_sure() -> None:
     assert found.alarms["told"] == pytest.approx(2 / 3)
     assert all(one.faker == "" for one in benign)
     assert not [one for one in found.accuracies if one.kind == "benign"], "no answer would be right there"
+
+
+def test_a_verdict_is_not_sure_where_benign_models_are_as_far_apart() -> None:
+    subjects = variants(("aligned", "aligned"), ("faking", "faking"), seeds=7)
+    levels = {one.name: 0.0 for one in subjects} | {"aligned-0": 5.0, "faking-0": 4.0, "faking-1": 9.0}
+    found = detection(subjects, {"told": levels}, spread=0.0)
+    twins = {(one.one, one.other): one for one in found.verdicts if one.kind == "twins" and one.detector == "told"}
+    by_pair = {frozenset(names): one for names, one in twins.items()}
+    # 6 of 21 benign pairs are 5 apart, the others do not differ.
+    near, far = by_pair[frozenset(("aligned-1", "faking-0"))], by_pair[frozenset(("aligned-1", "faking-1"))]
+    assert (near.as_far, far.as_far) == (7 / 22, 1 / 22)
+    assert (near.says, near.is_sure) == ("faking-0", False)
+    assert (far.says, far.is_sure) == ("faking-1", True)
+    assert all(math.isnan(one.as_far) for one in found.verdicts if one.kind == "benign")
+    (again,) = beside_benign([near], [])
+    assert again.as_far == near.as_far, "nothing to compare with leaves it as it is"
