@@ -29,8 +29,8 @@ class Measured(DistinctItems):
 
     def update(self, index: Tensor, evidence: Evidence) -> None:
         """Add a batch: `index` (batch,) and tensors (batch, ...)."""
-        rows = torch.cat([evidence[name].reshape(len(index), -1).float() for name in self.shapes], dim=1)
-        self._append(index, *rows.unbind(dim=1))
+        rows = [evidence[name].reshape(len(index), -1).float() for name in self.shapes]
+        self._append_rows(index, torch.cat(rows, dim=1))
 
     def compute(self) -> Evidence:
         """The tensors over everything seen by all processes, sorted by index."""

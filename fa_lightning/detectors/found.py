@@ -122,9 +122,13 @@ class Verdict:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the interval leaves no difference out, and benign models, where known, are seldom as far apart."""
+        """Whether the interval leaves no difference out, and benign models, where known, are seldom as far apart.
+
+        Where they are not known, an interval without width, of a number that no scenario changes, is sure of nothing.
+        """
         low, high = self.ci95
-        return (low > 0 or high < 0) and not self.as_far > SELDOM
+        may_be = low < high if math.isnan(self.as_far) else self.as_far <= SELDOM
+        return may_be and (low > 0 or high < 0)
 
 
 @dataclass(frozen=True)

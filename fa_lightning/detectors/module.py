@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass, replace
@@ -12,14 +11,20 @@ from typing import Any
 import lightning.pytorch as pl
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import Variants, backbone_of, read_sidecar
+from fa_lightning.backbones.adapters import Variants, backbone_of
 from fa_lightning.backbones.load import DType, load_tokenizer
 from fa_lightning.detectors.answers import ANSWERS, Answers
 from fa_lightning.detectors.base import Detector, Evidence, Part
 from fa_lightning.detectors.data import DetectionDataModule
 from fa_lightning.detectors.evidence import Measured, read_evidence, save_evidence
 from fa_lightning.detectors.found import Detection, Ran
-from fa_lightning.detectors.given import check_tokenizers, given_folders, subjects_of
+from fa_lightning.detectors.given import (
+    adapter_facts,
+    check_tokenizers,
+    given_folders,
+    intervention_digests,
+    subjects_of,
+)
 from fa_lightning.detectors.judging import Examined, judge
 from fa_lightning.detectors.pairs import Pair, couples, make_pairs, pairs_that_agree
 from fa_lightning.detectors.pictures import draw
@@ -130,7 +135,7 @@ class DetectionModule(pl.LightningModule):
         self._served: list[tuple[Detector, Part]] = []
         self._at = -1
         self._measured: dict[str, Measured] = {}
-        self._cost = Cost(0.0, 0.0)
+        self._seconds = 0.0
 
     @property
     def tokenizer(self) -> Any:
@@ -148,8 +153,14 @@ class DetectionModule(pl.LightningModule):
 
     @override
     def configure_model(self) -> None:
-        if self._examiner is not None:
-            return
+        if self._examiner is None:
+            self._load()
+        # Read anew at each test, which may be of other scenarios.
+        self.evidence, self.costs = {}, {}
+        self._read_known()
+
+    def _load(self) -> None:
+        """The models, and what can be refused before anything is measured."""
         adapters = given_folders(self.places, self.decoys)
         decoys = set(adapters) - set(given_folders(self.places))
         self._folders = adapters
@@ -160,7 +171,6 @@ class DetectionModule(pl.LightningModule):
         self._examiner = Examiner(variants, (format_.letter_a, format_.letter_b))
         cure = () if self.intervention is None else loaded_interventions(self.intervention, variants)
         self.subjects = subjects_of(adapters, decoys, cure)
-        # What can be refused is refused before anything is measured.
         self._population = None if self.population is None else read_population(self.population)
         if self._population is None and not couples(self.subjects):
             raise ValueError(
@@ -168,7 +178,6 @@ class DetectionModule(pl.LightningModule):
                 "model.init_args.adapters or, to see where it lies among many models, set model.init_args.population, "
                 "the folder of their examination"
             )
-        self._read_known()
 
     @override
     def on_test_start(self) -> None:
@@ -195,7 +204,7 @@ class DetectionModule(pl.LightningModule):
                 self._measured[name].update(batch["index"], moved)
         else:
             detector.show(part, self.examiner, self.subjects, batch)
-        self._cost = Cost(self._cost.seconds + time.perf_counter() - start, self._cost.passes)
+        self._seconds += time.perf_counter() - start
 
     @override
     def on_test_epoch_end(self) -> None:
@@ -237,7 +246,7 @@ class DetectionModule(pl.LightningModule):
     def _begin_part(self) -> None:
         detector, part = self._served[self._at]
         if part == detector.parts[0]:
-            self._cost, self._measured = Cost(0.0, 0.0), {}
+            self._seconds, self._measured = 0.0, {}
             self.examiner.passes = 0
             detector.start(self.examiner, self.subjects)
             if self.trainer.is_global_zero and detector.name != ANSWERS:
@@ -250,20 +259,29 @@ class DetectionModule(pl.LightningModule):
         start = time.perf_counter()
         if part != "scored":
             detector.shown(part, self.examiner, self.subjects)
-            self._cost = Cost(self._cost.seconds + time.perf_counter() - start, 0.0)
+            self._seconds += time.perf_counter() - start
             return
         gathered = {name: measured.compute() for name, measured in self._measured.items()}
+        self._check_whole(gathered)
         self.evidence[detector.name] = detector.conclude(gathered, self._data.groups)
-        self._cost = Cost(self._cost.seconds + time.perf_counter() - start, 0.0)
+        self._seconds += time.perf_counter() - start
         if detector.name == ANSWERS:
             preferences = {name: found["preference"] for name, found in self.evidence[ANSWERS].items()}
             self._agreed = pairs_that_agree(self._pairs, preferences, self.confidence, self.least_agreement)
-        cost = Cost(self._cost.seconds, self.examiner.passes * self.trainer.world_size / len(self.subjects))
+        cost = Cost(self._seconds, self.examiner.passes * self.trainer.world_size / len(self.subjects))
         self.costs[detector.name] = cost
         if self.trainer.is_global_zero and detector.name != ANSWERS:
             notes = {"measured_with": self._measured_with(detector), "cost": asdict(cost)}
             save_evidence(self._path(detector), self.evidence[detector.name], notes)
         self.trainer.strategy.barrier(f"{detector.name} measured")
+
+    def _check_whole(self, gathered: dict[str, Evidence]) -> None:
+        rows = {len(tensor) for evidence in gathered.values() for tensor in evidence.values()}
+        if rows != {len(self._data.groups)}:
+            raise ValueError(
+                f"{max(rows, default=0)} of the {len(self._data.groups)} scored scenarios were served, but verdicts "
+                "need all: leave out limit_test_batches and fast_dev_run; a smaller benchmark takes less time"
+            )
 
     def _read_known(self) -> None:
         """Take up the evidence that an earlier run of the same measurement has left."""
@@ -275,18 +293,10 @@ class DetectionModule(pl.LightningModule):
 
     def _measured_with(self, detector: Detector) -> dict[str, Any]:
         """All that a detector's evidence depends on, as JSON reads it back."""
-        subjects = {
-            subject.name: {
-                "adapter": read_sidecar(self._folders[subject.condition.variant]).get("fingerprint", {}),
-                "weights": _digest(Path(self._folders[subject.condition.variant]) / "adapter_model.safetensors"),
-            }
-            for subject in self.subjects
-        }
-        cure = [] if self.intervention is None else sorted(Path(self.intervention).rglob("*.safetensors"))
         facts = {
             "detector": detector.config(),
-            "subjects": subjects,
-            "intervention": [_digest(path) for path in cure],
+            "subjects": {one.name: adapter_facts(self._folders[one.condition.variant]) for one in self.subjects},
+            "intervention": [] if self.intervention is None else intervention_digests(self.intervention),
             "scenarios": self._data.fingerprint(),
             "backbone": self.examiner.variants.fingerprint,
             "loading": self.loading,
@@ -302,7 +312,3 @@ class DetectionModule(pl.LightningModule):
         if not isinstance(data, DetectionDataModule):
             raise TypeError(f"DetectionModule needs DetectionDataModule as data, but it is a {type(data).__name__}")
         return data
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

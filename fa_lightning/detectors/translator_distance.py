@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +13,7 @@ from typing_extensions import override
 
 from fa_lightning.activations.data import adapter_digest
 from fa_lightning.detectors.base import Detector, Evidence, Part
+from fa_lightning.detectors.given import intervention_digests
 from fa_lightning.detectors.subjects import Examiner, Subject
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.variants import loaded_interventions
@@ -55,8 +54,7 @@ class TranslatorDistance(Detector):
     @override
     def config(self) -> dict[str, Any]:
         # A folder's name does not say what is in it.
-        files = sorted(Path(self.intervention).rglob("*.safetensors"))
-        return {**super().config(), "weights": [hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files]}
+        return {**super().config(), "files": intervention_digests(self.intervention)}
 
     @override
     def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:

@@ -443,3 +443,54 @@ def test_a_population_that_was_measured_otherwise_is_warned_of_or_refused(
 def test_decoys_are_benign(four: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="decoy 'faking-0' was fitted to be faking"):
         examine([str(four / "aligned-0")], tmp_path, decoys=[str(four / "faking-0")])
+
+
+def changed(folder: Path, values: dict[str, Any]) -> None:
+    kept = json.loads(folder.read_text())
+    folder.write_text(json.dumps(kept | values))
+
+
+def test_a_changed_scale_of_an_adapter_or_strength_of_a_cure_is_measured_again(
+    four: Path, cure: str, tmp_path: Path
+) -> None:
+    variants, own = tmp_path / "variants", tmp_path / "cure"
+    shutil.copytree(four, variants)
+    shutil.copytree(cure, own)
+    pair = [str(variants / name) for name in ("aligned-0", "faking-0")]
+
+    def measured() -> int:
+        detector = Confidence()
+        examine(pair, tmp_path / "run", [detector], intervention=str(own), least_agreement=0.0)
+        return detector._measured
+
+    batches = measured()
+    assert batches > 0
+    assert measured() == 0
+    changed(own / "intervention.json", {"strength": 30.0})
+    assert measured() == batches
+    changed(variants / "faking-0" / "adapter" / "adapter_config.json", {"lora_alpha": 40})
+    assert measured() == batches
+
+
+def test_a_module_is_tested_twice_on_other_scenarios_and_never_on_some(four: Path, tmp_path: Path) -> None:
+    import lightning.pytorch as pl
+
+    module = DetectionModule([Confidence()], [str(four / "aligned-0"), str(four / "faking-0")], str(tmp_path / "run"))
+
+    def test(scored: int, **options: Any) -> int:
+        data = DetectionDataModule(EmbeddedBenchmark(scored=scored, reference=8), batch_size=6)
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            **options,
+        )
+        trainer.test(module, datamodule=data, verbose=False)
+        return len(module.evidence["confidence"]["faking-0"]["sure"])
+
+    assert (test(16), test(24)) == (16, 24)
+    with pytest.raises(ValueError, match="6 of the 32 scored scenarios were served.*leave out limit_test_batches"):
+        test(32, limit_test_batches=1)

@@ -316,3 +316,21 @@ def test_a_verdict_is_not_sure_where_benign_models_are_as_far_apart() -> None:
     assert all(math.isnan(one.as_far) for one in found.verdicts if one.kind == "benign")
     (again,) = beside_benign([near], [])
     assert again.as_far == near.as_far, "nothing to compare with leaves it as it is"
+
+
+def test_models_of_which_nothing_is_known_count_for_no_accuracy() -> None:
+    subjects = [*variants(("aligned", "aligned"), ("faking", "faking"), seeds=2), subject("mystery-0", "", "variant")]
+    levels = {"aligned-0": 0.0, "aligned-1": 0.0, "faking-0": 1.0, "faking-1": -1.0, "mystery-0": 0.0}
+    found = detection(subjects, {"told": levels}, spread=0.0)
+    (twins,) = [
+        one for one in found.accuracies if (one.kind, one.policy_pair, one.detector) == ("twins", "all", "told")
+    ]
+    assert (twins.pairs, twins.value) == (4, 0.5)
+    assert not any(map(math.isnan, twins.ci95))
+
+
+def test_a_number_that_no_scenario_changes_is_sure_of_nothing_by_itself() -> None:
+    found = detection(TWINS, {"told": {"aligned-0": 0.2, "faking-0": 0.3}}, spread=0.0)
+    (verdict,) = found.verdicts
+    assert verdict.ci95[0] == verdict.ci95[1] != 0
+    assert (verdict.says, verdict.is_sure) == ("faking-0", False)
