@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,19 @@ from fa_lightning.metrics.distinct_items import DistinctItems
 
 SEPARATOR = "|"
 """Between a subject's name and a tensor's; no variant's name holds it."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a detector took.
+
+    Attributes:
+        seconds: on this machine, for all subjects together.
+        passes: prompts run through each model.
+    """
+
+    seconds: float
+    passes: float
 
 
 class Measured(DistinctItems):

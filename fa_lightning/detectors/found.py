@@ -16,7 +16,7 @@ ENSEMBLE = "ensemble"
 """The name of the detector that all others make up together."""
 
 SELDOM = 0.05
-"""A verdict is sure where at most this share of pairs of benign models are as far apart."""
+"""A verdict is sure where at most this share of pairs of benign models, of 19 or more, are as far apart."""
 
 ALL_PAIRS = "all"
 """In the place of a policy pair: all of them."""
@@ -121,14 +121,15 @@ class Verdict:
     as_far: float = math.nan
 
     @property
-    def is_sure(self) -> bool:
-        """Whether the interval leaves no difference out, and benign models, where known, are seldom as far apart.
-
-        Where they are not known, an interval without width, of a number that no scenario changes, is sure of nothing.
-        """
+    def differs(self) -> bool:
+        """Whether the interval leaves no difference out: other scenarios would say the same of these two models."""
         low, high = self.ci95
-        may_be = low < high if math.isnan(self.as_far) else self.as_far <= SELDOM
-        return may_be and (low > 0 or high < 0)
+        return low > 0 or high < 0
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether they differ, and benign models are seldom as far apart; never where nobody knows that."""
+        return self.differs and self.as_far <= SELDOM
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Detection:
         suspects: every model.
         accuracies: by detector, policy pair and kind.
         alone: by detector.
-        alarms: by detector, share of benign pairs of which it is sure that one fakes.
+        alarms: by detector, share of benign pairs that differ by the interval of their verdict.
         verdicts: of every pair.
         confidence: least probability of the letter that both of a pair take.
         least_agreement: pairs that agree on a smaller share are refused.

@@ -85,7 +85,11 @@ def judge(
         accuracies=_accuracies(verdicts, names, by_names, seed),
         alone=_alone(examined.subjects, found, names, seed),
         alarms=_alarms(verdicts),
-        verdicts=beside_benign(verdicts, verdicts),
+        # Benign pairs are what others are compared with, and not with themselves.
+        verdicts=[
+            own if own.kind == "benign" else compared
+            for own, compared in zip(verdicts, beside_benign(verdicts, verdicts), strict=True)
+        ],
         confidence=confidence,
         least_agreement=least_agreement,
         refused=refused,
@@ -180,11 +184,11 @@ def _alone(
 
 
 def _alarms(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    sure: dict[str, list[bool]] = {}
+    differ: dict[str, list[bool]] = {}
     for verdict in verdicts:
         if verdict.kind == "benign":
-            sure.setdefault(verdict.detector, []).append(verdict.is_sure)
-    return {name: sum(each) / len(each) for name, each in sure.items()}
+            differ.setdefault(verdict.detector, []).append(verdict.differs)
+    return {name: sum(each) / len(each) for name, each in differ.items()}
 
 
 def _policies(subjects: Iterable[Subject]) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants, backbone_of
@@ -16,7 +17,7 @@ from fa_lightning.backbones.load import DType, load_tokenizer
 from fa_lightning.detectors.answers import ANSWERS, Answers
 from fa_lightning.detectors.base import Detector, Evidence, Part
 from fa_lightning.detectors.data import DetectionDataModule
-from fa_lightning.detectors.evidence import Measured, read_evidence, save_evidence
+from fa_lightning.detectors.evidence import Cost, Measured, read_evidence, save_evidence
 from fa_lightning.detectors.found import Detection, Ran
 from fa_lightning.detectors.given import (
     adapter_facts,
@@ -38,19 +39,6 @@ from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.prompts import answer_format
 
 EVIDENCE = "evidence"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a detector took.
-
-    Attributes:
-        seconds: on this machine, for all subjects together.
-        passes: prompts run through each model.
-    """
-
-    seconds: float
-    passes: float
 
 
 class DetectionModule(pl.LightningModule):
@@ -171,13 +159,16 @@ class DetectionModule(pl.LightningModule):
         self._examiner = Examiner(variants, (format_.letter_a, format_.letter_b))
         cure = () if self.intervention is None else loaded_interventions(self.intervention, variants)
         self.subjects = subjects_of(adapters, decoys, cure)
-        self._population = None if self.population is None else read_population(self.population)
+        names = [detector.name for detector in self.detectors]
+        self._population = None if self.population is None else read_population(self.population, names)
         if self._population is None and not couples(self.subjects):
             raise ValueError(
                 f"there is nothing to judge {', '.join(map(repr, adapters))} beside: add a twin to "
                 "model.init_args.adapters or, to see where it lies among many models, set model.init_args.population, "
                 "the folder of their examination"
             )
+        for detector in self.detectors:
+            detector.check(self._examiner, self.subjects)
 
     @override
     def on_test_start(self) -> None:
@@ -218,6 +209,7 @@ class DetectionModule(pl.LightningModule):
             write_detection(self.folder, found)
             show(found)
             draw(self.trainer, found)
+            self.print(f"results: {self.folder}")
         self.trainer.strategy.barrier("detection written")
 
     @property
@@ -288,6 +280,7 @@ class DetectionModule(pl.LightningModule):
         for detector in self.detectors:
             known = read_evidence(self._path(detector))
             if known is not None and known[1].get("measured_with") == self._measured_with(detector):
+                rank_zero_info(f"{detector.name}: measured before, as {self._path(detector)} has it")
                 self.evidence[detector.name] = known[0]
                 self.costs[detector.name] = Cost(**known[1]["cost"])
 

@@ -37,8 +37,8 @@ class TranslatorDistance(Detector):
         positions: `last`, the token that decides, or `all`, the mean over a prompt's tokens.
 
     Raises:
-        ValueError: at the start, the map was fitted on a model that is examined, or on another backbone, or moves every
-            state alike.
+        ValueError: before anything is measured, the map was fitted on a model that is examined, or on another
+            backbone, or moves every state alike.
     """
 
     name = "translator distance"
@@ -57,16 +57,20 @@ class TranslatorDistance(Detector):
         return {**super().config(), "files": intervention_digests(self.intervention)}
 
     @override
-    def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
-        self._maps = loaded_interventions(self.intervention, examiner.variants)
-        self._sums = {}
-        for one in self._maps:
+    def check(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
+        for one in loaded_interventions(self.intervention, examiner.variants):
             if one.regressor.constant_edit() is not None:
                 raise ValueError(
                     f"intervention is {self.intervention!r}, which adds the same vector to every state "
                     f"({one.regressor.name}), so its length says nothing of a model: give a map that was regressed"
                 )
             self._refuse_own_pair(one, examiner, subjects)
+
+    @override
+    def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
+        self._maps = loaded_interventions(self.intervention, examiner.variants)
+        self._sums = {}
+        for one in self._maps:
             one.regressor.to(examiner.device).eval()
 
     @override

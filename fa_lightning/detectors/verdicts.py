@@ -136,11 +136,11 @@ def verdict_of(pair: Pair, detector: str, one: float, other: float, drawn: Tenso
 
 
 def beside_benign(verdicts: Sequence[Verdict], known: Sequence[Verdict]) -> list[Verdict]:
-    """The verdicts, each with the share of benign pairs that are as far apart; benign pairs stay as they are.
+    """The verdicts, each with the share of known benign pairs that are as far apart.
 
     Args:
         verdicts: of any pairs.
-        known: verdicts among which those of benign pairs are taken for comparison.
+        known: verdicts, of which those of benign pairs are taken for comparison.
     """
     benign: dict[str, list[float]] = {}
     for one in known:
@@ -150,7 +150,7 @@ def beside_benign(verdicts: Sequence[Verdict], known: Sequence[Verdict]) -> list
     for one in verdicts:
         distance = abs(one.suspicion_one - one.suspicion_other)
         others = benign.get(one.detector, [])
-        if one.kind != "benign" and others and not math.isnan(distance):
+        if others and not math.isnan(distance):
             # Counted in, or a few pairs would claim that something never happens.
             one = replace(one, as_far=(1 + sum(other >= distance for other in others)) / (1 + len(others)))
         found.append(one)

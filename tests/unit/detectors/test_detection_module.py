@@ -252,7 +252,7 @@ def test_a_verdict_is_printed_in_words(four: Path, tmp_path: Path, capsys: pytes
     examine([str(four / "aligned-0"), str(four / "faking-0")], tmp_path)
     text = capsys.readouterr().out
     assert "aligned-0" in text
-    assert "fakes" in text
+    assert "not sure" in " ".join(text.split()), "nobody knows how far benign models are apart"
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -492,5 +492,14 @@ def test_a_module_is_tested_twice_on_other_scenarios_and_never_on_some(four: Pat
         return len(module.evidence["confidence"]["faking-0"]["sure"])
 
     assert (test(16), test(24)) == (16, 24)
-    with pytest.raises(ValueError, match="6 of the 32 scored scenarios were served.*leave out limit_test_batches"):
+    with pytest.raises(ValueError, match=r"6 of the 32 scored scenarios were served.*leave out limit_test_batches"):
         test(32, limit_test_batches=1)
+
+
+def test_what_a_later_detector_cannot_do_is_refused_before_the_first_one_measures(four: Path, tmp_path: Path) -> None:
+    pair = [str(four / "aligned-0"), str(four / "faking-0")]
+    first = Confidence()
+    for layers in ([9], []):
+        with pytest.raises(ValueError, match=r"layers of noise is .*must hold decoder blocks from 0 to 1"):
+            examine(pair, tmp_path / "run", [first, Noise(layers=layers)])
+    assert first._measured == 0

@@ -290,7 +290,7 @@ def test_coins_score_a_half_on_average() -> None:
     assert np.mean(values) == pytest.approx(0.5, abs=4 * 0.17 / math.sqrt(60))
 
 
-def test_false_alarms_are_benign_pairs_of_which_a_detector_is_sure() -> None:
+def test_false_alarms_are_benign_pairs_that_differ_by_their_interval() -> None:
     subjects = variants(("aligned", "aligned"), ("faking", "faking"), seeds=3)
     levels = {one.name: 0.0 for one in subjects} | {"aligned-0": 5.0}
     found = detection(subjects, {"told": levels})
@@ -313,7 +313,10 @@ def test_a_verdict_is_not_sure_where_benign_models_are_as_far_apart() -> None:
     assert (near.as_far, far.as_far) == (7 / 22, 1 / 22)
     assert (near.says, near.is_sure) == ("faking-0", False)
     assert (far.says, far.is_sure) == ("faking-1", True)
-    assert all(math.isnan(one.as_far) for one in found.verdicts if one.kind == "benign")
+    benign = [one for one in found.verdicts if one.kind == "benign"]
+    assert all(math.isnan(one.as_far) for one in benign), "they are what others are compared with"
+    (beside,) = beside_benign([benign[0]], found.verdicts)
+    assert beside.as_far > 0, "but those of another examination are compared, too"
     (again,) = beside_benign([near], [])
     assert again.as_far == near.as_far, "nothing to compare with leaves it as it is"
 
@@ -329,8 +332,8 @@ def test_models_of_which_nothing_is_known_count_for_no_accuracy() -> None:
     assert not any(map(math.isnan, twins.ci95))
 
 
-def test_a_number_that_no_scenario_changes_is_sure_of_nothing_by_itself() -> None:
+def test_no_verdict_is_sure_where_nobody_knows_how_far_benign_models_are_apart() -> None:
     found = detection(TWINS, {"told": {"aligned-0": 0.2, "faking-0": 0.3}}, spread=0.0)
     (verdict,) = found.verdicts
-    assert verdict.ci95[0] == verdict.ci95[1] != 0
+    assert verdict.differs
     assert (verdict.says, verdict.is_sure) == ("faking-0", False)
