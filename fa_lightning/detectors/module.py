@@ -31,6 +31,7 @@ from fa_lightning.detectors.pairs import Pair, couples, make_pairs, pairs_that_a
 from fa_lightning.detectors.pictures import draw
 from fa_lightning.detectors.population import placed_in, read_population
 from fa_lightning.detectors.shown import show
+from fa_lightning.detectors.strategies import STRATEGIES
 from fa_lightning.detectors.subjects import Examiner, Subject
 from fa_lightning.detectors.verdicts import beside_benign
 from fa_lightning.detectors.writing import scalars, write_detection
@@ -54,7 +55,7 @@ class DetectionModule(pl.LightningModule):
     | `<detector>/auroc` | how well it tells fakers from benign models, one at a time |
 
     Args:
-        detectors: the strategies, in the order of the tables.
+        detectors: the strategies, in the order of the tables; those that ship are in `strategies`.
         adapters: adapter folders, or folders of them (see `adapter_folders`): the variants. One that is given twice is
             judged beside itself.
         folder: receives the evidence, `detection.json`, `detection.csv` and `verdicts.csv`.
@@ -94,7 +95,10 @@ class DetectionModule(pl.LightningModule):
         twice = [name for name in names if names.count(name) > 1]
         if not detectors or twice:
             found = f"two detectors are called {twice[0]!r}" if twice else "detectors is empty"
-            raise ValueError(f"{found}, but a table needs at least one, each under a name of its own")
+            known = ", ".join(f"{strategy.__module__}.{strategy.__name__}" for strategy in STRATEGIES)
+            raise ValueError(
+                f"{found}, but a table needs at least one, each under a name of its own. There are {known}"
+            )
         for name, value, low in (("confidence", confidence, 0.5), ("least_agreement", least_agreement, 0.0)):
             if not low <= value <= 1:
                 raise ValueError(f"{name} is {value}, but must lie between {low:g} and 1")

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from toy import CONFIGS, run
 
+from fa_lightning.detectors.strategies import STRATEGIES
 from fa_lightning.experiments.stage import Stage, find_stages
 
 STAGES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in ("trainer", "detect"))
@@ -142,6 +143,7 @@ def test_detectors_examine_what_nothing_was_fitted_on(experiment: str) -> None:
     detectors = {one["class_path"].rpartition(".")[2] for one in options["detectors"]}
     alone = {yaml.safe_load(path.read_text())["model"]["init_args"]["detectors"][0]["class_path"] for path in DETECT}
     assert detectors == {path.rpartition(".")[2] for path in alone}, "a table has every strategy that ships"
+    assert detectors == {strategy.__name__ for strategy in STRATEGIES}
 
 
 @pytest.mark.parametrize(
