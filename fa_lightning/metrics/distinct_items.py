@@ -28,7 +28,8 @@ class DistinctItems(Metric):
     def __init__(self, columns: int, dtype: torch.dtype, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._columns = columns
-        self._dtype = dtype
+        # Not `_dtype`: torchmetrics overwrites that one with float32 when the metric is moved to a device.
+        self._row_dtype = dtype
         self.add_state("index", default=[], dist_reduce_fx="cat")
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
@@ -37,7 +38,7 @@ class DistinctItems(Metric):
         # torchmetrics gathers nothing from an empty list, and the other processes would wait for ever.
         if isinstance(self.rows, list) and isinstance(self.index, list) and not self.rows:
             self.index.append(torch.zeros(0, dtype=torch.int64, device=self.device))
-            self.rows.append(torch.zeros(0, self._columns, dtype=self._dtype, device=self.device))
+            self.rows.append(torch.zeros(0, self._columns, dtype=self._row_dtype, device=self.device))
         super().sync(*args, **kwargs)
 
     def _append(self, index: Tensor, *columns: Tensor) -> None:
@@ -45,21 +46,21 @@ class DistinctItems(Metric):
         lengths = [tuple(column.shape) for column in (index, *columns)]
         if any(length != (index.numel(),) for length in lengths):
             raise ValueError(f"update() was given the shapes {lengths}: give one number per item in each argument")
-        self._append_rows(index, torch.stack([column.detach().to(self._dtype) for column in columns], dim=1))
+        self._append_rows(index, torch.stack([column.detach().to(self._row_dtype) for column in columns], dim=1))
 
     def _append_rows(self, index: Tensor, rows: Tensor) -> None:
         """Keep a batch: `index` (batch,) and `rows` (batch, columns)."""
         assert isinstance(self.index, list)
         assert isinstance(self.rows, list)
         self.index.append(index.detach().to(torch.int64))
-        self.rows.append(rows.detach().to(self._dtype))
+        self.rows.append(rows.detach().to(self._row_dtype))
 
     def _distinct(self) -> tuple[Tensor, Tensor]:
         """Sorted index (n,) and rows (n, columns) on the CPU, the first of each index."""
         parts = self.index if isinstance(self.index, list) else [self.index]
         row_parts = self.rows if isinstance(self.rows, list) else [self.rows]
         if not parts:
-            return torch.zeros(0, dtype=torch.int64), torch.zeros(0, self._columns, dtype=self._dtype)
+            return torch.zeros(0, dtype=torch.int64), torch.zeros(0, self._columns, dtype=self._row_dtype)
         index, rows = torch.cat(list(parts)).cpu(), torch.cat(list(row_parts)).cpu()
         order = torch.argsort(index, stable=True)
         index = index[order]
