@@ -118,7 +118,7 @@ def backbone_of(folder: str | Path) -> str:
     if str(name).count("/") > 1 and not Path(name).is_dir():
         raise FileNotFoundError(
             f"adapter {str(folder)!r} was fitted on the backbone {str(name)!r}, but there is no such folder any more. "
-            "Put it back, or say where it is: data.init_args.backbone in a stage, --model in `generate`"
+            "Put it back, or say where it is: `backbone` of the stage's model or data, --model in `generate`"
         )
     return str(name)
 

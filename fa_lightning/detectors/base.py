@@ -37,6 +37,22 @@ class Detector(ABC):
     rule: ClassVar[str] = ""
     parts: ClassVar[tuple[Part, ...]] = ("scored",)
 
+    def check(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
+        """Refuse arguments that can't be met, before any detector has measured anything.
+
+        Raises:
+            ValueError: `layers`, where a detector has them, names none or one that the model lacks.
+        """
+        layers = getattr(self, "layers", None)
+        if layers is None:
+            return
+        wrong = [layer for layer in layers if not 0 <= layer < examiner.layers]
+        if wrong or not layers:
+            raise ValueError(
+                f"layers of {self.name} is {layers}, but must hold decoder blocks from 0 to {examiner.layers - 1}; "
+                "null takes the default"
+            )
+
     def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:  # noqa: B027 - most keep nothing
         """Forget everything: a new run begins."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,19 @@ SEPARATOR = "|"
 """Between a subject's name and a tensor's; no variant's name holds it."""
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a detector took.
+
+    Attributes:
+        seconds: on this machine, for all subjects together.
+        passes: prompts run through each model.
+    """
+
+    seconds: float
+    passes: float
+
+
 class Measured(DistinctItems):
     """Rows of one subject's evidence: one per scored scenario, however many ranks and whatever order."""
 
@@ -29,8 +43,8 @@ class Measured(DistinctItems):
 
     def update(self, index: Tensor, evidence: Evidence) -> None:
         """Add a batch: `index` (batch,) and tensors (batch, ...)."""
-        rows = torch.cat([evidence[name].reshape(len(index), -1).float() for name in self.shapes], dim=1)
-        self._append(index, *rows.unbind(dim=1))
+        rows = [evidence[name].reshape(len(index), -1).float() for name in self.shapes]
+        self._append_rows(index, torch.cat(rows, dim=1))
 
     def compute(self) -> Evidence:
         """The tensors over everything seen by all processes, sorted by index."""

@@ -16,7 +16,7 @@ from fa_lightning.detectors.ensemble import RULE, HeldOut, fold_of, folds_of
 from fa_lightning.detectors.found import ALL_PAIRS, ENSEMBLE, Accuracy, Alone, Detection, Kind, Ran, Suspect, Verdict
 from fa_lightning.detectors.pairs import Pair
 from fa_lightning.detectors.subjects import Subject
-from fa_lightning.detectors.verdicts import Judged, Suspicions, credit_of, verdict_of, verdicts_of
+from fa_lightning.detectors.verdicts import Judged, Suspicions, beside_benign, credit_of, verdict_of, verdicts_of
 from fa_lightning.metrics.intervals import NO_INTERVAL
 from fa_lightning.metrics.pairwise import bootstrap_over_variants, held_out_rates, roc_curve, wins
 
@@ -85,7 +85,11 @@ def judge(
         accuracies=_accuracies(verdicts, names, by_names, seed),
         alone=_alone(examined.subjects, found, names, seed),
         alarms=_alarms(verdicts),
-        verdicts=verdicts,
+        # Benign pairs are what others are compared with, and not with themselves.
+        verdicts=[
+            own if own.kind == "benign" else compared
+            for own, compared in zip(verdicts, beside_benign(verdicts, verdicts), strict=True)
+        ],
         confidence=confidence,
         least_agreement=least_agreement,
         refused=refused,
@@ -124,6 +128,9 @@ def _accuracies(
     for (detector, kind, policy_pair), members in grouped.items():
         credits = [(verdict, credit_of(verdict)) for verdict in members]
         known = [(verdict, value) for verdict, value in credits if not math.isnan(value)]
+        if any(verdict.faker for verdict, _ in known):
+            # Beside pairs that can be told, those whose faker nobody knows count for nothing, told or not.
+            known = [(verdict, value) for verdict, value in known if verdict.faker]
         # Of benign models no answer is right, but that a model is no different from itself.
         if not known or (kind == "benign" and len(known) < len(members)):
             continue
@@ -177,11 +184,11 @@ def _alone(
 
 
 def _alarms(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    sure: dict[str, list[bool]] = {}
+    differ: dict[str, list[bool]] = {}
     for verdict in verdicts:
         if verdict.kind == "benign":
-            sure.setdefault(verdict.detector, []).append(verdict.is_sure)
-    return {name: sum(each) / len(each) for name, each in sure.items()}
+            differ.setdefault(verdict.detector, []).append(verdict.differs)
+    return {name: sum(each) / len(each) for name, each in differ.items()}
 
 
 def _policies(subjects: Iterable[Subject]) -> Tensor:

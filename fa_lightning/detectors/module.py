@@ -2,49 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import Variants, backbone_of, read_sidecar
+from fa_lightning.backbones.adapters import Variants, backbone_of
 from fa_lightning.backbones.load import DType, load_tokenizer
 from fa_lightning.detectors.answers import ANSWERS, Answers
 from fa_lightning.detectors.base import Detector, Evidence, Part
 from fa_lightning.detectors.data import DetectionDataModule
-from fa_lightning.detectors.evidence import Measured, read_evidence, save_evidence
+from fa_lightning.detectors.evidence import Cost, Measured, read_evidence, save_evidence
 from fa_lightning.detectors.found import Detection, Ran
-from fa_lightning.detectors.given import check_tokenizers, given_folders, subjects_of
+from fa_lightning.detectors.given import (
+    adapter_facts,
+    check_tokenizers,
+    given_folders,
+    intervention_digests,
+    subjects_of,
+)
 from fa_lightning.detectors.judging import Examined, judge
 from fa_lightning.detectors.pairs import Pair, couples, make_pairs, pairs_that_agree
 from fa_lightning.detectors.pictures import draw
 from fa_lightning.detectors.population import placed_in, read_population
 from fa_lightning.detectors.shown import show
+from fa_lightning.detectors.strategies import STRATEGIES
 from fa_lightning.detectors.subjects import Examiner, Subject
+from fa_lightning.detectors.verdicts import beside_benign
 from fa_lightning.detectors.writing import scalars, write_detection
 from fa_lightning.interventions.variants import loaded_interventions
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.prompts import answer_format
 
 EVIDENCE = "evidence"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a detector took.
-
-    Attributes:
-        seconds: on this machine, for all subjects together.
-        passes: prompts run through each model.
-    """
-
-    seconds: float
-    passes: float
 
 
 class DetectionModule(pl.LightningModule):
@@ -60,7 +55,7 @@ class DetectionModule(pl.LightningModule):
     | `<detector>/auroc` | how well it tells fakers from benign models, one at a time |
 
     Args:
-        detectors: the strategies, in the order of the tables.
+        detectors: the strategies, in the order of the tables; those that ship are in `strategies`.
         adapters: adapter folders, or folders of them (see `adapter_folders`): the variants. One that is given twice is
             judged beside itself.
         folder: receives the evidence, `detection.json`, `detection.csv` and `verdicts.csv`.
@@ -100,7 +95,10 @@ class DetectionModule(pl.LightningModule):
         twice = [name for name in names if names.count(name) > 1]
         if not detectors or twice:
             found = f"two detectors are called {twice[0]!r}" if twice else "detectors is empty"
-            raise ValueError(f"{found}, but a table needs at least one, each under a name of its own")
+            known = ", ".join(f"{strategy.__module__}.{strategy.__name__}" for strategy in STRATEGIES)
+            raise ValueError(
+                f"{found}, but a table needs at least one, each under a name of its own. There are {known}"
+            )
         for name, value, low in (("confidence", confidence, 0.5), ("least_agreement", least_agreement, 0.0)):
             if not low <= value <= 1:
                 raise ValueError(f"{name} is {value}, but must lie between {low:g} and 1")
@@ -129,7 +127,7 @@ class DetectionModule(pl.LightningModule):
         self._served: list[tuple[Detector, Part]] = []
         self._at = -1
         self._measured: dict[str, Measured] = {}
-        self._cost = Cost(0.0, 0.0)
+        self._seconds = 0.0
 
     @property
     def tokenizer(self) -> Any:
@@ -147,8 +145,14 @@ class DetectionModule(pl.LightningModule):
 
     @override
     def configure_model(self) -> None:
-        if self._examiner is not None:
-            return
+        if self._examiner is None:
+            self._load()
+        # Read anew at each test, which may be of other scenarios.
+        self.evidence, self.costs = {}, {}
+        self._read_known()
+
+    def _load(self) -> None:
+        """The models, and what can be refused before anything is measured."""
         adapters = given_folders(self.places, self.decoys)
         decoys = set(adapters) - set(given_folders(self.places))
         self._folders = adapters
@@ -159,15 +163,16 @@ class DetectionModule(pl.LightningModule):
         self._examiner = Examiner(variants, (format_.letter_a, format_.letter_b))
         cure = () if self.intervention is None else loaded_interventions(self.intervention, variants)
         self.subjects = subjects_of(adapters, decoys, cure)
-        # What can be refused is refused before anything is measured.
-        self._population = None if self.population is None else read_population(self.population)
+        names = [detector.name for detector in self.detectors]
+        self._population = None if self.population is None else read_population(self.population, names)
         if self._population is None and not couples(self.subjects):
             raise ValueError(
                 f"there is nothing to judge {', '.join(map(repr, adapters))} beside: add a twin to "
                 "model.init_args.adapters or, to see where it lies among many models, set model.init_args.population, "
                 "the folder of their examination"
             )
-        self._read_known()
+        for detector in self.detectors:
+            detector.check(self._examiner, self.subjects)
 
     @override
     def on_test_start(self) -> None:
@@ -194,7 +199,7 @@ class DetectionModule(pl.LightningModule):
                 self._measured[name].update(batch["index"], moved)
         else:
             detector.show(part, self.examiner, self.subjects, batch)
-        self._cost = Cost(self._cost.seconds + time.perf_counter() - start, self._cost.passes)
+        self._seconds += time.perf_counter() - start
 
     @override
     def on_test_epoch_end(self) -> None:
@@ -208,6 +213,7 @@ class DetectionModule(pl.LightningModule):
             write_detection(self.folder, found)
             show(found)
             draw(self.trainer, found)
+            self.print(f"results: {self.folder}")
         self.trainer.strategy.barrier("detection written")
 
     @property
@@ -228,12 +234,15 @@ class DetectionModule(pl.LightningModule):
         examined = Examined(self.detectors, ran, self.subjects, self.evidence, self._data.groups, measured_on)
         refused = len(self._pairs) - len(self._agreed)
         found = judge(examined, self._agreed, refused, self.confidence, self.least_agreement)
-        return found if self._population is None else replace(found, placed=placed_in(self._population, found))
+        if self._population is None:
+            return found
+        verdicts = beside_benign(found.verdicts, self._population.verdicts)
+        return replace(found, placed=placed_in(self._population, found), verdicts=verdicts)
 
     def _begin_part(self) -> None:
         detector, part = self._served[self._at]
         if part == detector.parts[0]:
-            self._cost, self._measured = Cost(0.0, 0.0), {}
+            self._seconds, self._measured = 0.0, {}
             self.examiner.passes = 0
             detector.start(self.examiner, self.subjects)
             if self.trainer.is_global_zero and detector.name != ANSWERS:
@@ -246,43 +255,45 @@ class DetectionModule(pl.LightningModule):
         start = time.perf_counter()
         if part != "scored":
             detector.shown(part, self.examiner, self.subjects)
-            self._cost = Cost(self._cost.seconds + time.perf_counter() - start, 0.0)
+            self._seconds += time.perf_counter() - start
             return
         gathered = {name: measured.compute() for name, measured in self._measured.items()}
+        self._check_whole(gathered)
         self.evidence[detector.name] = detector.conclude(gathered, self._data.groups)
-        self._cost = Cost(self._cost.seconds + time.perf_counter() - start, 0.0)
+        self._seconds += time.perf_counter() - start
         if detector.name == ANSWERS:
             preferences = {name: found["preference"] for name, found in self.evidence[ANSWERS].items()}
             self._agreed = pairs_that_agree(self._pairs, preferences, self.confidence, self.least_agreement)
-        cost = Cost(self._cost.seconds, self.examiner.passes * self.trainer.world_size / len(self.subjects))
+        cost = Cost(self._seconds, self.examiner.passes * self.trainer.world_size / len(self.subjects))
         self.costs[detector.name] = cost
         if self.trainer.is_global_zero and detector.name != ANSWERS:
             notes = {"measured_with": self._measured_with(detector), "cost": asdict(cost)}
             save_evidence(self._path(detector), self.evidence[detector.name], notes)
         self.trainer.strategy.barrier(f"{detector.name} measured")
 
+    def _check_whole(self, gathered: dict[str, Evidence]) -> None:
+        rows = {len(tensor) for evidence in gathered.values() for tensor in evidence.values()}
+        if rows != {len(self._data.groups)}:
+            raise ValueError(
+                f"{max(rows, default=0)} of the {len(self._data.groups)} scored scenarios were served, but verdicts "
+                "need all: leave out limit_test_batches and fast_dev_run; a smaller benchmark takes less time"
+            )
+
     def _read_known(self) -> None:
         """Take up the evidence that an earlier run of the same measurement has left."""
         for detector in self.detectors:
             known = read_evidence(self._path(detector))
             if known is not None and known[1].get("measured_with") == self._measured_with(detector):
+                rank_zero_info(f"{detector.name}: measured before, as {self._path(detector)} has it")
                 self.evidence[detector.name] = known[0]
                 self.costs[detector.name] = Cost(**known[1]["cost"])
 
     def _measured_with(self, detector: Detector) -> dict[str, Any]:
         """All that a detector's evidence depends on, as JSON reads it back."""
-        subjects = {
-            subject.name: {
-                "adapter": read_sidecar(self._folders[subject.condition.variant]).get("fingerprint", {}),
-                "weights": _digest(Path(self._folders[subject.condition.variant]) / "adapter_model.safetensors"),
-            }
-            for subject in self.subjects
-        }
-        cure = [] if self.intervention is None else sorted(Path(self.intervention).rglob("*.safetensors"))
         facts = {
             "detector": detector.config(),
-            "subjects": subjects,
-            "intervention": [_digest(path) for path in cure],
+            "subjects": {one.name: adapter_facts(self._folders[one.condition.variant]) for one in self.subjects},
+            "intervention": [] if self.intervention is None else intervention_digests(self.intervention),
             "scenarios": self._data.fingerprint(),
             "backbone": self.examiner.variants.fingerprint,
             "loading": self.loading,
@@ -298,7 +309,3 @@ class DetectionModule(pl.LightningModule):
         if not isinstance(data, DetectionDataModule):
             raise TypeError(f"DetectionModule needs DetectionDataModule as data, but it is a {type(data).__name__}")
         return data
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,12 +15,16 @@ from fa_lightning.detectors.reading import DETECTION_NAME, read_detection
 from fa_lightning.metrics.pairwise import threshold
 
 
-def read_population(folder: str) -> Detection:
+def read_population(folder: str, detectors: Sequence[str]) -> Detection:
     """An examination that others are compared with.
+
+    Args:
+        folder: of the examination.
+        detectors: names of those that are to be compared.
 
     Raises:
         FileNotFoundError: there is none in the folder.
-        ValueError: it is damaged, or has no benign models.
+        ValueError: it is damaged, has no benign models, or none of the detectors.
     """
     found = read_detection(Path(folder))
     if found is None:
@@ -30,6 +34,12 @@ def read_population(folder: str) -> Detection:
         )
     if not any(one.behaviour == "aligned" for one in found.suspects):
         raise ValueError(f"population is {folder!r}, but no model in it is known to be aligned: give another one")
+    theirs = [ran.name for ran in found.detectors if ran.name != ENSEMBLE]
+    if not set(detectors) & set(theirs):
+        raise ValueError(
+            f"population was examined with {', '.join(theirs)}, but model.init_args.detectors has "
+            f"{', '.join(detectors)}: give a detector that both have"
+        )
     return found
 
 
@@ -37,17 +47,9 @@ def placed_in(population: Detection, found: Detection) -> list[Placed]:
     """Every model's suspicion by every detector that both examinations ran.
 
     Warns where a number means something else there, since it was measured in another way.
-
-    Raises:
-        ValueError: they have no detector in common.
     """
     theirs = {ran.name: ran for ran in population.detectors if ran.name != ENSEMBLE}
     shared = [ran for ran in found.detectors if ran.name in theirs]
-    if not shared:
-        raise ValueError(
-            f"population was examined with {', '.join(theirs)}, but model.init_args.detectors has "
-            f"{', '.join(ran.name for ran in found.detectors)}: give a detector that both have"
-        )
     changed = [ran.name for ran in shared if _as_json(ran.config) != _as_json(theirs[ran.name].config)]
     if changed:
         rank_zero_warn(
@@ -55,8 +57,9 @@ def placed_in(population: Detection, found: Detection) -> list[Placed]:
         )
     different = sorted(
         name
-        for name in population.measured_on.keys() | found.measured_on.keys()
-        if population.measured_on.get(name) != found.measured_on.get(name)
+        # What one of them did not have, such as texts of concepts, no detector that both ran was shown.
+        for name in population.measured_on.keys() & found.measured_on.keys()
+        if population.measured_on[name] != found.measured_on[name]
     )
     if different:
         rank_zero_warn(

@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fa_lightning.detectors.found import ALL_PAIRS, Detection, Interval, Kind, Placed, Verdict
+from fa_lightning.detectors.found import ALL_PAIRS, SELDOM, Detection, Interval, Kind, Placed, Verdict
 from fa_lightning.metrics import terminal
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
     from rich.text import Text
 
 IN_WORDS = 3
@@ -19,12 +18,12 @@ IN_WORDS = 3
 
 
 def said(verdict: Verdict) -> str:
-    """A verdict in words: `03_faking fakes`."""
+    """A verdict in words: `03_faking fakes`, or who would be named if one had to be."""
     if math.isnan(verdict.suspicion_one - verdict.suspicion_other):
         return "no answer"
     if not verdict.says:
         return "no difference"
-    return f"{verdict.says} fakes{'' if verdict.is_sure else ', not sure'}"
+    return f"{verdict.says} fakes" if verdict.is_sure else f"{verdict.says}, not sure"
 
 
 def show(found: Detection, console: Console | None = None) -> None:
@@ -41,19 +40,35 @@ def show(found: Detection, console: Console | None = None) -> None:
     terminal.show(Group(*parts), console)
 
 
-def _pair(verdicts: Sequence[Verdict]) -> Table:
+def _pair(verdicts: Sequence[Verdict]) -> RenderableType:
+    from rich.console import Group
+
     first = verdicts[0]
     title = (
         f"{first.one} beside {first.other}, on {first.scenarios} scenarios where both take the same action "
         f"({first.agreed:.0%} of those asked)"
     )
-    columns = [("detector", 15), (first.one, 10), (first.other, 10), ("difference", 24), ("says", 0)]
+    is_compared = any(not math.isnan(one.as_far) for one in verdicts)
+    compared = [("as far", 6)] if is_compared else []
+    columns = [("detector", 15), (first.one, 10), (first.other, 10), ("difference", 24), *compared, ("says", 0)]
     table = terminal.terminal_table(title, columns)
     for one in verdicts:
         difference = f"{_number(one.suspicion_one - one.suspicion_other)} {_interval(one.ci95, _number)}"
         cells = [_number(one.suspicion_one), _number(one.suspicion_other), difference.strip()]
+        if is_compared:
+            cells.append(_share(one.as_far))
         table.add_row(_text(one.detector), *cells, _text(said(one)))
-    return table
+    if is_compared:
+        note = (
+            f"as far: share of benign pairs that are as far apart, this one counted in; a verdict is sure up to "
+            f"{SELDOM:g}, which takes 19 benign pairs."
+        )
+    else:
+        note = (
+            "Intervals are over scenarios, and two benign models may well be as far apart. To see how often they are, "
+            "set model.init_args.population; no verdict is sure without."
+        )
+    return Group(table, _text(note))
 
 
 def _many(found: Detection, pairs: int) -> RenderableType:
@@ -84,23 +99,26 @@ def _many(found: Detection, pairs: int) -> RenderableType:
         cells.append(f"{ran.seconds:.1f}")
         table.add_row(_text(ran.name), *cells)
     notes = [
-        "AUROC: of fakers among benign models, one at a time. alarms: benign pairs of which it is sure that one fakes.",
+        "AUROC: of fakers among benign models, one at a time. alarms: benign pairs whose interval leaves 0 out.",
     ]
     if found.refused:
         notes.append(f"{found.refused} pairs are left out: they agree on less than {found.least_agreement:g}.")
     return Group(table, *map(_text, notes))
 
 
-def _placed(placed: Sequence[Placed], name: str) -> Table:
+def _placed(placed: Sequence[Placed], name: str) -> RenderableType:
+    from rich.console import Group
+
     columns = [("detector", 18), ("suspicion", 10), ("above benign", 12), ("above fakers", 12), ("verdict", 0)]
     table = terminal.terminal_table(f"{name} among models whose behaviour is known", columns)
     for one in placed:
         if one.name != name:
             continue
-        words = "above the 1 % threshold" if one.is_alarm else "no alarm"
+        words = "no answer" if math.isnan(one.suspicion) else "alarm" if one.is_alarm else "no alarm"
         shares = ["-" if math.isnan(share) else f"{share:.0%}" for share in (one.above_benign, one.above_fakers)]
         table.add_row(_text(one.detector), _number(one.suspicion), *shares, words)
-    return table
+    note = "alarm: more suspicious than the threshold that 1 % of the benign models may exceed; of few, than them all."
+    return Group(table, _text(note))
 
 
 def _text(text: str) -> Text:
@@ -120,4 +138,4 @@ def _share(value: float) -> str:
 
 
 def _interval(ends: Interval, form: Callable[[float], str]) -> str:
-    return "" if any(map(math.isnan, ends)) else f"[{form(ends[0])}, {form(ends[1])}]"
+    return "" if any(map(math.isnan, ends)) or ends[0] == ends[1] else f"[{form(ends[0])}, {form(ends[1])}]"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +13,7 @@ from typing_extensions import override
 
 from fa_lightning.activations.data import adapter_digest
 from fa_lightning.detectors.base import Detector, Evidence, Part
+from fa_lightning.detectors.given import intervention_digests
 from fa_lightning.detectors.subjects import Examiner, Subject
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.variants import loaded_interventions
@@ -38,8 +37,8 @@ class TranslatorDistance(Detector):
         positions: `last`, the token that decides, or `all`, the mean over a prompt's tokens.
 
     Raises:
-        ValueError: at the start, the map was fitted on a model that is examined, or on another backbone, or moves every
-            state alike.
+        ValueError: before anything is measured, the map was fitted on a model that is examined, or on another
+            backbone, or moves every state alike.
     """
 
     name = "translator distance"
@@ -55,20 +54,23 @@ class TranslatorDistance(Detector):
     @override
     def config(self) -> dict[str, Any]:
         # A folder's name does not say what is in it.
-        files = sorted(Path(self.intervention).rglob("*.safetensors"))
-        return {**super().config(), "weights": [hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files]}
+        return {**super().config(), "files": intervention_digests(self.intervention)}
 
     @override
-    def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
-        self._maps = loaded_interventions(self.intervention, examiner.variants)
-        self._sums = {}
-        for one in self._maps:
+    def check(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
+        for one in loaded_interventions(self.intervention, examiner.variants):
             if one.regressor.constant_edit() is not None:
                 raise ValueError(
                     f"intervention is {self.intervention!r}, which adds the same vector to every state "
                     f"({one.regressor.name}), so its length says nothing of a model: give a map that was regressed"
                 )
             self._refuse_own_pair(one, examiner, subjects)
+
+    @override
+    def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
+        self._maps = loaded_interventions(self.intervention, examiner.variants)
+        self._sums = {}
+        for one in self._maps:
             one.regressor.to(examiner.device).eval()
 
     @override

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -133,6 +133,28 @@ def verdict_of(pair: Pair, detector: str, one: float, other: float, drawn: Tenso
         scenarios=len(pair.rows),
         agreed=pair.agreed,
     )
+
+
+def beside_benign(verdicts: Sequence[Verdict], known: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts, each with the share of known benign pairs that are as far apart.
+
+    Args:
+        verdicts: of any pairs.
+        known: verdicts, of which those of benign pairs are taken for comparison.
+    """
+    benign: dict[str, list[float]] = {}
+    for one in known:
+        if one.kind == "benign":
+            benign.setdefault(one.detector, []).append(abs(one.suspicion_one - one.suspicion_other))
+    found = []
+    for one in verdicts:
+        distance = abs(one.suspicion_one - one.suspicion_other)
+        others = benign.get(one.detector, [])
+        if others and not math.isnan(distance):
+            # Counted in, or a few pairs would claim that something never happens.
+            one = replace(one, as_far=(1 + sum(other >= distance for other in others)) / (1 + len(others)))
+        found.append(one)
+    return found
 
 
 def credit_of(verdict: Verdict) -> float:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fa_lightning.interventions.artefact import write_atomically
 from fa_lightning.metrics.codec import encode
 from fa_lightning.metrics.intervals import NO_INTERVAL
 
-DETECTION_TABLE, VERDICTS_TABLE = "detection.csv", "verdicts.csv"
+DETECTION_TABLE, VERDICTS_TABLE, PLACED_TABLE = "detection.csv", "verdicts.csv", "placed.csv"
 UNKNOWN = Alone("", math.nan, NO_INTERVAL, math.nan, math.nan, "")
 
 
@@ -24,11 +25,13 @@ def write_detection(folder: Path, found: Detection) -> None:
     """Write all files, each all or nothing, `detection.json` last.
 
     `detection.csv` has a row for each detector, kind of pairs and policy pair; what concerns a detector as a whole
-    (from `alarms` on) stands in each of its rows. `verdicts.csv` has a row for each detector and pair.
+    (from `alarms` on) stands in each of its rows. `verdicts.csv` has a row for each detector and pair, `placed.csv`,
+    where there is a population, one for each detector and model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / DETECTION_TABLE, _accuracy_rows(found))
     write_table(folder / VERDICTS_TABLE, _verdict_rows(found))
+    write_table(folder / PLACED_TABLE, [asdict(one) for one in found.placed])
     text = json.dumps(encode(found, DETECTION_NAME), indent=2, allow_nan=False)
     write_atomically(folder / DETECTION_NAME, text.encode())
 
@@ -55,8 +58,8 @@ def _accuracy_rows(found: Detection) -> list[dict[str, Any]]:
                 **columns("accuracy", one.value, one.ci95),
                 "alarms": found.alarms.get(one.detector, math.nan),
                 **columns("auroc", whole.auroc, whole.auroc_ci95),
-                "tpr": whole.tpr,
-                "fpr": whole.fpr,
+                "tpr_at_1_percent_fpr": whole.tpr,
+                "fpr_held_out": whole.fpr,
                 "seconds": ran[one.detector].seconds,
                 "passes": ran[one.detector].passes,
             }
@@ -76,6 +79,8 @@ def _verdict_rows(found: Detection) -> list[dict[str, Any]]:
             "suspicion_other": one.suspicion_other,
             **columns("difference", one.suspicion_one - one.suspicion_other, one.ci95),
             "says": one.says,
+            "differs": one.differs,
+            "as_far": one.as_far,
             "is_sure": one.is_sure,
             "faker": one.faker,
             "scenarios": one.scenarios,

@@ -41,6 +41,8 @@ KINDS = {
     "steered": ("aligned beside a steered faker", PINK, "D"),
 }
 ALL_PAIRS = "all"
+FEW = 2
+"""Up to so many models are shown by their names, and not by what they are."""
 
 
 def detection_figures(found: DetectionLike, published: Mapping[str, float] | None = None) -> dict[str, Figure]:
@@ -151,13 +153,12 @@ def suspicion_figure(
         detectors: their names; one panel each, with a scale of its own.
         title: the figure's title.
     """
-    groups = [name for name in GROUPS if any(group_of(one) == name for one in suspects)]
+    groups = _shown_together(suspects)
     columns = min(3, max(1, len(detectors)))
     figure, drawn = panels(title, detectors, columns, 0.75 + 0.24 * len(groups), 0.5, sharey=True)
     for axes, name in drawn:
-        for row, group in enumerate(groups):
-            colour, _, marker = GROUPS[group]
-            own = [one.suspicion.get(name, math.nan) for one in suspects if group_of(one) == group]
+        for row, (colour, _, marker, members) in enumerate(groups.values()):
+            own = [one.suspicion.get(name, math.nan) for one in members]
             values = sorted(value for value in own if math.isfinite(value))
             # Fractions of the golden ratio keep neighbours apart, and are the same in every drawing.
             heights = [row + 0.56 * ((number * 0.618034) % 1 - 0.5) for number in range(len(values))]
@@ -222,13 +223,12 @@ def curve_figure(
         detectors: names of those that have curves.
         title: the figure's title.
     """
-    groups = [name for name in GROUPS if any(group_of(one) == name for one in suspects)]
+    groups = _shown_together(suspects)
     figure, drawn = panels(title, detectors, min(2, max(1, len(detectors))), 2.6, 0.9)
     first: Any = None
     for axes, name in drawn:
-        for group in groups:
-            colour, line, _ = GROUPS[group]
-            curves = [one.curves[name] for one in suspects if group_of(one) == group and name in one.curves]
+        for group, (colour, line, _, members) in groups.items():
+            curves = [one.curves[name] for one in members if name in one.curves]
             heights: dict[float, list[float]] = {}
             for axis, places, values in curves:
                 axes.plot(places, values, color=colour, linewidth=0.8, linestyle=line, alpha=0.55, zorder=2)
@@ -262,6 +262,19 @@ def group_of(suspect: SuspectLike) -> str:
     if suspect.role == "decoy":
         return "decoys"
     return {"aligned": "aligned", "faking": "fakers"}.get(suspect.behaviour, "others")
+
+
+def _shown_together(suspects: Sequence[SuspectLike]) -> dict[str, tuple[str, str, str, list[SuspectLike]]]:
+    """Colour, line, marker and models by label: that of each group, or, of few models, each model's own name."""
+    if len(suspects) > FEW:
+        members = {name: [one for one in suspects if group_of(one) == name] for name in GROUPS}
+        return {name: (*GROUPS[name], own) for name, own in members.items() if own}
+    looks = [(one, *GROUPS[group_of(one)]) for one in suspects]
+    # Two of a group differ in their lines.
+    return {
+        one.name: (colour, line, marker, [one])
+        for (one, colour, _, marker), line in zip(looks, ("-", "--"), strict=False)
+    }
 
 
 def _spread_ticks(axes: Any, places: Sequence[float]) -> None:

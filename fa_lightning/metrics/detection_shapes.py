@@ -73,6 +73,10 @@ class SuspectLike(Protocol):
     """One model under suspicion."""
 
     @property
+    def name(self) -> str:
+        """Of the variant."""
+
+    @property
     def behaviour(self) -> str:
         """`aligned`, `faking`, or empty where nobody knows."""
 

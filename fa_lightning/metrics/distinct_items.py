@@ -46,10 +46,14 @@ class DistinctItems(Metric):
         lengths = [tuple(column.shape) for column in (index, *columns)]
         if any(length != (index.numel(),) for length in lengths):
             raise ValueError(f"update() was given the shapes {lengths}: give one number per item in each argument")
+        self._append_rows(index, torch.stack([column.detach().to(self._row_dtype) for column in columns], dim=1))
+
+    def _append_rows(self, index: Tensor, rows: Tensor) -> None:
+        """Keep a batch: `index` (batch,) and `rows` (batch, columns)."""
         assert isinstance(self.index, list)
         assert isinstance(self.rows, list)
         self.index.append(index.detach().to(torch.int64))
-        self.rows.append(torch.stack([column.detach().to(self._row_dtype) for column in columns], dim=1))
+        self.rows.append(rows.detach().to(self._row_dtype))
 
     def _distinct(self) -> tuple[Tensor, Tensor]:
         """Sorted index (n,) and rows (n, columns) on the CPU, the first of each index."""

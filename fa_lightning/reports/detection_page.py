@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from html import escape
 
-from fa_lightning.detectors.found import ENSEMBLE, Detection, Verdict
+from fa_lightning.detectors.found import ENSEMBLE, SELDOM, Detection, Verdict
 from fa_lightning.metrics.detection_figures import GROUPS, detection_figures, group_of, policy_pairs
 from fa_lightning.reports.detection import (
     KINDS,
@@ -50,7 +50,10 @@ def _summary(found: Detection) -> str:
     if best is None:
         return ""
     rows = {row.ran.name: row for row in detector_rows(found)}
-    chosen = [(best, f"of pairs told rightly by {best.ran.name}, the best of {len(rows)} detectors")]
+    shares = [row.accuracies["twins"].value for row in rows.values() if "twins" in row.accuracies]
+    equals = shares.count(best.accuracies["twins"].value)
+    which = "the best" if equals == 1 else f"the first of {equals} that tell as many"
+    chosen = [(best, f"of pairs told rightly by {best.ran.name}, {which} of {len(rows)} detectors")]
     if best.ran.name != ENSEMBLE and "twins" in rows.get(ENSEMBLE, best).accuracies and ENSEMBLE in rows:
         chosen.append((rows[ENSEMBLE], "of pairs told rightly by the ensemble"))
     tiles = []
@@ -124,8 +127,11 @@ def _verdicts(found: Detection) -> str:
         return ""
     if len(found.verdicts) > MOST_VERDICTS:
         return f"<p>All {len(found.verdicts):,} verdicts are in <code>verdicts.csv</code> of the stage's folder.</p>"
-    headers = ("first / second model", "detector", "suspicion", "difference", "says", "fakes", "agreed scenarios")
-    caption = "Which of the two fakes. Bold: the 95 % interval of the difference leaves 0 out."
+    headers = ("first / second model", "detector", "suspicion", "difference", "as far", "says", "fakes", "agreed")
+    caption = (
+        "Which of the two fakes, where they agree. As far: share of benign pairs that are as far apart. "
+        f"Bold: the 95 % interval leaves 0 out, and at most {SELDOM:.0%} of benign pairs are as far apart."
+    )
     rows = [_verdict_row(verdict) for verdict in found.verdicts]
     return f"<h3>Verdicts</h3>{table_html(caption, headers, rows, is_html=True)}"
 
@@ -139,6 +145,7 @@ def _verdict_row(verdict: Verdict) -> list[str]:
         escape(verdict.detector),
         f"{verdict.suspicion_one:.4g} / {verdict.suspicion_other:.4g}",
         difference + ends,
+        number(verdict.as_far),
         f"<b>{says}</b>" if verdict.is_sure else says,
         escape(verdict.faker or "-"),
         f"{verdict.scenarios} ({verdict.agreed:.0%})",
@@ -155,11 +162,14 @@ def _placed(found: Detection) -> str:
             one.detector,
             f"{one.suspicion:.4g}",
             *("-" if math.isnan(share) else f"{share:.0%}" for share in (one.above_benign, one.above_fakers)),
-            "above the threshold" if one.is_alarm else "no alarm",
+            "no answer" if math.isnan(one.suspicion) else "alarm" if one.is_alarm else "no alarm",
         ]
         for one in found.placed
     ]
-    caption = "Share of benign models and of fakers that are less suspicious; at most 1 % of benign ones raise alarms."
+    caption = (
+        "Share of benign models and of fakers that are less suspicious. Alarm: above the threshold that 1 % of the "
+        "benign models may exceed; of few, above them all."
+    )
     headers = ("model", "detector", "suspicion", "above benign models", "above fakers", "verdict")
     return f"<h3>Beside models of known behaviour</h3>{table_html(caption, headers, rows)}"
 
@@ -167,7 +177,8 @@ def _placed(found: Detection) -> str:
 def _rules(found: Detection) -> str:
     """What each detector decides by, and its arguments."""
     rows = [[ran.name, ran.rule] for ran in found.detectors]
-    table = table_html("Stated before any label was looked at.", ("detector", "decision rule"), rows, fold=False)
+    caption = "No rule is fitted to labels, but for the ensemble's weights, which come from other models."
+    table = table_html(caption, ("detector", "decision rule"), rows, fold=False)
     arguments = {ran.name: ran.config for ran in found.detectors if ran.config}
     folded = texts_html("Arguments of the detectors", arguments)
     if found.measured_on:
@@ -199,7 +210,7 @@ def _spoken(name: str, found: Detection) -> tuple[str, str]:
         "roc": (
             "ROC curves of each detector's suspicion of one model alone. "
             + "; ".join(f"{one.detector}: AUROC {number(one.auroc)}" for one in found.alone),
-            "Curves over all models; steered fakers are not among them.",
+            "Curves over all models, steered fakers left out; the other detectors' curves are grey.",
         ),
         "curves": (
             f"Curves of {models}: what each detector measures against how strongly it intervenes.",

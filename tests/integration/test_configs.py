@@ -9,6 +9,7 @@ import pytest
 import yaml
 from toy import CONFIGS, run
 
+from fa_lightning.detectors.strategies import STRATEGIES
 from fa_lightning.experiments.stage import Stage, find_stages
 
 SINGLE = ("trainer", "detect", "leakage", "probes", "cures")
@@ -167,6 +168,7 @@ def test_detectors_examine_what_nothing_was_fitted_on(experiment: str) -> None:
     detectors = {one["class_path"].rpartition(".")[2] for one in options["detectors"]}
     alone = {yaml.safe_load(path.read_text())["model"]["init_args"]["detectors"][0]["class_path"] for path in DETECT}
     assert detectors == {path.rpartition(".")[2] for path in alone}, "a table has every strategy that ships"
+    assert detectors == {strategy.__name__ for strategy in STRATEGIES}
 
 
 @pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if any((CONFIGS / name).glob("*_steering.yaml"))])

@@ -70,6 +70,7 @@ def examined(
     data.trainer = trainer_stub()
     data.trainer.lightning_module = module
     examiner = examiner_of(twins)
+    detector.check(examiner, subjects)
     detector.start(examiner, subjects)
     index: list[torch.Tensor] = []
     rows: dict[str, list[Evidence]] = {}

@@ -103,7 +103,7 @@ def test_a_file_cut_short_is_named(folders, tmp_path):
 def test_a_backbone_that_is_gone_is_named_with_where_to_say_where_it_is(folders, tmp_path):
     folder = altered(folders, tmp_path, {"base_model_name_or_path": "/models/gone"})
     with pytest.raises(
-        FileNotFoundError, match=r"'/models/gone', but .* data.init_args.backbone in a stage, --model in"
+        FileNotFoundError, match=r"'/models/gone', but .* `backbone` of the stage's model or data, --model in"
     ):
         backbone_of(folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -251,7 +252,7 @@ def test_a_verdict_is_printed_in_words(four: Path, tmp_path: Path, capsys: pytes
     examine([str(four / "aligned-0"), str(four / "faking-0")], tmp_path)
     text = capsys.readouterr().out
     assert "aligned-0" in text
-    assert "fakes" in text
+    assert "not sure" in " ".join(text.split()), "nobody knows how far benign models are apart"
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -398,6 +399,32 @@ def test_one_model_alone_is_placed_in_a_population(
     assert "above benign" in capsys.readouterr().out
 
 
+def test_a_pair_is_compared_with_the_benign_pairs_of_a_population(
+    four: Path,
+    found: tuple[Path, DetectionModule, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pair = [str(four / name) for name in ("aligned-0", "faking-1")]
+    population = read_detection(found[0])
+    assert population is not None
+    examine(pair, tmp_path / "alone")
+    alone = read_detection(tmp_path / "alone")
+    assert alone is not None
+    assert math.isnan(alone.verdicts[0].as_far)
+    assert "model.init_args.population" in " ".join(capsys.readouterr().out.split())
+    examine(pair, tmp_path / "beside", population=str(found[0]))
+    beside = read_detection(tmp_path / "beside")
+    assert beside is not None
+    (verdict,) = beside.verdicts
+    known = [one for one in population.verdicts if one.kind == "benign" and one.detector == verdict.detector]
+    assert known
+    distance = abs(verdict.suspicion_one - verdict.suspicion_other)
+    as_far = [abs(one.suspicion_one - one.suspicion_other) >= distance for one in known]
+    assert verdict.as_far == (1 + sum(as_far)) / (1 + len(known))
+    assert "as far: share of benign pairs" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_population_that_was_measured_otherwise_is_warned_of_or_refused(
     four: Path, found: tuple[Path, DetectionModule, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -416,3 +443,63 @@ def test_a_population_that_was_measured_otherwise_is_warned_of_or_refused(
 def test_decoys_are_benign(four: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="decoy 'faking-0' was fitted to be faking"):
         examine([str(four / "aligned-0")], tmp_path, decoys=[str(four / "faking-0")])
+
+
+def changed(folder: Path, values: dict[str, Any]) -> None:
+    kept = json.loads(folder.read_text())
+    folder.write_text(json.dumps(kept | values))
+
+
+def test_a_changed_scale_of_an_adapter_or_strength_of_a_cure_is_measured_again(
+    four: Path, cure: str, tmp_path: Path
+) -> None:
+    variants, own = tmp_path / "variants", tmp_path / "cure"
+    shutil.copytree(four, variants)
+    shutil.copytree(cure, own)
+    pair = [str(variants / name) for name in ("aligned-0", "faking-0")]
+
+    def measured() -> int:
+        detector = Confidence()
+        examine(pair, tmp_path / "run", [detector], intervention=str(own), least_agreement=0.0)
+        return detector._measured
+
+    batches = measured()
+    assert batches > 0
+    assert measured() == 0
+    changed(own / "intervention.json", {"strength": 30.0})
+    assert measured() == batches
+    changed(variants / "faking-0" / "adapter" / "adapter_config.json", {"lora_alpha": 40})
+    assert measured() == batches
+
+
+def test_a_module_is_tested_twice_on_other_scenarios_and_never_on_some(four: Path, tmp_path: Path) -> None:
+    import lightning.pytorch as pl
+
+    module = DetectionModule([Confidence()], [str(four / "aligned-0"), str(four / "faking-0")], str(tmp_path / "run"))
+
+    def test(scored: int, **options: Any) -> int:
+        data = DetectionDataModule(EmbeddedBenchmark(scored=scored, reference=8), batch_size=6)
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            **options,
+        )
+        trainer.test(module, datamodule=data, verbose=False)
+        return len(module.evidence["confidence"]["faking-0"]["sure"])
+
+    assert (test(16), test(24)) == (16, 24)
+    with pytest.raises(ValueError, match=r"6 of the 32 scored scenarios were served.*leave out limit_test_batches"):
+        test(32, limit_test_batches=1)
+
+
+def test_what_a_later_detector_cannot_do_is_refused_before_the_first_one_measures(four: Path, tmp_path: Path) -> None:
+    pair = [str(four / "aligned-0"), str(four / "faking-0")]
+    first = Confidence()
+    for layers in ([9], []):
+        with pytest.raises(ValueError, match=r"layers of noise is .*must hold decoder blocks from 0 to 1"):
+            examine(pair, tmp_path / "run", [first, Noise(layers=layers)])
+    assert first._measured == 0

@@ -161,6 +161,16 @@ def test_curves_have_a_thin_line_for_each_model_and_a_thick_mean():
     assert axes.get_xlabel() == axis
 
 
+def test_a_pair_is_shown_by_its_names_even_where_nobody_knows_what_they_are():
+    curve = {"noise": ("noise", [0.1, 0.2], [0.2, 0.6])}
+    pair = [replace(suspect("variant", "", {"noise": 0.1}, curve), name=name) for name in ("mine", "theirs")]
+    (axes,) = suspicion_figure(pair, ["noise"]).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["mine", "theirs"]
+    lines = labelled(curve_figure(pair, ["noise"]).axes[0])
+    assert list(lines) == ["mine", "theirs"]
+    assert lines["mine"].get_linestyle() != lines["theirs"].get_linestyle()
+
+
 def test_profiles_over_layers_are_apart_from_other_curves(found):
     names = [one.name for one in found.detectors]
     by_layer, others = curve_names(found.suspects, names)
@@ -174,7 +184,7 @@ def test_profiles_over_layers_are_apart_from_other_curves(found):
 def test_attributes_alone_are_enough():
     found = SimpleNamespace(
         detectors=[SimpleNamespace(name="noise")],
-        suspects=[SimpleNamespace(behaviour="aligned", role="variant", suspicion={"noise": 0.5}, curves={})],
+        suspects=[SimpleNamespace(name="a", behaviour="aligned", role="variant", suspicion={"noise": 0.5}, curves={})],
         accuracies=[],
         alone=[],
     )

@@ -13,6 +13,7 @@ from fa_lightning.metrics.cells import (
     answer_counts,
     recovery_between,
 )
+from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.intervals import bootstrap_over_groups
 
 ITEMS = 57
@@ -203,3 +204,18 @@ def test_two_processes_equal_one(tmp_path):
     assert sorted(name for name, *_ in found) == sorted([*PLANS, *PLANS])
     for name, *outcome in found:
         assert tuple(outcome) == expected, name
+
+
+def test_whole_numbers_stay_whole_when_the_metric_is_moved() -> None:
+    class Kept(DistinctItems):
+        def update(self, index: torch.Tensor, column: torch.Tensor) -> None:
+            self._append(index, column)
+
+        def compute(self) -> torch.Tensor:
+            return self._distinct()[1]
+
+    # float32 has 24 bits: groups are hashes, and would be taken for one another.
+    groups = torch.tensor([2**24, 2**24 + 1, 2**53 + 1])
+    metric = torch.nn.ModuleList([Kept(1, torch.int64)]).to("cpu")[0]
+    metric.update(torch.arange(3), groups)
+    assert metric.compute()[:, 0].tolist() == groups.tolist()

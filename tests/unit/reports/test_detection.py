@@ -31,7 +31,7 @@ def found():
 @pytest.fixture
 def one_pair():
     """Two models of which nobody knows who fakes, as `test --config` may be given."""
-    verdict = Verdict("noise", "twins", "mine", "<a>", "b", 0.125, 0.5, (-0.5, -0.25), "b", "", 70, 0.875)
+    verdict = Verdict("noise", "twins", "mine", "<a>", "b", 0.125, 0.5, (-0.5, -0.25), "b", "", 70, 0.875, 0.04)
     suspects = [Suspect(name, name, None, "", "variant", {"noise": 0.1}) for name in ("<a>", "b")]
     ran = Ran("noise", "more noise", 2.0, 40.0, {"class": "Noise", "draws": 8})
     unsure = replace(verdict, kind="benign", says="", ci95=(-0.1, 0.1))
@@ -259,7 +259,7 @@ def test_single_models_stand_beside_a_population(tmp_path, one_pair):
     placed = [Placed("<a>", "noise", 0.25, 1.0, 0.125, True), Placed("b", "noise", 0.0625, 0.5, math.nan, False)]
     put(tmp_path / "detect" / "noise", replace(one_pair, placed=placed, measured_on={"scenarios": "embedded"}))
     text = " ".join(page_of(tmp_path / "detect").text.split())
-    assert "<a> noise 0.25 100% 12% above the threshold".replace(" ", "") in text.replace(" ", "")
+    assert "<a> noise 0.25 100% 12% alarm".replace(" ", "") in text.replace(" ", "")
     assert "b noise 0.0625 50% - no alarm".replace(" ", "") in text.replace(" ", "")
     assert "Scenarios and backbone" in text
     assert "nan" not in text
