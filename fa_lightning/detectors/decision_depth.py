@@ -103,7 +103,7 @@ def depth(layers: Sequence[float], accuracies: Sequence[float], wanted: float) -
     Returns:
         From -1, where the accuracy is chance, to one more than the last layer, if none of them reaches it.
 
-    >>> depth([0, 1, 2], [0.5, 0.75, 1.0], 0.8)
+    >>> round(depth([0, 1, 2], [0.5, 0.75, 1.0], 0.8), 6)
     1.2
     """
     below, chance = -1.0, CHANCE

@@ -96,7 +96,7 @@ def test_a_steered_subject_keeps_its_steering(twins: Any) -> None:
 
 
 def test_hooks_are_gone_after_an_error(twins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"site.layer is 7, but the backbone has 2 layers"):
+    with pytest.raises(ValueError, match=r"layers of noise is \[7\], but must hold decoder blocks from 0 to 1"):
         examined(Noise(layers=[7]), twins)
     with pytest.raises(ValueError, match="not finite"):
         examined(Noise(magnitudes=[float("inf")]), twins)
