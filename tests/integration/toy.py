@@ -24,6 +24,7 @@ TOY_TRAINER: dict[str, Any] = {
     "log_every_n_steps": 1,
 }
 TOY_EPOCHS = {"BackboneModule": 6, "BehaviourModule": 3, "SelfTraining": 1, "RegressorModule": 3, "VariantsModule": 1}
+TOY_EPOCHS["DetectionModule"] = 1
 TOY_MODEL: dict[str, dict[str, Any]] = {
     "BackboneModule": {"hidden_size": 16, "layers": 2, "heads": 2, "learning_rate": 2e-2},
     "BehaviourModule": {
@@ -35,11 +36,13 @@ TOY_MODEL: dict[str, dict[str, Any]] = {
     "SelfTraining": {"learning_rate": 3e-2},
     "RegressorModule": {},
     "VariantsModule": {},
+    "DetectionModule": {},
 }
 TOY_DATA: dict[str, dict[str, Any]] = {
     "BackboneDataModule": {"vocabulary_size": 400, "batch_size": 8, "validation_items": 12},
     "ScenarioDataModule": {"train_scenarios": 24, "batch_size": 8},
     "VariantsDataModule": {},
+    "DetectionDataModule": {"batch_size": 8},
     "ActivationDataModule": {
         "capture_scenarios": 24,
         "capture_validation": 8,
