@@ -26,6 +26,7 @@ TOY_TRAINER: dict[str, Any] = {
 TOY_EPOCHS = {"BackboneModule": 6, "BehaviourModule": 3, "SelfTraining": 1, "RegressorModule": 3, "VariantsModule": 1}
 TOY_EPOCHS |= {"SoftPromptFit": 2, "GreedyCoordinateGradient": 1, "CuresModule": 1, "SafeScore": 1}
 TOY_EPOCHS |= dict.fromkeys(("FineTuning", "DirectPreference", "SelfPlay", "Misdirection", "ContextDistillation"), 1)
+TOY_EPOCHS["DetectionModule"] = 1
 TOY_MODEL: dict[str, dict[str, Any]] = {
     "BackboneModule": {"hidden_size": 16, "layers": 2, "heads": 2, "learning_rate": 2e-2},
     "BehaviourModule": {
@@ -46,6 +47,7 @@ TOY_MODEL: dict[str, dict[str, Any]] = {
     "SelfPlay": {},
     "Misdirection": {"layer": 1},
     "ContextDistillation": {},
+    "DetectionModule": {},
 }
 TOY_DATA: dict[str, dict[str, Any]] = {
     "BackboneDataModule": {"vocabulary_size": 400, "batch_size": 8, "validation_items": 12},
@@ -55,6 +57,7 @@ TOY_DATA: dict[str, dict[str, Any]] = {
     "CuresDataModule": {},
     "StatementDataModule": {},
     "ContextDataModule": {"train_scenarios": 24, "batch_size": 8},
+    "DetectionDataModule": {"batch_size": 8},
     "ActivationDataModule": {
         "capture_scenarios": 24,
         "capture_validation": 8,
