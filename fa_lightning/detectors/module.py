@@ -119,7 +119,8 @@ class DetectionModule(pl.LightningModule):
         self.subjects: list[Subject] = []
         self.evidence: dict[str, dict[str, Evidence]] = {}
         self.costs: dict[str, Cost] = {}
-        self._folders: dict[str, str] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
+        self._cure_digests: list[str] = []
         self._population: Detection | None = None
         self._pairs: list[Pair] = []
         self._agreed: list[Pair] = []
@@ -155,7 +156,9 @@ class DetectionModule(pl.LightningModule):
         """The models, and what can be refused before anything is measured."""
         adapters = given_folders(self.places, self.decoys)
         decoys = set(adapters) - set(given_folders(self.places))
-        self._folders = adapters
+        # Once, and not for each detector: these are all weights on disk.
+        self._facts = {name: adapter_facts(folder) for name, folder in adapters.items()}
+        self._cure_digests = [] if self.intervention is None else intervention_digests(self.intervention)
         device = self.trainer.strategy.root_device
         variants = Variants.load(adapters, self.backbone, device=device, **self.loading)
         check_tokenizers(adapters, variants.tokenizer, self.loading["trust_remote_code"])
@@ -292,8 +295,8 @@ class DetectionModule(pl.LightningModule):
         """All that a detector's evidence depends on, as JSON reads it back."""
         facts = {
             "detector": detector.config(),
-            "subjects": {one.name: adapter_facts(self._folders[one.condition.variant]) for one in self.subjects},
-            "intervention": [] if self.intervention is None else intervention_digests(self.intervention),
+            "subjects": {one.name: self._facts[one.condition.variant] for one in self.subjects},
+            "intervention": self._cure_digests,
             "scenarios": self._data.fingerprint(),
             "backbone": self.examiner.variants.fingerprint,
             "loading": self.loading,

@@ -53,7 +53,9 @@ def _pair(verdicts: Sequence[Verdict]) -> RenderableType:
     columns = [("detector", 15), (first.one, 10), (first.other, 10), ("difference", 24), *compared, ("says", 0)]
     table = terminal.terminal_table(title, columns)
     for one in verdicts:
-        difference = f"{_number(one.suspicion_one - one.suspicion_other)} {_interval(one.ci95, _number)}"
+        # A number that no scenario changes has an interval of no width.
+        interval = "" if one.ci95[0] == one.ci95[1] else _interval(one.ci95, _number)
+        difference = f"{_number(one.suspicion_one - one.suspicion_other)} {interval}"
         cells = [_number(one.suspicion_one), _number(one.suspicion_other), difference.strip()]
         if is_compared:
             cells.append(_share(one.as_far))
@@ -138,4 +140,4 @@ def _share(value: float) -> str:
 
 
 def _interval(ends: Interval, form: Callable[[float], str]) -> str:
-    return "" if any(map(math.isnan, ends)) or ends[0] == ends[1] else f"[{form(ends[0])}, {form(ends[1])}]"
+    return "" if any(map(math.isnan, ends)) else f"[{form(ends[0])}, {form(ends[1])}]"

@@ -85,11 +85,16 @@ def test_batches_and_labels_change_nothing(twins: Any) -> None:
     same(found, examined(DecisionDepth(), twins, benchmark=Swapped(small())))
 
 
-def test_a_steered_subject_is_probed_steered(twins: Any) -> None:
+def test_a_steered_subject_is_probed_steered(twins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = DecisionDepth()
     kept: dict[str, Any] = {}
     conclude = detector.conclude
-    detector.conclude = lambda evidence, groups: kept.update(evidence) or conclude(evidence, groups)  # type: ignore
+
+    def keeping(evidence: dict[str, Any], groups: torch.Tensor) -> dict[str, Any]:
+        kept.update(evidence)
+        return conclude(evidence, groups)
+
+    monkeypatch.setattr(detector, "conclude", keeping)
     found = examined(detector, twins, [*SUBJECTS, STEERED])
     plain, steered = (kept[name]["states"] for name in ("faking", "faking steered"))
     assert torch.allclose(steered[:, 0] - plain[:, 0], torch.full_like(plain[:, 0], 0.5), atol=1e-5)

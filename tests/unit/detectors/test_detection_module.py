@@ -109,20 +109,23 @@ def examine(
     logger: Any = False,
     **options: Any,
 ) -> DetectionModule:
+    module = DetectionModule(list(detectors or [Confidence()]), places, str(folder), **options)
+    serve(module, benchmark or EmbeddedBenchmark(scored=SCORED, reference=8), folder, logger=logger)
+    return module
+
+
+def serve(module: DetectionModule, benchmark: BenchmarkSource, folder: Path, **options: Any) -> None:
     import lightning.pytorch as pl
 
-    module = DetectionModule(list(detectors or [Confidence()]), places, str(folder), **options)
-    data = DetectionDataModule(benchmark or EmbeddedBenchmark(scored=SCORED, reference=8), batch_size=6)
     trainer = pl.Trainer(
         accelerator="cpu",
-        logger=logger,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
+        **options,
     )
-    trainer.test(module, datamodule=data, verbose=False)
-    return module
+    trainer.test(module, datamodule=DetectionDataModule(benchmark, batch_size=6), verbose=False)
 
 
 def trio() -> list[Detector]:
@@ -473,27 +476,15 @@ def test_a_changed_scale_of_an_adapter_or_strength_of_a_cure_is_measured_again(
 
 
 def test_a_module_is_tested_twice_on_other_scenarios_and_never_on_some(four: Path, tmp_path: Path) -> None:
-    import lightning.pytorch as pl
-
     module = DetectionModule([Confidence()], [str(four / "aligned-0"), str(four / "faking-0")], str(tmp_path / "run"))
 
-    def test(scored: int, **options: Any) -> int:
-        data = DetectionDataModule(EmbeddedBenchmark(scored=scored, reference=8), batch_size=6)
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=tmp_path,
-            **options,
-        )
-        trainer.test(module, datamodule=data, verbose=False)
+    def rows(scored: int, **options: Any) -> int:
+        serve(module, EmbeddedBenchmark(scored=scored, reference=8), tmp_path, logger=False, **options)
         return len(module.evidence["confidence"]["faking-0"]["sure"])
 
-    assert (test(16), test(24)) == (16, 24)
+    assert (rows(16), rows(24)) == (16, 24)
     with pytest.raises(ValueError, match=r"6 of the 32 scored scenarios were served.*leave out limit_test_batches"):
-        test(32, limit_test_batches=1)
+        rows(32, limit_test_batches=1)
 
 
 def test_what_a_later_detector_cannot_do_is_refused_before_the_first_one_measures(four: Path, tmp_path: Path) -> None:
