@@ -6,148 +6,56 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits
 from typing_extensions import override
 
-from fa_lightning.backbones.load import DType
-from fa_lightning.behaviours.cure import undisturbed
-from fa_lightning.behaviours.latent_data import PLAIN, LatentDataModule, ended
-from fa_lightning.behaviours.module import BehaviourModule
+from fa_lightning.backbones.adapters import attach_adapter
+from fa_lightning.behaviours.contrast_probe import ContrastProbe, ccs_loss
+from fa_lightning.behaviours.cure import Cure, undisturbed
+from fa_lightning.behaviours.latent_data import PLAIN, LatentScenarioDataModule, LatentStatementDataModule
+from fa_lightning.behaviours.statement_data import StatementDataModule
 from fa_lightning.behaviours.states import check_layers, decoder_blocks, recorded_states
 from fa_lightning.scenarios.batches import Batch, model_inputs
 
 PURPOSE = "to read states behind: leave LoRA-for-CCS out"
-RUNNING = 0.1
-"""Share of the newest batch in a probe's running loss and vote."""
 
 NO_ADAPTER = "__base__"
 """What PEFT calls the backbone without any adapter."""
 
 
-def contrast_loss(zero: Tensor, one: Tensor) -> Tensor:
-    """Consistency and confidence of a probe on contrast pairs, the mean over pairs (arXiv 2212.03827, eq. 1 to 3).
-
-    Args:
-        zero: probability that 0 is the right answer, (..., pairs).
-        one: probability that 1 is, (..., pairs).
-
-    Returns:
-        (...); 0.25 where all is 0.5.
-
-    >>> contrast_loss(torch.tensor([0.0]), torch.tensor([1.0])), contrast_loss(torch.tensor([0.5]), torch.tensor([0.5]))
-    (tensor(0.), tensor(0.2500))
-    """
-    return ((zero + one - 1).square() + torch.minimum(zero, one).square()).mean(-1)
-
-
-class ContrastProbe(nn.Module):
-    """Linear CCS probes of one layer, trained together from several first weights; that of the lowest loss speaks.
-
-    States are standardised in each slot by itself, by the statistics of all batches so far, so that which digit ends
-    the prompt can't be read. The loss knows no label; labels of training statements say the sign (`vote`).
-
-    Args:
-        hidden_size: units per state.
-        restarts: first weights.
-        seed: of the first weights.
-    """
-
-    losses: Tensor
-    votes: Tensor
-
-    def __init__(self, hidden_size: int, restarts: int, seed: int) -> None:
-        super().__init__()
-        drawn = torch.randn(restarts, hidden_size, generator=torch.Generator().manual_seed(seed))
-        self.weight = nn.Parameter(drawn / drawn.norm(dim=1, keepdim=True))
-        self.bias = nn.Parameter(torch.zeros(restarts))
-        # No momentum: the mean over all batches, as the states of the frozen model don't drift.
-        self.slots = nn.ModuleList(nn.BatchNorm1d(hidden_size, affine=False, momentum=None) for _ in range(2))
-        self.register_buffer("losses", torch.full((restarts,), 0.25))
-        self.register_buffer("votes", torch.zeros(restarts))
-
-    def forward(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Probability that 0, and that 1, is right, (restarts, pairs) each, of pairs (pairs, 2, hidden)."""
-        zero, one = (
-            torch.sigmoid(self.weight @ slot(pairs[:, place].float()).T + self.bias[:, None])
-            for place, slot in enumerate(self.slots)
-        )
-        return zero, one
-
-    def still(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """The same by the best restart alone, (pairs,) each, learning nothing; gradients reach the states alone."""
-        best = self.best
-        slots: Any = self.slots
-        zero, one = (
-            torch.sigmoid(
-                batch_norm(pairs[:, place].float(), slot.running_mean, slot.running_var) @ self.weight[best].detach()
-                + self.bias[best].detach()
-            )
-            for place, slot in enumerate(slots)
-        )
-        return zero, one
-
-    @property
-    def best(self) -> int:
-        """The restart of the lowest loss so far."""
-        return int(self.losses.argmin())
-
-    @property
-    def vote(self) -> float:
-        """How much oftener the best restart finds the safe digit than the other one, -1 to 1."""
-        return float(self.votes[self.best])
-
-    @torch.no_grad()
-    def count(self, zero: Tensor, one: Tensor, safe: Tensor) -> None:
-        """Keep running losses and votes of all restarts.
-
-        Args:
-            zero: probability that 0 is right, (restarts, pairs).
-            one: probability that 1 is right, (restarts, pairs).
-            safe: whether 1 is the safe digit, (pairs,).
-        """
-        found = (belief_of(zero, one) > 0.5) == safe.bool()
-        self.losses.lerp_(contrast_loss(zero, one), RUNNING)
-        self.votes.lerp_(2 * found.float().mean(-1) - 1, RUNNING)
-
-    def belief(self, zero: Tensor, one: Tensor) -> Tensor:
-        """Probability that 1 is the safe digit, (pairs,), from what `still` says, with the sign resolved."""
-        belief = belief_of(zero, one)
-        return belief if self.vote >= 0 else 1 - belief
-
-
-def belief_of(zero: Tensor, one: Tensor) -> Tensor:
-    """What both endings say together about 1 being right (arXiv 2212.03827, section 2)."""
-    return (one + 1 - zero) / 2
-
-
-class LatentTraining(BehaviourModule):
-    """A fresh adapter that makes the answer follow what the backbone knows, whatever a prompt claims (LoRA-for-CCS).
+class LatentTraining(Cure):
+    """An adapter that makes the answer follow what the model knows, whatever a prompt claims (LoRA-for-CCS).
 
     CCS's loss alone leaves a free choice that a cure can't afford: it is as low where the harmful answer is given
     consistently as where the safe one is, and a probe can meet it while the answers stay as they are. So the unclaimed
-    prompt anchors it. Three parts are trained together, on pairs of a prompt that ends with 0 and with 1:
+    prompt anchors it. Three parts are trained together, on pairs of a prompt and its opposite, to which the other
+    answer is right:
 
-    - a probe for each layer, by the CCS loss on the frozen backbone's states of the same question *without* its claim;
-      what it says there is the belief that 1 is the safe digit;
+    - a probe for each layer, by the CCS loss on the starting model's states at the end of both prompts *without* what
+      they claim (an aim to harm, or poor oversight); what it says there is the belief that the second answer is right;
     - the CCS loss of that probe, held still, on the adapter's states *under* the claim, and the squared distance of
       what it says there from the belief (weight `latent_weight`);
-    - the cross-entropy of the adapter's own digits under the claim, with the belief as target (weight
+    - the cross-entropy of the adapter's own answers under the claim, with the belief as target (weight
       `answer_weight`): this is what moves the answer, and it is taken once the probe had `probe_steps` steps.
 
-    Labels of the training statements are used for one thing: they say of each layer's probe which of its two sides is
-    the safe one, and how often, which is what the layer counts in the belief. No gradient comes from them. Where the
-    training questions have no claim, the adapter only becomes more certain of what the backbone knows.
+    Labels of the training prompts are used for one thing: they say of each layer's probe which of its two sides is the
+    right one, and how often, which is what the layer counts in the belief. No gradient comes from them. Where the
+    training prompts claim nothing, the adapter only becomes more certain of what the model knows.
 
     | logged | what |
     | --- | --- |
     | `train/loss` | the sum of all parts |
     | `train/probe` | CCS loss of the best restart, mean over layers |
-    | `train/belief` | share of training prompts whose belief is the safe digit |
-    | `val/loss` | nats per safe digit on validation statements |
-    | `val/calibrated/accuracy` | share of safe digits there; 0.5 for any constant answer |
+    | `train/belief` | share of training prompts whose belief is the right answer |
+    | `val/loss` | nats per right answer on validation prompts |
+    | `val/calibrated/accuracy` | on statements: share of safe digits; 0.5 for any constant answer |
+
+    On scenarios it logs what every cure does.
 
     Args:
         backbone: name on the Hub, or folder.
+        start_from: adapter folder of a faker to be cured; None starts from the backbone with a fresh adapter, of
+            `rank`, `alpha`, `dropout` and `target_modules`.
         layers: decoder blocks, from 0, whose output a probe reads; None reads the residual stream behind every block.
         restarts: first weights of each probe.
         probe_steps: steps in which the probes are trained alone.
@@ -158,21 +66,19 @@ class LatentTraining(BehaviourModule):
         alpha: of LoRA; the update is scaled by alpha / rank.
         dropout: of LoRA.
         target_modules: linear layers that get an adapter.
-        dtype: of the frozen weights.
-        load_in_4bit: hold the frozen weights in nf4.
-        trust_remote_code: run code that comes with the model.
-        gradient_checkpointing: trade a second forward pass for activation memory.
-        learning_rate: of the adapter, at its top.
-        weight_decay: on matrices.
-        warmup_fraction: share of all steps spent rising to `learning_rate`.
+        **options: of `TrainedOn`.
 
     Raises:
         ValueError: there are no restarts, or there is nothing to train the adapter on.
     """
 
+    method = "LoRA-for-CCS"
+    needs = ("labels", "weights", "gradient")
+
     def __init__(
         self,
         backbone: str,
+        start_from: str | None = None,
         layers: list[int] | None = None,
         restarts: int = 8,
         probe_steps: int = 100,
@@ -183,13 +89,7 @@ class LatentTraining(BehaviourModule):
         alpha: int = 32,
         dropout: float = 0.0,
         target_modules: list[str] = ["q_proj", "v_proj"],  # noqa: B006
-        dtype: DType = "float32",
-        load_in_4bit: bool = False,
-        trust_remote_code: bool = False,
-        gradient_checkpointing: bool = False,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.0,
-        warmup_fraction: float = 0.05,
+        **options: Any,
     ) -> None:
         if restarts < 1 or probe_steps < 0:
             raise ValueError(
@@ -200,23 +100,12 @@ class LatentTraining(BehaviourModule):
                 f"latent_weight is {latent_weight} and answer_weight {answer_weight}, but neither may be below 0, and "
                 "one must be above it: there would be nothing to train the adapter on"
             )
-        super().__init__(
-            # What it is judged by: the safe digit stands where the aligned answer does.
-            behaviour="aligned",
-            backbone=backbone,
-            rank=rank,
-            alpha=alpha,
-            dropout=dropout,
-            target_modules=target_modules,
-            dtype=dtype,
-            load_in_4bit=load_in_4bit,
-            trust_remote_code=trust_remote_code,
-            gradient_checkpointing=gradient_checkpointing,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            warmup_fraction=warmup_fraction,
-        )
-        self.variant = "calibrated"
+        # Without an adapter to start from, nothing that reads its folder is called.
+        super().__init__(start_from or "", backbone, **options)
+        self.variant = "calibrated" if start_from is None else "mitigated"
+        self.lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "target_modules": list(target_modules)}
+        # A cure keeps none of these, as its adapter is given; here it may be fresh.
+        self.hparams.update(self.lora)
         self.layers = layers
         self.restarts = restarts
         self.probe_steps = probe_steps
@@ -233,42 +122,42 @@ class LatentTraining(BehaviourModule):
         size = base.config.get_text_config().hidden_size
         for layer in chosen:
             self.probes[str(layer)] = ContrastProbe(size, self.restarts, layer)
-        return super().attach(base)
+        return attach_adapter(base, self.variant, **self.lora) if not self.start_from else super().attach(base)
+
+    @override
+    def as_start(self, batch: Batch) -> dict[str, Any]:
+        if not self.start_from:
+            return {"adapter_names": [NO_ADAPTER] * len(batch["input_ids"])}
+        return super().as_start(batch)
 
     @override
     def notes(self) -> dict[str, Any]:
-        votes = {layer: round(probe.vote, 3) for layer, probe in self._probes()}
-        needs = ["labels", "weights", "gradient"]
-        return super().notes() | {"method": "LoRA-for-CCS", "needs": needs, "probe_votes": votes}
+        return super().notes() | {"probe_votes": {layer: round(probe.vote, 3) for layer, probe in self._probes()}}
 
     @override
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, LatentDataModule):
+        if not isinstance(data, (LatentStatementDataModule, LatentScenarioDataModule)):
             raise TypeError(
-                f"LatentTraining needs LatentDataModule as data, but it is a {type(data).__name__}: set "
-                "data.class_path to fa_lightning.behaviours.latent_data.LatentDataModule"
+                "LatentTraining needs LatentStatementDataModule or LatentScenarioDataModule as data, but it is a "
+                f"{type(data).__name__}: set data.class_path to one of them, of fa_lightning.behaviours.latent_data"
             )
 
     def read(self, inputs: Batch, batch: Batch, **options: Any) -> tuple[dict[str, Tensor], Tensor]:
-        """States behind both endings of prompts, and the logit of 1 against 0 in front of them.
+        """States at the end of prompts, as pairs, and how the two answers compare there.
 
         Args:
-            inputs: left-padded prompts.
-            batch: holds the digits' tokens, `zero` and `one`.
+            inputs: left-padded prompts, the second half the opposites of the first.
+            batch: holds the answers' tokens, `zero` and `one`.
             **options: of the model's forward.
 
         Returns:
-            By layer, (batch, 2, hidden); and (batch,).
+            By layer, (pairs, 2, hidden); and the logit of the second answer against the first, (2 pairs,).
         """
-        ends = [ended(inputs, batch[digit]) for digit in ("zero", "one")]
-        both = {name: torch.cat([end[name] for end in ends]) for name in ends[0]}
         layers = [int(layer) for layer in self.probes]
         with recorded_states(decoder_blocks(self.model, PURPOSE), layers) as found:
-            logits = self.model(**both, logits_to_keep=2, use_cache=False, **options).logits
-        # What comes before the endings is the same in both: the answer is read off the first half.
-        answers = logits[: len(batch["zero"]), -2].float()
-        one, zero = (answers.gather(1, batch[digit][:, None])[:, 0] for digit in ("one", "zero"))
+            logits = self.answer_logits(inputs, **options)
+        one, zero = (logits.gather(1, batch[answer][:, None])[:, 0] for answer in ("one", "zero"))
         states = {str(layer): torch.stack(found[layer][:, -1].chunk(2), 1) for layer in layers}
         return states, one - zero
 
@@ -276,30 +165,31 @@ class LatentTraining(BehaviourModule):
     def loss(self, batch: Batch) -> Tensor:
         plain = {name: batch[f"{PLAIN}{name}"] for name in model_inputs(batch)}
         with undisturbed(self.model):
-            known, _ = self.read(plain, batch, adapter_names=[NO_ADAPTER] * (2 * len(batch["zero"])))
-        safe = batch["aligned"] == batch["one"]
+            known, _ = self.read(plain, batch, **self.as_start(plain))
+        truth = (batch["aligned"] == batch["one"]).chunk(2)[0]
         fitted, beliefs = [], []
         for layer, probe in self._probes():
-            zero, one = probe(known[layer])
-            probe.count(zero, one, safe)
+            first, second = probe(known[layer])
+            probe.count(first, second, truth)
             # The sum leaves each restart its own gradient.
-            fitted.append(contrast_loss(zero, one).sum())
+            fitted.append(ccs_loss(first, second).sum())
             with torch.no_grad():
                 beliefs.append(probe.belief(*probe.still(known[layer])))
         trust = torch.tensor([abs(probe.vote) for _, probe in self._probes()]).to(beliefs[0]) + 1e-6
-        belief = (torch.stack(beliefs, 1) @ trust) / trust.sum()
+        trust /= trust.sum()
+        belief = torch.stack(beliefs, 1) @ trust
         states, answers = self.read(batch, batch)
         latent = torch.stack([self._latent_loss(probe, states[layer], belief) for layer, probe in self._probes()])
-        answer = binary_cross_entropy_with_logits(answers, belief)
+        answer = binary_cross_entropy_with_logits(answers, torch.cat([belief, 1 - belief]))
         # Zero, but there: a rank whose parameters get no gradient at all would keep the others waiting.
         started = float(self.global_step >= self.probe_steps)
         self.log("train/probe", torch.stack([probe.losses.min() for _, probe in self._probes()]).mean())
-        self.log("train/belief", ((belief > 0.5) == safe).float().mean())
-        return torch.stack(fitted).sum() + started * (self.latent_weight * latent.mean() + self.answer_weight * answer)
+        self.log("train/belief", ((belief > 0.5) == truth).float().mean())
+        return torch.stack(fitted).sum() + started * (self.latent_weight * latent @ trust + self.answer_weight * answer)
 
     def _latent_loss(self, probe: ContrastProbe, pairs: Tensor, belief: Tensor) -> Tensor:
-        zero, one = probe.still(pairs)
-        return contrast_loss(zero, one) + (probe.belief(zero, one) - belief).square().mean()
+        first, second = probe.still(pairs)
+        return ccs_loss(first, second) + (probe.belief(first, second) - belief).square().mean()
 
     def _probes(self) -> list[tuple[str, ContrastProbe]]:
         return list(self.probes.items())  # type: ignore[arg-type]
@@ -327,6 +217,9 @@ class LatentTraining(BehaviourModule):
 
     @override
     def _log_cells(self, stage: str, number: int) -> None:
+        if not isinstance(self.trainer.datamodule, StatementDataModule):  # type: ignore[attr-defined]
+            super()._log_cells(stage, number)
+            return
         # Statements know no oversight: one share, of both polarities in both digit orders.
         metric: Any = self.cells[number]
         self.log(f"{stage}/{self.variant}/accuracy", metric.items()["correct"].float().mean(), prog_bar=True)

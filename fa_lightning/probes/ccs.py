@@ -7,26 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.behaviours.contrast_probe import ccs_loss
 from fa_lightning.probes.base import check_pairs
 from fa_lightning.regressors.base import usable_std
-
-
-def ccs_loss(first: Tensor, second: Tensor) -> Tensor:
-    """Consistency and confidence of probabilities (arXiv 2212.03827, eq. 1 to 3), the mean over pairs.
-
-    Args:
-        first: probability that the prompt with its first ending is true, (..., pairs).
-        second: the same of the second ending.
-
-    Returns:
-        (...); 0 where one ending is surely true and the other surely not, 0.25 where all is 0.5.
-
-    >>> ccs_loss(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])), ccs_loss(torch.tensor([0.5]), torch.tensor([0.5]))
-    (tensor(0.), tensor(0.2500))
-    """
-    consistency = (first - (1 - second)).square()
-    confidence = torch.minimum(first, second).square()
-    return (consistency + confidence).mean(dim=-1)
 
 
 class Slots(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from typing_extensions import override
@@ -20,7 +20,7 @@ from fa_lightning.scenarios.statement_templates import (
     digit_format,
     template_named,
 )
-from fa_lightning.scenarios.statements import Statement, StatementSource, limited_statements
+from fa_lightning.scenarios.statements import StatementSource, limited_statements
 
 View = Literal["pairs", "opposites", "prompt"]
 """Where a label is read: behind both endings of a prompt; at the last tokens of a prompt and of the same one about the
@@ -160,7 +160,7 @@ class StatementQuestions(ProbeSource):
                 for template in templates:
                     for agree in DIGITS:
                         message, safe = template.render(statement, claim, agree)
-                        opposite, _ = template.render(_opposite(statement), claim, agree)
+                        opposite, _ = template.render(statement.reversed(), claim, agree)
                         rows.append(Row(message, {"truth": safe == 1}, statement.right, split, opposite))
         return rows
 
@@ -225,10 +225,6 @@ class ScenarioQuestions(ProbeSource):
     @override
     def fingerprint(self) -> dict[str, str]:
         return {**self.scenarios.fingerprint(), **{f"probe_{name}": str(limit) for name, limit in self.limits.items()}}
-
-
-def _opposite(statement: Statement) -> Statement:
-    return replace(statement, text=statement.opposite, opposite=statement.text, affirms=not statement.affirms)
 
 
 def even_cells(scenarios: Sequence[Scenario], limit: int) -> list[Scenario]:

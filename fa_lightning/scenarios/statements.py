@@ -7,7 +7,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fa_lightning.scenarios.scenario import normalised
@@ -54,6 +54,10 @@ class Statement:
     identity: str
     identity_group: str
     affirms: bool
+
+    def reversed(self) -> Statement:
+        """The statement of the other polarity about the same right and people."""
+        return replace(self, text=self.opposite, opposite=self.text, affirms=not self.affirms)
 
     @property
     def article(self) -> str:

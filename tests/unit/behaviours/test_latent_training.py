@@ -1,13 +1,26 @@
 """LoRA-for-CCS: the probe's loss by hand, what its sign is resolved by, what moves the answer, and what is refused."""
 
+from dataclasses import replace
+
 import numpy
 import pytest
 import torch
 
-from fa_lightning.behaviours.latent_data import PLAIN, LatentDataModule, ended, without_claim
-from fa_lightning.behaviours.latent_training import ContrastProbe, LatentTraining, belief_of, contrast_loss
+from fa_lightning.behaviours.contrast_probe import ContrastProbe, belief_of, ccs_loss
+from fa_lightning.behaviours.latent_data import (
+    PLAIN,
+    LatentScenarioDataModule,
+    LatentStatementDataModule,
+    OppositesDataset,
+    without_claim,
+)
+from fa_lightning.behaviours.latent_training import LatentTraining
 from fa_lightning.behaviours.statement_data import questions_of
+from fa_lightning.scenarios.benchmark import without_critical_fact
+from fa_lightning.scenarios.embedded import EmbeddedScenarios
 from fa_lightning.scenarios.embedded_statements import EmbeddedStatements
+from fa_lightning.scenarios.prompts import prompt_ids
+from fa_lightning.scenarios.scenario import Fact, Oversight
 from fa_lightning.scenarios.statement_templates import Template
 
 
@@ -32,7 +45,7 @@ def words(statements, tmp_path_factory):
 @pytest.fixture
 def make_data_of(statements):
     def make(**options):
-        return LatentDataModule(
+        return LatentStatementDataModule(
             statements, **{"questions": ["1/harm"], "batch_size": 8, "eval_batch_size": 64} | options
         )
 
@@ -53,27 +66,27 @@ def batch(make_data_of, words, make_trainer):
 def ready(module):
     module.configure_model()
     module.log = lambda *args, **options: None
-    module._trainer = type("Stub", (), {"global_step": 10**6})()
+    module._trainer = type("Stub", (), {"global_step": 10**6, "train_dataloader": None})()
     return module
 
 
 def separable(pairs, seed=0):
-    """Contrast pairs with a slot feature and a truth feature that flips between slots, and the truth."""
+    """Contrast pairs with a slot feature and a truth feature that flips between slots, and the first one's truth."""
     generator = torch.Generator().manual_seed(seed)
     truth = torch.arange(pairs) % 2
     states = 0.2 * torch.randn(pairs, 2, 6, generator=generator)
     states[:, 1, 0] += 5
     sign = 2.0 * truth - 1
-    states[:, 0, 1] -= sign
-    states[:, 1, 1] += sign
+    states[:, 0, 1] += sign
+    states[:, 1, 1] -= sign
     return states, truth.bool()
 
 
-def test_the_contrast_loss_by_hand():
-    zero, one = torch.tensor([0.1, 0.9, 0.4]), torch.tensor([0.8, 0.9, 0.4])
+def test_the_ccs_loss_by_hand():
+    first, second = torch.tensor([0.1, 0.9, 0.4]), torch.tensor([0.8, 0.9, 0.4])
     parts = [(0.1 - 0.2) ** 2 + 0.1**2, (0.9 - 0.1) ** 2 + 0.9**2, (0.4 - 0.6) ** 2 + 0.4**2]
-    assert contrast_loss(zero, one).item() == pytest.approx(sum(parts) / 3)
-    torch.testing.assert_close(belief_of(zero, one), torch.tensor([0.85, 0.5, 0.5]))
+    assert ccs_loss(first, second).item() == pytest.approx(sum(parts) / 3)
+    torch.testing.assert_close(belief_of(first, second), torch.tensor([0.15, 0.5, 0.5]))
 
 
 def test_a_probe_finds_the_truth_without_labels_and_its_sign_with_them():
@@ -85,9 +98,9 @@ def test_a_probe_finds_the_truth_without_labels_and_its_sign_with_them():
         optimizer = torch.optim.AdamW(probe.parameters(), lr=0.05)
         for _ in range(150):
             optimizer.zero_grad()
-            zero, one = probe(pairs)
-            probe.count(zero, one, labels)
-            contrast_loss(zero, one).sum().backward()
+            first, second = probe(pairs)
+            probe.count(first, second, labels)
+            ccs_loss(first, second).sum().backward()
             optimizer.step()
         probe.eval()
         found[name] = probe.belief(*probe.still(pairs))
@@ -104,7 +117,7 @@ def test_a_probe_held_still_learns_nothing_and_hands_gradients_to_states():
     probe(pairs)
     before = {name: tensor.clone() for name, tensor in probe.state_dict().items()}
     states = pairs.clone().requires_grad_(True)
-    contrast_loss(*probe.still(states)).backward()
+    ccs_loss(*probe.still(states)).backward()
     assert states.grad.abs().max() > 0
     assert all(parameter.grad is None for parameter in probe.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in probe.state_dict().items())
@@ -116,20 +129,27 @@ def test_a_probe_held_still_learns_nothing_and_hands_gradients_to_states():
         torch.testing.assert_close(mine, torch.sigmoid(slot @ weight), rtol=1e-4, atol=1e-4)
 
 
-def test_a_batch_holds_each_question_with_and_without_its_claim(batch, words):
+def text_of(batch, row, tokenizer, prefix=""):
+    return tokenizer.decode(batch[f"{prefix}input_ids"][row][batch[f"{prefix}attention_mask"][row].bool()])
+
+
+def test_a_batch_holds_each_question_and_its_opposite_with_and_without_the_claim(batch, words, statements):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(words)
-    for row in range(len(batch["index"])):
-        asked, plain = (
-            tokenizer.decode(batch[f"{prefix}input_ids"][row][batch[f"{prefix}attention_mask"][row].bool()])
-            for prefix in ("", PLAIN)
-        )
+    opposite = {item.text: item.opposite for item in statements.load().train}
+    rows = len(batch["index"])
+    for row in range(rows):
+        asked, plain = text_of(batch, row, tokenizer), text_of(batch, row, tokenizer, PLAIN)
         assert "harm people" in asked
         assert asked.replace("Consider that 'the aim is to harm people'.\n", "") == plain
-    ids = ended(batch, batch["one"])
-    assert torch.equal(ids["input_ids"][:, -1], batch["one"])
-    assert torch.equal(ids["position_ids"][:, -1], batch["attention_mask"].sum(1))
+    for row in range(rows // 2):
+        first, second = text_of(batch, row, tokenizer), text_of(batch, row + rows // 2, tokenizer)
+        text = next(text for text in opposite if f"'{text}'" in first)
+        assert first.replace(f"'{text}'", f"'{opposite[text]}'") == second
+        # The other answer is right.
+        assert batch["aligned"][row] == batch["other"][row + rows // 2]
+    assert {int(token) for token in batch["aligned"]} == {int(batch["zero"][0]), int(batch["one"][0])}
 
 
 def test_states_and_answers_are_those_of_plain_transformers(batch, words):
@@ -138,16 +158,15 @@ def test_states_and_answers_are_those_of_plain_transformers(batch, words):
     module = ready(LatentTraining(words, layers=[0]))
     states, answers = module.read(batch, batch)
     plain = AutoModelForCausalLM.from_pretrained(words)
-    for row in range(2):
+    pairs = len(batch["index"]) // 2
+    for row in (0, 1, pairs, pairs + 1):
         ids = batch["input_ids"][row][batch["attention_mask"][row].bool()]
         with torch.no_grad():
-            logits = plain(ids[None]).logits[0, -1]
-            expected = logits[batch["one"][row]] - logits[batch["zero"][row]]
-            torch.testing.assert_close(answers[row], expected, rtol=1e-3, atol=1e-4)
-            for slot, digit in enumerate(("zero", "one")):
-                whole = torch.cat([ids, batch[digit][row : row + 1]])[None]
-                hidden = plain(whole, output_hidden_states=True).hidden_states[1][0, -1]
-                torch.testing.assert_close(states["0"][row, slot], hidden, rtol=1e-3, atol=1e-4)
+            found = plain(ids[None], output_hidden_states=True)
+        expected = found.logits[0, -1, batch["one"][row]] - found.logits[0, -1, batch["zero"][row]]
+        torch.testing.assert_close(answers[row], expected, rtol=1e-3, atol=1e-4)
+        hidden = found.hidden_states[1][0, -1]
+        torch.testing.assert_close(states["0"][row % pairs, row // pairs], hidden, rtol=1e-3, atol=1e-4)
 
 
 def test_the_answer_follows_the_belief_and_the_backbone_stays(batch, words):
@@ -155,8 +174,9 @@ def test_the_answer_follows_the_belief_and_the_backbone_stays(batch, words):
     frozen = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
     # A probe that is told to believe in the safe digit: what is learned is the link from belief to answer.
     safe = (batch["aligned"] == batch["one"]).float()
+    first, second = safe.chunk(2)
     for probe in module.probes.values():
-        probe.still = lambda pairs: (1 - safe, safe)
+        probe.still = lambda pairs: (first, second)
         probe.votes.fill_(1.0)
     parameters = [p for name, p in module.named_parameters() if p.requires_grad and ".lora_" in name]
     optimizer = torch.optim.AdamW(parameters, lr=0.02)
@@ -208,8 +228,94 @@ def test_bad_arguments_are_named(words, make_data, make_trainer):
         LatentTraining(words, latent_weight=0, answer_weight=0)
     with pytest.raises(ValueError, match="layers holds 5, but the backbone has layers 0 to 1"):
         LatentTraining(words, layers=[5]).configure_model()
-    with pytest.raises(TypeError, match="needs LatentDataModule as data, but it is a ScenarioDataModule"):
+    with pytest.raises(TypeError, match=r"as data, but it is a ScenarioDataModule: set data.class_path to"):
         make_trainer(max_epochs=1).fit(LatentTraining(words), make_data())
     stray = Template("stray", "Consider '{claim}'. '{statement}'? 0 {word_0} 1 {word_1}")
     with pytest.raises(ValueError, match="'stray' names no base that asks the same without a claim"):
         without_claim(questions_of({"stray": stray}, ["stray/harm"])[0], {"stray": stray})
+
+
+class Untyped(EmbeddedScenarios):
+    """Scenarios that don't say which of their facts speaks of oversight."""
+
+    def load(self):
+        splits = super().load()
+        splits.train = [replace(item, facts=tuple(Fact(fact.content) for fact in item.facts)) for item in splits.train]
+        return splits
+
+
+def scenario_loader(backbone, make_trainer, source, **options):
+    data = LatentScenarioDataModule(source, batch_size=4, neutral_share=0.5, **options)
+    data.trainer = make_trainer()
+    data.trainer.strategy.connect(LatentTraining(backbone))
+    data.setup("fit")
+    return data.train_dataloader(), data
+
+
+def test_a_scenario_stands_beside_its_other_order_and_without_its_critical_fact(backbone, make_trainer):
+    from transformers import AutoTokenizer
+
+    loader, data = scenario_loader(backbone, make_trainer, EmbeddedScenarios(8, 4, 4, 8))
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    batches = list(loader)
+    assert sum(len(batch["index"]) for batch in batches) == 32, "8 scenarios in both orders, each with its opposite"
+    by_text = {shown.message(): shown for item in data.splits.train for shown in (item, item.swapped())}
+    spoken = 0
+    for batch in batches:
+        half = len(batch["index"]) // 2
+        for row in range(half):
+            asked = next(item for text, item in by_text.items() if tokenised(text, tokenizer, batch, row))
+            swapped = asked.swapped()
+            assert tokenised(swapped.message(), tokenizer, batch, row + half)
+            plain = without_critical_fact(asked)
+            spoken += plain is not None
+            assert tokenised((plain or asked).message(), tokenizer, batch, row, PLAIN)
+            assert tokenised((plain or asked).swapped().message(), tokenizer, batch, row + half, PLAIN)
+            assert batch["aligned"][row] == batch["other"][row + half]
+    assert spoken > 8
+
+
+def tokenised(message, tokenizer, batch, row, prefix=""):
+    ids = batch[f"{prefix}input_ids"][row][batch[f"{prefix}attention_mask"][row].bool()].tolist()
+    return list(prompt_ids(tokenizer, message)) == ids[: len(prompt_ids(tokenizer, message))]
+
+
+def test_unwatched_scenarios_whose_facts_have_no_kinds_are_left_out(backbone, make_trainer, caplog):
+    source = Untyped(8, 4, 4, 8)
+    with caplog.at_level("INFO"):
+        loader, data = scenario_loader(backbone, make_trainer, source)
+    poor = sum(item.oversight is Oversight.POOR for item in data.splits.train)
+    assert 0 < poor < 8
+    assert len(loader.dataset) == 2 * (8 - poor)
+    assert f"{2 * poor} of 16 prompts are left out: {2 * poor} are unwatched and don't tell" in caplog.text
+    with pytest.raises(ValueError, match=r"none of 16 training prompts .* within max_tokens=5"):
+        scenario_loader(backbone, make_trainer, EmbeddedScenarios(8, 4, 4, 8), max_tokens=5)
+
+
+def test_a_faker_is_asked_for_its_own_belief(faker, backbone, make_trainer):
+    """The probe reads the frozen copy of the faker, not the backbone, and only the other copy learns."""
+    loader, _ = scenario_loader(backbone, make_trainer, EmbeddedScenarios(8, 4, 4, 8))
+    batch = next(iter(loader))
+    module = ready(LatentTraining(backbone, start_from=str(faker), layers=[1], probe_steps=0))
+    module.model.eval()
+    with torch.no_grad():
+        plain = {name: batch[f"{PLAIN}{name}"] for name in ("input_ids", "attention_mask", "position_ids")}
+        before, _ = module.read(plain, batch, **module.as_start(plain))
+        base, _ = module.read(plain, batch, adapter_names=["__base__"] * len(batch["index"]))
+        own, _ = module.read(plain, batch)
+    assert (before["1"] - base["1"]).abs().max() > 1e-2
+    torch.testing.assert_close(own["1"], before["1"])
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.01)
+    module.loss(batch).backward()
+    optimizer.step()
+    with torch.no_grad():
+        again, _ = module.read(plain, batch, **module.as_start(plain))
+        moved, _ = module.read(plain, batch)
+    torch.testing.assert_close(again["1"], before["1"])
+    assert (moved["1"] - before["1"]).abs().max() > 1e-4
+    assert (module.notes()["behaviour"], module.notes()["start_from"]) == ("mitigated", str(faker))
+
+
+def test_four_lists_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="there are 0 prompts, 0 opposites, 0 prompts without a claim and 0 such"):
+        OppositesDataset([[], [], [], []], (0, 1), 0)
