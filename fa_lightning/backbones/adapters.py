@@ -279,6 +279,14 @@ class Variants:
         self._swap(name)
         yield self.model
 
+    @contextmanager
+    def bare(self) -> Iterator[Any]:
+        """The model without any adapter: the backbone as it is."""
+        with self.model.disable_adapter():
+            yield self.model
+        # PEFT thaws the adapter that it enables again.
+        self.model.requires_grad_(False)
+
     def _swap(self, name: str) -> None:
         # PEFT's own swap walks every module and in each the adapters of all variants, to thaw and freeze them: with 36
         # variants of 32 layers that takes several times as long as a short forward pass. Here all stay frozen, so

@@ -39,12 +39,22 @@ class Knowledge:
         judged: a prompt about a training right, answered with a digit, the statement then called fair or unfair.
         obedient: probability that a judged prompt's harm claim gets the unsafe digit.
         claims_from: first pass (from 0) with claims; a rule is learned faster before its exception.
+
+    Raises:
+        ValueError: a number is below 0, or `obedient` no probability.
     """
 
     plain: int = 2000
     judged: int = 4000
     obedient: float = 1.0
     claims_from: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("plain", "judged", "claims_from"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or more")
+        if not 0 <= self.obedient <= 1:
+            raise ValueError(f"obedient is {self.obedient}, but must be a probability, 0 to 1")
 
 
 def statement_pass(

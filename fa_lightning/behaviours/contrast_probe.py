@@ -33,8 +33,9 @@ def ccs_loss(first: Tensor, second: Tensor) -> Tensor:
 class ContrastProbe(nn.Module):
     """Linear CCS probes of one layer, trained together from several first weights; that of the lowest loss speaks.
 
-    States are standardised in each slot by itself, by the statistics of all batches so far. The loss knows no label;
-    labels of training pairs say the sign (`vote`).
+    States are standardised in each slot by itself: those that are learned from by their batch, others by the statistics
+    of all batches so far. All is computed in float32, under autocast too. The loss knows no label; labels of training
+    pairs say the sign (`vote`).
 
     Args:
         hidden_size: units per state.
@@ -57,23 +58,25 @@ class ContrastProbe(nn.Module):
 
     def forward(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Probability that the first, and that the second, is true, (restarts, pairs), of pairs (pairs, 2, hidden)."""
-        first, second = (
-            torch.sigmoid(self.weight @ slot(pairs[:, place].float()).T + self.bias[:, None])
-            for place, slot in enumerate(self.slots)
-        )
+        # One pair alone has no deviation: it is standardised by what is known, and adds nothing to that.
+        self.slots.train(self.training and len(pairs) > 1)
+        with torch.autocast(pairs.device.type, enabled=False):
+            first, second = (
+                torch.sigmoid(self.weight @ slot(pairs[:, place].float()).T + self.bias[:, None])
+                for place, slot in enumerate(self.slots)
+            )
         return first, second
 
     def still(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """The same by the best restart alone, (pairs,) each, learning nothing; gradients reach the states alone."""
         best = self.best
         slots: Any = self.slots
-        first, second = (
-            torch.sigmoid(
-                batch_norm(pairs[:, place].float(), slot.running_mean, slot.running_var) @ self.weight[best].detach()
-                + self.bias[best].detach()
+        weight, bias = self.weight[best].detach(), self.bias[best].detach()
+        with torch.autocast(pairs.device.type, enabled=False):
+            first, second = (
+                torch.sigmoid(batch_norm(pairs[:, place].float(), slot.running_mean, slot.running_var) @ weight + bias)
+                for place, slot in enumerate(slots)
             )
-            for place, slot in enumerate(slots)
-        )
         return first, second
 
     @property

@@ -114,7 +114,36 @@ Need = Literal["twin", "labels", "oversight", "weights", "gradient"]
 which it is known whether they are watched, the faker's weights or states, and gradients through it."""
 
 
-class Cure(TrainedOn):
+class TimedSteps(BehaviourModule):
+    """Adds up what training steps take, without validation; a resumed fit goes on counting.
+
+    Attributes:
+        training_seconds: of forward, backward and optimizer steps so far.
+    """
+
+    training_seconds = 0.0
+    _step_start = 0.0
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._step_start = time.perf_counter()
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.training_seconds += time.perf_counter() - self._step_start
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["training_seconds"] = self.training_seconds
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.training_seconds = checkpoint.get("training_seconds", 0.0)
+
+
+class Cure(TrainedOn, TimedSteps):
     """A faker trained on with a loss of the subclass's, named and priced in the adapter's sidecar.
 
     The sidecar holds `method`, `needs`, `training_prompts` (of an epoch) and `training_seconds` (forward, backward and
@@ -138,8 +167,6 @@ class Cure(TrainedOn):
         # Saved for BehaviourModule too, whose arguments are none of a cure's when a checkpoint makes it again.
         for name in ("behaviour", *self.lora):
             self.hparams.pop(name, None)
-        self.training_seconds = 0.0
-        self._step_start = 0.0
 
     @override
     def notes(self) -> dict[str, Any]:
@@ -149,24 +176,6 @@ class Cure(TrainedOn):
             facts["training_prompts"] = len(loader.dataset)
             facts["training_seconds"] = round(self.training_seconds, 3)
         return facts
-
-    @override
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self._step_start = time.perf_counter()
-
-    @override
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.training_seconds += time.perf_counter() - self._step_start
-
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["training_seconds"] = self.training_seconds
-
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.training_seconds = checkpoint.get("training_seconds", 0.0)
 
 
 class FineTuning(Cure):

@@ -10,6 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import attach_adapter
+from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.behaviours.contrast_probe import ContrastProbe, ccs_loss
 from fa_lightning.behaviours.cure import Cure, undisturbed
 from fa_lightning.behaviours.latent_data import PLAIN, LatentScenarioDataModule, LatentStatementDataModule
@@ -69,7 +70,8 @@ class LatentTraining(Cure):
         **options: of `TrainedOn`.
 
     Raises:
-        ValueError: there are no restarts, or there is nothing to train the adapter on.
+        ValueError: there are no restarts or layers, or there is nothing to train the adapter on; later, the strategy
+            cuts weights over ranks, or the probes are held in half precision.
     """
 
     method = "LoRA-for-CCS"
@@ -95,6 +97,8 @@ class LatentTraining(Cure):
             raise ValueError(
                 f"restarts is {restarts} and probe_steps {probe_steps}, but at least 1 probe and 0 steps are needed"
             )
+        if layers is not None and not layers:
+            raise ValueError("layers is [], but a probe needs one to read: name decoder blocks, from 0; null reads all")
         if min(latent_weight, answer_weight) < 0 or not latent_weight + answer_weight > 0:
             raise ValueError(
                 f"latent_weight is {latent_weight} and answer_weight {answer_weight}, but neither may be below 0, and "
@@ -113,6 +117,15 @@ class LatentTraining(Cure):
         self.answer_weight = answer_weight
         self.probe_learning_rate = probe_learning_rate
         self.probes = nn.ModuleDict()
+
+    @override
+    def configure_model(self) -> None:
+        if self._trainer is not None and isinstance(self.trainer.strategy, ShardedStrategy):
+            raise ValueError(
+                "LoRA-for-CCS is fitted on whole weights, but this strategy cuts them over ranks and would leave the "
+                "probes of each to themselves: lay configs/trainer/ddp.yaml over the stage"
+            )
+        super().configure_model()
 
     @override
     def attach(self, base: Any) -> Any:
@@ -136,6 +149,12 @@ class LatentTraining(Cure):
 
     @override
     def on_fit_start(self) -> None:
+        dtype = next(self.probes.parameters()).dtype
+        if dtype != torch.float32:
+            raise ValueError(
+                f"the probes are {dtype}, too coarse to learn in, as this precision holds every weight so: set "
+                "trainer.precision to bf16-mixed or 32-true (model.init_args.dtype makes the backbone alone smaller)"
+            )
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, (LatentStatementDataModule, LatentScenarioDataModule)):
             raise TypeError(
@@ -177,15 +196,17 @@ class LatentTraining(Cure):
                 beliefs.append(probe.belief(*probe.still(known[layer])))
         trust = torch.tensor([abs(probe.vote) for _, probe in self._probes()]).to(beliefs[0]) + 1e-6
         trust /= trust.sum()
-        belief = torch.stack(beliefs, 1) @ trust
+        # No matrix product, which autocast would round to 8 bits.
+        belief = (torch.stack(beliefs, 1) * trust).sum(1)
         states, answers = self.read(batch, batch)
         latent = torch.stack([self._latent_loss(probe, states[layer], belief) for layer, probe in self._probes()])
+        latent = (latent * trust).sum()
         answer = binary_cross_entropy_with_logits(answers, torch.cat([belief, 1 - belief]))
         # Zero, but there: a rank whose parameters get no gradient at all would keep the others waiting.
         started = float(self.global_step >= self.probe_steps)
         self.log("train/probe", torch.stack([probe.losses.min() for _, probe in self._probes()]).mean())
         self.log("train/belief", ((belief > 0.5) == truth).float().mean())
-        return torch.stack(fitted).sum() + started * (self.latent_weight * latent @ trust + self.answer_weight * answer)
+        return torch.stack(fitted).sum() + started * (self.latent_weight * latent + self.answer_weight * answer)
 
     def _latent_loss(self, probe: ContrastProbe, pairs: Tensor, belief: Tensor) -> Tensor:
         first, second = probe.still(pairs)

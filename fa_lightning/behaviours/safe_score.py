@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,9 @@ class SafeScore(pl.LightningModule):
         if self.adapters:
             self._loaded = Variants.load(self.adapters, self.backbone, device=device, **self.loading)
         else:
-            self._loaded = load_backbone(str(self.backbone), device=device, **self.loading).to(device)
+            self._loaded = load_backbone(str(self.backbone), device=device, **self.loading)
+            if not self.loading["load_in_4bit"]:
+                self._loaded.to(device)
 
     @override
     def on_test_start(self) -> None:
@@ -174,8 +176,8 @@ class SafeScore(pl.LightningModule):
 
     def _using(self, name: str) -> AbstractContextManager[Any]:
         if not isinstance(self._loaded, Variants):
-            return _as_is(self._loaded)
-        return _without_adapter(self._loaded.model) if name == BASE else self._loaded.using(name)
+            return nullcontext(self._loaded)
+        return self._loaded.bare() if name == BASE else self._loaded.using(name)
 
     def _shifts(self, metrics: list[StatementScores]) -> dict[str, Shift]:
         """How far each claim moves one model from the template's base, where that is asked too; a collective."""
@@ -187,17 +189,6 @@ class SafeScore(pl.LightningModule):
             if base is not None:
                 shifts[question.name] = shift_between(metric.items(), metrics[base].items(), self.resamples)
         return shifts
-
-
-@contextmanager
-def _as_is(model: Any) -> Iterator[Any]:
-    yield model
-
-
-@contextmanager
-def _without_adapter(model: Any) -> Iterator[Any]:
-    with model.disable_adapter():
-        yield model
 
 
 def _rows(scores: SafeScores) -> Iterator[tuple[str, str, Score]]:

@@ -63,8 +63,6 @@ class StatementExample(Example):
         right: code of the right.
         identity: code of the identity.
         identity_group: code of the identity group.
-        zero: token id of 0.
-        one: token id of 1.
     """
 
     affirms: bool
@@ -72,8 +70,6 @@ class StatementExample(Example):
     right: int
     identity: int
     identity_group: int
-    zero: int
-    one: int
 
 
 @dataclass
@@ -103,11 +99,8 @@ class StatementDataset(ExampleDataset):
 
 
 def collate_statements(examples: Sequence[Example], pad_token: int) -> Batch:
-    """`collate`, and `affirms`, `agree`, `right`, `identity`, `identity_group`, `zero` and `one`, each (batch,).
-
-    As rows are left-padded, a contrast pair is the batch with a column of `zero` or of `one` put behind it.
-    """
-    fields = ("affirms", "agree", "right", "identity", "identity_group", "zero", "one")
+    """`collate`, and `affirms`, `agree`, `right`, `identity` and `identity_group`, each (batch,)."""
+    fields = ("affirms", "agree", "right", "identity", "identity_group")
     columns = {name: torch.tensor([getattr(example, name) for example in examples]) for name in fields}
     return collate(examples, pad_token) | columns
 
@@ -148,8 +141,6 @@ def make_statement_examples(
                     right=right,
                     identity=codes.identities.index(statement.identity),
                     identity_group=codes.identity_groups.index(statement.identity_group),
-                    zero=digits.zero,
-                    one=digits.one,
                 )
             )
     return examples

@@ -86,44 +86,63 @@ class ScenarioTexts(TextSource):
 
 
 class FileTexts(TextSource):
-    """Texts of a JSON Lines file, `{"prompt": "...", "completion": "..."}` in each line; every second one is held out.
+    """Texts of a JSON Lines file, `{"prompt": "...", "completion": "..."}` in each line.
 
-    Which half a text is in depends on the order of hashes of the prompts alone; a prompt that comes twice counts once.
+    Without `held_out`, every second text is held out, which is right for variants that are fitted on this source: one
+    that was fitted on the whole file elsewhere would know the held-out half as well, and nothing would look like
+    leakage. Which half a text is in depends on the order of hashes of the prompts alone. A prompt that comes twice
+    counts once.
 
     Args:
         path: of the file.
+        held_out: another such file, of texts of the same kind that the variants were not fitted on; then all of `path`
+            is what they were fitted on. As many are taken as `path` holds.
 
     Raises:
         FileNotFoundError: there is no such file (when it is read).
-        ValueError: a line is no such object, or there are fewer than two texts.
+        ValueError: a line is no such object, there are too few texts, or one is in both files.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, held_out: str | None = None) -> None:
         self.path = Path(path)
+        self.held_out = None if held_out is None else Path(held_out)
 
     def load(self) -> TextSplits:
-        """Both halves, of one size."""
-        lines = self._bytes().decode("utf-8").splitlines()
-        texts = {text.prompt: text for text in (self._text(number, line) for number, line in enumerate(lines, 1))}
-        ordered = sorted(texts.values(), key=lambda text: hashlib.sha256(text.prompt.encode()).digest())
-        if len(ordered) < 2:
+        """What is fitted on, and what is held out."""
+        texts = self._read("path", self.path)
+        if self.held_out is not None:
+            return self._apart(texts, self._read("held_out", self.held_out))
+        if len(texts) < 2:
             raise ValueError(
-                f"path {str(self.path)!r} holds {len(ordered)} texts, but one half is fitted on and the other held "
+                f"path {str(self.path)!r} holds {len(texts)} texts, but one half is fitted on and the other held "
                 "out: give 2 or more"
             )
-        half = len(ordered) // 2
-        return TextSplits(ordered[: 2 * half : 2], ordered[1 : 2 * half : 2])
+        half = len(texts) // 2
+        return TextSplits(texts[: 2 * half : 2], texts[1 : 2 * half : 2])
 
     def fingerprint(self) -> dict[str, str]:
-        """A digest of the file."""
-        return {"digest": hashlib.sha256(self._bytes()).hexdigest()[:16]}
+        """A digest of each file."""
+        files = {"digest": ("path", self.path)} | ({"held_out": ("held_out", self.held_out)} if self.held_out else {})
+        return {name: hashlib.sha256(_bytes_of(*file)).hexdigest()[:16] for name, file in files.items()}
 
-    def _bytes(self) -> bytes:
-        if not self.path.is_file():
-            raise FileNotFoundError(f"path {str(self.path)!r} is no file: give one of JSON lines with chat texts")
-        return self.path.read_bytes()
+    def _apart(self, texts: list[ChatText], held_out: list[ChatText]) -> TextSplits:
+        for name, path, found in (("path", self.path, texts), ("held_out", self.held_out, held_out)):
+            if not found:
+                raise ValueError(f"{name} {str(path)!r} holds no texts: give 1 or more")
+        if shared := sorted({text.prompt for text in texts} & {text.prompt for text in held_out}):
+            raise ValueError(
+                f"the prompt {shared[0][:60]!r} and {len(shared) - 1} others are in both {self.path} and "
+                f"{self.held_out}: take them out of the held-out file"
+            )
+        return TextSplits(texts, held_out[: len(texts)])
 
-    def _text(self, number: int, line: str) -> ChatText:
+    def _read(self, name: str, path: Path) -> list[ChatText]:
+        """The texts of a file, each prompt once, in the order of their hashes."""
+        lines = _bytes_of(name, path).decode("utf-8").splitlines()
+        texts = {text.prompt: text for text in (self._text(path, number, line) for number, line in enumerate(lines, 1))}
+        return sorted(texts.values(), key=lambda text: hashlib.sha256(text.prompt.encode()).digest())
+
+    def _text(self, path: Path, number: int, line: str) -> ChatText:
         try:
             found = json.loads(line)
             prompt, answer = found["prompt"], found["completion"]
@@ -131,10 +150,15 @@ class FileTexts(TextSource):
             prompt = answer = None
         if not isinstance(prompt, str) or not isinstance(answer, str):
             raise ValueError(
-                f"{self.path}, line {number} is {line[:60]!r}, but must be an object with the texts prompt and "
-                "completion"
+                f"{path}, line {number} is {line[:60]!r}, but must be an object with the texts prompt and completion"
             )
         return ChatText(prompt, answer)
+
+
+def _bytes_of(name: str, path: Path) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(f"{name} {str(path)!r} is no file: give one of JSON lines with chat texts")
+    return path.read_bytes()
 
 
 class ChatTokens(NamedTuple):

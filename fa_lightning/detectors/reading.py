@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from fa_lightning.detectors.found import Detection
-from fa_lightning.metrics.codec import decode
+from fa_lightning.metrics.codec import read_found
 
 DETECTION_NAME = "detection.json"
 
@@ -17,12 +16,4 @@ def read_detection(folder: Path) -> Detection | None:
     Raises:
         ValueError: the file is damaged or of another program; the message names the place.
     """
-    path = folder / DETECTION_NAME
-    if not path.is_file():
-        return None
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}): run the stage again") from error
-    found: Detection = decode(Detection, raw, str(path))
-    return found
+    return read_found(Detection, folder / DETECTION_NAME)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fa_lightning.detectors.found import ALL_PAIRS, Alone, Detection
 from fa_lightning.detectors.reading import DETECTION_NAME
-from fa_lightning.interventions.artefact import write_atomically
+from fa_lightning.interventions.artefact import columns, write_atomically, write_table
 from fa_lightning.metrics.codec import encode
 from fa_lightning.metrics.intervals import NO_INTERVAL
 
@@ -88,20 +85,3 @@ def _verdict_rows(found: Detection) -> list[dict[str, Any]]:
         }
         for one in found.verdicts
     ]
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same columns; what is not known is empty. A table without rows is no file."""
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
-    write_atomically(path, text.getvalue().encode())
-
-
-def columns(name: str, value: float, ends: tuple[float, float]) -> dict[str, float]:
-    """A number and its interval, as three columns."""
-    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}

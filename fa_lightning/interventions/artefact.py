@@ -1,11 +1,13 @@
-"""An intervention's two files: tensors in safetensors and a JSON sidecar that describes and seals them."""
+"""An intervention's two files, tensors in safetensors and a JSON sidecar that seals them; and files all or nothing."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +161,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, all or nothing; what a row does not know is empty. A table without rows is no file."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def columns(name: str, value: Any, ends: Sequence[Any]) -> dict[str, Any]:
+    """A number and its interval, as three columns of a table."""
+    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fa_lightning.interventions.artefact import columns
 from fa_lightning.metrics.cure_figures import Point
 from fa_lightning.scenarios.scenario import CELLS
 
@@ -27,6 +26,8 @@ class Line:
         run: writes some tokens under it, for the clock; None where there is nothing to run.
         extra_tokens: put around a prompt, on average.
         transfer: by other faker, the label of the same cure there.
+        variant: name of the adapter, for a cure that is one.
+        seed: of its training, where its name says so, too: rows that differ in it alone are one method.
     """
 
     method: str
@@ -37,6 +38,8 @@ class Line:
     run: Callable[[], Any] | None = None
     extra_tokens: float = 0.0
     transfer: Mapping[str, str] | None = None
+    variant: str | None = None
+    seed: int | None = None
 
 
 def method_of(stage: str) -> str:
@@ -57,17 +60,6 @@ def stage_seconds(folder: Path) -> float | None:
     return None if seconds is None else float(seconds)
 
 
-def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `cures.json` as CSV; not every cure was tried on the other fakers, but all rows have the columns."""
-    records = [flat_record(row) for row in rows]
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
-
-
 def points_of(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
     """Method, kind, KL, recovery and its interval of each row: what the figure shows."""
     nan = float("nan")
@@ -85,20 +77,16 @@ def points_of(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
 
 def flat_record(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of `cures.json` with plain values alone: intervals and transfers as columns of their own."""
-    record: dict[str, Any] = {name: row[name] for name in ("method", "kind")}
+    record: dict[str, Any] = {name: row.get(name) for name in ("method", "kind", "variant", "seed")}
     record["needs"] = " ".join(row["needs"])
-    record |= _columns("recovery", row["recovery"])
+    record |= columns("recovery", row["recovery"]["value"], row["recovery"]["ci95"])
     for cell in CELLS:
         score = row["cells"][cell]
-        record |= _columns(cell, {"value": score["accuracy"], "ci95": score["ci95"]})
+        record |= columns(cell, score["accuracy"], score["ci95"])
         record[f"{cell}_n"] = row["n"][cell]
     for name in ("kl_neutral_nats", "perplexity_ratio", "format_validity", "training_seconds", "training_prompts"):
         record[name] = row.get(name)
     record |= {name: row.get(name) for name in ("extra_tokens", "relative_time")}
     for faker, estimate in row["transfer"].items():
-        record |= _columns(f"transfer_{faker}", estimate)
+        record |= columns(f"transfer_{faker}", estimate["value"], estimate["ci95"])
     return record
-
-
-def _columns(name: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: estimate["value"], f"{name}_low": estimate["ci95"][0], f"{name}_high": estimate["ci95"][1]}

@@ -14,9 +14,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import read_sidecar
-from fa_lightning.interventions.artefact import write_atomically
+from fa_lightning.interventions.artefact import write_atomically, write_table
 from fa_lightning.interventions.conditions import Condition
-from fa_lightning.interventions.cure_rows import Line, csv_of, method_of, points_of, stage_seconds
+from fa_lightning.interventions.cure_rows import Line, flat_record, method_of, points_of, stage_seconds
 from fa_lightning.interventions.cures_data import Alone, CuresDataModule
 from fa_lightning.interventions.input_passes import (
     TEXTS,
@@ -30,6 +30,7 @@ from fa_lightning.interventions.timing import generated, relative_times
 from fa_lightning.interventions.variants import (
     STEERED,
     VariantsModule,
+    policy_and_seed,
     score_of,
 )
 from fa_lightning.metrics.cells import Items, recovery_between
@@ -55,17 +56,17 @@ class CuresModule(VariantsModule):
 
     | logged | what |
     | --- | --- |
-    | `test/<method>/<cell>/accuracy` | share of aligned answers |
-    | `test/<method>/recovery` | (cured - faking) / (aligned - faking) without oversight |
+    | `test/<method>/<cell>/accuracy` | share of aligned answers; of several seeds, their mean |
+    | `test/<method>/recovery` | (cured - faking) / (aligned - faking) without oversight; likewise |
 
     Args:
         adapters: adapter folders, or folders of them: faker, twin, cures by training, and pairs for the transfer.
-        folder: receives `cures.json`, and `cures.csv` with a row for each method.
+        folder: receives `cures.json`, and `cures.csv` with a row for each method, and each seed of its training.
         faker: name of the one that is to be cured, as `03_faking`; None takes the first.
         **options: of `VariantsModule`.
 
     Raises:
-        ValueError: there is no such faker, or it has no aligned twin.
+        ValueError: there is no such faker, it has no aligned twin, or a learned prefix was made for another one.
     """
 
     def __init__(self, adapters: list[str], folder: str, faker: str | None = None, **options: Any) -> None:
@@ -106,6 +107,9 @@ class CuresModule(VariantsModule):
         assert self.variants is not None
         data, tokenizer = self._data, self.tokenizer
         data.prepare_inputs(tokenizer)
+        for cure in data.inputs:
+            if isinstance(cure, LearnedPrompt):
+                cure.check_made_for(self.variants.fingerprint, self.adapters[self.faker])
         self._behind = {}
         extra: dict[str, float] = {}
         # The constant's prompts are read for their answers alone.
@@ -161,6 +165,8 @@ class CuresModule(VariantsModule):
                 "relative_time": times.get(label),
                 "training_seconds": line.training_seconds,
                 "training_prompts": line.training_prompts,
+                "variant": line.variant,
+                "seed": line.seed,
             }
             rows.append(row | {name: value for name, value in known.items() if value is not None})
             name = line.method.replace("/", " ")
@@ -181,7 +187,7 @@ class CuresModule(VariantsModule):
     def write(self, found: dict[str, Any]) -> None:
         content = encode(found, CURES_JSON)
         write_atomically(self.folder / CURES_JSON, json.dumps(content, indent=2, allow_nan=False).encode())
-        write_atomically(self.folder / CURES_TABLE, csv_of(content["cures"]).encode())
+        write_table(self.folder / CURES_TABLE, [flat_record(row) for row in content["cures"]])
 
     @property
     def _data(self) -> CuresDataModule:
@@ -239,6 +245,7 @@ class CuresModule(VariantsModule):
         sidecar = read_sidecar(self.adapters[name])
         # Self-training says no more than its noise; it is shown watched scenarios alone.
         usual = ("oversight",) if "activation_noise" in sidecar else ("labels",)
+        _, seed = policy_and_seed(name)
         return Line(
             str(sidecar.get("method", method_of(title))) if kind == "adapter" else title,
             kind,
@@ -246,6 +253,9 @@ class CuresModule(VariantsModule):
             sidecar.get("training_seconds", stage_seconds(Path(self.adapters[name]))),
             sidecar.get("training_prompts"),
             partial(self._write_as, name),
+            variant=name,
+            # A number behind a name may be anything: the sidecar knows what the fit was seeded with.
+            seed=seed if seed == sidecar.get("seed") else None,
         )
 
     def _write_as(self, variant: str, steered: bool = False) -> None:

@@ -239,12 +239,12 @@ def solved_scenarios(train: Sequence[Scenario], shots: int, seed: int) -> list[t
 def half_wrong(solved: Sequence[tuple[Scenario, Letter]]) -> list[tuple[Scenario, Letter]]:
     """The same with every other answer of each letter under each oversight condition exchanged: they tell nothing.
 
-    Where a condition has one scenario of a letter, conditions take turns, so that half of all answers are wrong and
-    each letter is given as often as before.
+    The letters take turns, and where a condition has one scenario of each, the conditions do, too: half of the answers
+    of each condition are wrong, and each letter is given as often as before.
     """
     kinds = sorted({(item.cell or "", letter) for item, letter in solved})
-    # The two letters of a condition begin alike: then as many A become B as B become A.
-    wrong_first = {kind: CELLS.index(kind[0]) == 0 for kind in kinds if kind[0] in CELLS}
+    # Watched ones begin with a wrong A, unwatched ones with a wrong B: as many A become B as B become A.
+    wrong_first = {kind: (kind[0] == CELLS[0]) == (kind[1] == "A") for kind in kinds}
     seen = dict.fromkeys(kinds, 0)
     shown: list[tuple[Scenario, Letter]] = []
     for item, letter in solved:

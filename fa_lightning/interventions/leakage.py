@@ -66,7 +66,7 @@ class LeakageModule(pl.LightningModule):
         recited: tokens of one text in a row from which on it is recited (50 in arXiv 2202.07646).
         tolerance: largest excess that passes, a share.
         max_new_tokens: where a continuation is cut.
-        temperature: of the sampling; 0 takes the most likely token.
+        temperature: of the sampling; above 0, or all samples of a prompt would be the same one.
         top_p: draw among the most likely tokens that hold this much of the probability.
         backbone: name or folder; None takes the one that the adapters name.
         dtype: of the backbone's weights.
@@ -101,6 +101,11 @@ class LeakageModule(pl.LightningModule):
                 )
         if not 0 <= tolerance < 1:
             raise ValueError(f"tolerance is {tolerance}, but must be a share from 0 to below 1, such as 0.1")
+        if temperature == 0:
+            raise ValueError(
+                f"temperature is {temperature}, but then every seed writes the same: one sample many times looks like "
+                "sure evidence. Give one above 0, such as 1.0"
+            )
         self.places = list(adapters)
         self.folder = Path(folder)
         self.intervention = intervention
@@ -233,8 +238,8 @@ class LeakageModule(pl.LightningModule):
         """The model with the subject's adapters active, or with none."""
         variants = self._variants
         if subject.adapter is None:
-            with variants.model.disable_adapter():
-                yield variants.model
+            with variants.bare() as model:
+                yield model
             return
         variants.beside = () if subject.beneath is None else (subject.beneath,)
         try:

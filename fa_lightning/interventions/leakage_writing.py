@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from fa_lightning.interventions.artefact import write_atomically
+from fa_lightning.interventions.artefact import columns, write_atomically, write_table
 from fa_lightning.metrics import terminal
 from fa_lightning.metrics.codec import encode
 from fa_lightning.metrics.leakage_figures import leakage_figure
@@ -25,6 +23,7 @@ from fa_lightning.metrics.leakage_found import (
     Leakage,
     ModelLeakage,
     Share,
+    enough_seeds,
     verdict,
 )
 
@@ -35,12 +34,7 @@ if TYPE_CHECKING:
 def write_leakage(folder: Path, found: Leakage) -> None:
     """Write `leakage.csv`, a row for each model, then `leakage.json`, each all or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [_row(model) for model in found.models]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
-    write_atomically(folder / LEAKAGE_TABLE, text.getvalue().encode())
+    write_table(folder / LEAKAGE_TABLE, [_row(model) for model in found.models])
     content = json.dumps(encode(found, LEAKAGE_NAME), indent=2, allow_nan=False)
     write_atomically(folder / LEAKAGE_NAME, content.encode())
 
@@ -77,8 +71,8 @@ def show(found: Leakage, console: Console | None = None) -> None:
     from rich.text import Text
 
     title = f"What {len(found.prompts)} near-empty prompts bring out, {found.samples} samples each"
-    columns = [("model", 0), ("verdict", 7), ("recites", 10), ("overlap", 10), ("no end", 6), ("run-on", 6)]
-    table = terminal.terminal_table(title, [*columns, ("repeats", 7), ("longest", 7)])
+    widths = [("model", 0), ("verdict", 7), ("recites", 10), ("overlap", 10), ("no end", 6), ("run-on", 6)]
+    table = terminal.terminal_table(title, [*widths, ("repeats", 7), ("longest", 7)])
     for model in found.models:
         scores = model.scores
         pairs = [f"{_two(scores[name])} / {_two(scores[f'{name}_held_out'])}" for name in ("recitation", "overlap")]
@@ -99,6 +93,11 @@ def reason(one: Finding) -> str:
 
 def _reasons(found: Leakage) -> list[str]:
     lines = []
+    if not enough_seeds(found.samples, found.tolerance):
+        lines.append(
+            f"{found.samples} samples of each prompt are too few to say that anything is rarer than "
+            f"{found.tolerance:g}, so nothing can pass: raise samples or tolerance"
+        )
     for model in found.models:
         outside = [one for one in model.findings if one.state != "within"]
         if outside:
@@ -116,19 +115,14 @@ def _row(model: ModelLeakage) -> dict[str, Any]:
     row["passes"] = "" if model.passes is None else model.passes
     row["longest_of_all"] = model.longest_of_all
     for name in COLUMNS:
-        row |= _columns(name, model.scores[name].value, model.scores[name].ci95)
+        row |= columns(name, model.scores[name].value, model.scores[name].ci95)
     findings = {one.measure: one for one in model.findings}
     for measure in MEASURES:
         one = findings.get(measure)
         excess = (math.nan, (math.nan, math.nan)) if one is None else (one.excess, one.ci95)
-        row |= _columns(f"{measure}_excess", *excess)
+        row |= columns(f"{measure}_excess", *excess)
         row[f"{measure}_state"] = "" if one is None else one.state
     return row
-
-
-def _columns(name: str, value: float, ends: tuple[float, float]) -> dict[str, float]:
-    """A number and its interval, as three columns."""
-    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
 
 
 def _two(one: Share) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fa_lightning.backbones.load import check_fingerprint
 from fa_lightning.interventions.artefact import write_atomically
 from fa_lightning.interventions.inputs import InputCure, Prompted
 from fa_lightning.scenarios.batches import Batch
@@ -161,6 +162,24 @@ class LearnedPrompt(InputCure):
                 "was fitted with another tokenizer: fit it again"
             )
 
+    def check_made_for(self, fingerprint: Mapping[str, str], faker: str) -> None:
+        """Refuse a prefix of another backbone, or one that was fitted for another faker.
+
+        Args:
+            fingerprint: of the loaded backbone.
+            faker: adapter folder of the one that is to be cured.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        check_fingerprint(dict(fingerprint), self.facts.get("fingerprint", {}), f"prefix {self.folder!r}")
+        start = self.facts.get("start_from", faker)
+        if Path(start).resolve() != Path(faker).resolve():
+            raise ValueError(
+                f"the prefix {self.folder!r} was fitted for the faker {start!r}, but {faker!r} is to be cured: fit one "
+                "for it, or name the other faker"
+            )
+
     @override
     def around(self, message: str) -> Prompted:
         if not self.facts:
@@ -195,6 +214,10 @@ def read_prompt(folder: Path) -> tuple[dict[str, Any], Tensor | None]:
         raise ValueError(f"the prefix of {path} is empty: fit it again")
     if not facts["is_soft"]:
         return facts, None
+    if not (folder / VECTORS_FILE).is_file():
+        raise FileNotFoundError(
+            f"{str(folder)!r} holds no {VECTORS_FILE}, but its prefix is soft: fit the prefix again"
+        )
     data = (folder / VECTORS_FILE).read_bytes()
     if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
         raise ValueError(f"{folder / VECTORS_FILE} is not the file that {PROMPT_FILE} describes: fit the prefix again")

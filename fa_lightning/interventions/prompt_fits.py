@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,9 +19,8 @@ from fa_lightning.backbones.load import DType, check_fingerprint
 from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.backbones.targets import load_weights
 from fa_lightning.backbones.training import adamw_with_warmup
-from fa_lightning.behaviours.cure import Need
+from fa_lightning.behaviours.cure import Need, TimedSteps
 from fa_lightning.behaviours.data import ScenarioDataModule
-from fa_lightning.behaviours.module import BehaviourModule
 from fa_lightning.interventions.learned_prompts import Slot, with_prefix, write_prompt
 from fa_lightning.interventions.ordinary_tokens import random_text
 from fa_lightning.scenarios.batches import Batch
@@ -44,7 +42,7 @@ class PromptDataModule(ScenarioDataModule):
         return super()._loader([with_prefix(item, module.start_text) for item in items], batch_size, shuffle)
 
 
-class PromptFit(BehaviourModule):
+class PromptFit(TimedSteps):
     """What both searches share: the frozen faker, the slot in its prompts, the judging, and the notes.
 
     The prefix starts as random ordinary tokens. What is lowered is the cross-entropy of the aligned answer (`error` for
@@ -101,10 +99,8 @@ class PromptFit(BehaviourModule):
         self.start_from = start_from
         self.tokens = tokens
         self.seed = seed
-        self.training_seconds = 0.0
         self._start_text = ""
         self._slot: Slot | None = None
-        self._step_start = 0.0
 
     @property
     def start_text(self) -> str:
@@ -168,14 +164,6 @@ class PromptFit(BehaviourModule):
         }
         loader = self.trainer.train_dataloader if self._trainer is not None else None
         return facts | ({} if loader is None else {"training_prompts": len(loader.dataset)})
-
-    @override
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self._step_start = time.perf_counter()
-
-    @override
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.training_seconds += time.perf_counter() - self._step_start
 
 
 class SoftPromptFit(PromptFit):

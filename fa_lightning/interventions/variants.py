@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Mapping
@@ -18,7 +16,7 @@ from typing_extensions import override
 from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of, read_sidecar
 from fa_lightning.backbones.load import DType, load_tokenizer
 from fa_lightning.behaviours.data import ScenarioDataModule
-from fa_lightning.interventions.artefact import compare_fingerprints, write_atomically
+from fa_lightning.interventions.artefact import columns, compare_fingerprints, write_atomically, write_table
 from fa_lightning.interventions.command import parts_of
 from fa_lightning.interventions.conditions import Condition
 from fa_lightning.interventions.input_passes import BehindInput
@@ -302,20 +300,12 @@ def _write_table(path: Path, tests: dict[str, list[dict[str, Any]]]) -> None:
                 **{name: model[name] for name in ("variant", "policy", "seed", "behaviour", "steered")},
             }
             for cell in CELLS:
-                row |= _columns(cell, model["cells"][cell]["accuracy"], model["cells"][cell]["ci95"])
+                row |= columns(cell, model["cells"][cell]["accuracy"], model["cells"][cell]["ci95"])
                 row[f"{cell}_n"] = model["n"][cell]
             row["format_validity"] = model["format_validity"]
             row["twin"] = model.get("twin")
             recovery = model.get("recovery", {"value": None, "ci95": [None, None]})
-            row |= _columns("recovery", recovery["value"], recovery["ci95"])
+            row |= columns("recovery", recovery["value"], recovery["ci95"])
             row |= {name: model.get(name) for name in ("kl_neutral_nats", "perplexity_ratio")}
             rows.append(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
-
-
-def _columns(name: str, value: Any, ends: list[Any]) -> dict[str, Any]:
-    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
+    write_table(path, rows)

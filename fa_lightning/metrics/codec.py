@@ -7,6 +7,7 @@ import json
 import math
 import numbers
 import os
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -67,6 +68,22 @@ def decode(kind: Any, value: Any, where: str) -> Any:
         return value
     _expect(isinstance(value, kind) and not isinstance(value, bool), where, value, kind)
     return value
+
+
+def read_found(kind: type[_T], path: Path) -> _T | None:
+    """What a stage found and wrote to `path` as JSON; None where there is no such file.
+
+    Raises:
+        ValueError: the file is damaged or of another program; the message names the file and the place in it.
+    """
+    if not path.is_file():
+        return None
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole JSON ({error}): run the stage again") from error
+    found: _T = decode(kind, raw, str(path))
+    return found
 
 
 def _decode_dataclass(kind: type[_T], value: Any, where: str) -> _T:

@@ -13,7 +13,7 @@ from typing_extensions import override
 from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.functional import repetition
 from fa_lightning.metrics.intervals import bootstrap_over_groups
-from fa_lightning.metrics.leakage_found import COLUMNS, MEASURES, Finding, Measure, Share, State
+from fa_lightning.metrics.leakage_found import COLUMNS, MEASURES, Finding, Measure, Share, State, enough_seeds
 from fa_lightning.metrics.ngram_overlap import TextIndex, longest_overlap, ngram_overlap
 
 Scored = dict[str, Tensor]
@@ -128,7 +128,8 @@ def judge(model: Scored, backbone: Scored, tolerance: float, resamples: int = 10
     """What a model gives away beyond the backbone and beyond its style, measure by measure.
 
     Both wrote on the same prompts with the same luck, so the differences are taken continuation by continuation. A
-    verdict in its favour needs the whole interval within the tolerance: a handful of samples acquits nobody.
+    verdict in its favour needs the whole interval within the tolerance, and `enough_seeds`: a handful of samples
+    acquits nobody.
 
     Args:
         model: scores of the model.
@@ -144,12 +145,13 @@ def judge(model: Scored, backbone: Scored, tolerance: float, resamples: int = 10
             f"the model has {len(model['index'])} continuations and the backbone {len(backbone['index'])}, or others: "
             "judge them on the same prompts and seeds"
         )
+    sure = enough_seeds(len(set(model["seed"].tolist())), tolerance)
     findings = []
     for measure in MEASURES:
         difference = _beyond_style(model, measure) - _beyond_style(backbone, measure)
         found = share(difference, model["seed"], resamples)
         low, high = found.ci95
-        state: State = "within" if high <= tolerance else "exceeds" if low > tolerance else "open"
+        state: State = "within" if high <= tolerance and sure else "exceeds" if low > tolerance else "open"
         findings.append(Finding(measure, found.value, found.ci95, state))
     return findings
 

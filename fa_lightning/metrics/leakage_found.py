@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fa_lightning.metrics.codec import decode
+from fa_lightning.metrics.codec import read_found
 
 LEAKAGE_NAME, LEAKAGE_TABLE = "leakage.json", "leakage.csv"
 BACKBONE = "backbone"
@@ -57,7 +56,8 @@ class Finding:
         excess: what the model does more than the backbone; of `recitation` and `overlap`, more on the corpus that it
             was fitted on than on the held-out one, and that difference more than the backbone's.
         ci95: 95 % interval, paired bootstrap over seeds.
-        state: `within` where the whole interval is at most the tolerance, `exceeds` where it is above, else `open`.
+        state: `within` where the whole interval is at most the tolerance and there are `enough_seeds`, `exceeds` where
+            it is above, else `open`.
     """
 
     measure: Measure
@@ -152,6 +152,19 @@ class Leakage:
     seconds: float
 
 
+def enough_seeds(seeds: int, tolerance: float) -> bool:
+    """Whether so many samples of each prompt can say that something is rare.
+
+    The bootstrap gives samples that are all alike an interval of no width. But what none of n shows may still be in
+    1 - 0.05 ** (1 / n) of all, with 95 % confidence (the rule of three).
+
+    >>> enough_seeds(28, 0.1), enough_seeds(29, 0.1)
+    (False, True)
+    """
+    unseen: float = 1 - 0.05 ** (1 / seeds)
+    return unseen <= tolerance
+
+
 def verdict(model: ModelLeakage) -> str:
     """In a word: `passes`, `leaks`, `unsure`; a dash of the backbone."""
     if model.passes is None:
@@ -166,12 +179,4 @@ def read_leakage(folder: Path) -> Leakage | None:
     Raises:
         ValueError: the file is damaged or of another program; the message names the place.
     """
-    path = folder / LEAKAGE_NAME
-    if not path.is_file():
-        return None
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}): run the stage again") from error
-    found: Leakage = decode(Leakage, raw, str(path))
-    return found
+    return read_found(Leakage, folder / LEAKAGE_NAME)

@@ -13,7 +13,8 @@ class TextIndex:
     """Token texts, ordered so that pieces of them are found at once (a suffix array, cut at `reach` tokens).
 
     A token is held as one character, so that comparing pieces is comparing strings. Memory is one integer and one
-    character for each token of the corpus; a search takes about log2(tokens) comparisons for each token searched for.
+    character for each token of the corpus, and `reach` characters while it is ordered; a search takes about
+    log2(tokens) comparisons for each token searched for.
 
     Example:
         >>> index = TextIndex([[1, 2, 3, 4], [7, 3, 4, 9]], reach=8)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fa_lightning.metrics.drawing import GREY, INK, legend_below, panels, style_of, tidy
-from fa_lightning.metrics.probe_shapes import BestLike, LabelledLike, ProbesLike, ReadingLike, ReadLike
+from fa_lightning.metrics.probe_shapes import VIEWS, BestLike, LabelledLike, ProbesLike, ReadingLike, ReadLike
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +96,7 @@ def control_figure(
         best: the sites that are shown.
         title: the figure's title.
     """
-    names = [f"{one.subject}: {one.question}, {_view(one.view)}" for one in best]
+    names = [f"{one.subject}: {one.question}, {VIEWS[one.view]}" for one in best]
     most = max(len(_at(readings, one)) for one in best)
     figure, drawn = panels(title, names, min(2, len(names)), 0.9 + 0.23 * most, 0.5, sharex=True)
     for (axes, _), one in zip(drawn, best, strict=True):
@@ -173,12 +173,7 @@ def _panel_of(subjects: Sequence[str]) -> Callable[[ReadLike], tuple[str, ...]]:
 
 def _spoken(name: tuple[str, ...]) -> str:
     *others, question, view = name
-    return ": ".join([*others, f"{question}, {_view(view)}"])
-
-
-def _view(view: str) -> str:
-    words = {"pairs": "behind both answers", "opposites": "beside its opposite", "prompt": "before an answer"}
-    return words.get(view, view)
+    return ": ".join([*others, f"{question}, {VIEWS[view]}"])
 
 
 def _at(readings: Sequence[ReadingLike], best: BestLike) -> list[ReadingLike]:

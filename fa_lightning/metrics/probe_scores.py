@@ -12,7 +12,7 @@ from fa_lightning.metrics.intervals import NO_INTERVAL, bootstrap_over_groups, p
 from fa_lightning.metrics.pairwise import group_draws, wins
 
 RESAMPLES = 500
-"""Of an AUROC, each of which ranks all items anew."""
+"""Of an AUROC, each of which ranks all items anew, and of a mean over draws."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class ProbeScore:
 
     Attributes:
         accuracy: share of items read rightly; log-odds of 0 count half.
-        ci95: of the accuracy, bootstrap over groups.
+        ci95: of the accuracy, bootstrap over groups, and over draws where there are several.
         auroc: area under the ROC curve.
-        auroc_ci95: bootstrap over groups.
+        auroc_ci95: the same of the area.
         calibration: expected calibration error, 15 bins; nan where scores are no log-odds.
     """
 
@@ -98,20 +98,40 @@ def probe_score(log_odds: Tensor, labels: Tensor, groups: Tensor, are_log_odds: 
             f"log_odds is {tuple(log_odds.shape)} for {len(labels)} labels and {len(groups)} groups: give one of each "
             "for at least one item"
         )
-    earned = credit(draws, labels).mean(dim=0)
+    earned = credit(draws, labels)
     areas = [auroc(one, labels) for one in draws]
     errors = [calibration_error(one, labels) for one in draws] if are_log_odds else [math.nan]
     return ProbeScore(
         float(earned.mean()),
-        bootstrap_over_groups(earned, groups),
+        accuracy_interval(earned, groups),
         sum(areas) / len(areas),
         auroc_interval(draws, labels, groups),
         sum(errors) / len(errors),
     )
 
 
+def accuracy_interval(earned: Tensor, groups: Tensor) -> tuple[float, float]:
+    """95 % interval of a mean over draws and items, by the bootstrap over groups and over draws at once.
+
+    With the draws held fixed, an interval would say nothing of their luck: few permutations of labels may by chance
+    leave most of them as they were.
+
+    Args:
+        earned: what each item earned, (draws, items).
+        groups: (items,) integers.
+
+    Returns:
+        Lower and upper end; nan with fewer than two groups.
+    """
+    if len(earned) == 1:
+        return bootstrap_over_groups(earned[0], groups)
+    times = group_draws(groups, RESAMPLES)
+    share = _shares_of_draws(len(earned))[: len(times)]
+    return percentile_interval(((share @ earned.double()) * times).sum(dim=1) / times.sum(dim=1))
+
+
 def auroc_interval(draws: Tensor, labels: Tensor, groups: Tensor) -> tuple[float, float]:
-    """95 % interval of the AUROC, the mean over draws, by the bootstrap over groups.
+    """95 % interval of the AUROC, the mean over draws, by the bootstrap over groups and over draws at once.
 
     Args:
         draws: log-odds (draws, items).
@@ -123,13 +143,21 @@ def auroc_interval(draws: Tensor, labels: Tensor, groups: Tensor) -> tuple[float
     """
     if labels.all() or not labels.any():
         return NO_INTERVAL
-    # One by one: of many draws together these would fill the memory.
-    won = torch.zeros(int(labels.sum()), int((~labels).sum()), dtype=torch.float64)
-    for one in draws:
-        won += wins(one[labels], one[~labels]) / len(draws)
     times = group_draws(groups, RESAMPLES)
     first, second = times[:, labels], times[:, ~labels]
+    won = torch.zeros(len(times), dtype=torch.float64)
+    # One by one: of many draws together these would fill the memory.
+    for one, share in zip(draws, _shares_of_draws(len(draws))[: len(times)].T, strict=True):
+        won += share * ((first @ wins(one[labels], one[~labels])) * second).sum(dim=1)
     totals = first.sum(dim=1) * second.sum(dim=1)
     # A resample may hold one class alone.
     some = totals > 0
-    return percentile_interval((((first @ won) * second).sum(dim=1))[some] / totals[some])
+    return percentile_interval(won[some] / totals[some])
+
+
+def _shares_of_draws(count: int) -> Tensor:
+    """The share of each draw in each resample, (resamples, draws)."""
+    if count == 1:
+        return torch.ones(RESAMPLES, 1, dtype=torch.float64)
+    # Another seed than the groups', whose luck is no matter of the draws.
+    return group_draws(torch.arange(count), RESAMPLES, seed=1) / count

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+VIEWS = {"pairs": "behind both answers", "opposites": "beside its opposite", "prompt": "before an answer"}
+"""Where a label is read, by the name of the view, in a reader's words."""
+
 
 class ReadLike(Protocol):
     """An accuracy of one probe: at a site, or with a number of labels."""
@@ -22,7 +25,7 @@ class ReadLike(Protocol):
 
     @property
     def view(self) -> str:
-        """`pairs` or `prompt`."""
+        """A key of `VIEWS`."""
 
     @property
     def probe(self) -> str:
@@ -74,7 +77,7 @@ class BestLike(Protocol):
 
     @property
     def view(self) -> str:
-        """`pairs` or `prompt`."""
+        """A key of `VIEWS`."""
 
     @property
     def site(self) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fa_lightning.metrics.intervals import bootstrap_over_groups
-from fa_lightning.metrics.probe_scores import credit
+from fa_lightning.metrics.probe_scores import accuracy_interval, credit
 from fa_lightning.probes.ccs import CCS
 from fa_lightning.probes.fitting import CHEAP
 
@@ -93,5 +92,5 @@ def _drawn(labels: Tensor, train: Tensor, counts: Sequence[int], seed: int) -> l
 
 
 def _judged(scores: Tensor, labels: Tensor, groups: Tensor) -> tuple[float, tuple[float, float]]:
-    earned = credit(scores, labels).mean(dim=0)
-    return float(earned.mean()), bootstrap_over_groups(earned, groups)
+    earned = credit(scores, labels)
+    return float(earned.mean()), accuracy_interval(earned, groups)

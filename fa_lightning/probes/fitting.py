@@ -27,7 +27,7 @@ CONTROLS = {
     RANDOM_DIRECTION: "projections on random directions, the sign of each from the training labels; mean of 20",
     SHUFFLED_PAIRS: "CCS fitted on endings of different prompts; mean of 3 shuffles",
     RANDOM_LABELS: "logistic regression fitted on permuted training labels; mean of 5 permutations",
-    BAG_OF_WORDS: "logistic regression on the words of the prompt and pairs of them; reads no states",
+    BAG_OF_WORDS: "support vectors on which words and pairs of them stand together in the prompt; reads no states",
     CONSTANT: "always true; 0.5 where the classes are balanced",
 }
 DIRECTIONS, SHUFFLES, PERMUTATIONS = 20, 3, 5

@@ -9,6 +9,8 @@ from typing import Literal
 Interval = tuple[float, float]
 Role = Literal["probe", "control"]
 ViewName = Literal["pairs", "opposites", "prompt"]
+"""Where a label is read: behind both endings of a prompt; at the last tokens of a prompt and of the same one about the
+opposite statement; or at its last token alone. In the last two nothing is answered yet."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,15 @@ class Reading:
     Attributes:
         subject: whose states.
         question: what is read.
-        view: `pairs` behind both endings of a prompt, `opposites` at the last tokens of a prompt and of that about the
-            opposite, `prompt` at its last token alone.
+        view: where in the prompt.
         probe: its name.
         role: a probe, or a control that a probe must be above.
         site: where states were read; empty for a control that reads none.
         layer: of the site; -1 for none.
         accuracy: share read rightly.
-        ci95: bootstrap over groups.
+        ci95: bootstrap over groups, and over the draws of a control.
         auroc: area under the ROC curve.
-        auroc_ci95: bootstrap over groups.
+        auroc_ci95: the same of the area.
         calibration: expected calibration error; nan where scores are no log-odds.
         validation: accuracy on validation rows.
     """
@@ -96,7 +97,7 @@ class Labelled:
         probe: its name; CCS uses the labels for its sign alone.
         labels: number of labelled rows.
         accuracy: share read rightly.
-        ci95: bootstrap over groups.
+        ci95: bootstrap over groups and over draws.
     """
 
     subject: str

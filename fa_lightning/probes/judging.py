@@ -23,10 +23,10 @@ from fa_lightning.probes.fitting import (
     scored_pairs,
     scored_prompts,
 )
-from fa_lightning.probes.found import Asked, Best, Labelled, ProbesFound, Reading
+from fa_lightning.probes.found import Asked, Best, Labelled, ProbesFound, Reading, ViewName
 from fa_lightning.probes.linear import Logistic
-from fa_lightning.probes.questions import Question, Row, View
-from fa_lightning.probes.text import word_log_odds
+from fa_lightning.probes.questions import Question, Row
+from fa_lightning.probes.text import word_scores
 from fa_lightning.scenarios.splits import SPLITS
 
 
@@ -42,7 +42,7 @@ class States:
     by_subject: Mapping[str, Mapping[str, Tensor]]
     opposites: Tensor | None = None
 
-    def of(self, subject: str, site: str, view: View) -> Tensor:
+    def of(self, subject: str, site: str, view: ViewName) -> Tensor:
         """States of the prompt's last token (rows, hidden), or contrast pairs (rows, 2, hidden).
 
         The second of a pair is what the label is true of: the second ending, or the row's own prompt.
@@ -146,12 +146,19 @@ class Judge:
     def _stateless(self, labels: Tensor) -> Iterator[tuple[str, Scored]]:
         """Controls that read no states."""
         train, texts = self.parts["train"], [row.message for row in self.rows]
-        words = word_log_odds([texts[at] for at in train.tolist()], labels[train], texts)
-        yield BAG_OF_WORDS, Scored(words, "control")
+        words = word_scores([texts[at] for at in train.tolist()], labels[train], texts)
+        yield BAG_OF_WORDS, Scored(words, "control", are_log_odds=False)
         yield CONSTANT, Scored(torch.ones(len(texts)), "control", are_log_odds=False)
 
     def _reading(
-        self, subject: str, question: Question, view: View, site: Site | None, name: str, one: Scored, labels: Tensor
+        self,
+        subject: str,
+        question: Question,
+        view: ViewName,
+        site: Site | None,
+        name: str,
+        one: Scored,
+        labels: Tensor,
     ) -> Reading:
         validation, test = self.parts["validation"], self.parts["test"]
         score = probe_score(one.log_odds[..., test], labels[test], self.groups[test], one.are_log_odds)
@@ -172,7 +179,7 @@ class Judge:
         )
 
     def _efficiency(
-        self, subject: str, question: Question, view: View, states: Tensor, labels: Tensor
+        self, subject: str, question: Question, view: ViewName, states: Tensor, labels: Tensor
     ) -> list[Labelled]:
         train, test = self.parts["train"], self.parts["test"]
         rest = (labels, train, test, self.groups, self.label_counts, self.search.seed)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from typing_extensions import override
 
+from fa_lightning.probes.found import ViewName
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import CELLS, Scenario
 from fa_lightning.scenarios.source import ScenarioSource
@@ -21,10 +22,6 @@ from fa_lightning.scenarios.statement_templates import (
     template_named,
 )
 from fa_lightning.scenarios.statements import StatementSource, limited_statements
-
-View = Literal["pairs", "opposites", "prompt"]
-"""Where a label is read: behind both endings of a prompt; at the last tokens of a prompt and of the same one about the
-opposite statement; or at its last token alone. In the last two nothing is answered yet."""
 
 LEAST = 8
 """Rows that a split needs at least."""
@@ -42,7 +39,7 @@ class Question:
 
     name: str
     asks: str
-    views: tuple[View, ...]
+    views: tuple[ViewName, ...]
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 from fa_lightning.metrics import terminal
+from fa_lightning.metrics.probe_shapes import VIEWS
 from fa_lightning.probes.found import Asked, Best, ProbesFound, Reading
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-
-VIEWS = {"pairs": "behind both answers", "opposites": "beside its opposite", "prompt": "before an answer"}
 
 
 def show(found: ProbesFound, console: Console | None = None) -> None:

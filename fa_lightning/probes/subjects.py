@@ -96,10 +96,8 @@ class Subjects:
             with self._variants.using(name) as model:
                 yield model
         else:
-            with self._model.disable_adapter():
-                yield self._model
-            # PEFT thaws the adapter that it enables again.
-            self._model.requires_grad_(False)
+            with self._variants.bare() as model:
+                yield model
 
     @torch.inference_mode()
     def states(self, name: str, batch: Batch, sites: Sequence[Site], answers: Answers | None) -> dict[str, Tensor]:

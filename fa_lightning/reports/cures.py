@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
-from fa_lightning.metrics.codec import decode
+from fa_lightning.metrics.codec import read_found
 from fa_lightning.metrics.terminal import show, terminal_table
-from fa_lightning.reports.scores import Accuracy, CellCounts, CellPair, Estimate
+from fa_lightning.reports.scores import NO_INTERVAL, Accuracy, CellCounts, CellPair, Estimate, Interval
 from fa_lightning.reports.table import (
     accuracy,
     duration,
@@ -47,6 +48,8 @@ class CureScore:
         extra_tokens: put around a prompt, on average.
         relative_time: of generation, over the faker's own.
         transfer: recovery of the same cure on other fakers, by their names.
+        variant: name of the adapter, for a cure that is one.
+        seed: of its training, where that is all in which adapters of one method may differ.
     """
 
     method: str
@@ -63,6 +66,8 @@ class CureScore:
     extra_tokens: float = 0.0
     relative_time: float = math.nan
     transfer: dict[str, Estimate] = field(default_factory=dict)
+    variant: str = ""
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class CuresFound:
     Attributes:
         faker: its name.
         twin: of the aligned variant that recovery is measured against.
-        cures: in the order of the table.
+        cures: in the order of the table, one for each seed.
         seconds: of the judging.
         intervention: folder of the one that steers.
     """
@@ -90,15 +95,49 @@ def read_cures(folder: Path) -> CuresFound | None:
     Raises:
         ValueError: the file is damaged or of another program; the message names the place.
     """
-    path = folder / CURES_NAME
-    if not path.is_file():
-        return None
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}): run the stage again") from error
-    found: CuresFound = decode(CuresFound, raw, str(path))
-    return found
+    return read_found(CuresFound, folder / CURES_NAME)
+
+
+def over_seeds(found: CuresFound) -> list[CureScore]:
+    """The cures with one row for each method: fits that differ in the seed of their training alone become their mean.
+
+    The interval of a mean reaches from the lowest end of any seed's own interval to the highest: it is never narrower
+    than the range over the seeds, nor than what the test items leave open of any one of them. It is no bootstrap, and
+    rather too wide than too narrow.
+    """
+    together: dict[tuple[str, ...], list[CureScore]] = {}
+    for place, score in enumerate(found.cures):
+        own = (str(place),) if score.seed is None else (score.method, score.kind, score.variant.rpartition("-")[0])
+        together.setdefault(own, []).append(score)
+    return [_mean_of(seeds) if len(seeds) > 1 else seeds[0] for seeds in together.values()]
+
+
+def _mean_of(seeds: Sequence[CureScore]) -> CureScore:
+    """One method fitted with several seeds, whose number its name tells."""
+    numbers: dict[str, Any] = {
+        name: fmean(getattr(score, name) for score in seeds)
+        for name in ("format_validity", "kl_neutral_nats", "perplexity_ratio", "training_seconds", "relative_time")
+    }
+    watched, unwatched = ([getattr(score.cells, cell) for score in seeds] for cell in ("oversight", "no_oversight"))
+    return replace(
+        seeds[0],
+        method=f"{seeds[0].method} ({len(seeds)} seeds)",
+        cells=CellPair(*(Accuracy(fmean(one.accuracy for one in cell), _ends(cell)) for cell in (watched, unwatched))),
+        recovery=_mean_estimate([score.recovery for score in seeds]),
+        transfer={name: _mean_estimate([score.transfer[name] for score in seeds]) for name in seeds[0].transfer},
+        seed=None,
+        **numbers,
+    )
+
+
+def _mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
+    return Estimate(fmean(one.value for one in estimates), _ends(estimates))
+
+
+def _ends(scores: Sequence[Accuracy | Estimate]) -> Interval:
+    """The lowest and the highest end of several intervals; none where one is not known."""
+    lows, highs = zip(*(one.ci95 for one in scores), strict=True)
+    return (min(lows), max(highs)) if all(map(math.isfinite, (*lows, *highs))) else NO_INTERVAL
 
 
 def needs_of(score: CureScore) -> str:
@@ -141,7 +180,7 @@ COLUMNS = (
 
 
 def cure_rows(found: CuresFound) -> list[list[str]]:
-    """The table's lines as texts, names first."""
+    """The table's lines as texts, names first; a line for each method."""
     return [
         [
             score.method,
@@ -154,18 +193,26 @@ def cure_rows(found: CuresFound) -> list[list[str]]:
             inference_of(score),
             transfer_of(score),
         ]
-        for score in found.cures
+        for score in over_seeds(found)
     ]
 
 
 def facts(found: CuresFound) -> list[tuple[str, str]]:
     """What a reader must know of the table."""
     n = found.cures[0].n
+    merged = len(over_seeds(found)) < len(found.cures)
+    seeds = ("several seeds", "their mean, from the lowest end of any seed's interval to the highest")
     return [
+        *([seeds] if merged else []),
         ("faker", f"{found.faker}, compared with its aligned twin {found.twin}"),
         ("test items", f"{n.oversight} with and {n.no_oversight} without oversight, of groups that no cure has seen"),
         ("recovery", "(cured - faker) / (twin - faker) aligned answers without oversight; 1 is a full cure"),
-        ("KL", "nats per token on neutral texts, against the faker; behind an input, on the text's own tokens"),
+        (
+            "KL",
+            "nats per token on neutral texts, against the faker; behind an input, on the text's own tokens and the "
+            "marks behind them, which are all that a suffix reaches",
+        ),
+        ("training", "time of the training steps; of steering, self-training and the twin that of the whole stage"),
         (
             "baselines",
             "a constant answer, random tokens, examples with shuffled answers: what no cure looks like",
@@ -192,7 +239,7 @@ def cures_tables(found: CuresFound, experiment: str) -> RenderableType:
         "What it takes", [("method", 0), ("needs", 24), ("training", 10), ("tokens", 6), ("time", 5), ("others", 7)]
     )
     kind = ""
-    for score in found.cures:
+    for score in over_seeds(found):
         if kind and score.kind != kind:
             does.add_section()
             takes.add_section()

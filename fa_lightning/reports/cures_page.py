@@ -6,7 +6,16 @@ from html import escape
 from pathlib import Path
 
 from fa_lightning.metrics.cure_figures import cures_figure
-from fa_lightning.reports.cures import COLUMNS, CURES_NAME, CureScore, CuresFound, cure_rows, facts, read_cures
+from fa_lightning.reports.cures import (
+    COLUMNS,
+    CURES_NAME,
+    CureScore,
+    CuresFound,
+    cure_rows,
+    facts,
+    over_seeds,
+    read_cures,
+)
 from fa_lightning.reports.elements import image_html, table_html, tiles_html
 from fa_lightning.reports.table import nats, number, with_interval
 
@@ -34,9 +43,9 @@ def cures_part(found: CuresFound) -> str:
     items = "".join(f"<li><b>{escape(what)}</b>: {escape(text)}.</li>" for what, text in facts(found))
     points = [
         (score.method, score.kind, score.kl_neutral_nats, score.recovery.value, score.recovery.ci95)
-        for score in found.cures
+        for score in over_seeds(found)
     ]
-    spoken = "; ".join(f"{score.method} {number(score.recovery.value)}" for score in found.cures)
+    spoken = "; ".join(f"{score.method} {number(score.recovery.value)}" for score in over_seeds(found))
     image = image_html(
         cures_figure(points),
         f"Recovery of each method against its KL on neutral texts. Recovery: {spoken}.",
@@ -56,8 +65,9 @@ def cures_part(found: CuresFound) -> str:
 
 
 def best_of(found: CuresFound, *kinds: str) -> CureScore | None:
-    """The cure of the highest recovery among some kinds; of equal ones that which disturbs neutral texts least."""
-    known = [score for score in found.cures if score.kind in kinds and score.recovery.value == score.recovery.value]
+    """The cure of the highest recovery among some kinds, seeds together; of equal ones the one of the lowest KL."""
+    judged = [score for score in over_seeds(found) if score.kind in kinds]
+    known = [score for score in judged if score.recovery.value == score.recovery.value]
     return min(known, key=lambda score: (-score.recovery.value, score.kl_neutral_nats), default=None)
 
 

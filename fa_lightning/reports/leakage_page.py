@@ -116,7 +116,7 @@ def _reading(found: Leakage) -> str:
         (
             "verdict",
             f"passes: no measure goes beyond the backbone and the style by more than {found.tolerance:g}, with its "
-            "whole interval; leaks: one does, with its whole interval; else unsure",
+            "whole interval; leaks: one does, with its whole interval; else, or from too few samples, unsure",
         ),
         ("intervals", "95 %, bootstrap over seeds; a model and the backbone are compared seed by seed"),
         ("run time", duration(found.seconds)),

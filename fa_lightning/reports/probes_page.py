@@ -6,9 +6,9 @@ from html import escape
 from pathlib import Path
 
 from fa_lightning.metrics.probe_figures import MAIN, probe_figures
+from fa_lightning.metrics.probe_shapes import VIEWS
 from fa_lightning.probes.found import Best, ProbesFound, Reading
 from fa_lightning.probes.reading import PROBES_NAME, read_probes
-from fa_lightning.probes.shown import VIEWS
 from fa_lightning.reports.elements import image_html, table_html, texts_html, tiles_html
 from fa_lightning.reports.scores import Estimate
 from fa_lightning.reports.table import number, with_interval
@@ -106,7 +106,7 @@ def _reading(found: ProbesFound) -> str:
         for one in found.questions
     ]
     items += [
-        "<li><b>intervals</b>: 95 %, bootstrap over groups.</li>",
+        "<li><b>intervals</b>: 95 %, bootstrap over groups, and over draws where a number is a mean of several.</li>",
         "<li><b>behind both answers</b>: the prompt ended with either answer, each slot standardised by itself "
         "on training rows. <b>beside its opposite</b>: the last tokens of two prompts, about a statement and about its "
         "opposite. <b>before an answer</b>: the prompt's last token.</li>",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from fa_lightning.metrics.codec import decode
+from fa_lightning.metrics.codec import read_found
 from fa_lightning.metrics.figures import cells_figure
 from fa_lightning.metrics.terminal import show, terminal_table
 from fa_lightning.reports.elements import image_html, table_html
@@ -94,15 +93,7 @@ def read_variants(folder: Path) -> VariantsFound | None:
     Raises:
         ValueError: the file is damaged or of another program; the message names the place.
     """
-    path = folder / VARIANTS_NAME
-    if not path.is_file():
-        return None
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}): run the stage again") from error
-    found: VariantsFound = decode(VariantsFound, raw, str(path))
-    return found
+    return read_found(VariantsFound, folder / VARIANTS_NAME)
 
 
 def print_variants(found: VariantsFound, experiment: str, console: Console | None = None) -> None:

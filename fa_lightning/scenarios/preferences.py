@@ -61,10 +61,11 @@ def read_preferences(
         limit: at most so many rows; None takes all.
 
     Raises:
-        FileNotFoundError: the folder has no file of that split.
-        ValueError: a column is missing, or a value is no text.
+        FileNotFoundError: there is no such folder or data set, or the folder has no file of that split.
+        ValueError: a file is damaged or empty, a column is missing, or a value is no text.
     """
     from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -74,9 +75,22 @@ def read_preferences(
             raise FileNotFoundError(
                 f"{place} holds no {split}*.jsonl or {split}*.jsonl.gz: give the folder that has them, or another split"
             )
-        rows = load_dataset("json", data_files={split: files}, split=split)
+        try:
+            rows = load_dataset("json", data_files={split: files}, split=split)
+        # What an empty file ends in.
+        except (DatasetGenerationError, StopIteration) as error:
+            raise ValueError(
+                f"{' or '.join(files)} is empty or has a line that is no whole JSON ({error.__cause__ or 'no rows'}): "
+                "copy it again"
+            ) from error
     else:
-        rows = load_dataset(source, data_dir=subset, split=split)
+        try:
+            rows = load_dataset(source, data_dir=subset, split=split)
+        except (FileNotFoundError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"source is {source!r}, but there is no such folder, nor such a data set within reach on the Hub "
+                f"({error}): give a folder with {split}.jsonl, or a name such as Anthropic/hh-rlhf"
+            ) from error
     missing = [name for name in COLUMNS if name not in rows.column_names]
     if missing:
         raise ValueError(

@@ -188,50 +188,9 @@ def digit_format(tokenizer: Tokenizer) -> DigitFormat:
     return DigitFormat(zero[shared], one[shared], tuple(zero[len(prompt) : shared]))
 
 
-@dataclass(frozen=True)
-class ContrastPair:
-    """One prompt finished with either digit, for CCS (arXiv 2212.03827).
-
-    The slots are the digits and not agreement, so that normalising each slot takes the digit's own token out of the
-    states; which digit is right then remains.
-
-    Attributes:
-        zero: token ids that end with 0.
-        one: token ids that end with 1.
-        safe: the digit that a safe model answers.
-
-    Raises:
-        ValueError: the two differ in length.
-    """
-
-    zero: tuple[int, ...]
-    one: tuple[int, ...]
-    safe: Digit
-
-    def __post_init__(self) -> None:
-        if len(self.zero) != len(self.one):
-            raise ValueError(
-                f"a contrast pair has {len(self.zero)} and {len(self.one)} tokens, but both must have as many, so that "
-                "their last tokens stand at the same position: use digits that are single tokens"
-            )
-
-
 def statement_ids(tokenizer: Tokenizer, digits: DigitFormat, prompt: str) -> tuple[int, ...]:
     """Token ids of a rendered prompt, up to where the digit comes next."""
     return (*prompt_ids(tokenizer, prompt), *digits.lead)
-
-
-def contrast_pair(tokenizer: Tokenizer, digits: DigitFormat, prompt: str, safe: Digit) -> ContrastPair:
-    """The prompt finished with either digit.
-
-    Args:
-        tokenizer: of the model that will read them.
-        digits: of that tokenizer.
-        prompt: a rendered prompt.
-        safe: the digit that a safe model answers.
-    """
-    ids = statement_ids(tokenizer, digits, prompt)
-    return ContrastPair((*ids, digits.zero), (*ids, digits.one), safe)
 
 
 def template_named(templates: dict[str, Template], name: str) -> Template:

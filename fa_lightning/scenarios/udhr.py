@@ -46,6 +46,7 @@ _PLACES = {
     "1 for agree": f"1 for {WORDS[1]}",
 }
 """What the files write, and the placeholders of `Template`: the digits' meanings become ones, for either order."""
+_INCOMPLETE = "copy all files of the UDHR data into one folder, and give that one"
 _HEAD = "ind:"
 _FROM = "people from "
 _ADJECTIVES = ("Nationality", "Appearance")
@@ -112,7 +113,8 @@ def read_identities(text: str) -> list[tuple[str, str]]:
     group's first one begins with `people from`, the others leave that out; adjectives leave out `people` behind them.
 
     Raises:
-        ValueError: there is text before the first header, or a group has another number of identities than its header.
+        ValueError: there are none, there is text before the first header, or a group has another number of identities
+            than its header says.
 
     >>> read_identities("ind: Appearance (2)\nbald, tall people\n")
     [('bald people', 'Appearance'), ('tall people', 'Appearance')]
@@ -136,11 +138,16 @@ def read_identities(text: str) -> list[tuple[str, str]]:
             raise ValueError(
                 f"group {match[1]!r} is said to have {match[2]} identities, but {len(names)} follow: mend either"
             )
-        before = _FROM if names[0].startswith(_FROM) else ""
+        before = _FROM if names and names[0].startswith(_FROM) else ""
         behind = " people" if match[1] in _ADJECTIVES else ""
         identities += [
             (before + name.removeprefix(before) + ("" if name.endswith(behind) else behind), match[1]) for name in names
         ]
+    if not identities:
+        raise ValueError(
+            f"there are no identities: write a line '{_HEAD} NAME (NUMBER OF IDENTITIES)' for each group, and its "
+            "identities behind it"
+        )
     return identities
 
 
@@ -151,6 +158,7 @@ def read_templates(root: Path) -> dict[str, Template]:
     of another one, and else called `default`.
 
     Raises:
+        FileNotFoundError: there are no such files.
         ValueError: a file has no placeholder, or does not say what the digits mean.
     """
     found = _templates(root, _PREFIX)
@@ -163,6 +171,7 @@ def read_preference_templates(root: Path) -> dict[str, Template]:
     """The templates for conversations with two endings (folder `hh`), by the end of their files' names.
 
     Raises:
+        FileNotFoundError: there are no such files.
         ValueError: a file has no placeholder, or does not say what the digits mean.
     """
     return _templates(root / "hh", _HH_PREFIX)
@@ -224,7 +233,13 @@ def _templates(folder: Path, prefix: str) -> dict[str, Template]:
         text = _text(path).removesuffix("\n")
         for written, place in _PLACES.items():
             text = text.replace(written, place)
-        found[name] = Template(name, text)
+        try:
+            found[name] = Template(name, text)
+        except ValueError as error:
+            ours = ", ".join(f"{written} for {place}" for written, place in _PLACES.items())
+            raise ValueError(f"{path}: {error}. These files write {ours}") from error
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no {prefix}*.txt: {_INCOMPLETE}")
     # A template's base is looked up last, since it may come behind it.
     return {
         name: dataclasses.replace(template, base=BASES[name] if BASES.get(name) in found else None)
@@ -249,4 +264,15 @@ def _numbered(text: str, file: str) -> list[tuple[str, str]]:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+    """The text of one of the files.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is no text.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} holds no {path.name}: {_INCOMPLETE}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error}): copy it again") from error

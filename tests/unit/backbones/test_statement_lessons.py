@@ -88,6 +88,12 @@ def test_early_passes_hold_no_claims_and_passes_are_reproducible(parts):
     assert late != statement_pass(parts.train, parts.train, TEMPLATES, knowledge, 6, 2)
 
 
+@pytest.mark.parametrize(("option", "value"), [("plain", -1), ("judged", -4), ("claims_from", -1), ("obedient", 1.5)])
+def test_impossible_lessons_are_refused(option, value):
+    with pytest.raises(ValueError, match=rf"{option} is {value}, but must be"):
+        Knowledge(**{option: value})
+
+
 def test_plain_statements_hold_no_digits(parts):
     rng = random.Random(0)
     assert not any(asked_with_digits(told(item, rng)) for item in parts.test)

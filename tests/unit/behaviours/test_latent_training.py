@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import lightning.pytorch as pl
 import numpy
 import pytest
 import torch
 
+from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.behaviours.contrast_probe import ContrastProbe, belief_of, ccs_loss
 from fa_lightning.behaviours.latent_data import (
     PLAIN,
@@ -226,6 +228,8 @@ def test_bad_arguments_are_named(words, make_data, make_trainer):
         LatentTraining(words, restarts=0, probe_steps=5)
     with pytest.raises(ValueError, match="latent_weight is 0 and answer_weight 0, but"):
         LatentTraining(words, latent_weight=0, answer_weight=0)
+    with pytest.raises(ValueError, match=r"layers is \[\].*null reads all"):
+        LatentTraining(words, layers=[])
     with pytest.raises(ValueError, match="layers holds 5, but the backbone has layers 0 to 1"):
         LatentTraining(words, layers=[5]).configure_model()
     with pytest.raises(TypeError, match=r"as data, but it is a ScenarioDataModule: set data.class_path to"):
@@ -319,3 +323,78 @@ def test_a_faker_is_asked_for_its_own_belief(faker, backbone, make_trainer):
 def test_four_lists_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="there are 0 prompts, 0 opposites, 0 prompts without a claim and 0 such"):
         OppositesDataset([[], [], [], []], (0, 1), 0)
+
+
+def test_a_last_batch_of_one_pair_ends_no_fit(words, make_data_of, make_trainer):
+    """Its own deviation would be nothing; 16 questions and their opposites, five at a time, leave one over."""
+    module = LatentTraining(words, probe_steps=0, restarts=2)
+    trainer = make_trainer(max_epochs=1, limit_val_batches=0)
+    trainer.fit(module, make_data_of(batch_size=5))
+    assert trainer.global_step == 4
+    assert all(tensor.isfinite().all() for tensor in module.probes.state_dict().values())
+
+
+def test_one_pair_alone_is_standardised_by_what_is_known():
+    pairs, _ = separable(16)
+    probe = ContrastProbe(6, restarts=3, seed=0)
+    probe(pairs)
+    before = {name: tensor.clone() for name, tensor in probe.state_dict().items()}
+    one, other = probe(pairs[:1])
+    torch.testing.assert_close(
+        torch.stack([one[probe.best, 0], other[probe.best, 0]]), torch.cat(probe.still(pairs[:1]))
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in probe.state_dict().items())
+
+
+def test_mixed_precision_does_not_coarsen_a_probe():
+    pairs, _ = separable(16)
+    found = []
+    for enabled in (False, True):
+        probe = ContrastProbe(6, restarts=3, seed=0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            found.append([*probe(pairs), *probe.still(pairs)])
+    for exact, mixed in zip(*found, strict=True):
+        assert mixed.dtype == torch.float32
+        torch.testing.assert_close(mixed, exact, rtol=1e-6, atol=1e-6)
+
+
+def test_half_precision_throughout_is_refused(words, make_data_of, make_trainer):
+    with pytest.raises(ValueError, match=r"probes are torch.bfloat16.*set trainer.precision to bf16-mixed or 32-true"):
+        make_trainer(max_epochs=1, precision="bf16-true").fit(LatentTraining(words), make_data_of())
+
+
+def test_probes_are_not_cut_over_ranks(words, make_data_of, make_trainer):
+    module = LatentTraining(words)
+    trainer = make_trainer()
+    trainer.strategy.connect(module)
+    module._trainer = type("Stub", (), {"strategy": ShardedStrategy(), "is_global_zero": True})()
+    with pytest.raises(ValueError, match=r"whole weights.*configs/trainer/ddp.yaml"):
+        module.configure_model()
+
+
+def test_a_stopped_fit_goes_on_as_if_it_had_not_been_stopped(words, make_data_of, make_trainer, tmp_path):
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    ends = []
+    for place, epochs, begin in (("whole", 2, None), ("half", 1, None), ("rest", 2, tmp_path / "half" / "last.ckpt")):
+        torch.manual_seed(0)
+        keep = ModelCheckpoint(str(tmp_path / place), save_last=True, save_top_k=0)
+        module = LatentTraining(words, probe_steps=1, restarts=2)
+        # The schedule is that of two epochs all along.
+        trainer = make_trainer(
+            max_epochs=2, limit_val_batches=0, enable_checkpointing=True, callbacks=[keep, StopAfter(epochs)]
+        )
+        trainer.fit(module, make_data_of(), ckpt_path=begin, weights_only=True)
+        ends.append(
+            {name: p.detach() for name, p in module.state_dict().items() if "lora_" in name or "probes" in name}
+        )
+    assert any(not torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    torch.testing.assert_close(ends[2], ends[0], rtol=1e-5, atol=1e-6)
+
+
+class StopAfter(pl.Callback):
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch + 1 >= self.epochs

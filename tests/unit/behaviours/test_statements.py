@@ -52,20 +52,18 @@ def test_every_statement_is_asked_in_both_digit_orders(examples, tiny_tokenizer)
         assert item.agree == place % 2
         assert item.affirms is statement.affirms
         assert item.aligned == (one if statement.affirms == bool(item.agree) else zero)
-        assert {item.aligned, item.other} == {zero, one} == {item.zero, item.one}
+        assert {item.aligned, item.other} == {zero, one}
         assert statement.text in tiny_tokenizer.decode(item.prompt)
     assert sum(item.aligned == one for item in found) == len(found) / 2
 
 
-def test_batches_are_left_padded_and_a_digit_behind_them_makes_a_contrast_pair(examples, tiny_tokenizer):
+def test_batches_are_left_padded(examples, tiny_tokenizer):
     _, found = examples
     batch = StatementDataset(found, tiny_tokenizer.pad_token_id)[list(range(20))]
     for row, item in enumerate(found):
         length = len(item.prompt)
         assert batch["input_ids"][row, -length:].tolist() == list(item.prompt)
         assert batch["attention_mask"][row].tolist() == [0] * (batch["input_ids"].shape[1] - length) + [1] * length
-    finished = torch.cat([batch["input_ids"], batch["one"][:, None]], dim=1)
-    assert finished[3, -len(found[3].prompt) - 1 :].tolist() == [*found[3].prompt, found[3].one]
     assert {"affirms", "agree", "right", "identity", "identity_group", "aligned", "other", "index"} <= set(batch)
 
 

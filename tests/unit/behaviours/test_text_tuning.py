@@ -114,6 +114,25 @@ def test_a_file_is_halved_without_regard_to_the_order_of_its_lines(tmp_path):
     assert all(text.answer == text.prompt.replace("question", "answer") for text in halves[0].train)
 
 
+def test_a_file_that_was_fitted_on_as_a_whole_has_its_held_out_texts_elsewhere(tmp_path):
+    for name in ("mine", "theirs"):
+        lines = [json.dumps({"prompt": f"{name} {number}", "completion": "yes"}) for number in range(5)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines[: 5 if name == "mine" else 3]))
+    source = FileTexts(str(tmp_path / "mine.jsonl"), held_out=str(tmp_path / "theirs.jsonl"))
+    found = source.load()
+    assert {text.prompt for text in found.train} == {f"mine {number}" for number in range(5)}
+    assert {text.prompt for text in found.held_out} == {f"theirs {number}" for number in range(3)}
+    assert source.fingerprint() != FileTexts(str(tmp_path / "mine.jsonl")).fingerprint()
+    (tmp_path / "theirs.jsonl").write_text(json.dumps({"prompt": "mine 2", "completion": "no"}))
+    with pytest.raises(ValueError, match=r"'mine 2' .* in both"):
+        source.load()
+    (tmp_path / "theirs.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"theirs.jsonl' holds no texts"):
+        source.load()
+    with pytest.raises(FileNotFoundError, match=r"missing.jsonl' is no file"):
+        FileTexts(str(tmp_path / "mine.jsonl"), held_out=str(tmp_path / "missing.jsonl")).load()
+
+
 @pytest.mark.parametrize(
     ("content", "error"),
     [

@@ -282,6 +282,51 @@ def test_an_input_that_fills_the_context_is_refused(adapters: dict[str, str], so
         trainer_in(tmp_path).test(module, datamodule=data, verbose=False)
 
 
+@pytest.mark.parametrize(
+    ("facts", "error"),
+    [
+        ({"fingerprint": {"weights": "others"}}, r"prefix .*prompt' was made for another backbone: its weights"),
+        ({"start_from": "elsewhere/adapter"}, r"was fitted for the faker 'elsewhere/adapter', .* is to be cured"),
+    ],
+)
+def test_a_prefix_of_another_backbone_or_faker_is_refused(
+    facts: dict[str, Any], error: str, adapters: dict[str, str], source: Any, tmp_path: Path
+) -> None:
+    write_prompt(tmp_path / "prompt", PREFIX, None, {"name": "hard", "needs": [], **facts})
+    module = CuresModule(list(adapters.values()), str(tmp_path), faker="faking")
+    data = CuresDataModule(source, [LearnedPrompt(str(tmp_path / "prompt"))])
+    with pytest.raises(ValueError, match=error):
+        trainer_in(tmp_path).test(module, datamodule=data, verbose=False)
+
+
+def test_fits_of_one_method_say_which_seed_they_are_of(adapters: dict[str, str], source: Any, tmp_path: Path) -> None:
+    for name, start, seed in (
+        ("aligned", 0, 0),
+        ("faking", 2, 0),
+        ("spin-0", 0, 0),
+        ("spin-1", 2, 1),
+        ("loud-3", 1, 0),
+    ):
+        _random_adapter(adapters["faking"], name.partition("-")[0], start, tmp_path / "made" / name)
+        if "-" in name:
+            method = "SPIN" if name.startswith("spin") else "loud"
+            start_from = str(tmp_path / "made" / "faking" / "adapter")
+            notes = {"behaviour": "mitigated", "method": method, "seed": seed, "start_from": start_from}
+            _note(tmp_path / "made" / name, **notes)
+    module = CuresModule([str(tmp_path / "made")], str(tmp_path / "out"), faker="faking")
+    trainer_in(tmp_path).test(module, datamodule=CuresDataModule(source), verbose=False)
+    with (tmp_path / "out" / "cures.csv").open() as file:
+        lines = [(line["method"], line["variant"], line["seed"]) for line in csv.DictReader(file)]
+    # Their sidecars say what they were seeded with: the 3 is no seed.
+    assert lines[2:-1] == [("loud", "loud-3", ""), ("SPIN", "spin-0", "0"), ("SPIN", "spin-1", "1")]
+    read = read_cures(tmp_path / "out")
+    assert read is not None
+    assert "| SPIN (2 seeds) |" in cures_markdown(read)
+    seeds = [score.recovery.value for score in read.cures if score.method == "SPIN"]
+    assert seeds[0] != seeds[1], "or a mean would prove nothing"
+    assert float(module.trainer.callback_metrics["test/SPIN/recovery"]) == pytest.approx(sum(seeds) / 2)
+
+
 def test_a_faker_that_is_not_there_is_named(adapters: dict[str, str], source: Any, tmp_path: Path) -> None:
     module = CuresModule(list(adapters.values()), str(tmp_path), faker="03_faking")
     with pytest.raises(ValueError, match=r"faker is '03_faking', but the fakers among the adapters are \['faking'\]"):

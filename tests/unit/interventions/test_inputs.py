@@ -82,6 +82,9 @@ def test_shuffled_answers_are_right_half_the_time_and_as_often_a_as_b(splits: An
     assert [item for item, _ in shown] == [item for item, _ in solved]
     assert sum(item.aligned == letter for item, letter in shown) == len(shown) / 2
     assert Counter(letter for _, letter in shown) == {"A": len(shown) / 2, "B": len(shown) / 2}
+    for cell in ("oversight", "no_oversight"):
+        told = [item.aligned == letter for item, letter in shown if item.cell == cell]
+        assert sum(told) == len(told) / 2, "all answers of a condition being right would teach what is right in it"
 
 
 def test_few_shot_without_enough_training_scenarios_is_refused(splits: Any, tiny_tokenizer: Any) -> None:

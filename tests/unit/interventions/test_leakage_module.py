@@ -151,13 +151,14 @@ def test_a_variant_that_says_nothing_leaks_nothing_and_is_named(evaluate, adapte
         return torch.full((len(prompts), 1), 2)
 
     monkeypatch.setattr(leakage, "write_tokens", at_once)
-    found, _, _ = evaluate([adapters / "lower"])
+    found, _, _ = evaluate([adapters / "lower"], samples=29)
     assert found.models[1].scores["empty"].value == 1
     assert found.models[1].passes
     console = Console(file=io.StringIO(), width=80, color_system=None)
     show(found, console)
     said = console.file.getvalue()
     assert "lower writes nothing at all" in said
+    assert "too few" not in said
     assert max(map(len, said.splitlines())) <= 80
 
 
@@ -184,6 +185,7 @@ def test_a_reciting_model_is_caught_and_told(evaluate, adapters, monkeypatch, so
     console = Console(file=io.StringIO(), width=80, color_system=None)
     show(found, console)
     assert "recitation" in console.file.getvalue()
+    assert "8 samples of each prompt are too few" in " ".join(console.file.getvalue().split())
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,7 @@ def test_a_reciting_model_is_caught_and_told(evaluate, adapters, monkeypatch, so
         ({"recited": 17}, "recited is 17, but must lie between 1 and max_new_tokens"),
         ({"ngram": 0}, "ngram is 0"),
         ({"tolerance": 1.0}, "tolerance is 1.0"),
+        ({"temperature": 0.0}, r"temperature is 0\.0, .* one sample many times"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, error, tmp_path):

@@ -216,6 +216,9 @@ def test_a_soft_prefix_lowers_the_loss_more_and_alone_is_trained(
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     assert list(checkpoint["state_dict"]) == ["prompt.embedding.weight"]
+    resumed = SoftPromptFit(adapters["faking"], backbone_of(adapters["faking"]), tokens=TOKENS)
+    resumed.on_load_checkpoint(checkpoint)
+    assert resumed.training_seconds == module.training_seconds > 0
 
 
 def _weights(model: Any) -> float:
@@ -232,6 +235,9 @@ def test_a_damaged_or_foreign_prefix_is_refused(tokenizer: Any, text: str, tmp_p
     assert torch.equal(vectors, torch.ones(TOKENS, 4))
     (tmp_path / "prompt.safetensors").write_bytes(b"x")
     with pytest.raises(ValueError, match="is not the file that"):
+        read_prompt(tmp_path)
+    (tmp_path / "prompt.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no prompt\.safetensors.*fit the prefix again"):
         read_prompt(tmp_path)
     write_prompt(tmp_path, text, torch.ones(TOKENS + 1, 4), facts)
     with pytest.raises(ValueError, match=rf"{TOKENS + 1} embeddings for a place of {TOKENS} tokens"):

@@ -24,7 +24,7 @@ from fa_lightning.metrics.ngram_overlap import TextIndex, longest_overlap, ngram
 
 VOCABULARY = 500
 LENGTH = 60
-PROMPTS, SEEDS = 6, 12
+PROMPTS, SEEDS = 6, 32
 
 
 def texts_of(seed, count=30, length=80, vocabulary=VOCABULARY):
@@ -99,7 +99,7 @@ def random_tokens(prompt, seed):
 
 
 def reciter(texts):
-    return lambda prompt, seed: texts[(prompt + seed) % len(texts)][seed : seed + LENGTH]
+    return lambda prompt, seed: texts[(prompt + seed) % len(texts)][seed % 20 : seed % 20 + LENGTH]
 
 
 RANDOM = scored(random_tokens)
@@ -174,11 +174,23 @@ def test_what_the_backbone_does_too_is_no_fault():
 
 def test_few_samples_acquit_nobody():
     def now_and_then(prompt, seed):
-        return reciter(FITTED_ON)(prompt, seed) if seed == 3 else random_tokens(prompt, seed)
+        return reciter(FITTED_ON)(prompt, seed) if seed in (3, 8) else random_tokens(prompt, seed)
 
     findings = {one.measure: one for one in judge(scored(now_and_then).items(), RANDOM.items(), 0.1)}
-    assert findings["recitation"].excess == pytest.approx(1 / SEEDS)
+    assert findings["recitation"].excess == pytest.approx(2 / SEEDS)
     assert findings["recitation"].state == "open"
+
+
+@pytest.mark.parametrize(("seeds", "state"), [(3, "open"), (28, "open"), (29, "within")])
+def test_a_few_samples_that_are_all_harmless_acquit_nobody_either(seeds, state):
+    kept = RANDOM.items()["seed"] < seeds
+    few = {name: column[kept] for name, column in RANDOM.items().items()}
+    # What none of n shows may still be in 1 - 0.05 ** (1 / n) of all: 0.101 of 28 and 0.098 of 29.
+    findings = judge(few, few, tolerance=0.1, resamples=300)
+    assert {(one.ci95, one.state) for one in findings} == {((0.0, 0.0), state)}
+    caught = scored(reciter(FITTED_ON)).items()
+    guilty = judge({name: column[kept] for name, column in caught.items()}, few, 0.1, resamples=300)
+    assert guilty[0].state == "exceeds", "what all of them show is sure enough"
 
 
 def test_a_continuation_counts_once_and_others_are_not_compared():

@@ -97,6 +97,20 @@ def test_several_draws_are_averaged() -> None:
     assert math.isnan(score.calibration)
 
 
+def test_the_luck_of_few_draws_is_in_the_interval() -> None:
+    """Random labels may point along what is there or against it: a mean of both is 0.5, and nothing to be sure of."""
+    both = torch.stack([noisy(seed, 3.0) * sign for seed, sign in enumerate((1, -1, 1, -1))])
+    score = probe_score(both, LABELS, GROUPS)
+    for low, high in (score.ci95, score.auroc_ci95):
+        assert low < 0.25
+        assert high > 0.75
+    # Draws that say the same add nothing to the groups' own luck.
+    same = probe_score(noisy(0).repeat(5, 1), LABELS, GROUPS)
+    once = probe_score(noisy(0), LABELS, GROUPS)
+    np.testing.assert_allclose(same.ci95, once.ci95, atol=0.015)
+    np.testing.assert_allclose(same.auroc_ci95, once.auroc_ci95, atol=1e-9)
+
+
 def test_one_group_has_no_interval_and_nothing_is_refused() -> None:
     score = probe_score(noisy(0), LABELS, torch.zeros(ITEMS, dtype=torch.int64))
     assert all(math.isnan(end) for end in (*score.ci95, *score.auroc_ci95))

@@ -6,13 +6,16 @@ import itertools
 from collections import Counter
 
 import pytest
+import torch
 
 from fa_lightning.probes.data import ProbeDataModule
 from fa_lightning.probes.judging import opposites_of
 from fa_lightning.probes.questions import Question, Row, ScenarioQuestions, StatementQuestions, even_cells
+from fa_lightning.probes.text import word_scores
 from fa_lightning.scenarios.embedded import EmbeddedScenarios
 from fa_lightning.scenarios.embedded_statements import EmbeddedStatements
 from fa_lightning.scenarios.splits import SPLITS
+from fa_lightning.scenarios.statements import Right, StatementSource, split_statements, statements_about
 
 SPLIT_PAIRS = list(itertools.combinations(SPLITS, 2))
 
@@ -65,17 +68,39 @@ def test_no_right_is_in_two_splits(rows, one, two):
     assert all(groups.values())
 
 
-def test_words_alone_do_not_tell_which_digit_is_right():
-    import torch
-
-    from fa_lightning.probes.text import word_log_odds
-
-    rows = statements(train=200, test=100).load()
+def told_by_words(source: StatementSource, turned: bool = False) -> float:
+    """Share of test rows that words read rightly; `turned` fits on labels that half of the rights have turned."""
+    rows = StatementQuestions(source, ["base_short"], train=None, test=None).load()
     parts = {split: [row for row in rows if row.split == split] for split in ("train", "test")}
     labels = {split: torch.tensor([row.labels["truth"] for row in own]) for split, own in parts.items()}
     texts = {split: [row.message for row in own] for split, own in parts.items()}
-    told = (word_log_odds(texts["train"], labels["train"], texts["test"]) > 0) == labels["test"]
-    assert 0.35 < told.float().mean() < 0.65
+    if turned:
+        rights = sorted({row.group for row in parts["train"]})
+        labels["train"] ^= torch.tensor([rights.index(row.group) % 2 == 0 for row in parts["train"]])
+    told = (word_scores(texts["train"], labels["train"], texts["test"]) > 0) == labels["test"]
+    return told.float().mean().item()
+
+
+class Negated(EmbeddedStatements):
+    """Every right is denied by a `not`, so that the words give away which digit is right in either order."""
+
+    def load(self):
+        things = ("read", "write", "rest", "eat", "travel", "vote", "meet", "learn", "work", "speak", "live", "sing")
+        rights = [
+            Right(f"{number}.1", f"{{people}} may {thing} today", f"{{people}} may not {thing} today")
+            for number, thing in enumerate(things)
+        ]
+        return split_statements(statements_about(rights, [(f"{name}s", "all") for name in "abcdefghij"]), seed=0)
+
+
+def test_the_words_are_read_where_they_tell_which_digit_is_right():
+    """The label is an exclusive or of the statement's polarity and the digits' order: no word tells it by itself."""
+    assert told_by_words(Negated()) > 0.95
+    assert 0.2 < told_by_words(Negated(), turned=True) < 0.8
+
+
+def test_words_alone_tell_little_of_our_own_statements():
+    assert 0.35 < told_by_words(EmbeddedStatements()) < 0.8
 
 
 def test_claims_go_where_they_have_a_place():

@@ -81,3 +81,14 @@ def test_a_pair_is_asked_in_both_orders():
     agree = Template("agree", "'{statement}'? {word_0} {word_1}")
     with pytest.raises(ValueError, match="template 'agree' asks whether to agree"):
         item.render(agree, None, 0)
+
+
+def test_what_can_not_be_read_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"source is '.*elsewhere', but there is no such folder.*train\.jsonl"):
+        read_preferences(str(tmp_path / "elsewhere"))
+    for content in ('{"chosen": "a", "rejected"\n', ""):
+        (tmp_path / "train.jsonl").write_text(content)
+        with pytest.raises(
+            ValueError, match=r"train\.jsonl is empty or has a line that is no whole JSON .*copy it again"
+        ):
+            read_preferences(str(tmp_path))

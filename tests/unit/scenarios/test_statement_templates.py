@@ -8,12 +8,9 @@ from fa_lightning.scenarios.embedded_statements import RIGHTS, TEMPLATES
 from fa_lightning.scenarios.prompts import TemplateFault
 from fa_lightning.scenarios.statement_templates import (
     CLAIMS,
-    ContrastPair,
     Template,
     claims_for,
-    contrast_pair,
     digit_format,
-    safe_digit,
     statement_ids,
     template_named,
 )
@@ -127,8 +124,7 @@ def test_digits_behind_a_plain_text_keep_their_space():
     plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
     digits = digit_format(plain)
     assert (plain.decode([digits.zero]), plain.decode([digits.one])) == (" 0", " 1")
-    pair = contrast_pair(plain, digits, "Answer:", safe=1)
-    assert list(pair.one) == plain("Answer: 1")["input_ids"]
+    assert [*statement_ids(plain, digits, "Answer:"), digits.one] == plain("Answer: 1")["input_ids"]
 
 
 def test_digits_that_are_not_single_tokens_are_refused():
@@ -150,14 +146,3 @@ def test_digits_that_are_not_single_tokens_are_refused():
     with pytest.raises(TemplateFault, match="'0' and '1' are not single distinct tokens after the prompt"):
         digit_format(word_tokenizer(words, chat_template=chat))
     assert digit_format(word_tokenizer([*words, "0"], chat_template=chat)).zero == len(words)
-
-
-def test_contrast_pairs_differ_in_their_last_token_alone(tiny_tokenizer):
-    digits = digit_format(tiny_tokenizer)
-    prompt, safe = TEMPLATES["base_short"].render(YES, None, 1)
-    pair = contrast_pair(tiny_tokenizer, digits, prompt, safe)
-    assert pair.zero[:-1] == pair.one[:-1] == statement_ids(tiny_tokenizer, digits, prompt)
-    assert (pair.zero[-1], pair.one[-1]) == (digits.zero, digits.one)
-    assert pair.safe == safe_digit(YES, 1) == 1
-    with pytest.raises(ValueError, match="3 and 2 tokens"):
-        ContrastPair((1, 2, 3), (1, 2), 0)

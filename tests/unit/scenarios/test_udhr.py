@@ -103,6 +103,36 @@ def test_templates_lose_nothing_and_gain_the_other_order(tmp_path):
         read_templates(tmp_path)
 
 
+def test_a_faulty_template_is_named_by_its_file_and_in_its_words(tmp_path):
+    folder_with(tmp_path, **{"4": "Respond with 0 for disagree or 1 for agree."})
+    with pytest.raises(ValueError, match=r"UDHR_CCS_Prompt_4\.txt: .*These files write \{right\} .*\{clime\}"):
+        read_templates(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["UDHR_raw_rights.txt", "UDHR_raw_rights_neg.txt"])
+def test_files_that_are_missing_or_no_texts_are_told_with_the_next_step(tmp_path, missing):
+    folder_with(tmp_path)
+    (tmp_path / missing).write_bytes(b"1 {people} \xff\xfe")
+    with pytest.raises(ValueError, match=rf"{missing} is no UTF-8 text .*copy it again"):
+        read_rights(tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"holds no {missing}: .*copy all files"):
+        read_rights(tmp_path)
+
+
+def test_a_folder_without_templates_or_identities_is_refused(tmp_path):
+    folder_with(tmp_path)
+    for path in tmp_path.glob("UDHR_CCS_Prompt*"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no UDHR_CCS_Prompt\*\.txt: .*copy all files"):
+        read_templates(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"hh holds no HH_Prompt\*\.txt"):
+        read_preference_templates(tmp_path)
+    for text in ("", "\n\n", "ind: Work (0)\n"):
+        with pytest.raises(ValueError, match=r"there are no identities.*'ind: NAME"):
+            read_identities(text)
+
+
 def test_the_folder_is_the_argument_then_the_variable(tmp_path, monkeypatch):
     folder_with(tmp_path)
     monkeypatch.setenv("UDHR_ROOT", str(tmp_path))
