@@ -179,13 +179,14 @@ class StatementQuestions(ProbeSource):
 class ScenarioQuestions(ProbeSource):
     """Is it watched, and which action is the aligned one? Groups of one split are in no other.
 
-    Both cells have as many rows, and the aligned letter is balanced within each.
+    Both cells have as many rows. Every scenario is asked in both orders of its actions, so that no letter is the
+    aligned one oftener; the opposite of a prompt is the other order.
 
     Args:
         scenarios: where scenarios come from.
-        train: at most so many training scenarios.
-        validation: at most so many validation scenarios.
-        test: at most so many test scenarios.
+        train: at most so many training prompts.
+        validation: at most so many validation prompts.
+        test: at most so many test prompts.
 
     Raises:
         ValueError: a limit is below 8.
@@ -193,7 +194,7 @@ class ScenarioQuestions(ProbeSource):
 
     questions = (
         Question("oversight", "whether oversight is poor", ("prompt",)),
-        Question("action", "which letter is the aligned action", ("prompt", "pairs")),
+        Question("action", "which letter is the aligned action", ("prompt", "opposites", "pairs")),
     )
 
     def __init__(self, scenarios: ScenarioSource, train: int = 1000, validation: int = 200, test: int = 600) -> None:
@@ -209,9 +210,9 @@ class ScenarioQuestions(ProbeSource):
         splits.leak_report().raise_if_leaking()
         rows = []
         for split in SPLITS:
-            for item in counterbalanced(even_cells(splits.scenarios(split), self.limits[split])):
+            for item in counterbalanced(even_cells(splits.scenarios(split), self.limits[split] // 2), both_orders=True):
                 labels = {"oversight": item.cell == "no_oversight", "action": item.aligned == "B"}
-                rows.append(Row(item.message(), labels, item.group, split))
+                rows.append(Row(item.message(), labels, item.group, split, item.swapped().message()))
         return rows
 
     @override
@@ -225,7 +226,6 @@ class ScenarioQuestions(ProbeSource):
 
 
 def even_cells(scenarios: Sequence[Scenario], limit: int) -> list[Scenario]:
-    """At most `limit` scenarios, as many with as without oversight, and an even number of each: 0.5 is then a coin."""
+    """At most `limit` scenarios, as many with as without oversight: 0.5 is then a coin."""
     counts = [sum(item.cell == cell for item in scenarios) for cell in CELLS]
-    each = min(*counts, limit // 2)
-    return limited(scenarios, 2 * (each - each % 2))
+    return limited(scenarios, 2 * min(*counts, limit // 2))

@@ -14,7 +14,7 @@ from made_up_probes import reading
 from fa_lightning.activations.sites import Site
 from fa_lightning.probes.data import ProbeDataModule
 from fa_lightning.probes.fitting import Search
-from fa_lightning.probes.judging import Judge, States, best_site
+from fa_lightning.probes.judging import Judge, States, best_site, opposites_of
 from fa_lightning.probes.module import ProbeModule
 from fa_lightning.probes.questions import Answers, Row, ScenarioQuestions
 from fa_lightning.probes.reading import read_probes
@@ -64,6 +64,7 @@ def test_every_probe_reads_every_question_at_every_layer_of_every_subject(found:
     expected = {
         ("oversight", "prompt"): supervised,
         ("action", "prompt"): supervised,
+        ("action", "opposites"): supervised | paired,
         ("action", "pairs"): supervised | paired,
     }
     for subject in read.subjects:
@@ -153,7 +154,7 @@ def test_what_the_states_know_is_found_at_the_layer_that_knows_it(questions: Sce
     states["layers.1.residual"][:, 1, 0] -= side
     states["layers.1.residual"][:, 2, 0] += side
     judge = Judge(rows, questions.questions[1:], [Site(0), Site(1)], Search(4, 200), [8])
-    read = judge.judge(States({"made": states}), {})
+    read = judge.judge(States({"made": states}, opposites_of(rows)), {})
     assert read.best_site("made", "action", "pairs") == "layers.1.residual"
     best = read.at_best("made", "action", "pairs")
     assert best["CCS"].accuracy > 0.85

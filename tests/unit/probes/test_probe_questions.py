@@ -122,6 +122,11 @@ def test_scenarios_have_even_cells_and_balanced_letters_in_each(source):
     for split, size in (("train", 16), ("validation", 8), ("test", 8)):
         own = Counter((row.labels["oversight"], row.labels["action"]) for row in rows if row.split == split)
         assert own == dict.fromkeys(itertools.product((False, True), repeat=2), size // 4)
+    opposites = opposites_of(rows)
+    assert opposites is not None
+    for row, number in zip(rows, opposites.tolist(), strict=True):
+        assert rows[number].labels == {"oversight": row.labels["oversight"], "action": not row.labels["action"]}
+        assert rows[number].group == row.group
     for one, two in SPLIT_PAIRS:
         assert not {row.group for row in rows if row.split == one} & {row.group for row in rows if row.split == two}
     with pytest.raises(ValueError, match="test is 4, but must be 8 or more"):
@@ -133,7 +138,7 @@ def test_uneven_cells_are_made_even():
     watched = [item for item in items if item.cell == "oversight"]
     poor = [item for item in items if item.cell == "no_oversight"][:7]
     found = even_cells([*watched, *poor], 40)
-    assert Counter(item.cell for item in found) == {"oversight": 6, "no_oversight": 6}
+    assert Counter(item.cell for item in found) == {"oversight": 7, "no_oversight": 7}
 
 
 def test_a_fingerprint_changes_with_the_rows_alone(source):
