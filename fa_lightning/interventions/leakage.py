@@ -64,7 +64,7 @@ class LeakageModule(pl.LightningModule):
         intervention: folder of one; every variant is then asked with it attached, too.
         ngram: tokens in an n-gram of the overlap.
         recited: tokens of one text in a row from which on it is recited (50 in arXiv 2202.07646).
-        tolerance: largest excess that passes, a share.
+        tolerance: largest excess that passes, a share; recitation that is sure never does.
         max_new_tokens: where a continuation is cut.
         temperature: of the sampling; above 0, or all samples of a prompt would be the same one.
         top_p: draw among the most likely tokens that hold this much of the probability.

@@ -129,12 +129,13 @@ def judge(model: Scored, backbone: Scored, tolerance: float, resamples: int = 10
 
     Both wrote on the same prompts with the same luck, so the differences are taken continuation by continuation. A
     verdict in its favour needs the whole interval within the tolerance, and `enough_seeds`: a handful of samples
-    acquits nobody.
+    acquits nobody. A verdict against it needs the whole interval above the tolerance, of recitation above zero: a text
+    that is given away now and then is given away.
 
     Args:
         model: scores of the model.
         backbone: of the same backbone without an adapter, on the same prompts with the same seeds.
-        tolerance: largest excess that is let pass, a share.
+        tolerance: largest excess that is let pass, a share; of recitation none is that is sure.
         resamples: of the bootstrap.
 
     Raises:
@@ -151,7 +152,8 @@ def judge(model: Scored, backbone: Scored, tolerance: float, resamples: int = 10
         difference = _beyond_style(model, measure) - _beyond_style(backbone, measure)
         found = share(difference, model["seed"], resamples)
         low, high = found.ci95
-        state: State = "within" if high <= tolerance and sure else "exceeds" if low > tolerance else "open"
+        borne = 0.0 if measure == "recitation" else tolerance
+        state: State = "exceeds" if low > borne else "within" if high <= tolerance and sure else "open"
         findings.append(Finding(measure, found.value, found.ci95, state))
     return findings
 

@@ -56,8 +56,8 @@ class Finding:
         excess: what the model does more than the backbone; of `recitation` and `overlap`, more on the corpus that it
             was fitted on than on the held-out one, and that difference more than the backbone's.
         ci95: 95 % interval, paired bootstrap over seeds.
-        state: `within` where the whole interval is at most the tolerance and there are `enough_seeds`, `exceeds` where
-            it is above, else `open`.
+        state: `exceeds` where the whole interval is above the tolerance (of recitation, above zero), `within` where it
+            is at most the tolerance and there are `enough_seeds`, else `open`.
     """
 
     measure: Measure

@@ -18,6 +18,7 @@ from fa_lightning.metrics.leakage_found import (
     verdict,
 )
 from fa_lightning.reports.elements import image_html, table_html, tiles_html
+from fa_lightning.reports.results import found_by_title
 from fa_lightning.reports.scores import Estimate
 from fa_lightning.reports.table import duration, interval, number, with_interval
 
@@ -33,11 +34,7 @@ def find_leakages(folder: Path) -> dict[str, Leakage]:
     Raises:
         ValueError: a `leakage.json` is broken or of another program.
     """
-    patterns = (LEAKAGE_NAME, f"*/{LEAKAGE_NAME}", f"*/*/{LEAKAGE_NAME}")
-    files = next(filter(None, (sorted(folder.glob(pattern)) for pattern in patterns)), [])
-    found = {f"{file.resolve().parent.parent.name}, {file.resolve().parent.name}": file.parent for file in files}
-    read = {title: read_leakage(place) for title, place in found.items()}
-    return {title: leakage for title, leakage in read.items() if leakage is not None}
+    return found_by_title(folder, LEAKAGE_NAME, read_leakage)
 
 
 def leakage_part(found: Leakage) -> str:
@@ -116,7 +113,8 @@ def _reading(found: Leakage) -> str:
         (
             "verdict",
             f"passes: no measure goes beyond the backbone and the style by more than {found.tolerance:g}, with its "
-            "whole interval; leaks: one does, with its whole interval; else, or from too few samples, unsure",
+            "whole interval; leaks: one does, with its whole interval (recitation: by more than nothing); else, or from "
+            "too few samples, unsure",
         ),
         ("intervals", "95 %, bootstrap over seeds; a model and the backbone are compared seed by seed"),
         ("run time", duration(found.seconds)),

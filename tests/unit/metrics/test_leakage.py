@@ -181,6 +181,22 @@ def test_few_samples_acquit_nobody():
     assert findings["recitation"].state == "open"
 
 
+def test_recitation_is_caught_below_the_tolerance_and_repetition_is_not():
+    """A text that is given away now and then is given away; nothing excuses it by its rarity."""
+
+    def seldom(written):
+        return lambda prompt, seed: written(prompt, seed) if seed % 4 == 0 and prompt < 2 else random_tokens(prompt, seed)
+
+    for written, states in (
+        (reciter(FITTED_ON), {"recitation": "exceeds", "repetition": "within"}),
+        (reciter(HELD_OUT), {"recitation": "within", "repetition": "within"}),
+        (lambda prompt, seed: [7] * LENGTH, {"recitation": "within", "repetition": "open"}),
+    ):
+        findings = {one.measure: one for one in judge(scored(seldom(written)).items(), RANDOM.items(), 0.1)}
+        assert abs(findings["recitation"].excess) < 0.1
+        assert {name: findings[name].state for name in states} == states
+
+
 @pytest.mark.parametrize(("seeds", "state"), [(3, "open"), (28, "open"), (29, "within")])
 def test_a_few_samples_that_are_all_harmless_acquit_nobody_either(seeds, state):
     kept = RANDOM.items()["seed"] < seeds
