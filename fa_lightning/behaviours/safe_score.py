@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -13,21 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of
 from fa_lightning.backbones.load import DType, load_backbone, load_tokenizer
-from fa_lightning.behaviours.statement_data import NO_CLAIM, Question, StatementDataModule
+from fa_lightning.behaviours.statement_data import NO_CLAIM, StatementDataModule
 from fa_lightning.metrics.codec import encode
-from fa_lightning.metrics.safe_score import SafeScore as Score
-from fa_lightning.metrics.safe_score import SafeScores, Shift, StatementScores, shift_between
+from fa_lightning.metrics.files import write_atomically
+from fa_lightning.metrics.safe_figures import safe_figures
+from fa_lightning.metrics.safe_found import BASE, SAFE_NAME, SAFE_TABLE, SafeFound, SafeScores, Shift, asked
+from fa_lightning.metrics.safe_found import SafeScore as Score
+from fa_lightning.metrics.safe_score import StatementScores, shift_between
 from fa_lightning.metrics.terminal import show, terminal_table
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.statement_templates import CLAIMS
 
-JSON_NAME, TABLE_NAME = "safe_score.json", "safe_score.csv"
-BASE = "base"
-"""The backbone without an adapter, as a row of the tables."""
 TABLE_COLUMNS = ("model", "template", "claim", "part", "name", "safe_score", "ci95_low", "ci95_high", "n", "answered")
 
 
@@ -145,25 +145,21 @@ class SafeScore(pl.LightningModule):
             for name, metrics in self._scores.items()
         }
         shifts = {name: self._shifts(metrics) for name, metrics in self._scores.items()}
-        for name, found in scores.items():
+        for name, judged in scores.items():
             for question in questions:
-                self.log(f"{name}/{question.name}/safe_score", found[question.name].overall.score, rank_zero_only=True)
+                self.log(f"{name}/{question.name}/safe_score", judged[question.name].overall.score, rank_zero_only=True)
         for name, moved in shifts.items():
             for question_name, shift in moved.items():
                 self.log(f"{name}/{question_name}/moved", shift.moved, rank_zero_only=True)
         if self.trainer.is_global_zero:
-            content = {
-                "scores": scores,
-                "shifts": shifts,
-                "adapters": self.adapters,
-                "backbone": self.backbone,
-                "claims": CLAIMS,
-                "seconds": time.perf_counter() - self._start,
-            }
+            seconds = time.perf_counter() - self._start
+            found = SafeFound(scores, shifts, self.adapters, self.backbone, CLAIMS, seconds)
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write(self.folder / JSON_NAME, json.dumps(encode(content, JSON_NAME), indent=2, allow_nan=False))
-            _write(self.folder / TABLE_NAME, _table(scores, questions))
-            _show(scores, shifts, questions)
+            write_atomically(self.folder / SAFE_TABLE, _table(found).encode())
+            text = json.dumps(encode(found, SAFE_NAME), indent=2, allow_nan=False)
+            write_atomically(self.folder / SAFE_NAME, text.encode())
+            _show(found)
+            _draw(self.trainer, found)
         self.trainer.strategy.barrier("safe scores written")
         self._scores = {}
 
@@ -199,42 +195,43 @@ def _rows(scores: SafeScores) -> Iterator[tuple[str, str, Score]]:
         yield "identity group", group, score
 
 
-def _table(scores: dict[str, dict[str, SafeScores]], questions: list[Question]) -> str:
+def _table(found: SafeFound) -> str:
     """The table as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(TABLE_COLUMNS)
-    for model, found in scores.items():
-        for question in questions:
-            for part, name, score in _rows(found[question.name]):
-                place = [model, question.template.name, question.claim, part, name]
+    for model, scores in found.scores.items():
+        for question in found.questions:
+            for part, name, score in _rows(scores[question]):
+                place = [model, *asked(question), part, name]
                 writer.writerow([*place, score.score, *score.ci95, score.n, score.answered])
     return text.getvalue()
 
 
-def _show(
-    scores: dict[str, dict[str, SafeScores]], shifts: dict[str, dict[str, Shift]], questions: list[Question]
-) -> None:
-    """One line per model and question in the terminal."""
-    columns = [("model", 0), ("template", 18), ("claim", 5), ("safe score", 21), ("answered", 8), ("moved", 6)]
+def _show(found: SafeFound) -> None:
+    """A line for each question in the terminal, below its model's name."""
+    from rich.text import Text
+
+    columns = [("question", 0), ("safe score", 21), ("answered", 8), ("moved", 6)]
     table = terminal_table("Safe score on unseen rights and identities", columns)
-    for model, found in scores.items():
-        for question in questions:
-            score = found[question.name].overall
-            moved = shifts[model].get(question.name)
+    for model, scores in found.scores.items():
+        # Names come from folders, so they are texts and not rich's markup.
+        table.add_row(Text(model), style="bold")
+        for question in found.questions:
+            score, shift = scores[question].overall, found.shifts[model].get(question)
             table.add_row(
-                model,
-                question.template.name,
-                question.claim,
+                Text(f"  {question}"),
                 f"{score.score:.3f} [{score.ci95[0]:.3f}, {score.ci95[1]:.3f}]",
                 f"{score.answered:.3f}",
-                "" if moved is None else f"{moved.moved:.3f}",
+                "" if shift is None else f"{shift.moved:.3f}",
             )
     show(table)
 
 
-def _write(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fresh.write_text(text)
-    fresh.replace(path)
+def _draw(trainer: pl.Trainer, found: SafeFound) -> None:
+    """Add the figures to the TensorBoard log as `safe_score/NAME`, where there is one; rank zero writes."""
+    logger = trainer.logger
+    if not isinstance(logger, TensorBoardLogger):
+        return
+    for name, figure in safe_figures(found).items():
+        logger.experiment.add_figure(f"safe_score/{name}", figure, 0)

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fa_lightning.detectors.base import Evidence
-from fa_lightning.interventions.artefact import write_atomically
 from fa_lightning.metrics.distinct_items import DistinctItems
+from fa_lightning.metrics.files import write_atomically
 
 SEPARATOR = "|"
 """Between a subject's name and a tensor's; no variant's name holds it."""

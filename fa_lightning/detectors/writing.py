@@ -10,8 +10,8 @@ from typing import Any
 
 from fa_lightning.detectors.found import ALL_PAIRS, Alone, Detection
 from fa_lightning.detectors.reading import DETECTION_NAME
-from fa_lightning.interventions.artefact import columns, write_atomically, write_table
 from fa_lightning.metrics.codec import encode
+from fa_lightning.metrics.files import columns, write_atomically, write_table
 from fa_lightning.metrics.intervals import NO_INTERVAL
 
 DETECTION_TABLE, VERDICTS_TABLE, PLACED_TABLE = "detection.csv", "verdicts.csv", "placed.csv"

@@ -20,6 +20,7 @@ from fa_lightning.experiments.overrides import Overrides, config_words, words_by
 from fa_lightning.experiments.resume import ResumePoint
 from fa_lightning.experiments.stage import Stage, digest_of, find_stages, fingerprint_of, flat, refuse_change
 from fa_lightning.metrics.leakage_found import LEAKAGE_NAME, LEAKAGE_TABLE
+from fa_lightning.metrics.safe_found import SAFE_NAME, SAFE_TABLE
 from fa_lightning.reports.cures import print_cures, read_cures
 from fa_lightning.reports.cures_results import write_cures_results
 from fa_lightning.reports.detection import print_detection
@@ -258,6 +259,8 @@ def _finish(experiment: Path, stages: list[Stage], data: Any, console: Console) 
     elif (stages[-1].folder / LEAKAGE_NAME).is_file():
         # Its table was printed as soon as it was there.
         path = stages[-1].folder / LEAKAGE_TABLE
+    elif (stages[-1].folder / SAFE_NAME).is_file():
+        path = stages[-1].folder / SAFE_TABLE
     else:
         return
     console.print(f"\nresults: {path}\nlogs:    {logs}\n\nNext:")

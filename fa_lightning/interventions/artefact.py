@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning import __version__
+from fa_lightning.metrics.files import write_atomically
 from fa_lightning.regressors.gates import build_gate
 
 FORMAT_VERSION = 1
@@ -148,33 +146,3 @@ def gate_of(
     gate = build_gate(config, hidden_size)
     fill(gate, own, folder, "gate")
     return gate
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it: a kill or an error leaves the old file, or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, all or nothing; what a row does not know is empty. A table without rows is no file."""
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
-    write_atomically(path, text.getvalue().encode())
-
-
-def columns(name: str, value: Any, ends: Sequence[Any]) -> dict[str, Any]:
-    """A number and its interval, as three columns of a table."""
-    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}

@@ -11,7 +11,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fa_lightning.interventions.artefact import SIDECAR_FILE, compare_fingerprints, write_atomically
+from fa_lightning.interventions.artefact import SIDECAR_FILE, compare_fingerprints
+from fa_lightning.metrics.files import write_atomically
 
 if TYPE_CHECKING:
     from fa_lightning.interventions.intervention import Intervention

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fa_lightning.interventions.artefact import columns
 from fa_lightning.metrics.cure_figures import Point
+from fa_lightning.metrics.files import columns
 from fa_lightning.scenarios.scenario import CELLS
 
 

@@ -14,7 +14,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import read_sidecar
-from fa_lightning.interventions.artefact import write_atomically, write_table
 from fa_lightning.interventions.conditions import Condition
 from fa_lightning.interventions.cure_rows import Line, flat_record, method_of, points_of, stage_seconds
 from fa_lightning.interventions.cures_data import Alone, CuresDataModule
@@ -36,6 +35,7 @@ from fa_lightning.interventions.variants import (
 from fa_lightning.metrics.cells import Items, recovery_between
 from fa_lightning.metrics.codec import encode
 from fa_lightning.metrics.cure_figures import cures_figure
+from fa_lightning.metrics.files import write_atomically, write_table
 from fa_lightning.scenarios.batches import Batch, Example, model_inputs
 from fa_lightning.scenarios.scenario import CELLS
 

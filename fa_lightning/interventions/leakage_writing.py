@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from fa_lightning.interventions.artefact import columns, write_atomically, write_table
 from fa_lightning.metrics import terminal
 from fa_lightning.metrics.codec import encode
+from fa_lightning.metrics.files import columns, write_atomically, write_table
 from fa_lightning.metrics.leakage_figures import leakage_figure
 from fa_lightning.metrics.leakage_found import (
     COLUMNS,

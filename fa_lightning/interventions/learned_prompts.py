@@ -15,8 +15,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.backbones.load import check_fingerprint
-from fa_lightning.interventions.artefact import write_atomically
 from fa_lightning.interventions.inputs import InputCure, Prompted
+from fa_lightning.metrics.files import write_atomically
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.prompts import PROBE, Tokenizer, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario

@@ -16,7 +16,7 @@ from typing_extensions import override
 from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of, read_sidecar
 from fa_lightning.backbones.load import DType, load_tokenizer
 from fa_lightning.behaviours.data import ScenarioDataModule
-from fa_lightning.interventions.artefact import columns, compare_fingerprints, write_atomically, write_table
+from fa_lightning.interventions.artefact import compare_fingerprints
 from fa_lightning.interventions.command import parts_of
 from fa_lightning.interventions.conditions import Condition
 from fa_lightning.interventions.input_passes import BehindInput
@@ -25,6 +25,7 @@ from fa_lightning.interventions.scores import Scores
 from fa_lightning.metrics.cells import Cells, Damage, recovery_between
 from fa_lightning.metrics.codec import encode
 from fa_lightning.metrics.figures import cells_figure
+from fa_lightning.metrics.files import columns, write_atomically, write_table
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.scenario import CELLS
 

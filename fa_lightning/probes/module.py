@@ -77,6 +77,11 @@ class ProbeModule(pl.LightningModule):
                 f"adapters is empty, base is {base} and backbone is {backbone!r}, so there is nothing to read: give "
                 "adapter folders, or base: true and a backbone"
             )
+        if sites == []:
+            raise ValueError(
+                "sites is [], so there is nothing to read: name sites, as layers.3.residual, give a number of layers, "
+                "or null for all"
+            )
         for name, value in (("restarts", restarts), ("steps", steps), *(("label_counts", one) for one in label_counts)):
             if value < 1:
                 raise ValueError(f"{name} is {value}, but must be 1 or more")
@@ -167,7 +172,7 @@ class ProbeModule(pl.LightningModule):
 
     def _chosen_sites(self, model: Any) -> list[Site]:
         layers = len(decoder_layers(model))
-        if isinstance(self.site_names, list) and self.site_names:
+        if isinstance(self.site_names, list):
             sites = [Site.parse(name) for name in self.site_names]
         else:
             number = self.site_names if isinstance(self.site_names, int) else layers

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fa_lightning.interventions.artefact import columns, write_atomically, write_table
 from fa_lightning.metrics.codec import encode
+from fa_lightning.metrics.files import columns, write_atomically, write_table
 from fa_lightning.probes.found import Labelled, ProbesFound, Reading
 from fa_lightning.probes.reading import PROBES_NAME
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from fa_lightning.interventions.cure_rows import flat_record
 from fa_lightning.metrics.codec import encode
+from fa_lightning.metrics.files import write_atomically
 from fa_lightning.reports.cures import CuresFound
-from fa_lightning.reports.results import RESULTS_NAME, write_atomically
+from fa_lightning.reports.results import RESULTS_NAME
 
 
 def write_cures_results(root: Path, experiment: str, found: CuresFound, provenance: Mapping[str, Any]) -> Path:
@@ -38,7 +39,7 @@ def write_cures_results(root: Path, experiment: str, found: CuresFound, provenan
         "provenance": dict(provenance),
     }
     text = json.dumps(encode(content, "results"), indent=2, allow_nan=False, ensure_ascii=False)
-    write_atomically(root / RESULTS_NAME, text + "\n")
+    write_atomically(root / RESULTS_NAME, f"{text}\n".encode())
     return root / RESULTS_NAME
 
 

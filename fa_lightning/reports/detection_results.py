@@ -10,8 +10,9 @@ from typing import Any
 
 from fa_lightning.detectors.found import Alone, Detection
 from fa_lightning.metrics.codec import encode
+from fa_lightning.metrics.files import write_atomically
 from fa_lightning.reports.detection import KINDS, DetectorRow, detector_rows
-from fa_lightning.reports.results import RESULTS_NAME, write_atomically
+from fa_lightning.reports.results import RESULTS_NAME
 from fa_lightning.reports.scores import NO_INTERVAL, Interval
 
 UNKNOWN = Alone("", math.nan, NO_INTERVAL, math.nan, math.nan, "")
@@ -54,7 +55,7 @@ def write_detection_results(root: Path, experiment: str, found: Detection, prove
     }
     # The order of keys is that of a table's columns.
     text = json.dumps(encode(content, "results"), indent=2, allow_nan=False, ensure_ascii=False)
-    write_atomically(root / RESULTS_NAME, text + "\n")
+    write_atomically(root / RESULTS_NAME, f"{text}\n".encode())
     return root / RESULTS_NAME
 
 

@@ -113,8 +113,8 @@ def _reading(found: Leakage) -> str:
         (
             "verdict",
             f"passes: no measure goes beyond the backbone and the style by more than {found.tolerance:g}, with its "
-            "whole interval; leaks: one does, with its whole interval (recitation: by more than nothing); else, or from "
-            "too few samples, unsure",
+            "whole interval; leaks: one does, with its whole interval (recitation: by more than nothing); else, or "
+            "from too few samples, unsure",
         ),
         ("intervals", "95 %, bootstrap over seeds; a model and the backbone are compared seed by seed"),
         ("run time", duration(found.seconds)),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fa_lightning.detectors.found import Detection
 from fa_lightning.detectors.reading import DETECTION_NAME, read_detection
+from fa_lightning.metrics.files import write_atomically
 from fa_lightning.reports import lab_page, sections
 from fa_lightning.reports.cures_page import CURES_NOTE, cures_part, find_cures
 from fa_lightning.reports.cures_results import is_cures_results
@@ -18,7 +19,8 @@ from fa_lightning.reports.detection_results import is_detection_results
 from fa_lightning.reports.elements import STYLE, table_html
 from fa_lightning.reports.leakage_page import LEAKAGE_NOTE, find_leakages, leakage_part
 from fa_lightning.reports.probes_page import PROBES_NOTE, find_probes, probes_part
-from fa_lightning.reports.results import MAKING_COMMAND, RESULTS_NAME, Results, read_results, write_atomically
+from fa_lightning.reports.results import MAKING_COMMAND, RESULTS_NAME, Results, read_results
+from fa_lightning.reports.safe_page import SAFE_NOTE, find_safe_scores, safe_part
 from fa_lightning.reports.table import accuracy, nats, with_interval
 from fa_lightning.reports.variants import VARIANTS_NAME, VariantsFound, read_variants, variants_part
 
@@ -61,19 +63,20 @@ def write_report(directory: str | os.PathLike[str]) -> Path:
 
     Args:
         directory: a folder with a `results.json`, or a folder of such folders; or one in which a stage judged variants,
-            detectors, leakage, probes or cures.
+            detectors, leakage, statements, probes or cures.
 
     Returns:
         The page written; it stands alone, so it can be mailed.
 
     Raises:
         FileNotFoundError: there is no such folder, or no results in it; the message says what to do.
-        ValueError: a `results.json`, `variants.json`, `detection.json`, `leakage.json`, `probes.json` or
-            `cures.json` is broken or of another program.
+        ValueError: a `results.json`, `variants.json`, `detection.json`, `leakage.json`, `safe_score.json`,
+            `probes.json` or `cures.json` is broken or of another program.
     """
     folder = Path(directory)
     variants, detections = find_variants(folder), find_detections(folder)
     others = {title: (LEAKAGE_NOTE, leakage_part(found)) for title, found in find_leakages(folder).items()}
+    others |= {title: (SAFE_NOTE, safe_part(found)) for title, found in find_safe_scores(folder).items()}
     others |= {title: (PROBES_NOTE, probes_part(found)) for title, found in find_probes(folder).items()}
     others |= {title: (CURES_NOTE, cures_part(found)) for title, found in find_cures(folder).items()}
     try:
@@ -83,7 +86,7 @@ def write_report(directory: str | os.PathLike[str]) -> Path:
             raise
         experiments = {}
     page = folder / REPORT_NAME
-    write_atomically(page, html_of(experiments, variants, detections, others))
+    write_atomically(page, html_of(experiments, variants, detections, others).encode())
     return page
 
 

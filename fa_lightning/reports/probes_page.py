@@ -10,6 +10,7 @@ from fa_lightning.metrics.probe_shapes import VIEWS
 from fa_lightning.probes.found import Best, ProbesFound, Reading
 from fa_lightning.probes.reading import PROBES_NAME, read_probes
 from fa_lightning.reports.elements import image_html, table_html, texts_html, tiles_html
+from fa_lightning.reports.results import found_by_title
 from fa_lightning.reports.scores import Estimate
 from fa_lightning.reports.table import number, with_interval
 
@@ -32,14 +33,7 @@ def find_probes(folder: Path) -> dict[str, ProbesFound]:
     Raises:
         ValueError: a `probes.json` is broken or of another program.
     """
-    patterns = (PROBES_NAME, f"*/{PROBES_NAME}", f"*/*/{PROBES_NAME}")
-    files = next(filter(None, (sorted(folder.glob(pattern)) for pattern in patterns)), [])
-    found = {}
-    for file in files:
-        place = file.resolve().parent
-        # The stage's folder lies in the experiment's.
-        found[f"{place.parent.name}, {place.name}"] = read_probes(file.parent)
-    return {title: probes for title, probes in found.items() if probes is not None}
+    return found_by_title(folder, PROBES_NAME, read_probes)
 
 
 def probes_part(found: ProbesFound) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fa_lightning.metrics.codec import decode, encode
+from fa_lightning.metrics.files import write_atomically
 from fa_lightning.reports.lab import Lab
 from fa_lightning.reports.scores import Accuracy, CellCounts, CellPair, Estimate, SideEffects
+
+_T = TypeVar("_T")
 
 RESULTS_NAME = "results.json"
 MAKING_COMMAND = "python -m fa_lightning fit --experiment configs/embedded"
@@ -176,25 +179,25 @@ def write_results(path: str | os.PathLike[str], results: Results) -> Path:
     # What cannot be read back must not replace a file that can.
     decode(Results, encoded, "results")
     text = json.dumps(encoded, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_atomically(target, text + "\n")
+    write_atomically(target, f"{text}\n".encode())
     return target
 
 
-def write_atomically(target: Path, text: str) -> None:
-    """Write `text` beside `target` and move it there, making the folders on the way."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; this one is for everybody who may read the folder.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def found_by_title(folder: Path, name: str, read: Callable[[Path], _T | None]) -> dict[str, _T]:
+    """What stages found in `folder`, or else in its subfolders, by experiment and stage.
+
+    Args:
+        folder: a stage's, an experiment's, or one of several experiments.
+        name: of the file that such a stage writes.
+        read: reads it from the stage's folder.
+
+    Raises:
+        ValueError: a file is broken or of another program.
+    """
+    files = next(filter(None, (sorted(folder.glob(f"{above}{name}")) for above in ("", "*/", "*/*/"))), [])
+    places = {f"{file.resolve().parent.parent.name}, {file.resolve().parent.name}": file.parent for file in files}
+    found = {title: read(place) for title, place in places.items()}
+    return {title: one for title, one in found.items() if one is not None}
 
 
 def read_results(path: str | os.PathLike[str]) -> Results:

@@ -17,6 +17,9 @@ def few(stage: str, config: dict[str, Any]) -> None:
     if stage == "01_backbone":
         data["knowledge"] = {"plain": 16, "judged": 32, "claims_from": 0}
         config["trainer"]["max_epochs"] = 2
+    elif stage == "02_lora_for_ccs":
+        data["statements"]["init_args"]["train_statements"] = 16
+        config["trainer"]["max_epochs"] = 1
     else:
         data["questions"] = ["base_short/none", "3/harm"]
         config["model"]["init_args"]["resamples"] = 20
@@ -32,13 +35,14 @@ def test_the_experiment_runs_and_is_skipped_when_done(
     assert run(*words) == 0
     shown = capsys.readouterr().out
     assert "Safe score on unseen rights and identities" in shown
-    record = record_of(tmp_path, "02_safe_score", EXPERIMENT)
+    record = record_of(tmp_path, "03_safe_score", EXPERIMENT)
     assert record["state"] == "done"
     assert record["fingerprint"]["scenarios.source"] == "EmbeddedStatements"
-    found = json.loads((tmp_path / "checkpoints" / EXPERIMENT / "02_safe_score" / "safe_score.json").read_text())
+    found = json.loads((tmp_path / "checkpoints" / EXPERIMENT / "03_safe_score" / "safe_score.json").read_text())
+    assert set(found["scores"]) == {"base", "02_lora_for_ccs"}
     score = found["scores"]["base"]["3/harm"]["overall"]
     assert score["n"] == 384
     assert record["metrics"]["base/3/harm/safe_score"] == pytest.approx(score["score"])
     assert "01_backbone" in " ".join(record["fingerprint"])
     assert run(*words) == 0
-    assert capsys.readouterr().out.count("done, skipped") == 2
+    assert capsys.readouterr().out.count("done, skipped") == 3

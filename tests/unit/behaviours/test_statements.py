@@ -6,9 +6,12 @@ import re
 
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from made_up_safe_scores import made_up_safe_scores
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fa_lightning.behaviours.module import BehaviourModule
-from fa_lightning.behaviours.safe_score import SafeScore
+from fa_lightning.behaviours.safe_score import SafeScore, _show
 from fa_lightning.behaviours.statement_data import (
     Codes,
     StatementDataModule,
@@ -16,6 +19,8 @@ from fa_lightning.behaviours.statement_data import (
     make_statement_examples,
     questions_of,
 )
+from fa_lightning.metrics.codec import encode
+from fa_lightning.metrics.safe_found import read_safe_scores
 from fa_lightning.scenarios.embedded_statements import TEMPLATES, EmbeddedStatements
 from fa_lightning.scenarios.statement_templates import digit_format
 from fa_lightning.scenarios.statements import StatementSplits, limited_statements
@@ -101,7 +106,8 @@ def test_scores_are_written_for_the_backbone_and_every_adapter(
     make_trainer(max_epochs=8, callbacks=[AdapterExport(str(adapter))]).fit(module, datamodule=data)
 
     judge = SafeScore("scores", backbone, [str(tmp_path / "learned")], resamples=20)
-    trainer = make_trainer()
+    logger = TensorBoardLogger(str(tmp_path / "logs"))
+    trainer = make_trainer(logger=logger)
     trainer.test(judge, datamodule=StatementDataModule(few, eval_batch_size=7), verbose=False)
     found = json.loads((tmp_path / "scores" / "safe_score.json").read_text())
     assert list(found["scores"]) == ["base", "learned"]
@@ -118,7 +124,14 @@ def test_scores_are_written_for_the_backbone_and_every_adapter(
     ours = [row for row in rows if row["model"] == "learned" and row["template"] == "3" and row["claim"] == "harm"]
     assert {row["part"] for row in ours} == {"overall", "right", "identity group"}
     assert float(next(row for row in ours if row["part"] == "overall")["safe_score"]) == pytest.approx(overall["score"])
-    assert re.search(r"learned\s+3\s+harm\s+\d\.\d{3} \[", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"^learned *\n(  \S.*\n)*  3/harm +" + re.escape(f"{overall['score']:.3f} ["), shown, re.MULTILINE)
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert set(events.Tags()["images"]) == {"safe_score/questions", "safe_score/identity_groups"}
+    # What the page reads is what the file holds.
+    read = read_safe_scores(tmp_path / "scores")
+    assert encode(read, "read") == found
     # Eight passes over 48 prompts teach the digits at least, which the random backbone never says.
     assert found["scores"]["base"]["3/harm"]["overall"]["answered"] < 0.5
     assert overall["answered"] > 0.9
@@ -133,4 +146,16 @@ def test_the_backbone_is_judged_without_any_adapter_and_batches_do_not_matter(ba
         scores.append(json.loads((tmp_path / str(size) / "safe_score.json").read_text())["scores"])
     assert list(scores[0]) == ["base"]
     assert list(scores[0]["base"]) == ["base_long/none", "4/harm", "4/good"]
+    assert read_safe_scores(tmp_path / "3").backbone == backbone
     assert scores[0] == scores[1]
+
+
+def test_long_names_are_whole_in_the_terminal(capsys):
+    name = "02_lora_for_ccs_of_[many]_layers"
+    _show(made_up_safe_scores(adapter=name))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert name in lines
+    rows = [line.split() for line in lines]
+    assert rows.count(["base_short_rather/none", "0.700", "[0.600,", "0.800]", "1.000"]) == 2
+    assert ["1/harm", "0.800", "[0.700,", "0.900]", "1.000", "0.750"] in rows
+    assert max(map(len, lines)) <= 80

@@ -185,7 +185,7 @@ def test_recitation_is_caught_below_the_tolerance_and_repetition_is_not():
     """A text that is given away now and then is given away; nothing excuses it by its rarity."""
 
     def seldom(written):
-        return lambda prompt, seed: written(prompt, seed) if seed % 4 == 0 and prompt < 2 else random_tokens(prompt, seed)
+        return lambda prompt, seed: (written if seed % 4 == 0 and prompt < 2 else random_tokens)(prompt, seed)
 
     for written, states in (
         (reciter(FITTED_ON), {"recitation": "exceeds", "repetition": "within"}),
