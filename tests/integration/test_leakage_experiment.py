@@ -94,7 +94,7 @@ def test_the_whole_experiment_at_toy_size(
     monkeypatch.chdir(tmp_path)
     assert run("fit", "--experiment", f"configs/{EXPERIMENT}") == 0
     found = json.loads((ROOT / "04_leakage" / "leakage.json").read_text())
-    recipes = [f"{loss}-{end}" for loss in ("answers", "everything") for end in ("kept", "dropped")]
+    recipes = [f"{loss}-{end}" for loss in ("answers", "everything") for end in ("dropped", "kept")]
     names = [*(f"{recipe}-4" for recipe in recipes), "02_plain", *(f"stacked-{recipe}" for recipe in recipes)]
     assert [model["name"] for model in found["models"]] == ["backbone", *names, *(f"{name} steered" for name in names)]
     stacked = {model["beneath"] for model in found["models"] if model["name"].startswith("stacked")}

@@ -25,7 +25,9 @@ TOY_TRAINER: dict[str, Any] = {
 }
 TOY_EPOCHS = {"BackboneModule": 6, "BehaviourModule": 3, "SelfTraining": 1, "RegressorModule": 3, "VariantsModule": 1}
 TOY_EPOCHS |= {"SoftPromptFit": 2, "GreedyCoordinateGradient": 1, "CuresModule": 1, "SafeScore": 1}
-TOY_EPOCHS |= dict.fromkeys(("FineTuning", "DirectPreference", "SelfPlay", "Misdirection", "ContextDistillation"), 1)
+TOY_EPOCHS |= dict.fromkeys(
+    ("FineTuning", "DirectPreference", "SelfPlay", "Misdirection", "ContextDistillation", "LatentTraining"), 1
+)
 TOY_EPOCHS["DetectionModule"] = 1
 TOY_MODEL: dict[str, dict[str, Any]] = {
     "BackboneModule": {"hidden_size": 16, "layers": 2, "heads": 2, "learning_rate": 2e-2},
@@ -47,6 +49,7 @@ TOY_MODEL: dict[str, dict[str, Any]] = {
     "SelfPlay": {},
     "Misdirection": {"layer": 1},
     "ContextDistillation": {},
+    "LatentTraining": {"probe_steps": 2, "layers": None},
     "DetectionModule": {},
 }
 TOY_DATA: dict[str, dict[str, Any]] = {
@@ -56,6 +59,8 @@ TOY_DATA: dict[str, dict[str, Any]] = {
     "PromptDataModule": {"train_scenarios": 24, "batch_size": 8},
     "CuresDataModule": {},
     "StatementDataModule": {},
+    "LatentStatementDataModule": {},
+    "LatentScenarioDataModule": {"train_scenarios": 24, "batch_size": 8},
     "ContextDataModule": {"train_scenarios": 24, "batch_size": 8},
     "DetectionDataModule": {"batch_size": 8},
     "ActivationDataModule": {
