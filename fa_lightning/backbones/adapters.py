@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.targets import load_weights, refuse_unknown_targets
@@ -170,6 +171,7 @@ class Variants:
         fingerprint: the backbone's fields (see `fa_lightning.backbones.load.fingerprint`).
         folders: where each variant was loaded from, as far as it was.
         beside: adapters that are active together with whichever variant is used.
+        stacked: by variant, the adapter that it was fitted on top of; using it without says so, once.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -178,6 +180,7 @@ class Variants:
         self.fingerprint = fingerprint(model)
         self.folders: dict[str, str] = {}
         self.beside: tuple[str, ...] = ()
+        self.stacked: dict[str, str] = {}
         self._layers = _swapped_layers(model)
 
     @classmethod
@@ -225,6 +228,7 @@ class Variants:
         model.requires_grad_(False)
         variants = cls(model.eval(), load_tokenizer(name_or_path, trust_remote_code))
         variants.folders = dict(adapters)
+        variants.stacked = {name: one["beneath"] for name, one in sidecars.items() if one.get("beneath")}
         return variants
 
     @property
@@ -276,6 +280,11 @@ class Variants:
         """
         if name not in self.model.peft_config:
             raise ValueError(f"there is no variant {name!r}; there are {', '.join(self.names)}")
+        if not self.beside and name in self.stacked:
+            rank_zero_warn(
+                f"variant {name!r} was fitted on top of adapter {self.stacked.pop(name)!r}, which is not active here: "
+                "this is not the model that was fitted (LeakageModule asks it with both)"
+            )
         self._swap(name)
         yield self.model
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from fa_lightning.activations.sites import Site
-from fa_lightning.backbones.adapters import attach_adapter, save_adapter
+from fa_lightning.backbones.adapters import Variants, attach_adapter, save_adapter
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.behaviours.texts import ScenarioTexts
 from fa_lightning.interventions.intervention import Intervention
@@ -236,3 +236,23 @@ def test_a_tokenizer_without_template_or_end_is_refused_and_one_without_a_beginn
     assert data.asked[-2].ids == [tiny_tokenizer.bos_token_id]
     template_only = next(one for one in data.asked if one.name == "user: (nothing)")
     assert tiny_tokenizer.decode(template_only.ids) == "<s><|user|><|assistant|>"
+
+
+def test_a_stacked_adapter_that_is_used_alone_says_so_once(adapters, recwarn):
+    variants = Variants.load({"lower": str(adapters / "lower"), "upper": str(adapters / "upper")})
+
+    def told():
+        return [str(one.message) for one in recwarn if "was fitted on top of" in str(one.message)]
+
+    with variants.using("lower"):
+        pass
+    variants.beside = ("lower",)
+    with variants.using("upper"):
+        pass
+    assert not told()
+    variants.beside = ()
+    for _ in range(2):
+        with variants.using("upper"):
+            pass
+    (message,) = told()
+    assert f"variant 'upper' was fitted on top of adapter '{adapters / 'lower'}'" in message
