@@ -187,7 +187,15 @@ def test_the_stages_of_an_experiment_agree_on_what_they_share(experiment: str) -
 
 
 def test_statements_are_judged_by_a_split_that_the_backbone_was_not_asked_about() -> None:
-    backbone, judging = (yaml.safe_load(path.read_text()) for path in sorted((CONFIGS / "statements").glob("*.yaml")))
+    stages = sorted((CONFIGS / "statements").glob("*.yaml"))
+    backbone, adapter, judging = (yaml.safe_load(path.read_text()) for path in stages)
+    trained_on = adapter["data"]["init_args"]["statements"]
+    assert trained_on["class_path"] == backbone["data"]["init_args"]["statements"]["class_path"]
+    # Fewer of them, of the same split.
+    assert trained_on["init_args"] == {"train_statements": 320, "seed": 0}
+    assert adapter["model"]["init_args"]["backbone"] == backbone["model"]["init_args"]["export"]
+    export = adapter["trainer"]["callbacks"][-1]["init_args"]["folder"]
+    assert judging["model"]["init_args"]["adapters"] == [export]
     assert judging["data"]["init_args"]["statements"] == backbone["data"]["init_args"]["statements"]
     assert judging["model"]["init_args"]["backbone"] == backbone["model"]["init_args"]["export"]
     original = yaml.safe_load((CONFIGS / "embedded" / "01_backbone.yaml").read_text())
