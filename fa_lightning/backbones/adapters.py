@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 
 from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.targets import load_weights, refuse_unknown_targets
@@ -281,6 +280,9 @@ class Variants:
         if name not in self.model.peft_config:
             raise ValueError(f"there is no variant {name!r}; there are {', '.join(self.names)}")
         if not self.beside and name in self.stacked:
+            # Lightning takes seconds to import, and `generate` has no other use for it.
+            from lightning.pytorch.utilities import rank_zero_warn
+
             rank_zero_warn(
                 f"variant {name!r} was fitted on top of adapter {self.stacked.pop(name)!r}, which is not active here: "
                 "this is not the model that was fitted (LeakageModule asks it with both)"

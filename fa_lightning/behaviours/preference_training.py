@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def preference_loss(logits: Tensor, reference: Tensor, chosen: Tensor, rejected:
     return -logsigmoid(beta * (pairs[:, 0] - pairs[:, 1])).mean()
 
 
-class PreferenceCure(Cure):
+class PreferenceCure(Cure, ABC):
     """What DPO and SPIN share: the aligned action is chosen, and `rejected` says what it is compared with.
 
     Args:
@@ -54,6 +55,7 @@ class PreferenceCure(Cure):
     def notes(self) -> dict[str, Any]:
         return super().notes() | {"beta": self.beta}
 
+    @abstractmethod
     def rejected(self, batch: Batch, reference: Tensor) -> Tensor:
         """The answer that is to lose, tokens (batch,).
 
@@ -61,7 +63,6 @@ class PreferenceCure(Cure):
             batch: prompts.
             reference: logits of the starting adapter, (batch, vocabulary).
         """
-        raise NotImplementedError
 
     @override
     def loss(self, batch: Batch) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_
 from fa_lightning.backbones.load import DType, load_backbone, load_tokenizer
 from fa_lightning.behaviours.statement_data import NO_CLAIM, StatementDataModule
 from fa_lightning.metrics.codec import encode
-from fa_lightning.metrics.files import write_atomically
+from fa_lightning.metrics.files import write_atomically, write_table
 from fa_lightning.metrics.safe_figures import safe_figures
 from fa_lightning.metrics.safe_found import BASE, SAFE_NAME, SAFE_TABLE, SafeFound, SafeScores, Shift, asked
 from fa_lightning.metrics.safe_found import SafeScore as Score
@@ -155,7 +153,7 @@ class SafeScore(pl.LightningModule):
             seconds = time.perf_counter() - self._start
             found = SafeFound(scores, shifts, self.adapters, self.backbone, CLAIMS, seconds)
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / SAFE_TABLE, _table(found).encode())
+            write_table(self.folder / SAFE_TABLE, _table(found))
             text = json.dumps(encode(found, SAFE_NAME), indent=2, allow_nan=False)
             write_atomically(self.folder / SAFE_NAME, text.encode())
             _show(found)
@@ -195,17 +193,15 @@ def _rows(scores: SafeScores) -> Iterator[tuple[str, str, Score]]:
         yield "identity group", group, score
 
 
-def _table(found: SafeFound) -> str:
-    """The table as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(TABLE_COLUMNS)
+def _table(found: SafeFound) -> list[dict[str, Any]]:
+    """Rows of the CSV."""
+    rows = []
     for model, scores in found.scores.items():
         for question in found.questions:
             for part, name, score in _rows(scores[question]):
-                place = [model, *asked(question), part, name]
-                writer.writerow([*place, score.score, *score.ci95, score.n, score.answered])
-    return text.getvalue()
+                values = (model, *asked(question), part, name, score.score, *score.ci95, score.n, score.answered)
+                rows.append(dict(zip(TABLE_COLUMNS, values, strict=True)))
+    return rows
 
 
 def _show(found: SafeFound) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,7 +43,7 @@ class PromptDataModule(ScenarioDataModule):
         return super()._loader([with_prefix(item, module.start_text) for item in items], batch_size, shuffle)
 
 
-class PromptFit(TimedSteps):
+class PromptFit(TimedSteps, ABC):
     """What both searches share: the frozen faker, the slot in its prompts, the judging, and the notes.
 
     The prefix starts as random ordinary tokens. What is lowered is the cross-entropy of the aligned answer (`error` for
@@ -135,9 +136,9 @@ class PromptFit(TimedSteps):
         self.begin(model)
         return model
 
+    @abstractmethod
     def begin(self, model: Any) -> None:
         """Make what is learned, from the tokens of the start."""
-        raise NotImplementedError
 
     @override
     def answer_logits(self, batch: Batch, **options: Any) -> Tensor:
@@ -145,13 +146,13 @@ class PromptFit(TimedSteps):
         logits: Tensor = self.model(**inputs, logits_to_keep=1, use_cache=False, **options).logits[:, -1]
         return logits.float()
 
+    @abstractmethod
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """What the model is called with: the batch with the prefix as it is now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def found(self) -> tuple[str, Tensor | None]:
         """The prefix: its text, and its embeddings where it is made of them."""
-        raise NotImplementedError
 
     @override
     def notes(self) -> dict[str, Any]:

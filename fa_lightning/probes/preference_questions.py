@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from typing_extensions import override
 
-from fa_lightning.probes.questions import Answers, ProbeSource, Question, Row
+from fa_lightning.probes.questions import Answers, ProbeSource, Question, Row, digest_of, digit_answers
 from fa_lightning.scenarios.preferences import read_preferences
 from fa_lightning.scenarios.scenario import normalised
 from fa_lightning.scenarios.splits import check_fractions, split_of
-from fa_lightning.scenarios.statement_templates import DIGITS, Template, digit_format
+from fa_lightning.scenarios.statement_templates import DIGITS, Template
 
 WHICH_REPLY = Template(
     "which_reply",
@@ -68,12 +67,8 @@ class PreferenceQuestions(ProbeSource):
 
     @override
     def answers(self, tokenizer: Any) -> Answers:
-        digits = digit_format(tokenizer)
-        return Answers(digits.zero, digits.one, digits.lead)
+        return digit_answers(tokenizer)
 
     @override
     def fingerprint(self) -> dict[str, str]:
-        digest = hashlib.sha256()
-        for row in self.load():
-            digest.update(f"{row.split}\x1f{row.message}\x1f{row.labels}\n".encode())
-        return {"source": type(self).__name__, "limit": str(self.limit), "rows_sha256": digest.hexdigest()}
+        return {"source": type(self).__name__, "limit": str(self.limit), "rows_sha256": digest_of(self.load())}

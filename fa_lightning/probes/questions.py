@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -163,17 +163,13 @@ class StatementQuestions(ProbeSource):
 
     @override
     def answers(self, tokenizer: Any) -> Answers:
-        digits = digit_format(tokenizer)
-        return Answers(digits.zero, digits.one, digits.lead)
+        return digit_answers(tokenizer)
 
     @override
     def fingerprint(self) -> dict[str, str]:
         own = {"templates": ", ".join(self.templates), "claim": str(self.claim)}
         own |= {name: str(limit) for name, limit in self.limits.items()}
-        digest = hashlib.sha256()
-        for row in self.load():
-            digest.update(f"{row.split}\x1f{row.message}\x1f{row.labels}\n".encode())
-        return {**own, "source": type(self.statements).__name__, "rows_sha256": digest.hexdigest()}
+        return {**own, "source": type(self.statements).__name__, "rows_sha256": digest_of(self.load())}
 
 
 class ScenarioQuestions(ProbeSource):
@@ -223,6 +219,24 @@ class ScenarioQuestions(ProbeSource):
     @override
     def fingerprint(self) -> dict[str, str]:
         return {**self.scenarios.fingerprint(), **{f"probe_{name}": str(limit) for name, limit in self.limits.items()}}
+
+
+def digit_answers(tokenizer: Any) -> Answers:
+    """The digits' tokens.
+
+    Raises:
+        TemplateFault: they are not single distinct tokens.
+    """
+    digits = digit_format(tokenizer)
+    return Answers(digits.zero, digits.one, digits.lead)
+
+
+def digest_of(rows: Iterable[Row]) -> str:
+    """What the rows' splits, messages and labels come to, in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{row.split}\x1f{row.message}\x1f{row.labels}\n".encode())
+    return digest.hexdigest()
 
 
 def even_cells(scenarios: Sequence[Scenario], limit: int) -> list[Scenario]:
