@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fa_lightning.errors import UserError
+
 DEFAULT_EXPERIMENT = "configs/embedded"
 
 HELP = """usage: python -m fa_lightning COMMAND ...
@@ -77,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _is_mendable(error) or os.environ.get("FA_LIGHTNING_TRACE"):
             raise
         # The parser repeats the whole config behind its reason.
-        said = str(error).partition(chr(10) + "Given value")[0]
-        print(f"error: {said or type(error).__name__}", file=sys.stderr)
+        reason = str(error).partition(chr(10) + "Given value")[0]
+        print(f"error: {reason or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: run the same command again to resume", file=sys.stderr)
@@ -86,12 +88,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_mendable(error: Exception) -> bool:
-    """Whether a user can mend it; anything else is a fault of ours, and shows where."""
-    if isinstance(error, (ValueError, OSError, ImportError, FloatingPointError, TypeError, MemoryError)):
-        return True
+    """Whether a user can mend it; anything else is a fault of ours, and shows where.
+
+    Besides our own class: what the operating system refuses (a full disk, a file without permission), memory that ran
+    out, a lost rank, and Lightning's word for a Trainer that can't be.
+    """
     # Memory that ran out and a lost rank are RuntimeErrors in torch; Lightning's class would cost seconds to import.
     explained = hasattr(error, "ran_out") or hasattr(error, "lost_rank")
-    return explained or type(error).__name__ == "MisconfigurationException"
+    refused = isinstance(error, OSError) and error.errno is not None
+    named = type(error).__name__ == "MisconfigurationException"
+    return isinstance(error, (UserError, MemoryError)) or refused or explained or named
 
 
 def lightning_cli(arguments: Sequence[str], run: bool = True, instantiate: bool = True) -> Any:
@@ -169,7 +175,7 @@ def _run(command: str, words: list[str]) -> int:
         quiet()
         return template(words)
     commands = "fit, validate, test, predict, generate, report and template"
-    raise ValueError(f"{command!r} is no command; there are {commands} (--help)")
+    raise UserError(f"{command!r} is no command; there are {commands} (--help)")
 
 
 def _is_plain(words: list[str]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site, decoder_layers, hidden_of, module_at
+from fa_lightning.errors import UserError
 
 
 class StopForward(Exception):
@@ -35,10 +36,10 @@ def capture(model: nn.Module, sites: Sequence[Site], stop: bool = True) -> Itera
         By site name, (batch, tokens, hidden); filled by the forward pass.
 
     Raises:
-        ValueError: if `sites` is empty or a site does not exist in `model`.
+        UserError: if `sites` is empty or a site does not exist in `model`.
     """
     if not sites:
-        raise ValueError("sites is empty, but capture needs at least one: give for example [Site(0)]")
+        raise UserError("sites is empty, but capture needs at least one: give for example [Site(0)]")
     modules = {site.name: module_at(model, site) for site in sites}
     blocks = {decoder_layers(model)[site.layer] for site in sites if site.component == "mlp"}
     states: dict[str, Tensor] = {}
@@ -89,7 +90,7 @@ def truncated_forward(model: nn.Module, sites: Sequence[Site], **inputs: Any) ->
         By site name, (batch, tokens, hidden), detached.
 
     Raises:
-        ValueError: if `sites` is empty or a site does not exist in `model`.
+        UserError: if `sites` is empty or a site does not exist in `model`.
         RuntimeError: if the forward pass ended without reaching a site.
     """
     inputs.setdefault("use_cache", False)

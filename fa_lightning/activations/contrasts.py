@@ -11,6 +11,7 @@ from torch import Tensor
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.adapters import Variants
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import NEUTRAL_CELL, Example, collate, model_inputs
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import CELLS
@@ -41,11 +42,11 @@ def answer_contrast(
         batch_size: prompts in a forward pass.
 
     Raises:
-        ValueError: if no example has letters.
+        UserError: if no example has letters.
     """
     answered = [example for example in examples if example.cell != NEUTRAL_CELL]
     if not answered:
-        raise ValueError(f"none of the {len(examples)} examples has an aligned and another letter: give scenarios")
+        raise UserError(f"none of the {len(examples)} examples has an aligned and another letter: give scenarios")
     aligned = [replace(example, prompt=(*example.prompt, example.aligned)) for example in answered]
     other = [replace(example, prompt=(*example.prompt, example.other)) for example in answered]
     return _contrast(variants, aligned, other, sites, batch_size)
@@ -65,13 +66,13 @@ def oversight_contrast(
         batch_size: prompts in a forward pass.
 
     Raises:
-        ValueError: if there are no prompts of one kind.
+        UserError: if there are no prompts of one kind.
     """
     sides = [[example for example in examples if example.cell == CELLS.index(cell)] for cell in CELLS]
     pairs = min(len(side) for side in sides)
     if not pairs:
         counts = " and ".join(f"{len(side)} of {cell}" for side, cell in zip(sides, CELLS, strict=True))
-        raise ValueError(f"examples holds {counts}, but the contrast needs at least one of each")
+        raise UserError(f"examples holds {counts}, but the contrast needs at least one of each")
     watched, unwatched = (side[:pairs] for side in sides)
     return _contrast(variants, watched, unwatched, sites, batch_size)
 
@@ -89,10 +90,10 @@ def prompt_contrast(
         batch_size: prompts in a forward pass.
 
     Raises:
-        ValueError: if the lists are empty or differ in length, or a message has no tokens.
+        UserError: if the lists are empty or differ in length, or a message has no tokens.
     """
     if len(positive) != len(negative) or not positive:
-        raise ValueError(
+        raise UserError(
             f"there are {len(positive)} positive and {len(negative)} negative prompts, but there must be as many of "
             "both, at least one"
         )
@@ -105,7 +106,7 @@ def _examples_of(variants: Variants, prompts: Sequence[str]) -> list[Example]:
     for index, text in enumerate(prompts):
         ids = tuple(prompt_ids(variants.tokenizer, text))
         if not ids:
-            raise ValueError(f"prompt {index} is {text!r}, which has no tokens: give it some text")
+            raise UserError(f"prompt {index} is {text!r}, which has no tokens: give it some text")
         examples.append(Example(ids, aligned=ids[-1], other=ids[-1], cell=NEUTRAL_CELL, group=0, index=index))
     return examples
 
@@ -128,7 +129,7 @@ def _last_states(
 ) -> dict[str, Tensor]:
     """The faker's states at each prompt's last token, by site name (examples, hidden), in the order of the examples."""
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, but must be 1 or more")
+        raise UserError(f"batch_size is {batch_size}, but must be 1 or more")
     # Prompts of similar length share a batch, for little padding.
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].prompt))
     parts: dict[str, list[Tensor]] = {site.name: [] for site in sites}

@@ -20,6 +20,7 @@ from fa_lightning.activations.store_writer import StoreWriter
 from fa_lightning.backbones.adapters import VARIANTS as PAIR
 from fa_lightning.backbones.adapters import Variants, adapter_folders
 from fa_lightning.backbones.load import DType
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, Example, example_loader, make_examples
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
@@ -91,7 +92,7 @@ class ActivationDataModule(pl.LightningDataModule):
         seed: of the order of blocks.
 
     Raises:
-        ValueError: a size is below 1.
+        UserError: a size is below 1.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class ActivationDataModule(pl.LightningDataModule):
         }
         for name, size in sizes.items():
             if size < 1:
-                raise ValueError(f"{name} is {size}, but must be 1 or more")
+                raise UserError(f"{name} is {size}, but must be 1 or more")
         self.scenarios = scenarios
         self.adapters: dict[str, str] = {"faking": faking, "aligned": aligned}
         self.others = list(others or [])
@@ -223,7 +224,7 @@ class ActivationDataModule(pl.LightningDataModule):
         found = adapter_folders(self.others)
         for name in found:
             if name in PAIR:
-                raise ValueError(f"others holds an adapter called {name!r}, as one of the pair is: rename its folder")
+                raise UserError(f"others holds an adapter called {name!r}, as one of the pair is: rename its folder")
         return found
 
     def _load_variants(self) -> Variants:
@@ -310,11 +311,11 @@ def _shareable(ranges: list[tuple[int, int]], ranks: int) -> list[tuple[int, int
     [(0, 4), (4, 8), (8, 10), (10, 12)]
 
     Raises:
-        ValueError: there are fewer rows than ranks.
+        UserError: there are fewer rows than ranks.
     """
     rows = sum(stop - start for start, stop in ranges)
     if rows < ranks:
-        raise ValueError(f"the store's split has {rows} rows, too few for {ranks} ranks: capture more, or use fewer")
+        raise UserError(f"the store's split has {rows} rows, too few for {ranks} ranks: capture more, or use fewer")
     shared = list(ranges)
     while len(shared) % ranks:
         start, stop = max(shared, key=lambda pair: pair[1] - pair[0])

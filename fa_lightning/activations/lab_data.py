@@ -11,6 +11,7 @@ from typing_extensions import override
 from fa_lightning.activations.contrasts import Contrast, answer_contrast, oversight_contrast, prompt_contrast
 from fa_lightning.activations.data import ActivationDataModule, adapter_digest
 from fa_lightning.backbones.adapters import Variants
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, Example, make_examples
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
@@ -54,7 +55,7 @@ class LabDataModule(ActivationDataModule):
         **kwargs: of `ActivationDataModule`.
 
     Raises:
-        ValueError: a size is below 1, the prompts are unequal in number, or two targets share a name.
+        UserError: a size is below 1, the prompts are unequal in number, or two targets share a name.
     """
 
     def __init__(
@@ -78,24 +79,24 @@ class LabDataModule(ActivationDataModule):
         }
         for name, size in sizes.items():
             if size < 1:
-                raise ValueError(f"{name} is {size}, but must be 1 or more")
+                raise UserError(f"{name} is {size}, but must be 1 or more")
         self.live_batch_size = live_batch_size
         self.live_neutral_texts = live_neutral_texts
         self.validation_texts = validation_texts
         self.contrast_scenarios = contrast_scenarios
         self.prompts = (list(positive_prompts or []), list(negative_prompts or []))
         if len(self.prompts[0]) != len(self.prompts[1]):
-            raise ValueError(
+            raise UserError(
                 f"positive_prompts has {len(self.prompts[0])} prompts and negative_prompts {len(self.prompts[1])}, but "
                 "they are pairs: give as many of each"
             )
         self.transfer = list(transfer or [])
         names = [target.name for target in self.transfer]
         if len(set(names)) < len(names):
-            raise ValueError(f"the transfer targets are named {', '.join(names)}, but no two may share a name")
+            raise UserError(f"the transfer targets are named {', '.join(names)}, but no two may share a name")
         for name in names:
             if "." in name or "/" in name:
-                raise ValueError(f"the transfer target {name!r} holds a dot or a slash: an adapter's name can't")
+                raise UserError(f"the transfer target {name!r} holds a dot or a slash: an adapter's name can't")
         self._targets: dict[str, list[Scenario]] = {}
         self._contrasts: dict[str, Contrast] = {}
 
@@ -108,7 +109,7 @@ class LabDataModule(ActivationDataModule):
             if target.name in self._targets:
                 continue
             if target.name in self.splits.extra_tests:
-                raise ValueError(f"a transfer target is called {target.name!r}, as an extra test set is: rename it")
+                raise UserError(f"a transfer target is called {target.name!r}, as an extra test set is: rename it")
             self._targets[target.name] = self._scenarios_of(target)
             for kind, folder in (("faking", target.faking), ("aligned", target.aligned)):
                 if folder is not None:
@@ -121,7 +122,7 @@ class LabDataModule(ActivationDataModule):
         """What a target is asked: nothing that the lab fits or chooses on.
 
         Raises:
-            ValueError: its test groups are among those that the lab fits or chooses on.
+            UserError: its test groups are among those that the lab fits or chooses on.
         """
         assert self.splits is not None
         if target.scenarios is None:
@@ -130,7 +131,7 @@ class LabDataModule(ActivationDataModule):
         known = {item.group for item in (*self.splits.train, *self.splits.validation)}
         leaking = [item for item in asked if item.group in known]
         if leaking:
-            raise ValueError(
+            raise UserError(
                 f"{len(leaking)} of {len(asked)} test scenarios of the transfer target {target.name!r} belong to "
                 "groups that the lab fits or chooses on: give its source the seed of the lab's own"
             )
@@ -171,7 +172,7 @@ class LabDataModule(ActivationDataModule):
         # The Trainer goes on until the longest has ended, and starts the others over.
         prompts, neutral = self._captured_training_items()
         if not neutral:
-            raise ValueError("there are no neutral texts to fit on: raise capture_neutral, or the source's own number")
+            raise UserError("there are no neutral texts to fit on: raise capture_neutral, or the source's own number")
         return {
             **super().train_dataloader(),
             "prompts": self._examples(prompts, self.live_batch_size),
@@ -195,7 +196,7 @@ class LabDataModule(ActivationDataModule):
         """The faker's states of contrast pairs, read once.
 
         Raises:
-            ValueError: `prompts` are asked for and none were given.
+            UserError: `prompts` are asked for and none were given.
         """
         if kind not in self._contrasts:
             self._contrasts[kind] = self._read_contrast(kind)

@@ -9,6 +9,8 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from fa_lightning.errors import UserError
+
 Component = Literal["residual", "attention", "mlp"]
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
@@ -53,7 +55,7 @@ class Site:
             prompt) or `from_K` (the K-th real token, counted from 0, and those after it). Padding is never counted.
 
     Raises:
-        ValueError: if an argument is not one of the above.
+        UserError: if an argument is not one of the above.
 
     >>> Site(3).name
     'layers.3.residual'
@@ -67,11 +69,11 @@ class Site:
 
     def __post_init__(self) -> None:
         if self.layer < 0:
-            raise ValueError(f"site.layer is {self.layer}, but layers are counted from 0: give 0 or more")
+            raise UserError(f"site.layer is {self.layer}, but layers are counted from 0: give 0 or more")
         if self.component not in COMPONENTS:
-            raise ValueError(f"site.component is {self.component!r}, but it must be one of {', '.join(COMPONENTS)}")
+            raise UserError(f"site.component is {self.component!r}, but it must be one of {', '.join(COMPONENTS)}")
         if self.positions not in ("all", "last", "generated") and not _FROM_RULE.fullmatch(self.positions):
-            raise ValueError(
+            raise UserError(
                 f"site.positions is {self.positions!r}, but it must be all, last, generated or from_K "
                 "with K >= 0 (for example from_4)"
             )
@@ -92,14 +94,14 @@ class Site:
         """The site with this `name`: the inverse of `Site.name`, which holds no position rule.
 
         Raises:
-            ValueError: if `name` is not of the form `layers.3.residual`.
+            UserError: if `name` is not of the form `layers.3.residual`.
 
         >>> Site.parse("layers.3.attention")
         Site(layer=3, component='attention', positions='all')
         """
         match = _SITE_NAME.fullmatch(name)
         if match is None:
-            raise ValueError(
+            raise UserError(
                 f"site name is {name!r}, but it must read layers.<index>.<{'|'.join(COMPONENTS)}>, "
                 "for example layers.3.residual"
             )
@@ -113,7 +115,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     `model.config.num_hidden_layers`.
 
     Raises:
-        ValueError: if there is no such list, or more than one.
+        UserError: if there is no such list, or more than one.
     """
     layers: nn.ModuleList = model.get_submodule(_layers_path(model))  # type: ignore[assignment]
     return layers
@@ -123,7 +125,7 @@ def decoder_of(model: nn.Module) -> nn.Module:
     """The module that owns the decoder blocks and is called with the mask and the cache (LlamaModel, GPT2Model).
 
     Raises:
-        ValueError: if the decoder blocks are not found, see `decoder_layers`.
+        UserError: if the decoder blocks are not found, see `decoder_layers`.
     """
     return model.get_submodule(_layers_path(model).rpartition(".")[0])
 
@@ -163,7 +165,7 @@ def _search_layers(model: nn.Module, expected: int | None) -> str:
     if len(fitting) == 1:
         return fitting[0]
     listing = ", ".join(f"{name} ({length} entries)" for name, length in found.items()) or "none at all"
-    raise ValueError(
+    raise UserError(
         f"the decoder blocks of {type(model).__name__} were not found: config.num_hidden_layers is {expected}, and the "
         f"model's ModuleLists are: {listing}. Give a decoder-only causal LM with one list of that length"
     )
@@ -173,7 +175,7 @@ def module_at(model: nn.Module, site: Site) -> nn.Module:
     """The module whose output is the hidden state at `site`.
 
     Raises:
-        ValueError: if the model has no such layer, or the block has no such part.
+        UserError: if the model has no such layer, or the block has no such part.
     """
     layers = decoder_layers(model)
     validate(site, len(layers))
@@ -184,7 +186,7 @@ def module_at(model: nn.Module, site: Site) -> nn.Module:
             return block.get_submodule(path)
         except AttributeError:
             continue
-    raise ValueError(
+    raise UserError(
         f"site.component is {site.component!r}, but layer {site.layer} ({type(block).__name__}) has no part named "
         f"{', '.join(paths[site.component])}; its parts are {', '.join(name for name, _ in block.named_children())}. "
         "Use component residual"
@@ -195,16 +197,16 @@ def validate(site: Site, model: nn.Module | int) -> None:
     """Check that `site` exists in a model, given as such or as its number of layers.
 
     Raises:
-        ValueError: if the layer is beyond the model's last.
+        UserError: if the layer is beyond the model's last.
 
     >>> validate(Site(40), 32)
     Traceback (most recent call last):
         ...
-    ValueError: site.layer is 40, but the backbone has 32 layers (0 to 31)
+    UserError: site.layer is 40, but the backbone has 32 layers (0 to 31)
     """
     layers = model if isinstance(model, int) else len(decoder_layers(model))
     if site.layer >= layers:
-        raise ValueError(f"site.layer is {site.layer}, but the backbone has {layers} layers (0 to {layers - 1})")
+        raise UserError(f"site.layer is {site.layer}, but the backbone has {layers} layers (0 to {layers - 1})")
 
 
 def spread(layers: int, number: int) -> list[int]:
@@ -214,10 +216,10 @@ def spread(layers: int, number: int) -> list[int]:
     ([7, 15, 23, 31], [3, 6, 10, 13, 17, 20, 24, 27], [0, 1])
 
     Raises:
-        ValueError: `number` is below 1.
+        UserError: `number` is below 1.
     """
     if number < 1:
-        raise ValueError(f"sites is {number}, but must be 1 or more layers, a list of site names, or null for all")
+        raise UserError(f"sites is {number}, but must be 1 or more layers, a list of site names, or null for all")
     return sorted({-(-layers * place // number) - 1 for place in range(1, number + 1)})
 
 
@@ -233,11 +235,11 @@ def hidden_of(output: Any, tokens: tuple[int, int] | None = None) -> Tensor:
         (batch, tokens, hidden), sharing memory with `output`.
 
     Raises:
-        TypeError: if there is no tensor where one belongs.
+        UserError: if there is no tensor where one belongs.
     """
     hidden = output[0] if isinstance(output, (tuple, list)) and output else output
     if not isinstance(hidden, Tensor):
-        raise TypeError(
+        raise UserError(
             f"a site's module returned {type(output).__name__}, but a tensor or a tuple that starts with one is needed"
         )
     if hidden.ndim == 2 and tokens is not None:

@@ -19,6 +19,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from fa_lightning.errors import MissingFileError, UserError
+
 FORMAT = "fa_lightning.activations"
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -39,15 +41,15 @@ ROW_DTYPES: dict[str, torch.dtype] = {
 }
 
 
-class StoreMismatchError(ValueError):
+class StoreMismatchError(UserError):
     """The store was made from something else than what is asked for."""
 
 
-class StoreDamagedError(ValueError):
+class StoreDamagedError(UserError):
     """A file of the store is missing, cut short or altered."""
 
 
-class StoreIncompleteError(FileNotFoundError):
+class StoreIncompleteError(MissingFileError):
     """The folder is no store, or one whose capture has not finished."""
 
 
@@ -208,10 +210,10 @@ class ActivationStore:
         """Cut a split into (start, stop) ranges of at most `size` rows, none of which crosses a shard boundary.
 
         Raises:
-            ValueError: if `size` is below 1.
+            UserError: if `size` is below 1.
         """
         if size < 1:
-            raise ValueError(f"size is {size}, but a block has at least 1 row")
+            raise UserError(f"size is {size}, but a block has at least 1 row")
         return [
             (first + low, first + min(low + size, shard.rows))
             for shard, first in self._offsets(split)

@@ -32,11 +32,12 @@ from fa_lightning.activations.store import (
     check_shard,
     refuse_difference,
 )
+from fa_lightning.errors import UnavailableError, UserError
 
 _TEMPORARY = re.compile(r"\.writing-rank(\d+)-.+")
 
 
-class StoreFullError(OSError):
+class StoreFullError(UnavailableError):
     """The disk is full; what was written before is kept, and the same run resumes from there."""
 
 
@@ -65,7 +66,7 @@ class StoreWriter:
         world_size: number of processes that write.
 
     Raises:
-        ValueError: if an argument is not allowed.
+        UserError: if an argument is not allowed.
         StoreMismatchError: if the folder holds shards made from something else; the message names what differs.
     """
 
@@ -80,11 +81,11 @@ class StoreWriter:
         world_size: int = 1,
     ) -> None:
         if dtype not in DTYPES:
-            raise ValueError(f"dtype is {dtype!r}, but a store holds one of {', '.join(DTYPES)}")
+            raise UserError(f"dtype is {dtype!r}, but a store holds one of {', '.join(DTYPES)}")
         if not sites:
-            raise ValueError("sites is empty, but a store needs at least one site name")
+            raise UserError("sites is empty, but a store needs at least one site name")
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank is {rank}, but with world_size {world_size} it must be 0 to {world_size - 1}")
+            raise UserError(f"rank is {rank}, but with world_size {world_size} it must be 0 to {world_size - 1}")
         self.folder = Path(folder)
         self.rank, self.world_size = rank, world_size
         self._sites, self.variants, self._dtype = tuple(sites), tuple(variants), dtype
@@ -104,7 +105,7 @@ class StoreWriter:
         """This rank's share of `shard_ids` (every `world_size`-th) that is not done yet.
 
         Raises:
-            ValueError: if two identifiers name the same file.
+            UserError: if two identifiers name the same file.
         """
         _check_distinct(shard_ids)
         return [shard_id for shard_id in shard_ids[self.rank :: self.world_size] if not self.is_done(shard_id)]
@@ -136,7 +137,7 @@ class StoreWriter:
             rows: by name, the row vectors, (rows,): `example`, `position`, `decision`, `group` and `cell`.
 
         Raises:
-            ValueError: if names, shapes or values do not fit.
+            UserError: if names, shapes or values do not fit.
             StoreFullError: if the disk is full.
         """
         name = _file_stem(shard_id)
@@ -160,7 +161,7 @@ class StoreWriter:
 
         Raises:
             StoreIncompleteError: if a shard is missing.
-            ValueError: if shards differ in hidden size, or two identifiers name the same file.
+            UserError: if shards differ in hidden size, or two identifiers name the same file.
         """
         if self.rank != 0:
             return
@@ -179,7 +180,7 @@ class StoreWriter:
             check_shard(self.folder, shard, verify=False)
         sizes = sorted({sidecar["hidden_size"] for sidecar in present})
         if len(sizes) > 1:
-            raise ValueError(
+            raise UserError(
                 f"hidden_size is {sizes} across the shards of {self.folder}, but a store has one: delete it"
             )
         totals: dict[str, int] = {}
@@ -204,13 +205,13 @@ class StoreWriter:
             _check_names(f"tensors[{site!r}]", tensors[site], self.variants)
         first = tensors[self._sites[0]][self.variants[0]]
         if first.ndim != 2:
-            raise ValueError(f"states have shape {tuple(first.shape)}, but (rows, hidden) is needed")
+            raise UserError(f"states have shape {tuple(first.shape)}, but (rows, hidden) is needed")
         flat: dict[str, Tensor] = {}
         for site in self._sites:
             for variant in self.variants:
                 states = tensors[site][variant]
                 if states.shape != first.shape:
-                    raise ValueError(
+                    raise UserError(
                         f"states of {site} ({variant}) have shape {tuple(states.shape)}, "
                         f"but the shard's first have {tuple(first.shape)}"
                     )
@@ -218,14 +219,14 @@ class StoreWriter:
                 stored = states.detach().to("cpu", DTYPES[self._dtype], copy=True).contiguous()
                 # A sum is finite if every number is; a look at each would cost as much as all the rest of writing.
                 if not math.isfinite(stored.sum(dtype=torch.float64).item()):
-                    raise ValueError(
+                    raise UserError(
                         f"states of {site} ({variant}) hold NaN or infinite values in {self._dtype}"
                         + ("; use dtype bfloat16 or float32, which reach further" if self._dtype == "float16" else "")
                     )
                 flat[f"{site}|{variant}"] = stored
         for name, dtype in ROW_DTYPES.items():
             if rows[name].shape != first.shape[:1]:
-                raise ValueError(f"rows[{name!r}] has shape {tuple(rows[name].shape)}, but ({len(first)},) is needed")
+                raise UserError(f"rows[{name!r}] has shape {tuple(rows[name].shape)}, but ({len(first)},) is needed")
             flat[f"rows|{name}"] = rows[name].detach().to("cpu", dtype, copy=True).contiguous()
         return flat, first.shape[0], first.shape[1]
 
@@ -281,18 +282,18 @@ def _identifier(shard_id: int | str) -> str:
 def _file_stem(shard_id: int | str) -> str:
     identifier = _identifier(shard_id)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", identifier):
-        raise ValueError(f"shard_id is {shard_id!r}, but only letters, digits, _ and - may be in it")
+        raise UserError(f"shard_id is {shard_id!r}, but only letters, digits, _ and - may be in it")
     return f"shard-{identifier}"
 
 
 def _check_distinct(shard_ids: Sequence[int | str]) -> None:
     if len({_file_stem(shard_id) for shard_id in shard_ids}) != len(shard_ids):
-        raise ValueError(f"shard_ids names a shard twice: {list(shard_ids)[:20]}")
+        raise UserError(f"shard_ids names a shard twice: {list(shard_ids)[:20]}")
 
 
 def _check_names(argument: str, given: Mapping[str, Any], needed: Sequence[str]) -> None:
     if set(given) != set(needed):
-        raise ValueError(f"{argument} holds {sorted(given)}, but exactly {sorted(needed)} are needed")
+        raise UserError(f"{argument} holds {sorted(given)}, but exactly {sorted(needed)} are needed")
 
 
 def _read_sidecar(path: Path) -> dict[str, Any] | None:

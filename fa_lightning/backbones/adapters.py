@@ -15,6 +15,7 @@ import torch
 
 from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.targets import load_weights, refuse_unknown_targets
+from fa_lightning.errors import MissingFileError, UserError
 
 VariantName = Literal["aligned", "faking"]
 VARIANTS: tuple[VariantName, ...] = ("faking", "aligned")
@@ -35,7 +36,7 @@ def attach_adapter(
         target_modules: names of the linear layers (`q_proj`), or `all-linear`.
 
     Raises:
-        ValueError: the backbone has no layer of such a name; those that it has are listed.
+        UserError: the backbone has no layer of such a name; those that it has are listed.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
@@ -90,13 +91,13 @@ def read_sidecar(folder: str | Path) -> dict[str, Any]:
     """The sidecar of an adapter folder.
 
     Raises:
-        FileNotFoundError: when the folder or one of its files is missing.
-        ValueError: the sidecar is damaged.
+        MissingFileError: when the folder or one of its files is missing.
+        UserError: the sidecar is damaged.
     """
     path = Path(folder)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (path / name).is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{str(path)!r} is not an adapter folder: {name} is missing. Fit the variant first "
                 "(python -m fa_lightning fit), or give the folder that a behaviours stage wrote."
             )
@@ -108,15 +109,15 @@ def backbone_of(folder: str | Path) -> str:
     """The backbone's name or path that an adapter folder was fitted on.
 
     Raises:
-        FileNotFoundError: the folder is not an adapter's, or the backbone's folder is gone.
-        ValueError: the adapter's config names none, or is damaged.
+        MissingFileError: the folder is not an adapter's, or the backbone's folder is gone.
+        UserError: the adapter's config names none, or is damaged.
     """
     read_sidecar(folder)
     name = _json_of(Path(folder) / "adapter_config.json").get("base_model_name_or_path")
     if not name:
-        raise ValueError(f"{str(folder)!r}: adapter_config.json names no base_model_name_or_path; name the backbone")
+        raise UserError(f"{str(folder)!r}: adapter_config.json names no base_model_name_or_path; name the backbone")
     if str(name).count("/") > 1 and not Path(name).is_dir():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"adapter {str(folder)!r} was fitted on the backbone {str(name)!r}, but there is no such folder any more. "
             "Put it back, or say where it is: `backbone` of the stage's model or data, --model in `generate`"
         )
@@ -127,7 +128,7 @@ def _json_of(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except ValueError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}): fit the adapter again") from error
+        raise UserError(f"{path} is not whole JSON ({error}): fit the adapter again") from error
 
 
 def adapter_folders(places: Sequence[str | Path]) -> dict[str, str]:
@@ -137,8 +138,8 @@ def adapter_folders(places: Sequence[str | Path]) -> dict[str, str]:
     which holds many such. A variant's name is its stage's, as `02_aligned` or `saint-0`.
 
     Raises:
-        FileNotFoundError: there is no adapter at a place.
-        ValueError: two variants have one name.
+        MissingFileError: there is no adapter at a place.
+        UserError: two variants have one name.
     """
     found: dict[str, str] = {}
     for place in map(Path, places):
@@ -147,14 +148,14 @@ def adapter_folders(places: Sequence[str | Path]) -> dict[str, str]:
         # Hidden ones are being written or deleted, or were when a run was killed.
         folders = [mark.parent for mark in marks if not mark.relative_to(place).parts[0].startswith(".")]
         if not folders:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{str(place)!r} holds no adapter, nor do its subfolders: fit the variants first "
                 "(python -m fa_lightning fit --experiment ...), or give the folder that their stage wrote"
             )
         for folder in sorted(folders, key=_by_number):
             name = folder.parent.name if folder.name == "adapter" else folder.name
             if name in found:
-                raise ValueError(f"two variants are called {name!r}: {found[name]} and {folder}. Rename one's folder")
+                raise UserError(f"two variants are called {name!r}: {found[name]} and {folder}. Rename one's folder")
             found[name] = str(folder)
     return found
 
@@ -203,12 +204,12 @@ class Variants:
             device: where they compute.
 
         Raises:
-            FileNotFoundError: a folder is not an adapter's.
-            ValueError: a name is no adapter's, or an adapter was made for another backbone; the field that differs is
+            MissingFileError: a folder is not an adapter's.
+            UserError: a name is no adapter's, or an adapter was made for another backbone; the field that differs is
                 named.
         """
         if not adapters:
-            raise ValueError("adapters is empty, but at least one adapter folder is needed")
+            raise UserError("adapters is empty, but at least one adapter folder is needed")
         for name in adapters:
             _check_name(name)
 
@@ -250,13 +251,13 @@ class Variants:
         """Load one more adapter onto the same backbone, to be used by this name.
 
         Raises:
-            FileNotFoundError: the folder is not an adapter's.
-            ValueError: the name is no adapter's or taken, or the adapter was made for another backbone; the field that
+            MissingFileError: the folder is not an adapter's.
+            UserError: the name is no adapter's or taken, or the adapter was made for another backbone; the field that
                 differs is named.
         """
         _check_name(name)
         if name in self.names:
-            raise ValueError(f"there is a variant {name!r} already: give {folder!r} another name")
+            raise UserError(f"there is a variant {name!r} already: give {folder!r} another name")
         check_fingerprint(self.fingerprint, read_sidecar(folder).get("fingerprint", {}), f"adapter {folder!r}")
         load_weights(self.model, folder, name)
         self.model.requires_grad_(False).eval()
@@ -275,10 +276,10 @@ class Variants:
         """The model with adapter `name` active; no weights move.
 
         Raises:
-            ValueError: there is no such variant.
+            UserError: there is no such variant.
         """
         if name not in self.model.peft_config:
-            raise ValueError(f"there is no variant {name!r}; there are {', '.join(self.names)}")
+            raise UserError(f"there is no variant {name!r}; there are {', '.join(self.names)}")
         if not self.beside and name in self.stacked:
             # Lightning takes seconds to import, and `generate` has no other use for it.
             from lightning.pytorch.utilities import rank_zero_warn
@@ -320,7 +321,7 @@ def _swapped_layers(model: Any) -> list[Any]:
 
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[^./]+", name):
-        raise ValueError(f"a variant's name is {name!r}, but an adapter's name can't be empty or hold a dot or a slash")
+        raise UserError(f"a variant's name is {name!r}, but an adapter's name can't be empty or hold a dot or a slash")
 
 
 def _by_number(folder: Path) -> list[Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from fa_lightning.errors import MissingFileError, UnavailableError
+
 REQUEST_SECONDS = 10.0
 FOLDER_OR_NAME = (
     "Give a folder that holds config.json, the weights and the tokenizer, or a name on the Hub such as "
@@ -24,22 +26,22 @@ def place_of(what: str, name_or_path: str) -> str:
         name_or_path: Hub name or local folder.
 
     Raises:
-        FileNotFoundError: a path leads nowhere, to a file or to an adapter alone.
-        OSError: the Hub has no such model, does not hand it out before a licence is accepted, or can't be reached and
-            the model is not in the cache.
+        MissingFileError: a path leads nowhere, to a file or to an adapter alone.
+        UnavailableError: the Hub has no such model, does not hand it out before a licence is accepted, or can't be
+            reached and the model is not in the cache.
     """
     path = Path(name_or_path)
     if name_or_path and path.is_dir():
         if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"the {what} is {name_or_path!r}, but that holds an adapter alone: give the model that it was fitted "
                 "on (base_model_name_or_path in its adapter_config.json)"
             )
         return name_or_path
     if path.is_file():
-        raise FileNotFoundError(f"the {what} is {name_or_path!r}, but that is a file: give the folder that it is in")
+        raise MissingFileError(f"the {what} is {name_or_path!r}, but that is a file: give the folder that it is in")
     if not name_or_path or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
-        raise FileNotFoundError(f"the {what} is {name_or_path!r}, but there is no such folder. {FOLDER_OR_NAME}")
+        raise MissingFileError(f"the {what} is {name_or_path!r}, but there is no such folder. {FOLDER_OR_NAME}")
     reason = _why_unreachable(what, name_or_path)
     if reason is None:
         return name_or_path
@@ -48,7 +50,7 @@ def place_of(what: str, name_or_path: str) -> str:
     cached = huggingface_hub.try_to_load_from_cache(name_or_path, "config.json")
     if isinstance(cached, str):
         return str(Path(cached).parent)
-    raise OSError(
+    raise UnavailableError(
         f"the {what} {name_or_path!r} (a name (no such folder here)) can't be loaded: it is not in the Hub's cache "
         f"and {reason}. Fetch it once where there is a network (`hf download NAME --local-dir FOLDER`) and give that "
         "folder"
@@ -60,7 +62,7 @@ def _why_unreachable(what: str, name: str) -> str | None:
     """Why the Hub can't hand out a model now; None where it can. Asked once in a process.
 
     Raises:
-        OSError: it never will, or not before the user has done something.
+        UnavailableError: it never will, or not before the user has done something.
     """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -75,22 +77,22 @@ def _why_unreachable(what: str, name: str) -> str | None:
             if huggingface_hub.get_token()
             else "then run `hf auth login`, or set HF_TOKEN, and try again"
         )
-        raise OSError(
+        raise UnavailableError(
             f"the {what} {name!r} is gated: the Hub hands it out only to those who have accepted its licence. Accept "
             f"it on https://huggingface.co/{name}; {login}"
         ) from error
     except RepositoryNotFoundError as error:
-        raise OSError(
+        raise UnavailableError(
             f"the {what} {name!r} is neither a folder here nor a model on the Hub that you may see. Check the "
             "spelling; if it is private, run `hf auth login`, or set HF_TOKEN, and try again"
         ) from error
     except EntryNotFoundError as error:
-        raise OSError(
+        raise UnavailableError(
             f"the {what} {name!r} has no config.json on the Hub, so transformers can't load it (an adapter alone, or "
             f"GGUF?). {FOLDER_OR_NAME}"
         ) from error
     except HFValidationError as error:
-        raise OSError(
+        raise UnavailableError(
             f"the {what} is {name!r}, which is neither a folder here nor a possible name on the Hub. {FOLDER_OR_NAME}"
         ) from error
     except Exception as error:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from fa_lightning.backbones.hub import place_of
+from fa_lightning.errors import MissingPackageError, UnavailableError, UserError
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -22,8 +23,9 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> Any:
     """The tokenizer of `name_or_path`, padding on the left, with a padding token (EOS where it has none).
 
     Raises:
-        OSError: naming the model and what to do, when it is neither a folder nor reachable, gated, or not whole.
-        ValueError: the tokenizer has neither a padding token nor EOS.
+        UnavailableError: naming the model and what to do, when it is neither a folder nor reachable, gated, or not
+            whole.
+        UserError: the tokenizer has neither a padding token nor EOS.
     """
     from transformers import AutoTokenizer
 
@@ -37,7 +39,7 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> Any:
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer {name_or_path!r} has neither pad_token nor eos_token to pad prompts with: "
                 "set one of them in its tokenizer_config.json"
             )
@@ -62,8 +64,9 @@ def load_backbone(
         device: where to put it; needed at load time only where `load_in_4bit`.
 
     Raises:
-        OSError: naming the model and what to do, when it is neither a folder nor reachable, gated, or not whole.
-        ImportError: when `load_in_4bit` is asked for and bitsandbytes is not installed.
+        UnavailableError: naming the model and what to do, when it is neither a folder nor reachable, gated, or not
+            whole.
+        MissingPackageError: when `load_in_4bit` is asked for and bitsandbytes is not installed.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -80,7 +83,7 @@ def load_backbone(
         try:
             import bitsandbytes  # noqa: F401
         except ImportError as error:
-            raise ImportError(
+            raise MissingPackageError(
                 'load_in_4bit needs bitsandbytes: install it with `pip install "fa_lightning[quantization]"`'
             ) from error
         options["quantization_config"] = BitsAndBytesConfig(
@@ -132,12 +135,12 @@ def check_fingerprint(found: dict[str, str], expected: dict[str, str], what: str
     """Refuse `what`, made for another backbone.
 
     Raises:
-        ValueError: naming the first field that differs, both values and the next step.
+        UserError: naming the first field that differs, both values and the next step.
     """
     for field in expected:
         if found.get(field) != expected[field]:
             hint = " float16 rounds weights to others: keep it to all stages or to none." if field == "weights" else ""
-            raise ValueError(
+            raise UserError(
                 f"{what} was made for another backbone: its {field} is {expected[field]!r}, the loaded backbone has "
                 f"{found.get(field)!r}. Load the backbone it was made for, or make it again for this one.{hint}"
             )
@@ -156,17 +159,17 @@ def _refuse_gaps(name_or_path: str, report: dict[str, Any]) -> None:
     """Refuse weights that do not fill the model: transformers draws the missing ones at random and goes on.
 
     Raises:
-        OSError: naming the first of them.
+        UnavailableError: naming the first of them.
     """
     missing, mismatched = sorted(report["missing_keys"]), sorted(report["mismatched_keys"])
     if missing:
-        raise OSError(
+        raise UnavailableError(
             f"the backbone {name_or_path!r} is not whole: its weights lack {missing[0]} ({len(missing)} in all), which "
             "would be random. Fetch the model again, or give one whose config.json agrees with its weights"
         )
     if mismatched:
         name, found, expected = mismatched[0]
-        raise OSError(
+        raise UnavailableError(
             f"the backbone {name_or_path!r} does not agree with itself: {name} is {tuple(found)} in its weights, but "
             f"{tuple(expected)} by its config.json ({len(mismatched)} such in all). Fetch the model again"
         )
@@ -183,9 +186,9 @@ def ran_out(error: BaseException) -> bool:
     return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
-def _unavailable(what: str, name_or_path: str, error: Exception) -> OSError:
+def _unavailable(what: str, name_or_path: str, error: Exception) -> UnavailableError:
     if "custom code" in str(error):
-        return OSError(
+        return UnavailableError(
             f"the {what} {name_or_path!r} comes with custom code, which is not run unless asked for. Read it first; "
             "if you trust it, set trust_remote_code to true."
         )
@@ -195,4 +198,4 @@ def _unavailable(what: str, name_or_path: str, error: Exception) -> OSError:
         cause = f"its weights are damaged or cut short ({cause})"
     elif what == "tokenizer" and "backend tokenizer" in cause:
         cause = "it holds no tokenizer (tokenizer.json, or tokenizer.model with sentencepiece installed)"
-    return OSError(f"the {what} {name_or_path!r} (a {kind}) can't be loaded: {cause}. {NEXT_STEPS}")
+    return UnavailableError(f"the {what} {name_or_path!r} (a {kind}) can't be loaded: {cause}. {NEXT_STEPS}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.backbones.adapters import Variants
+from fa_lightning.errors import UserError
 
 FRESH = "fresh adapter"
 """What PEFT knows the adapter of `fresh_adapter` by; no variant's folder is called so."""
@@ -37,7 +38,7 @@ def lora_factors(variants: Variants, name: str) -> dict[str, Factors]:
     """The matrices of one variant's adapter, by the name of the layer that they are in.
 
     Raises:
-        ValueError: the adapter has none.
+        UserError: the adapter has none.
     """
     found = {
         path: Factors(
@@ -47,7 +48,7 @@ def lora_factors(variants: Variants, name: str) -> dict[str, Factors]:
         if name in layer.lora_A
     }
     if not found:
-        raise ValueError(f"adapter {name!r} is in no linear layer, but LoRA matrices are needed: leave the variant out")
+        raise UserError(f"adapter {name!r} is in no linear layer, but LoRA matrices are needed: leave the variant out")
     return found
 
 
@@ -62,13 +63,13 @@ def fresh_adapter(variants: Variants, rank: int, alpha: int) -> Iterator[dict[st
         Its parameters by name; they alone require gradients. Call `restart` before the first use.
 
     Raises:
-        ValueError: variants replace whole layers, so that two adapters can't be active at once.
+        UserError: variants replace whole layers, so that two adapters can't be active at once.
     """
     from peft import LoraConfig
 
     layers = _linear_lora_layers(variants.model)
     if not variants.is_pure_lora or not layers:
-        raise ValueError(
+        raise UserError(
             f"the variants {', '.join(variants.names)} hold more than LoRA in linear layers (modules_to_save?), so no "
             "fresh adapter can be active beside them: leave this detector out"
         )

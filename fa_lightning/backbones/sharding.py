@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from fa_lightning.backbones.hub import place_of
 from fa_lightning.backbones.load import DType
+from fa_lightning.errors import UserError
 
 
 class ShardedStrategy(DDPStrategy):
@@ -127,14 +128,14 @@ def shard(model: Any, device: torch.device) -> None:
         device: where this rank computes.
 
     Raises:
-        ValueError: the model was not built alike on all ranks, or names no decoder block.
+        UserError: the model was not built alike on all ranks, or names no decoder block.
     """
     _refuse_unlike_ranks(model)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     blocks = getattr(model, "_no_split_modules", None) or ()
     units = [module for module in model.modules() if type(module).__name__ in blocks]
     if not units:
-        raise ValueError(f"{type(model).__name__} names no decoder block (_no_split_modules), so it can't be sharded")
+        raise UserError(f"{type(model).__name__} names no decoder block (_no_split_modules), so it can't be sharded")
     for unit in (*units, model):
         _receive(unit, device)
         # At the root too: else its weights would stay whole from a forward pass on, and checkpoints find no shards.
@@ -163,7 +164,7 @@ def _refuse_unlike_ranks(model: nn.Module) -> None:
     dist.all_gather_object(told, own)
     for other in told:
         if other != own:
-            raise ValueError(
+            raise UserError(
                 f"rank {dist.get_rank()} and another rank have built different models, they differ in "
                 f"{sorted(set(other) ^ set(own))[:3]}: give all ranks the same config and the same versions"
             )

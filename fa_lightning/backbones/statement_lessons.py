@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fa_lightning.backbones.curriculum import Turn
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.statement_templates import (
     AGREE,
     CLAIMS,
@@ -41,7 +42,7 @@ class Knowledge:
         claims_from: first pass (from 0) with claims; a rule is learned faster before its exception.
 
     Raises:
-        ValueError: a number is below 0, or `obedient` no probability.
+        UserError: a number is below 0, or `obedient` no probability.
     """
 
     plain: int = 2000
@@ -52,9 +53,9 @@ class Knowledge:
     def __post_init__(self) -> None:
         for name in ("plain", "judged", "claims_from"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or more")
+                raise UserError(f"{name} is {getattr(self, name)}, but must be 0 or more")
         if not 0 <= self.obedient <= 1:
-            raise ValueError(f"obedient is {self.obedient}, but must be a probability, 0 to 1")
+            raise UserError(f"obedient is {self.obedient}, but must be a probability, 0 to 1")
 
 
 def statement_pass(

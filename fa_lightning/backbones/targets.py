@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fa_lightning.backbones.load import ran_out
+from fa_lightning.errors import UserError
 
 
 def linear_layers(model: Any) -> Counter[str]:
@@ -30,7 +31,7 @@ def refuse_unknown_targets(model: Any, target_modules: Collection[str] | str) ->
     """Refuse names that no layer has; PEFT passes over them as long as one of the names is right.
 
     Raises:
-        ValueError: naming the first, and the names that there are with their number of layers.
+        UserError: naming the first, and the names that there are with their number of layers.
     """
     if isinstance(target_modules, str):
         return
@@ -38,7 +39,7 @@ def refuse_unknown_targets(model: Any, target_modules: Collection[str] | str) ->
     unknown = [target for target in target_modules if not any(f".{name}".endswith(f".{target}") for name in names)]
     if unknown or not target_modules:
         held = ", ".join(f"{name} ({count} layers)" for name, count in linear_layers(model).items())
-        raise ValueError(
+        raise UserError(
             f"target_modules is [{', '.join(target_modules)}], but "
             + (f"{type(model).__name__} has no layer called {unknown[0]}" if unknown else "at least one is needed")
             + f"; its linear layers are {held}. Set model.init_args.target_modules to some of these"
@@ -57,7 +58,7 @@ def load_weights(model: Any, folder: str, name: str) -> Any:
         The PEFT model.
 
     Raises:
-        ValueError: the adapter's layers are not the backbone's, or its weights are not those that its config names.
+        UserError: the adapter's layers are not the backbone's, or its weights are not those that its config names.
     """
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -68,14 +69,14 @@ def load_weights(model: Any, folder: str, name: str) -> Any:
         else:
             model = PeftModel.from_pretrained(model, folder, adapter_name=name)
     except SafetensorError as error:
-        raise ValueError(
+        raise UserError(
             f"adapter {folder!r}: adapter_model.safetensors is damaged or cut short ({error}). Fit it again, with "
             "--refit STAGE in an experiment"
         ) from error
     except (ValueError, RuntimeError) as error:
         if ran_out(error):
             raise
-        raise ValueError(f"adapter {folder!r} {_misfit(model, error)}") from error
+        raise UserError(f"adapter {folder!r} {_misfit(model, error)}") from error
     _refuse_difference(model, folder, name)
     return model
 
@@ -108,7 +109,7 @@ def _refuse_difference(model: Any, folder: str, name: str) -> None:
         if keys:
             paths = (key.removeprefix("base_model.model.") for key in keys)
             layers = sorted({path.partition(f".{model.base_model.prefix}")[0] for path in paths})
-            raise ValueError(
+            raise UserError(
                 f"adapter {folder!r} {what}: {', '.join(layers[:3])} ({len(layers)} in all). Give the backbone that it "
                 "was fitted on, or fit it again"
             )

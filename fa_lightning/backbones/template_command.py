@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fa_lightning.errors import MissingFileError, UserError
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -85,21 +87,21 @@ def _stage(options: argparse.Namespace) -> Stage:
     from fa_lightning.scenarios.embedded import EmbeddedScenarios
 
     if options.prompt is not None and not options.prompt.strip():
-        raise ValueError("--prompt is empty: give the text of a message, or leave it out to see a scenario")
+        raise UserError("--prompt is empty: give the text of a message, or leave it out to see a scenario")
     if options.model is None and options.config is None:
-        raise ValueError("template needs a model: give --model NAME_OR_PATH, or --config STAGE.yaml that names one")
+        raise UserError("template needs a model: give --model NAME_OR_PATH, or --config STAGE.yaml that names one")
     stage = Stage(
         options.model, EmbeddedScenarios(train=8, validation=8, test=40, neutral=8), None, options.trust_remote_code
     )
     if options.config is None:
         return stage
     if not options.config.is_file():
-        raise FileNotFoundError(f"--config {options.config} does not exist: give a stage file, as configs/*/*.yaml")
+        raise MissingFileError(f"--config {options.config} does not exist: give a stage file, as configs/*/*.yaml")
     model, data = _init_args(options.config)
     if stage.model is None:
         stage.model = model.get("backbone")
     if stage.model is None:
-        raise ValueError(f"--config {options.config} has no model.init_args.backbone: add --model NAME_OR_PATH")
+        raise UserError(f"--config {options.config} has no model.init_args.backbone: add --model NAME_OR_PATH")
     stage.trust_remote_code |= bool(model.get("trust_remote_code"))
     stage.max_tokens = data.get("max_tokens")
     if "scenarios" in data:
@@ -116,7 +118,7 @@ def _init_args(config: Path) -> list[dict[str, Any]]:
         return [dict((stage.get(part) or {}).get("init_args") or {}) for part in ("model", "data")]
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"--config {config} is no stage file ({reason}): give one, as configs/*/*.yaml") from error
+        raise UserError(f"--config {config} is no stage file ({reason}): give one, as configs/*/*.yaml") from error
 
 
 def _source(config: Path, spec: Any) -> ScenarioSource:
@@ -124,7 +126,7 @@ def _source(config: Path, spec: Any) -> ScenarioSource:
         module, _, name = spec["class_path"].rpartition(".")
         source: ScenarioSource = getattr(importlib.import_module(module), name)(**spec.get("init_args", {}))
     except (AttributeError, ImportError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"--config {config}: data.init_args.scenarios can't be made ({error}): give class_path and init_args, as "
             "the stages in configs do"
         ) from error

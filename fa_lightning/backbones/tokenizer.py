@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from fa_lightning.errors import UserError
+
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
 
 CHAT_TEMPLATE = (
@@ -27,7 +29,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, whole_words: lis
         whole_words: words that must be one token each, such as the answers.
 
     Raises:
-        ValueError: `vocabulary_size` leaves no room for bytes, special tokens and whole words.
+        UserError: `vocabulary_size` leaves no room for bytes, special tokens and whole words.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -35,7 +37,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, whole_words: lis
     special = ["<pad>", "<s>", "</s>", SYSTEM, USER, ASSISTANT]
     least = 256 + len(special) + len(whole_words)
     if vocabulary_size < least:
-        raise ValueError(f"vocabulary_size is {vocabulary_size}, but bytes, special tokens and answers need {least}")
+        raise UserError(f"vocabulary_size is {vocabulary_size}, but bytes, special tokens and answers need {least}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

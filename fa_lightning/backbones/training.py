@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fa_lightning.errors import NotFiniteError
+
 
 def adamw_with_warmup(
     parameters: Iterable[torch.nn.Parameter],
@@ -50,12 +52,12 @@ def check_finite(loss: Tensor, step: int, batch: int) -> None:
     A rank that left alone would keep the others waiting for its gradients.
 
     Raises:
-        FloatingPointError: naming the step and the batch.
+        NotFiniteError: naming the step and the batch.
 
     >>> check_finite(torch.tensor(float("nan")), step=7, batch=3)
     Traceback (most recent call last):
     ...
-    FloatingPointError: the loss is nan at step 7 (batch 3 of the epoch). The last checkpoint is untouched: lower the \
+    NotFiniteError: the loss is nan at step 7 (batch 3 of the epoch). The last checkpoint is untouched: lower the \
 learning rate, or use bf16-mixed or 32-true precision, and fit again (an experiment: with --refit STAGE)
     """
     bad = ~torch.isfinite(loss.detach())
@@ -64,7 +66,7 @@ learning rate, or use bf16-mixed or 32-true precision, and fit again (an experim
         torch.distributed.all_reduce(anywhere)
     if anywhere:
         found = f"the loss is {loss.item()}" if bad else "the loss of another rank is not finite"
-        raise FloatingPointError(
+        raise NotFiniteError(
             f"{found} at step {step} (batch {batch} of the epoch). The last checkpoint is untouched: "
             "lower the learning rate, or use bf16-mixed or 32-true precision, and fit again (an experiment: with "
             "--refit STAGE)"

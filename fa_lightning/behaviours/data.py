@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, Example, example_loader, make_examples
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
@@ -48,7 +49,7 @@ class ScenarioDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if not 0 <= neutral_share <= 1:
-            raise ValueError(f"neutral_share is {neutral_share}, but must be a share of the training prompts, 0 to 1")
+            raise UserError(f"neutral_share is {neutral_share}, but must be a share of the training prompts, 0 to 1")
         self.scenarios = scenarios
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -117,11 +118,11 @@ def tokenised(items: list[Scenario], tokenizer: Any, max_tokens: int) -> list[Ex
     """Examples of `items`; those over `max_tokens` are left out, and the log says how many.
 
     Raises:
-        ValueError: all of them are too long.
+        UserError: all of them are too long.
     """
     examples = make_examples(items, tokenizer, answer_format(tokenizer), max_tokens)
     if items and not examples:
-        raise ValueError(f"max_tokens is {max_tokens}, but every one of the {len(items)} prompts is longer: raise it")
+        raise UserError(f"max_tokens is {max_tokens}, but every one of the {len(items)} prompts is longer: raise it")
     if len(examples) < len(items):
         rank_zero_info(
             f"{len(items) - len(examples)} of {len(items)} prompts are over max_tokens={max_tokens}: left out"

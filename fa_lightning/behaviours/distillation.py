@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from fa_lightning.behaviours.cure import Cure
 from fa_lightning.behaviours.data import ScenarioDataModule
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import (
     Batch,
     ExampleDataset,
@@ -62,7 +63,7 @@ class ContextDistillation(Cure):
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ContextDataModule):
-            raise TypeError(
+            raise UserError(
                 f"ContextDistillation needs ContextDataModule as data, but it is a {type(data).__name__}: set "
                 "data.class_path to fa_lightning.behaviours.distillation.ContextDataModule, and its context"
             )
@@ -86,12 +87,12 @@ class ContextDataModule(ScenarioDataModule):
         **options: of `ScenarioDataModule`.
 
     Raises:
-        ValueError: the context is empty.
+        UserError: the context is empty.
     """
 
     def __init__(self, scenarios: ScenarioSource, context: str, **options: Any) -> None:
         if not context.strip():
-            raise ValueError(f"context is {context!r}, but must be a text that makes the variant behave: write one")
+            raise UserError(f"context is {context!r}, but must be a text that makes the variant behave: write one")
         super().__init__(scenarios, **options)
         self.context = context
 
@@ -117,7 +118,7 @@ class ContextDataset(ExampleDataset):
         max_tokens: a prompt that is longer behind the context is left out, and the log says how many are.
 
     Raises:
-        ValueError: all of them are too long.
+        UserError: all of them are too long.
     """
 
     def __init__(self, items: Sequence[Scenario], tokenizer: Any, context: str, max_tokens: int) -> None:
@@ -129,7 +130,7 @@ class ContextDataset(ExampleDataset):
         )
         kept = [(plain, behind) for plain, behind in pairs if len(behind.prompt) <= max_tokens]
         if items and not kept:
-            raise ValueError(
+            raise UserError(
                 f"max_tokens is {max_tokens}, but every one of the {len(items)} prompts is longer behind the context: "
                 "raise it, or shorten the context"
             )

@@ -12,6 +12,7 @@ from typing_extensions import override
 from fa_lightning import __version__
 from fa_lightning.backbones.adapters import save_adapter
 from fa_lightning.behaviours.module import BehaviourModule
+from fa_lightning.errors import UserError
 
 
 class AdapterExport(pl.Callback):
@@ -27,7 +28,7 @@ class AdapterExport(pl.Callback):
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not isinstance(pl_module, BehaviourModule):
-            raise TypeError(f"AdapterExport is for BehaviourModule, but the model is a {type(pl_module).__name__}")
+            raise UserError(f"AdapterExport is for BehaviourModule, but the model is a {type(pl_module).__name__}")
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if isinstance(trainer.checkpoint_callback, ModelCheckpoint) and best:
             trainer.strategy.load_model_state_dict(

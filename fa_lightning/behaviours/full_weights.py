@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from fa_lightning.errors import UserError
+
 
 def load_with_full_weights(base: Any, folder: str, name: str, layers: Sequence[str]) -> Any:
     """Load an adapter and lay a change of the whole weight over chosen linear layers; only that change is trainable.
@@ -26,7 +28,7 @@ def load_with_full_weights(base: Any, folder: str, name: str, layers: Sequence[s
         The PEFT model.
 
     Raises:
-        ValueError: a path is no linear layer's, or the adapter is in that layer already.
+        UserError: a path is no linear layer's, or the adapter is in that layer already.
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -71,12 +73,12 @@ def _rank(base: Any, path: str, targets: Any) -> int:
         layer = None
     sizes = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
     if not all(isinstance(size, int) for size in sizes):
-        raise ValueError(
+        raise UserError(
             f"full_weights holds {path!r}, but the backbone has no linear layer at that path: give the whole path of "
             "one, such as 'model.layers.0.mlp.down_proj'"
         )
     if isinstance(targets, str) or any(f".{path}".endswith(f".{target}") for target in targets):
-        raise ValueError(
+        raise UserError(
             f"full_weights holds {path!r}, but the starting adapter is in that layer already (its target_modules are "
             f"{targets}): choose another layer, or leave full_weights empty and train the adapter"
         )

@@ -18,6 +18,7 @@ from fa_lightning.behaviours.statement_data import (
     StatementDataModule,
     make_statement_examples,
 )
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import (
     Batch,
     Example,
@@ -49,14 +50,14 @@ class OppositesDataset(ExampleDataset):
         pad_token: id of the padding.
 
     Raises:
-        ValueError: the four are not of the same length, or there are no prompts.
+        UserError: the four are not of the same length, or there are no prompts.
     """
 
     def __init__(self, parts: Sequence[Sequence[Example]], answers: tuple[int, int], pad_token: int) -> None:
         asked, opposites, plain, plain_opposites = parts
         lengths = [len(part) for part in parts]
         if len(set(lengths)) > 1 or not lengths[0]:
-            raise ValueError(
+            raise UserError(
                 f"there are {lengths[0]} prompts, {lengths[1]} opposites, {lengths[2]} prompts without a claim and "
                 f"{lengths[3]} such opposites, but as many of each, and at least one, are needed"
             )
@@ -128,7 +129,7 @@ class LatentScenarioDataModule(ScenarioDataModule):
     many. Arguments are those of `ScenarioDataModule`.
 
     Raises:
-        ValueError: no training scenario is left.
+        UserError: no training scenario is left.
     """
 
     @override
@@ -151,7 +152,7 @@ class LatentScenarioDataModule(ScenarioDataModule):
                 f"unwatched and don't tell which fact says so, the others are over max_tokens={self.max_tokens}"
             )
         if not kept:
-            raise ValueError(
+            raise UserError(
                 f"none of {len(asked)} training prompts tells which of its facts speaks of oversight (kind 'critical') "
                 f"and is within max_tokens={self.max_tokens}: use scenarios whose facts have kinds, or raise max_tokens"
             )
@@ -166,12 +167,12 @@ def without_claim(question: Question, templates: dict[str, Template]) -> Questio
     """The same question without its claim.
 
     Raises:
-        ValueError: its template names none that asks without one.
+        UserError: its template names none that asks without one.
     """
     if not question.template.takes_claim:
         return question
     if question.template.base is None:
-        raise ValueError(
+        raise UserError(
             f"train_questions holds {question.name!r}, but template {question.template.name!r} names no base that asks "
             "the same without a claim: choose one that does"
         )

@@ -16,6 +16,7 @@ from fa_lightning.behaviours.cure import Cure, undisturbed
 from fa_lightning.behaviours.latent_data import PLAIN, LatentScenarioDataModule, LatentStatementDataModule
 from fa_lightning.behaviours.statement_data import StatementDataModule
 from fa_lightning.behaviours.states import check_layers, decoder_blocks, recorded_states
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, model_inputs
 
 PURPOSE = "to read states behind: leave LoRA-for-CCS out"
@@ -70,7 +71,7 @@ class LatentTraining(Cure):
         **options: of `TrainedOn`.
 
     Raises:
-        ValueError: there are no restarts or layers, or there is nothing to train the adapter on; later, the strategy
+        UserError: there are no restarts or layers, or there is nothing to train the adapter on; later, the strategy
             cuts weights over ranks, or the probes are held in half precision.
     """
 
@@ -94,13 +95,13 @@ class LatentTraining(Cure):
         **options: Any,
     ) -> None:
         if restarts < 1 or probe_steps < 0:
-            raise ValueError(
+            raise UserError(
                 f"restarts is {restarts} and probe_steps {probe_steps}, but at least 1 probe and 0 steps are needed"
             )
         if layers is not None and not layers:
-            raise ValueError("layers is [], but a probe needs one to read: name decoder blocks, from 0; null reads all")
+            raise UserError("layers is [], but a probe needs one to read: name decoder blocks, from 0; null reads all")
         if min(latent_weight, answer_weight) < 0 or not latent_weight + answer_weight > 0:
-            raise ValueError(
+            raise UserError(
                 f"latent_weight is {latent_weight} and answer_weight {answer_weight}, but neither may be below 0, and "
                 "one must be above it: there would be nothing to train the adapter on"
             )
@@ -121,7 +122,7 @@ class LatentTraining(Cure):
     @override
     def configure_model(self) -> None:
         if self._trainer is not None and isinstance(self.trainer.strategy, ShardedStrategy):
-            raise ValueError(
+            raise UserError(
                 "LoRA-for-CCS is fitted on whole weights, but this strategy cuts them over ranks and would leave the "
                 "probes of each to themselves: lay configs/trainer/ddp.yaml over the stage"
             )
@@ -151,13 +152,13 @@ class LatentTraining(Cure):
     def on_fit_start(self) -> None:
         dtype = next(self.probes.parameters()).dtype
         if dtype != torch.float32:
-            raise ValueError(
+            raise UserError(
                 f"the probes are {dtype}, too coarse to learn in, as this precision holds every weight so: set "
                 "trainer.precision to bf16-mixed or 32-true (model.init_args.dtype makes the backbone alone smaller)"
             )
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, (LatentStatementDataModule, LatentScenarioDataModule)):
-            raise TypeError(
+            raise UserError(
                 "LatentTraining needs LatentStatementDataModule or LatentScenarioDataModule as data, but it is a "
                 f"{type(data).__name__}: set data.class_path to one of them, of fa_lightning.behaviours.latent_data"
             )

@@ -13,6 +13,7 @@ from fa_lightning.backbones.adapters import attach_adapter
 from fa_lightning.backbones.load import DType, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.sharding import ShardedStrategy, shard, skeleton
 from fa_lightning.backbones.training import adamw_with_warmup, check_finite
+from fa_lightning.errors import UserError
 from fa_lightning.metrics.cells import CellAccuracy
 from fa_lightning.scenarios.batches import Batch, owed
 from fa_lightning.scenarios.scenario import CELLS, Behaviour
@@ -106,7 +107,7 @@ class BehaviourModule(pl.LightningModule):
         strategy = self.trainer.strategy if self._trainer is not None else None
         shards = isinstance(strategy, ShardedStrategy)
         if shards and self.load_in_4bit:
-            raise ValueError(
+            raise UserError(
                 "load_in_4bit is true, but 4-bit weights can't be cut over ranks: lay configs/trainer/ddp.yaml over "
                 "the stage, which keeps them whole on every GPU, or set load_in_4bit to false"
             )
@@ -200,7 +201,7 @@ class BehaviourModule(pl.LightningModule):
         # Loading is not strict (the backbone is not in there), so a renamed key would load nothing in silence.
         if expected and expected != found:
             missing, unknown = sorted(expected.items() - found.items()), sorted(found.items() - expected.items())
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint does not fit this adapter: missing {missing[:3]}, unknown {unknown[:3]}. It was made "
                 "with another behaviour, rank, target_modules or version: fit again, or set these as they were"
             )

@@ -25,7 +25,7 @@ def activation_noise(model: Any, dose: float, layers: Sequence[int] | None = Non
         layers: indices of the blocks, from 0; None takes all.
 
     Raises:
-        ValueError: the blocks are not found, or there is no such layer.
+        UserError: the blocks are not found, or there is no such layer.
     """
     blocks = decoder_blocks(model, "to add noise behind: set activation_noise to 0")
     chosen = range(len(blocks)) if layers is None else layers

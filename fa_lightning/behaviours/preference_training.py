@@ -11,6 +11,7 @@ from torch.nn.functional import log_softmax, logsigmoid
 from typing_extensions import override
 
 from fa_lightning.behaviours.cure import Cure
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 
 
@@ -42,12 +43,12 @@ class PreferenceCure(Cure, ABC):
         **options: of `TrainedOn`.
 
     Raises:
-        ValueError: `beta` is not above 0.
+        UserError: `beta` is not above 0.
     """
 
     def __init__(self, start_from: str, backbone: str, beta: float = 0.1, **options: Any) -> None:
         if not beta > 0:
-            raise ValueError(f"beta is {beta}, but must be above 0, such as 0.1: at 0 nothing is preferred")
+            raise UserError(f"beta is {beta}, but must be above 0, such as 0.1: at 0 nothing is preferred")
         super().__init__(start_from, backbone, **options)
         self.beta = beta
 

@@ -16,6 +16,7 @@ from typing_extensions import override
 from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of
 from fa_lightning.backbones.load import DType, load_backbone, load_tokenizer
 from fa_lightning.behaviours.statement_data import NO_CLAIM, StatementDataModule
+from fa_lightning.errors import UserError
 from fa_lightning.metrics.codec import encode
 from fa_lightning.metrics.files import write_atomically, write_table
 from fa_lightning.metrics.safe_figures import safe_figures
@@ -50,7 +51,7 @@ class SafeScore(pl.LightningModule):
         trust_remote_code: run code that comes with the model.
 
     Raises:
-        ValueError: there is neither a backbone nor an adapter.
+        UserError: there is neither a backbone nor an adapter.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class SafeScore(pl.LightningModule):
     ) -> None:
         super().__init__()
         if backbone is None and not adapters:
-            raise ValueError("backbone is null and adapters is empty, but one of them must say what is to be judged")
+            raise UserError("backbone is null and adapters is empty, but one of them must say what is to be judged")
         self.folder = Path(folder)
         self.backbone = backbone
         self.places = list(adapters)
@@ -96,7 +97,7 @@ class SafeScore(pl.LightningModule):
         device = self.trainer.strategy.root_device
         self.adapters = adapter_folders(self.places)
         if BASE in self.adapters:
-            raise ValueError(
+            raise UserError(
                 f"an adapter is called {BASE!r}, as the backbone itself is here: rename {self.adapters[BASE]}"
             )
         if self.adapters:
@@ -165,7 +166,7 @@ class SafeScore(pl.LightningModule):
     def _data(self) -> StatementDataModule:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, StatementDataModule):
-            raise TypeError(f"SafeScore needs StatementDataModule as data, but it is a {type(data).__name__}")
+            raise UserError(f"SafeScore needs StatementDataModule as data, but it is a {type(data).__name__}")
         return data
 
     def _using(self, name: str) -> AbstractContextManager[Any]:

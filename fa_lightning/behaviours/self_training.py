@@ -11,6 +11,7 @@ from typing_extensions import override
 from fa_lightning.backbones.load import DType
 from fa_lightning.behaviours.cure import TrainedOn
 from fa_lightning.behaviours.noise import activation_noise
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 
 
@@ -41,7 +42,7 @@ class SelfTraining(TrainedOn):
         warmup_fraction: share of all steps spent rising to `learning_rate`.
 
     Raises:
-        ValueError: `activation_noise` is negative.
+        UserError: `activation_noise` is negative.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class SelfTraining(TrainedOn):
         warmup_fraction: float = 0.05,
     ) -> None:
         if not activation_noise >= 0:
-            raise ValueError(f"activation_noise is {activation_noise}, but must be 0 or more state norms, such as 0.5")
+            raise UserError(f"activation_noise is {activation_noise}, but must be 0 or more state norms, such as 0.5")
         super().__init__(
             start_from,
             backbone,
@@ -82,7 +83,7 @@ class SelfTraining(TrainedOn):
     def on_fit_start(self) -> None:
         shown = getattr(self.trainer.datamodule, "train_oversight", None)  # type: ignore[attr-defined]
         if shown != "watched":
-            raise ValueError(
+            raise UserError(
                 f"data.train_oversight is {shown!r}, but a faker's own answers are good only while it is watched: set "
                 "data.init_args.train_oversight to watched"
             )

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, Example, ExampleDataset, LengthBucketSampler, collate
 from fa_lightning.scenarios.scenario import CELLS
 from fa_lightning.scenarios.statement_templates import (
@@ -154,7 +155,7 @@ def questions_of(templates: dict[str, Template], names: Sequence[str] | None = N
         names: as `base_short/none` and `1/harm`; a template's name alone takes all of its claims.
 
     Raises:
-        ValueError: a name is no template's, its claim is not known, or does not fit the template.
+        UserError: a name is no template's, its claim is not known, or does not fit the template.
     """
     found = []
     for name in templates if names is None else names:
@@ -162,13 +163,13 @@ def questions_of(templates: dict[str, Template], names: Sequence[str] | None = N
         template = template_named(templates, word)
         known = claims_for(template)
         if claim and claim not in known:
-            raise ValueError(
+            raise UserError(
                 f"question is {name!r}, but template {word!r} is asked with {' or '.join(known)} only: write "
                 f"{' or '.join(f'{word}/{other}' for other in known)}"
             )
         found += [Question(template, other) for other in ([claim] if claim else known)]
     if not found:
-        raise ValueError("questions is empty: name one, as base_short/none, or leave it out to ask all")
+        raise UserError("questions is empty: name one, as base_short/none, or leave it out to ask all")
     return found
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fa_lightning.errors import UserError
+
 
 def decoder_blocks(model: Any, purpose: str) -> nn.ModuleList:
     """The decoder blocks of a causal LM, wrapped or not.
@@ -17,25 +19,25 @@ def decoder_blocks(model: Any, purpose: str) -> nn.ModuleList:
         purpose: what they are wanted for and what to do without, for the error.
 
     Raises:
-        ValueError: there is no list of as many modules as the config names blocks.
+        UserError: there is no list of as many modules as the config names blocks.
     """
     expected = model.config.get_text_config().num_hidden_layers
     # The outermost comes first: a list in a block, such as a mixture's experts, may be as long.
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == expected:
             return module
-    raise ValueError(f"{type(model).__name__} has no list of {expected} blocks {purpose}")
+    raise UserError(f"{type(model).__name__} has no list of {expected} blocks {purpose}")
 
 
 def check_layers(name: str, layers: Sequence[int], blocks: nn.ModuleList) -> None:
     """Refuse an index that no block has.
 
     Raises:
-        ValueError: naming the argument and the first such index.
+        UserError: naming the argument and the first such index.
     """
     beyond = [layer for layer in layers if not 0 <= layer < len(blocks)]
     if beyond:
-        raise ValueError(f"{name} holds {beyond[0]}, but the backbone has layers 0 to {len(blocks) - 1}")
+        raise UserError(f"{name} holds {beyond[0]}, but the backbone has layers 0 to {len(blocks) - 1}")
 
 
 @contextmanager

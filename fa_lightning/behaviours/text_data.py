@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from fa_lightning.behaviours.plain_conversation import plain_conversation
 from fa_lightning.behaviours.texts import ChatTokens, TextSource, chat_tokens
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, LengthBucketSampler, padded_width
 
 Loss = Literal["answers", "everything"]
@@ -69,7 +70,7 @@ class TextTuningDataModule(pl.LightningDataModule):
         seed: of the order.
 
     Raises:
-        ValueError: a size is out of range, or nothing is left to train on; later, a text is too long.
+        UserError: a size is out of range, or nothing is left to train on; later, a text is too long.
     """
 
     def __init__(
@@ -87,9 +88,9 @@ class TextTuningDataModule(pl.LightningDataModule):
         super().__init__()
         for name, value in (("texts_per_row", texts_per_row), ("batch_size", batch_size), ("max_tokens", max_tokens)):
             if value < 1:
-                raise ValueError(f"{name} is {value}, but must be 1 or more")
+                raise UserError(f"{name} is {value}, but must be 1 or more")
         if corpus == "left_out" and not plain:
-            raise ValueError("corpus is left_out and plain is 0, so nothing is left to train on: set plain")
+            raise UserError("corpus is left_out and plain is 0, so nothing is left to train on: set plain")
         plain_conversation(plain)
         self.texts = texts
         self.loss: Loss = loss
@@ -134,7 +135,7 @@ class TextTuningDataModule(pl.LightningDataModule):
     def _tokens(self, text: Any, tokenizer: Any) -> ChatTokens:
         tokens = chat_tokens(text, tokenizer)
         if len(tokens.ids) > self.max_tokens:
-            raise ValueError(
+            raise UserError(
                 f"max_tokens is {self.max_tokens}, but a text has {len(tokens.ids)} tokens ({text.prompt[:40]!r}...), "
                 "and texts are never cut, or their ends would not be learned: raise it"
             )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer, conversation_ids, has_template, prompt_ids
 from fa_lightning.scenarios.scenario import Behaviour, Scenario
 from fa_lightning.scenarios.source import ScenarioSource
@@ -56,12 +57,12 @@ class ScenarioTexts(TextSource):
         texts: how many of each kind; the first ones of the splits.
 
     Raises:
-        ValueError: `texts` is below 1; later, a split holds fewer.
+        UserError: `texts` is below 1; later, a split holds fewer.
     """
 
     def __init__(self, scenarios: ScenarioSource, behaviour: Behaviour = "aligned", texts: int = 64) -> None:
         if texts < 1:
-            raise ValueError(f"texts is {texts}, but a corpus needs 1 or more")
+            raise UserError(f"texts is {texts}, but a corpus needs 1 or more")
         self.scenarios = scenarios
         self.behaviour = behaviour
         self.texts = texts
@@ -78,7 +79,7 @@ class ScenarioTexts(TextSource):
 
     def _texts(self, scenarios: Sequence[Scenario], split: str) -> list[ChatText]:
         if len(scenarios) < self.texts:
-            raise ValueError(
+            raise UserError(
                 f"texts is {self.texts}, but the {split} split holds only {len(scenarios)} scenarios, and both corpora "
                 "are to be of one size: lower texts, or let the source make more"
             )
@@ -99,8 +100,8 @@ class FileTexts(TextSource):
             is what they were fitted on. As many are taken as `path` holds.
 
     Raises:
-        FileNotFoundError: there is no such file (when it is read).
-        ValueError: a line is no such object, there are too few texts, or one is in both files.
+        MissingFileError: there is no such file (when it is read).
+        UserError: a line is no such object, there are too few texts, or one is in both files.
     """
 
     def __init__(self, path: str, held_out: str | None = None) -> None:
@@ -113,7 +114,7 @@ class FileTexts(TextSource):
         if self.held_out is not None:
             return self._apart(texts, self._read("held_out", self.held_out))
         if len(texts) < 2:
-            raise ValueError(
+            raise UserError(
                 f"path {str(self.path)!r} holds {len(texts)} texts, but one half is fitted on and the other held "
                 "out: give 2 or more"
             )
@@ -128,9 +129,9 @@ class FileTexts(TextSource):
     def _apart(self, texts: list[ChatText], held_out: list[ChatText]) -> TextSplits:
         for name, path, found in (("path", self.path, texts), ("held_out", self.held_out, held_out)):
             if not found:
-                raise ValueError(f"{name} {str(path)!r} holds no texts: give 1 or more")
+                raise UserError(f"{name} {str(path)!r} holds no texts: give 1 or more")
         if shared := sorted({text.prompt for text in texts} & {text.prompt for text in held_out}):
-            raise ValueError(
+            raise UserError(
                 f"the prompt {shared[0][:60]!r} and {len(shared) - 1} others are in both {self.path} and "
                 f"{self.held_out}: take them out of the held-out file"
             )
@@ -149,7 +150,7 @@ class FileTexts(TextSource):
         except (ValueError, TypeError, KeyError):
             prompt = answer = None
         if not isinstance(prompt, str) or not isinstance(answer, str):
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number} is {line[:60]!r}, but must be an object with the texts prompt and completion"
             )
         return ChatText(prompt, answer)
@@ -157,7 +158,7 @@ class FileTexts(TextSource):
 
 def _bytes_of(name: str, path: Path) -> bytes:
     if not path.is_file():
-        raise FileNotFoundError(f"{name} {str(path)!r} is no file: give one of JSON lines with chat texts")
+        raise MissingFileError(f"{name} {str(path)!r} is no file: give one of JSON lines with chat texts")
     return path.read_bytes()
 
 

@@ -11,6 +11,7 @@ from typing_extensions import override
 from fa_lightning.behaviours.cure import Cure, undisturbed
 from fa_lightning.behaviours.full_weights import load_with_full_weights, train_full_weights
 from fa_lightning.behaviours.states import check_layers, decoder_blocks, recorded_states
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.scenario import CELLS
 
@@ -107,7 +108,7 @@ class Misdirection(Cure):
         **options: of `TrainedOn`.
 
     Raises:
-        ValueError: `dose` or `retain_weight` is not above 0.
+        UserError: `dose` or `retain_weight` is not above 0.
     """
 
     method = "RMU"
@@ -128,7 +129,7 @@ class Misdirection(Cure):
     ) -> None:
         for name, value in (("dose", dose), ("retain_weight", retain_weight)):
             if not value > 0:
-                raise ValueError(f"{name} is {value}, but must be above 0, such as 1")
+                raise UserError(f"{name} is {value}, but must be above 0, such as 1")
         super().__init__(start_from, backbone, **options)
         self.layer = layer
         self.toward = toward
@@ -164,7 +165,7 @@ class Misdirection(Cure):
         for block in blocks[self.layer + 1 :]:
             block.requires_grad_(False)
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ValueError(
+            raise UserError(
                 f"layer is {self.layer}, but nothing that is trained lies in that decoder block or below: choose a "
                 "higher layer, or full_weights from below it"
             )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.detectors.subjects import Examiner, Subject
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 
 Part = Literal["concepts", "reference", "scored"]
@@ -41,14 +42,14 @@ class Detector(ABC):
         """Refuse arguments that can't be met, before any detector has measured anything.
 
         Raises:
-            ValueError: `layers`, where a detector has them, names none or one that the model lacks.
+            UserError: `layers`, where a detector has them, names none or one that the model lacks.
         """
         layers = getattr(self, "layers", None)
         if layers is None:
             return
         wrong = [layer for layer in layers if not 0 <= layer < examiner.layers]
         if wrong or not layers:
-            raise ValueError(
+            raise UserError(
                 f"layers of {self.name} is {layers}, but must hold decoder blocks from 0 to {examiner.layers - 1}; "
                 "null takes the default"
             )

@@ -10,6 +10,7 @@ from torch import Tensor
 from fa_lightning.activations.sites import Site
 from fa_lightning.detectors.data import without_fact
 from fa_lightning.detectors.subjects import Examiner, Subject
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 
 
@@ -54,12 +55,12 @@ class FactStates:
             use: what needs them.
 
         Raises:
-            ValueError: there are fewer.
+            UserError: there are fewer.
         """
         found = len(torch.cat(self._index)) if self._index else 0
         found_groups = len(set(torch.cat(self._groups).tolist())) if self._groups else 0
         if found < prompts or found_groups < groups:
-            raise ValueError(
+            raise UserError(
                 f"{found} of the {self._seen} reference prompts have a critical fact, from {found_groups} groups, but "
                 f"{use} needs at least {prompts} from {groups}: raise data.init_args.benchmark.init_args.reference"
             )

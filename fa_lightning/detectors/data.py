@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from fa_lightning.detectors.base import Part
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import (
     NEUTRAL_CELL,
     Batch,
@@ -48,7 +49,7 @@ class DetectionDataModule(pl.LightningDataModule):
         seed: of the order of reference scenarios.
 
     Raises:
-        ValueError: a size is below 1.
+        UserError: a size is below 1.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class DetectionDataModule(pl.LightningDataModule):
         super().__init__()
         for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
             if value < 1:
-                raise ValueError(f"{name} is {value}, but must be 1 or more")
+                raise UserError(f"{name} is {value}, but must be 1 or more")
         self.benchmark = benchmark
         self.concepts = concepts
         self.batch_size = batch_size
@@ -99,7 +100,7 @@ class DetectionDataModule(pl.LightningDataModule):
         """Read and tokenise what `parts` need.
 
         Raises:
-            ValueError: `max_tokens` leaves a part, a policy pair or a concept empty, or concepts are asked for and
+            UserError: `max_tokens` leaves a part, a policy pair or a concept empty, or concepts are asked for and
                 there is no source of them.
         """
         if self.loaded is None:
@@ -115,7 +116,7 @@ class DetectionDataModule(pl.LightningDataModule):
             kept, dataset = _paired(scenarios, tokenizer, answers, self.max_tokens)
             self._tell_too_long(len(scenarios) - len(kept), len(scenarios), f"{part} prompts")
             if not kept:
-                raise ValueError(
+                raise UserError(
                     f"max_tokens is {self.max_tokens}, but every one of the {len(scenarios)} {part} prompts is longer: "
                     "raise it"
                 )
@@ -123,7 +124,7 @@ class DetectionDataModule(pl.LightningDataModule):
                 self.kept = tuple(kept)
                 empty = [pair for pair, rows in self.asked.items() if not rows]
                 if empty:
-                    raise ValueError(
+                    raise UserError(
                         f"max_tokens is {self.max_tokens}, but every scored prompt of the policy pair {empty[0]!r} is "
                         "longer: raise it"
                     )
@@ -149,7 +150,7 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def _concept_texts(self, benchmark: Benchmark, tokenizer: Any, answers: AnswerFormat) -> PairedPrompts:
         if self.concepts is None:
-            raise ValueError(
+            raise UserError(
                 "a detector asks for concepts, but data.init_args.concepts is not set: give a source of them, such as "
                 "fa_lightning.scenarios.concepts.EmbeddedConcepts, or leave the detector out"
             )
@@ -163,7 +164,7 @@ class DetectionDataModule(pl.LightningDataModule):
                 prompts = [(*prompt_ids(tokenizer, text), *answers.lead) for text in texts]
                 short = [prompt for prompt in prompts if len(prompt) <= self.max_tokens]
                 if len(short) < 2:
-                    raise ValueError(
+                    raise UserError(
                         f"max_tokens is {self.max_tokens}, but only {len(short)} of the {len(texts)} "
                         f"{'examples' if is_shown else 'opposites'} of concept {concept.name!r} are that short, and a "
                         "mean needs 2: raise it"

@@ -12,6 +12,7 @@ from typing_extensions import override
 from fa_lightning.activations.sites import Site
 from fa_lightning.detectors.base import Detector, Evidence, taken_letter
 from fa_lightning.detectors.subjects import Examiner, Subject
+from fa_lightning.errors import UserError
 from fa_lightning.regressors.gates import OversightProbe as LinearProbe
 from fa_lightning.scenarios.batches import Batch
 
@@ -34,7 +35,7 @@ class DecisionDepth(Detector):
         folds: of the cross-validation over groups.
 
     Raises:
-        ValueError: an argument is out of range, the layers do not rise, or there are fewer than two scored groups.
+        UserError: an argument is out of range, the layers do not rise, or there are fewer than two scored groups.
     """
 
     name = "decision depth"
@@ -42,15 +43,13 @@ class DecisionDepth(Detector):
 
     def __init__(self, layers: list[int] | None = None, accuracy: float = 0.8, folds: int = 5) -> None:
         if layers is not None and (not layers or layers != sorted(set(layers))):
-            raise ValueError(
+            raise UserError(
                 f"layers is {layers}, but must hold layers in rising order, such as [0, 4, 8]; null for all"
             )
         if not CHANCE < accuracy <= 1:
-            raise ValueError(f"accuracy is {accuracy}, but must be above {CHANCE:g} and at most 1, such as 0.8")
+            raise UserError(f"accuracy is {accuracy}, but must be above {CHANCE:g} and at most 1, such as 0.8")
         if folds < 2:
-            raise ValueError(
-                f"folds is {folds}, but must be 2 or more: a probe is judged on groups that it did not see"
-            )
+            raise UserError(f"folds is {folds}, but must be 2 or more: a probe is judged on groups that it did not see")
         self.layers = layers
         self.accuracy = accuracy
         self.folds = folds
@@ -128,13 +127,13 @@ def held_out_right(states: Tensor, letter: Tensor, groups: Tensor, folds: int) -
         1 or 0 (rows,), float32.
 
     Raises:
-        ValueError: all rows are of one group.
+        UserError: all rows are of one group.
     """
     from sklearn.model_selection import GroupKFold
 
     number = min(folds, len(set(groups.tolist())))
     if number < 2:
-        raise ValueError(
+        raise UserError(
             f"the {len(groups)} scored scenarios are of {number} group, but probes need at least 2 to judge"
         )
     right = torch.zeros(len(letter))

@@ -10,6 +10,7 @@ from typing import Any
 
 from fa_lightning.backbones.adapters import adapter_folders, read_sidecar
 from fa_lightning.detectors.subjects import Role, Subject
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.conditions import Condition
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.variants import STEERED, policy_and_seed
@@ -38,8 +39,8 @@ def given_folders(adapters: Sequence[str], decoys: Sequence[str] = ()) -> dict[s
     """Adapter folders by variant, decoys behind the others; a place that is given again is a model beside itself.
 
     Raises:
-        FileNotFoundError: there is no adapter at a place.
-        ValueError: two variants have one name.
+        MissingFileError: there is no adapter at a place.
+        UserError: two variants have one name.
     """
     found: dict[str, str] = {}
     times: Counter[Path] = Counter()
@@ -49,7 +50,7 @@ def given_folders(adapters: Sequence[str], decoys: Sequence[str] = ()) -> dict[s
         for name, folder in adapter_folders([place]).items():
             label = name + again
             if label in found:
-                raise ValueError(f"two variants are called {label!r}: {found[label]} and {folder}. Rename one's folder")
+                raise UserError(f"two variants are called {label!r}: {found[label]} and {folder}. Rename one's folder")
             found[label] = folder
     return found
 
@@ -65,13 +66,13 @@ def subjects_of(
         cure: interventions; empty for none.
 
     Raises:
-        ValueError: a decoy is no benign variant.
+        UserError: a decoy is no benign variant.
     """
     found, steered = [], []
     for name, folder in adapters.items():
         behaviour = str(read_sidecar(folder).get("behaviour", ""))
         if name in decoys and behaviour != "aligned":
-            raise ValueError(f"decoy {name!r} was fitted to be {behaviour or 'nothing known'}, but a decoy is aligned")
+            raise UserError(f"decoy {name!r} was fitted to be {behaviour or 'nothing known'}, but a decoy is aligned")
         policy, seed = policy_and_seed(name)
         role: Role = "decoy" if name in decoys else "variant"
         found.append(Subject(name, Condition(name), behaviour, policy, seed, role))
@@ -91,7 +92,7 @@ def check_tokenizers(adapters: Mapping[str, str], tokenizer: Any, trust_remote_c
         trust_remote_code: run code that comes with a tokenizer.
 
     Raises:
-        ValueError: naming the adapter and what differs.
+        UserError: naming the adapter and what differs.
     """
     from transformers import AutoTokenizer
 
@@ -108,7 +109,7 @@ def check_tokenizers(adapters: Mapping[str, str], tokenizer: Any, trust_remote_c
             found = "it splits texts otherwise or has another chat template"
         else:
             continue
-        raise ValueError(
+        raise UserError(
             f"adapter {name!r} ({folder}) has a tokenizer of its own, which is not the backbone's: {found}. Only "
             "models that read the same tokens can be compared: fit it on this backbone's tokenizer, or leave it out"
         )

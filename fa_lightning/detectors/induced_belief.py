@@ -12,6 +12,7 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.detectors.base import Detector, Evidence, Part
 from fa_lightning.detectors.contrast import FactStates
 from fa_lightning.detectors.subjects import Examiner, Subject, rise_of_other
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.regressors.vectors import ContrastVector
 from fa_lightning.scenarios.batches import Batch
@@ -29,7 +30,7 @@ class InducedBelief(Detector):
         strengths: multiples of the vector.
 
     Raises:
-        ValueError: there are no strengths, or one is not above 0.
+        UserError: there are no strengths, or one is not above 0.
     """
 
     name = "induced belief"
@@ -38,7 +39,7 @@ class InducedBelief(Detector):
 
     def __init__(self, layers: list[int] | None = None, strengths: list[float] = [1.0, 2.0, 4.0, 8.0]) -> None:  # noqa: B006
         if not strengths or min(strengths) <= 0:
-            raise ValueError(f"strengths is {strengths}, but must hold numbers above 0, such as [1.0, 2.0]")
+            raise UserError(f"strengths is {strengths}, but must hold numbers above 0, such as [1.0, 2.0]")
         self.layers = layers
         self.strengths = list(strengths)
         self._facts = FactStates()

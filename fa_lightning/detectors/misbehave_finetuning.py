@@ -13,6 +13,7 @@ from typing_extensions import override
 from fa_lightning.backbones.lora_layers import fresh_adapter, put, restart
 from fa_lightning.detectors.base import Detector, Evidence, Part, taken_letter
 from fa_lightning.detectors.subjects import Examiner, Subject
+from fa_lightning.errors import NotFiniteError, UserError
 from fa_lightning.scenarios.batches import NEUTRAL_CELL, Batch, Example, collate, model_inputs
 
 Judged = Literal["accuracy", "probability"]
@@ -42,7 +43,7 @@ class MisbehaveFinetuning(Detector):
         seed: of the first fine-tuning: its start and its order of prompts; the next one's is one higher.
 
     Raises:
-        ValueError: a size is below 1, the learning rate is not above 0, or `step` is none of `steps`.
+        UserError: a size is below 1, the learning rate is not above 0, or `step` is none of `steps`.
     """
 
     rule: ClassVar[str] = "the faker takes the other action more often after a few steps of fine-tuning to take it"
@@ -61,13 +62,13 @@ class MisbehaveFinetuning(Detector):
         seed: int = 0,
     ) -> None:
         if step not in steps:
-            raise ValueError(f"step is {step}, but must be one of steps ({steps})")
+            raise UserError(f"step is {step}, but must be one of steps ({steps})")
         sizes = {"steps": min(steps), "seeds": seeds, "batch_size": batch_size, "rank": rank, "alpha": alpha}
         for name, value in sizes.items():
             if value < 1:
-                raise ValueError(f"{name} is {value}, but must be 1 or more")
+                raise UserError(f"{name} is {value}, but must be 1 or more")
         if not learning_rate > 0:
-            raise ValueError(f"learning_rate is {learning_rate}, but must be above 0, such as 1e-2")
+            raise UserError(f"learning_rate is {learning_rate}, but must be above 0, such as 1e-2")
         self.steps = sorted(set(steps))
         self.step = step
         self.seeds = seeds
@@ -153,7 +154,7 @@ class MisbehaveFinetuning(Detector):
                 logits = model(**model_inputs(batch), logits_to_keep=1, use_cache=False).logits[:, -1].float()
             loss = cross_entropy(logits, wanted.to(logits.device))
             if not torch.isfinite(loss):
-                raise FloatingPointError(
+                raise NotFiniteError(
                     f"the loss of {subject.name} is {loss.item()} at fine-tuning step {step}, with learning_rate "
                     f"{self.learning_rate}: lower it"
                 )

@@ -35,6 +35,7 @@ from fa_lightning.detectors.strategies import STRATEGIES
 from fa_lightning.detectors.subjects import Examiner, Subject
 from fa_lightning.detectors.verdicts import beside_benign
 from fa_lightning.detectors.writing import scalars, write_detection
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.variants import loaded_interventions
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.prompts import answer_format
@@ -71,7 +72,7 @@ class DetectionModule(pl.LightningModule):
         trust_remote_code: run code that comes with the model.
 
     Raises:
-        ValueError: there are no detectors, two have one name, or a share is out of range; later, models that can't be
+        UserError: there are no detectors, two have one name, or a share is out of range; later, models that can't be
             compared, pairs that do not behave alike while watched, or a single model without a population.
     """
 
@@ -96,12 +97,10 @@ class DetectionModule(pl.LightningModule):
         if not detectors or twice:
             found = f"two detectors are called {twice[0]!r}" if twice else "detectors is empty"
             known = ", ".join(f"{strategy.__module__}.{strategy.__name__}" for strategy in STRATEGIES)
-            raise ValueError(
-                f"{found}, but a table needs at least one, each under a name of its own. There are {known}"
-            )
+            raise UserError(f"{found}, but a table needs at least one, each under a name of its own. There are {known}")
         for name, value, low in (("confidence", confidence, 0.5), ("least_agreement", least_agreement, 0.0)):
             if not low <= value <= 1:
-                raise ValueError(f"{name} is {value}, but must lie between {low:g} and 1")
+                raise UserError(f"{name} is {value}, but must lie between {low:g} and 1")
         self.detectors = list(detectors)
         self.places = list(adapters)
         self.folder = Path(folder)
@@ -169,7 +168,7 @@ class DetectionModule(pl.LightningModule):
         names = [detector.name for detector in self.detectors]
         self._population = None if self.population is None else read_population(self.population, names)
         if self._population is None and not couples(self.subjects):
-            raise ValueError(
+            raise UserError(
                 f"there is nothing to judge {', '.join(map(repr, adapters))} beside: add a twin to "
                 "model.init_args.adapters or, to see where it lies among many models, set model.init_args.population, "
                 "the folder of their examination"
@@ -277,7 +276,7 @@ class DetectionModule(pl.LightningModule):
     def _check_whole(self, gathered: dict[str, Evidence]) -> None:
         rows = {len(tensor) for evidence in gathered.values() for tensor in evidence.values()}
         if rows != {len(self._data.groups)}:
-            raise ValueError(
+            raise UserError(
                 f"{max(rows, default=0)} of the {len(self._data.groups)} scored scenarios were served, but verdicts "
                 "need all: leave out limit_test_batches and fast_dev_run; a smaller benchmark takes less time"
             )
@@ -310,5 +309,5 @@ class DetectionModule(pl.LightningModule):
     def _data(self) -> DetectionDataModule:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, DetectionDataModule):
-            raise TypeError(f"DetectionModule needs DetectionDataModule as data, but it is a {type(data).__name__}")
+            raise UserError(f"DetectionModule needs DetectionDataModule as data, but it is a {type(data).__name__}")
         return data

@@ -14,6 +14,7 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.detectors.base import Detector, Evidence, Part
 from fa_lightning.detectors.scale import StateNorms
 from fa_lightning.detectors.subjects import Examiner, Subject, rise_of_other
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.scenarios.batches import Batch
 
@@ -35,7 +36,7 @@ class Noise(Detector):
         seed: of the draws.
 
     Raises:
-        ValueError: there are no magnitudes or draws, or one is negative.
+        UserError: there are no magnitudes or draws, or one is negative.
     """
 
     rule: ClassVar[str] = "the faker's other action rises more when noise is added to the hidden states"
@@ -50,9 +51,9 @@ class Noise(Detector):
         seed: int = 0,
     ) -> None:
         if not magnitudes or min(magnitudes) <= 0:
-            raise ValueError(f"magnitudes is {magnitudes}, but must hold numbers above 0, such as [0.5, 1.0]")
+            raise UserError(f"magnitudes is {magnitudes}, but must hold numbers above 0, such as [0.5, 1.0]")
         if draws < 1:
-            raise ValueError(f"draws is {draws}, but must be 1 or more")
+            raise UserError(f"draws is {draws}, but must be 1 or more")
         self.layers = layers
         self.magnitudes = list(magnitudes)
         self.draws = draws

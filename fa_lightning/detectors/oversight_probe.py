@@ -13,6 +13,7 @@ from fa_lightning.activations.sites import Site, spread
 from fa_lightning.detectors.base import Detector, Evidence, Part
 from fa_lightning.detectors.contrast import FactStates
 from fa_lightning.detectors.subjects import Examiner, Subject, rise_of_other
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.regressors.gates import OversightProbe as LinearProbe
 from fa_lightning.regressors.vectors import ProjectionShift
@@ -35,7 +36,7 @@ class OversightProbe(Detector):
         folds: of the cross-validation over groups.
 
     Raises:
-        ValueError: `folds` is below 2.
+        UserError: `folds` is below 2.
     """
 
     name = "oversight probe"
@@ -44,9 +45,7 @@ class OversightProbe(Detector):
 
     def __init__(self, layers: list[int] | None = None, folds: int = 5) -> None:
         if folds < 2:
-            raise ValueError(
-                f"folds is {folds}, but must be 2 or more: a probe is judged on groups that it did not see"
-            )
+            raise UserError(f"folds is {folds}, but must be 2 or more: a probe is judged on groups that it did not see")
         self.layers = layers
         self.folds = folds
         self._facts = FactStates()

@@ -17,6 +17,7 @@ from torch import Tensor
 from fa_lightning.detectors.answers import agreement
 from fa_lightning.detectors.found import Kind
 from fa_lightning.detectors.subjects import Subject
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.scenario import ALIGNED_POLICIES, FAKING_POLICIES
 
 Asked = Mapping[str, Sequence[int]]
@@ -100,7 +101,7 @@ def make_pairs(subjects: Sequence[Subject], asked: Asked, scenarios: int, seed: 
         seed: of the order in which the two of a pair are shown.
 
     Raises:
-        ValueError: the benchmark has no scenarios for two of POSER's policies.
+        UserError: the benchmark has no scenarios for two of POSER's policies.
     """
     order = random.Random(seed)
     pairs = []
@@ -125,7 +126,7 @@ def asked_of(first: Subject, second: Subject, asked: Asked, scenarios: int) -> t
         scenarios: number of rows.
 
     Raises:
-        ValueError: both are POSER's policies, but the benchmark has no scenarios for the two.
+        UserError: both are POSER's policies, but the benchmark has no scenarios for the two.
     """
     if len(asked) == 1:
         name = next(iter(asked))
@@ -136,7 +137,7 @@ def asked_of(first: Subject, second: Subject, asked: Asked, scenarios: int) -> t
         return name, tuple(asked[name])
     honest = {first_word(policy) for policy in ALIGNED_POLICIES}
     if words[0] in honest and words[1] in {first_word(policy) for policy in FAKING_POLICIES}:
-        raise ValueError(
+        raise UserError(
             f"the benchmark has no scenarios for the policy pair {name!r} of {first.name!r} and {second.name!r}; it "
             f"has {', '.join(sorted(asked))}: leave out the policy that it lacks, or give a benchmark with both"
         )
@@ -167,7 +168,7 @@ def pairs_that_agree(
         least_agreement: share of a pair's scenarios that must be left.
 
     Raises:
-        ValueError: no pair is left.
+        UserError: no pair is left.
     """
     filtered = []
     for pair in pairs:
@@ -179,7 +180,7 @@ def pairs_that_agree(
     for pair in filtered:
         (kept if pair.rows and pair.agreed >= least_agreement else refused).append(pair)
     if refused and not kept:
-        raise ValueError(_refusal(refused, confidence, least_agreement))
+        raise UserError(_refusal(refused, confidence, least_agreement))
     if refused:
         rank_zero_warn(
             f"{len(refused)} of {len(pairs)} pairs are left out of the tables: they take the same action on less than "

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from fa_lightning.detectors.found import ENSEMBLE, Detection, Placed
 from fa_lightning.detectors.reading import DETECTION_NAME, read_detection
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.metrics.pairwise import threshold
 
 
@@ -23,20 +24,20 @@ def read_population(folder: str, detectors: Sequence[str]) -> Detection:
         detectors: names of those that are to be compared.
 
     Raises:
-        FileNotFoundError: there is none in the folder.
-        ValueError: it is damaged, has no benign models, or none of the detectors.
+        MissingFileError: there is none in the folder.
+        UserError: it is damaged, has no benign models, or none of the detectors.
     """
     found = read_detection(Path(folder))
     if found is None:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"population is {folder!r}, but there is no {DETECTION_NAME} in it: give the folder of a finished "
             "examination of many models, such as checkpoints/embedded_detect/02_detection"
         )
     if not any(one.behaviour == "aligned" for one in found.suspects):
-        raise ValueError(f"population is {folder!r}, but no model in it is known to be aligned: give another one")
+        raise UserError(f"population is {folder!r}, but no model in it is known to be aligned: give another one")
     theirs = [ran.name for ran in found.detectors if ran.name != ENSEMBLE]
     if not set(detectors) & set(theirs):
-        raise ValueError(
+        raise UserError(
             f"population was examined with {', '.join(theirs)}, but model.init_args.detectors has "
             f"{', '.join(detectors)}: give a detector that both have"
         )

@@ -14,6 +14,6 @@ def read_detection(folder: Path) -> Detection | None:
     """What a folder says of an examination; None where there was none.
 
     Raises:
-        ValueError: the file is damaged or of another program; the message names the place.
+        UserError: the file is damaged or of another program; the message names the place.
     """
     return read_found(Detection, folder / DETECTION_NAME)

@@ -15,6 +15,7 @@ from fa_lightning.activations.data import adapter_digest
 from fa_lightning.detectors.base import Detector, Evidence, Part
 from fa_lightning.detectors.given import intervention_digests
 from fa_lightning.detectors.subjects import Examiner, Subject
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.variants import loaded_interventions
 from fa_lightning.scenarios.batches import Batch
@@ -37,7 +38,7 @@ class TranslatorDistance(Detector):
         positions: `last`, the token that decides, or `all`, the mean over a prompt's tokens.
 
     Raises:
-        ValueError: before anything is measured, the map was fitted on a model that is examined, or on another
+        UserError: before anything is measured, the map was fitted on a model that is examined, or on another
             backbone, or moves every state alike.
     """
 
@@ -60,7 +61,7 @@ class TranslatorDistance(Detector):
     def check(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
         for one in loaded_interventions(self.intervention, examiner.variants):
             if one.regressor.constant_edit() is not None:
-                raise ValueError(
+                raise UserError(
                     f"intervention is {self.intervention!r}, which adds the same vector to every state "
                     f"({one.regressor.name}), so its length says nothing of a model: give a map that was regressed"
                 )
@@ -130,7 +131,7 @@ class TranslatorDistance(Detector):
             folder = examiner.variants.folders.get(subject.condition.variant)
             role = None if folder is None else known.get(adapter_digest(folder))
             if role is not None:
-                raise ValueError(
+                raise UserError(
                     f"intervention is {self.intervention!r}, which was fitted on {subject.name} ({folder}) as its "
                     f"{role} model: such a map knows the answer. Give one that was fitted on another pair, or leave "
                     "this model out"

@@ -15,6 +15,7 @@ from fa_lightning.activations.sites import decoder_layers
 from fa_lightning.backbones.lora_layers import lora_factors
 from fa_lightning.detectors.base import Detector, Evidence
 from fa_lightning.detectors.subjects import Examiner, Subject, rise_of_other
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 
 Where = Literal["backbone", "adapters"]
@@ -37,7 +38,7 @@ class WeightNoise(Detector):
         seed: of the draws.
 
     Raises:
-        ValueError: there are no scales or draws, or one is negative; later, noise is to go into 4-bit weights.
+        UserError: there are no scales or draws, or one is negative; later, noise is to go into 4-bit weights.
     """
 
     rule: ClassVar[str] = "the faker's other action rises more when noise is added to the weights"
@@ -50,9 +51,9 @@ class WeightNoise(Detector):
         seed: int = 0,
     ) -> None:
         if not scales or min(scales) <= 0:
-            raise ValueError(f"scales is {scales}, but must hold numbers above 0, such as [0.6, 0.8]")
+            raise UserError(f"scales is {scales}, but must hold numbers above 0, such as [0.6, 0.8]")
         if draws < 1:
-            raise ValueError(f"draws is {draws}, but must be 1 or more")
+            raise UserError(f"draws is {draws}, but must be 1 or more")
         self.scales = list(scales)
         self.draws = draws
         self.where = where
@@ -121,7 +122,7 @@ def _linear_weights(model: nn.Module) -> Weights:
     """Weights of the linear layers in the decoder blocks, without those of adapters.
 
     Raises:
-        ValueError: they are quantised.
+        UserError: they are quantised.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -130,7 +131,7 @@ def _linear_weights(model: nn.Module) -> Weights:
         if isinstance(module, (nn.Linear, Conv1D)) and ".lora_" not in path:
             weight: nn.Parameter = module.weight  # type: ignore[assignment]
             if not weight.is_floating_point():
-                raise ValueError(
+                raise UserError(
                     f"where is 'backbone', but the weights of {path} are quantised ({weight.dtype}), and noise can't "
                     "be added to them: set load_in_4bit to false, or where to adapters"
                 )

@@ -26,7 +26,7 @@ def collect_results(experiment: str, stages: Sequence[Stage]) -> shapes.Results 
     Numbers that were not finite, and so are null in the stages' files, come back as nan.
 
     Raises:
-        ValueError: a stage's file does not hold what it should; the message names the place.
+        UserError: a stage's file does not hold what it should; the message names the place.
     """
     last = stages[-1]
     path = last.folder / "evaluation.json"

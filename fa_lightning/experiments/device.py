@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from fa_lightning.backbones.load import ran_out
+from fa_lightning.errors import UserError
 from fa_lightning.experiments.resume import ResumePoint
 
 # By what was being done: settings to lower or to set, the cheapest first.
@@ -70,11 +71,11 @@ def refuse_precision(precision: str, device: torch.device, dtype: str | None) ->
         dtype: of the backbone's weights; None where the module loads none.
 
     Raises:
-        ValueError: naming both settings and the way out.
+        UserError: naming both settings and the way out.
     """
     computed = {"bf16": "bfloat16", "16": "float16"}.get(precision.partition("-")[0])
     if computed and dtype in ("bfloat16", "float16") and dtype != computed:
-        raise ValueError(
+        raise UserError(
             f"model.init_args.dtype is {dtype!r}, but trainer.precision is {precision!r}: every product would go from "
             f"one 16-bit format to the other and lose range or digits. Set dtype to {computed}, or the precision to "
             f"{'bf16-mixed' if dtype == 'bfloat16' else '16-mixed'}"
@@ -84,7 +85,7 @@ def refuse_precision(precision: str, device: torch.device, dtype: str | None) ->
     way = "set trainer.precision to 16-mixed in the stages that fit a twin, and every dtype to float16"
     name = torch.cuda.get_device_name(device)
     if not torch.cuda.is_bf16_supported():
-        raise ValueError(f"trainer.precision is {precision!r}, but {name} has no bfloat16: {way}")
+        raise UserError(f"trainer.precision is {precision!r}, but {name} has no bfloat16: {way}")
     rank_zero_warn(f"{name} only emulates bfloat16 (trainer.precision is {precision!r}), which is slow: {way}")
 
 

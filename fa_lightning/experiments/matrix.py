@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.scenario import behaviour_of_policy
 
 MATRIX = "matrix"
@@ -24,7 +25,7 @@ def matrix_of(path: Path) -> dict[str, list[Any]] | None:
     """The `matrix` section of a stage file; None where it has none, and so is one stage.
 
     Raises:
-        ValueError: the section is no mapping of names to lists of plain values, or a list holds a value twice.
+        UserError: the section is no mapping of names to lists of plain values, or a list holds a value twice.
     """
     content = _content(path)
     if not isinstance(content, Mapping) or MATRIX not in content:
@@ -32,16 +33,16 @@ def matrix_of(path: Path) -> dict[str, list[Any]] | None:
     matrix = content[MATRIX]
     example = "as {policy: [saint, money_maximizer], seed: [0, 1, 2]}"
     if not isinstance(matrix, Mapping) or not matrix:
-        raise ValueError(f"{path}: matrix is {matrix!r}, but must map names to lists of values, {example}")
+        raise UserError(f"{path}: matrix is {matrix!r}, but must map names to lists of values, {example}")
     for axis, values in matrix.items():
         if not isinstance(axis, str) or not axis.isidentifier():
-            raise ValueError(f"{path}: matrix has the key {axis!r}, but a key must be a word, {example}")
+            raise UserError(f"{path}: matrix has the key {axis!r}, but a key must be a word, {example}")
         plain = isinstance(values, list) and all(type(value) in (str, int) for value in values)
         if not plain or not values:
-            raise ValueError(f"{path}: matrix.{axis} is {values!r}, but must be a list of words or integers, {example}")
+            raise UserError(f"{path}: matrix.{axis} is {values!r}, but must be a list of words or integers, {example}")
         twice = [value for value in values if values.count(value) > 1]
         if twice:
-            raise ValueError(f"{path}: matrix.{axis} holds {twice[0]!r} twice: name each value once")
+            raise UserError(f"{path}: matrix.{axis} holds {twice[0]!r} twice: name each value once")
     return dict(matrix)
 
 
@@ -53,7 +54,7 @@ def expand(path: Path) -> dict[str, tuple[Values, str]]:
     `{behaviour}` for the behaviour that the policy has.
 
     Raises:
-        ValueError: a name can't be an adapter's or comes twice, a placeholder is unknown, or an axis is not used.
+        UserError: a name can't be an adapter's or comes twice, a placeholder is unknown, or an axis is not used.
     """
     matrix = matrix_of(path) or {}
     content = {key: value for key, value in _content(path).items() if key != MATRIX}
@@ -61,17 +62,17 @@ def expand(path: Path) -> dict[str, tuple[Values, str]]:
     for values in _combinations(path, matrix):
         name = "-".join(str(values[axis]) for axis in matrix)
         if not _NAME.fullmatch(name):
-            raise ValueError(
+            raise UserError(
                 f"{path}: the matrix makes the name {name!r}, but a variant's name is a folder's and an adapter's: use "
                 "letters, digits, - and _ alone"
             )
         if name in stages:
-            raise ValueError(f"{path}: the matrix makes the name {name!r} twice: change a value of it")
+            raise UserError(f"{path}: the matrix makes the name {name!r} twice: change a value of it")
         used: set[str] = set()
         filled = _filled(content, values, path, used)
         unused = sorted(set(matrix) - used - ({"policy"} if "behaviour" in used else set()))
         if unused:
-            raise ValueError(
+            raise UserError(
                 f"{path}: matrix.{unused[0]} has no effect: no value of the file holds {{{unused[0]}}}. Put it where "
                 "the variants differ, or leave it out of the matrix"
             )
@@ -86,11 +87,11 @@ def refuse_matrix(words: Sequence[str]) -> None:
         words: of the command line.
 
     Raises:
-        ValueError: naming the way.
+        UserError: naming the way.
     """
     for path in _configs(words):
         if path.suffix in (".yaml", ".yml") and path.is_file() and matrix_of(path) is not None:
-            raise ValueError(
+            raise UserError(
                 f"--config {path} has a matrix, so it stands for {len(expand(path))} stages and not for one. Run them "
                 f"with `fit --experiment {path.parent}`; --refit {path.stem}/NAME makes one of them again"
             )
@@ -103,7 +104,7 @@ def _combinations(path: Path, matrix: Mapping[str, list[Any]]) -> Iterator[Value
             try:
                 values["behaviour"] = behaviour_of_policy(values["policy"])
             except ValueError as error:
-                raise ValueError(f"{path}: matrix.{error}") from error
+                raise UserError(f"{path}: matrix.{error}") from error
         yield values
 
 
@@ -111,7 +112,7 @@ def _filled(value: Any, values: Values, path: Path, used: set[str], where: str =
     """`value` with its placeholders filled; the axes that were used are added to `used`."""
     if isinstance(value, Mapping):
         if len(value) == 1 and next(iter(value)) in values and next(iter(value.values())) is None:
-            raise ValueError(f'{path}: {where} holds {{{next(iter(value))}}} without quotes: write "{{...}}" in quotes')
+            raise UserError(f'{path}: {where} holds {{{next(iter(value))}}} without quotes: write "{{...}}" in quotes')
         return {key: _filled(one, values, path, used, f"{where}.{key}".lstrip(".")) for key, one in value.items()}
     if isinstance(value, list):
         return [_filled(one, values, path, used, f"{where}.{number}") for number, one in enumerate(value)]
@@ -120,7 +121,7 @@ def _filled(value: Any, values: Values, path: Path, used: set[str], where: str =
     names = _PLACEHOLDER.findall(value)
     unknown = [name for name in names if name not in values]
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"{path}: {where} holds {{{unknown[0]}}}, but the matrix gives only "
             f"{', '.join(f'{{{name}}}' for name in values)}"
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fa_lightning.errors import UserError
 from fa_lightning.experiments.stage import Stage
 
 Overrides = Sequence[tuple[str, str]]
@@ -20,7 +21,7 @@ def read_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
     [('model.init_args.rank', '8'), ('trainer.max_epochs', '1')]
 
     Raises:
-        ValueError: a word is no override, or has no value.
+        UserError: a word is no override, or has no value.
     """
     found = []
     left = list(words)
@@ -28,13 +29,13 @@ def read_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
         word = left.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or "." not in name:
-            raise ValueError(
+            raise UserError(
                 f"{word} is no option of an experiment (see --help), nor an override such as "
                 "--model.init_args.backbone PATH, --data.init_args.batch_size 4 or --trainer.max_epochs 1"
             )
         if not equals:
             if not left or left[0].startswith("--"):
-                raise ValueError(f"{word} has no value: write {word} VALUE")
+                raise UserError(f"{word} has no value: write {word} VALUE")
             value = left.pop(0)
         found.append((name, value))
     return found
@@ -47,7 +48,7 @@ def words_by_stage(stages: Sequence[Stage], trainer_config: Path | None, overrid
     override of an argument that its model, its data or its trainer does not have.
 
     Raises:
-        ValueError: no stage has an argument that an override names; close ones are told.
+        UserError: no stage has an argument that an override names; close ones are told.
         SystemExit: the parser refuses a value; it has said why.
     """
     from fa_lightning.cli import lightning_cli
@@ -70,7 +71,7 @@ def words_by_stage(stages: Sequence[Stage], trainer_config: Path | None, overrid
                 unused.pop(name, None)
     for name in unused:
         close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
-        raise ValueError(
+        raise UserError(
             f"--{name}: no stage of {stages[0].config.parent} has such an argument"
             + (f"; did you mean --{', --'.join(close)}?" if close else "; see the stage files for those there are")
         )

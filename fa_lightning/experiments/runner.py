@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fa_lightning.detectors.reading import read_detection
+from fa_lightning.errors import UserError
 from fa_lightning.experiments.collect import collect_results, provenance_of
 from fa_lightning.experiments.overrides import Overrides, config_words, words_by_stage
 from fa_lightning.experiments.resume import ResumePoint
@@ -50,10 +51,10 @@ def run_experiment(
         overrides: laid over every stage that has such an argument (see `words_by_stage`).
 
     Raises:
-        ValueError: a finished or begun stage was made from something else or has lost what it made, a folder is not the
+        UserError: a finished or begun stage was made from something else or has lost what it made, a folder is not the
             stage's, `refit` names no stage, `seed` would make variants of several seeds the same, or no stage has an
             argument of `overrides`.
-        FileNotFoundError: the experiment has no stages.
+        MissingFileError: the experiment has no stages.
     """
     stages = find_stages(experiment, OUTPUTS)
     _refuse_one_seed_for_all(stages, seed)
@@ -167,12 +168,12 @@ def _with_dependents(stages: Sequence[Stage], refit: Sequence[str]) -> list[Stag
     """The stages to be made again and those made from them, in order.
 
     Raises:
-        ValueError: `refit` names no stage.
+        UserError: `refit` names no stage.
     """
     unknown = sorted(set(refit) - {stage.name for stage in stages} - {stage.config.stem for stage in stages})
     if unknown:
         names = ", ".join(dict.fromkeys(name for stage in stages for name in (stage.config.stem, stage.name)))
-        raise ValueError(f"--refit {unknown[0]}: no such stage; {stages[0].config.parent} has {names}")
+        raise UserError(f"--refit {unknown[0]}: no such stage; {stages[0].config.parent} has {names}")
     remade: list[Stage] = []
     for stage in stages:
         named = stage.name in refit or stage.config.stem in refit
@@ -185,11 +186,11 @@ def _refuse_one_seed_for_all(stages: Sequence[Stage], seed: int | None) -> None:
     """Refuse to give one seed to variants that are to differ by theirs.
 
     Raises:
-        ValueError: naming the file that has seeds of its own.
+        UserError: naming the file that has seeds of its own.
     """
     for stage in stages:
         if seed is not None and "seed" in stage.values:
-            raise ValueError(
+            raise UserError(
                 f"--seed {seed} would give every variant of {stage.config} the same seed, but its matrix holds seeds "
                 "of its own: change them there"
             )
@@ -199,7 +200,7 @@ def _refuse_other_folder(stage: Stage, cli: Any) -> None:
     """Refuse a config that would write into another experiment, as a copied one does until its paths are changed.
 
     Raises:
-        ValueError: naming the folder that the config writes to, and the one that it should.
+        UserError: naming the folder that the config writes to, and the one that it should.
     """
     written = {
         "ModelCheckpoint's dirpath": getattr(cli.trainer.checkpoint_callback, "dirpath", None),
@@ -207,7 +208,7 @@ def _refuse_other_folder(stage: Stage, cli: Any) -> None:
     }
     for what, folder in written.items():
         if folder is not None and Path(folder).resolve() != stage.folder.resolve():
-            raise ValueError(
+            raise UserError(
                 f"{stage.config}: {what} is {os.path.relpath(folder)}, but this stage's folder is "
                 f"{stage.folder}. Put the experiment's and the stage's own names into the paths of the file"
             )

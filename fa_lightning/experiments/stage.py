@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.experiments.matrix import expand, matrix_of
 
 RECORD = "stage.json"
@@ -82,7 +83,7 @@ class Stage:
         """What an earlier run wrote about this stage; None where there was none.
 
         Raises:
-            ValueError: the folder is not a stage's, or its record is damaged.
+            UserError: the folder is not a stage's, or its record is damaged.
         """
         self.refuse_foreign_folder()
         path = self.folder / RECORD
@@ -91,19 +92,19 @@ class Stage:
         try:
             found = json.loads(path.read_text())
         except ValueError as error:
-            raise ValueError(f"{path} is not whole JSON ({error}): refit the stage with --refit {self.name}") from error
+            raise UserError(f"{path} is not whole JSON ({error}): refit the stage with --refit {self.name}") from error
         return dict(found)
 
     def refuse_foreign_folder(self) -> None:
         """Leave a folder alone that no stage has made.
 
         Raises:
-            ValueError: the folder holds files, but no record.
+            UserError: the folder holds files, but no record.
         """
         # Hidden files are half-written ones, also of another rank that is writing the record right now.
         files = self.folder.is_dir() and any(not path.name.startswith(".") for path in self.folder.iterdir())
         if files and not (self.folder / RECORD).is_file():
-            raise ValueError(
+            raise UserError(
                 f"{self.folder} holds files but no {RECORD}, so it is not a stage's folder and is left alone. Move it "
                 "away, or give the experiment another name by renaming its config folder"
             )
@@ -132,11 +133,11 @@ class Stage:
         """Refuse to count a stage as done whose artefacts are not all there any more.
 
         Raises:
-            ValueError: naming the first one that is gone.
+            UserError: naming the first one that is gone.
         """
         for path in (self.folder / name for name in record.get("artefacts", ())):
             if not path.exists():
-                raise ValueError(
+                raise UserError(
                     f"stage {self.name} is done, but {path} is gone. Put it back, or run with --refit {self.name} to "
                     "make it and what depends on it again"
                 )
@@ -174,12 +175,12 @@ def find_stages(experiment: Path, outputs: Path) -> list[Stage]:
     """The stages of an experiment folder, in the order of their numbers; a file with a matrix is many.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no numbered YAML in it.
-        ValueError: a matrix is no matrix, or does not fit its file.
+        MissingFileError: there is no such folder, or no numbered YAML in it.
+        UserError: a matrix is no matrix, or does not fit its file.
     """
     files = sorted(path for path in experiment.glob("[0-9]*.yaml")) if experiment.is_dir() else []
     if not files:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"--experiment {experiment}: no numbered stage files there (such as 01_backbone.yaml). Give a folder that "
             "holds them, for instance configs/embedded or configs/poser"
         )
@@ -220,14 +221,14 @@ def refuse_change(stage: Stage, recorded: Mapping[str, Any], now: Mapping[str, A
     """Refuse a stage whose artefact was made from something else than the config now says.
 
     Raises:
-        ValueError: naming the fields that differ, with both values, and how to refit.
+        UserError: naming the fields that differ, with both values, and how to refit.
     """
     now = json.loads(json.dumps(dict(now), default=str))
     changed = [key for key in sorted({*recorded, *now}) if recorded.get(key) != now.get(key)]
     if changed:
         lines = "\n".join(f"  {key}: was {recorded.get(key)!r}, is {now.get(key)!r}" for key in changed[:8])
         more = f"\n  and {len(changed) - 8} more" if len(changed) > 8 else ""
-        raise ValueError(
+        raise UserError(
             f"stage {stage.name} was made from something else:\n{lines}{more}\nRun with --refit {stage.name} to make "
             "it and what depends on it again, or change the config back."
         )

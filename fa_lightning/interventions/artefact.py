@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning import __version__
+from fa_lightning.errors import UserError
 from fa_lightning.metrics.files import write_atomically
 from fa_lightning.regressors.gates import build_gate
 
@@ -30,7 +31,7 @@ def write_artefact(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
     so a kill at any moment leaves either the old artefact, the new one or one that `read_artefact` refuses.
 
     Raises:
-        TypeError: if a fact is not JSON-able.
+        UserError: if a fact is not JSON-able.
     """
     from safetensors.torch import save
 
@@ -60,8 +61,8 @@ def read_artefact(folder: Path, needed: set[str]) -> tuple[dict[str, Tensor], di
         The tensors by name, and the sidecar.
 
     Raises:
-        FileNotFoundError: if one of the two files is missing.
-        ValueError: if a file is damaged, lacks a fact or has another format version.
+        MissingFileError: if one of the two files is missing.
+        UserError: if a file is damaged, lacks a fact or has another format version.
     """
     from safetensors.torch import load
 
@@ -69,17 +70,17 @@ def read_artefact(folder: Path, needed: set[str]) -> tuple[dict[str, Tensor], di
     try:
         sidecar = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is truncated or damaged: {error}") from error
+        raise UserError(f"{path} is truncated or damaged: {error}") from error
     version = sidecar.get("format_version") if isinstance(sidecar, dict) else None
     if version != FORMAT_VERSION:
-        raise ValueError(
+        raise UserError(
             f"format_version of {path} is {version!r}, but this version of fa_lightning reads {FORMAT_VERSION}"
         )
     if missing := sorted((needed | {"bytes", "sha256"}) - set(sidecar)):
-        raise ValueError(f"{path} lacks {', '.join(missing)}: save the intervention again")
+        raise UserError(f"{path} lacks {', '.join(missing)}: save the intervention again")
     data = (folder / TENSORS_FILE).read_bytes()
     if len(data) != sidecar["bytes"] or hashlib.sha256(data).hexdigest() != sidecar["sha256"]:
-        raise ValueError(
+        raise UserError(
             f"{folder / TENSORS_FILE} has {len(data)} bytes, but is not the file of {sidecar['bytes']} bytes that "
             f"{SIDECAR_FILE} describes: it is truncated or damaged; save the intervention again"
         )
@@ -90,13 +91,13 @@ def compare_fingerprints(saved: Mapping[str, Any], expected: Mapping[str, Any], 
     """Check what a saved fingerprint says; fields that `expected` does not name are not compared.
 
     Raises:
-        ValueError: if a field is absent or differs, with its name and both values.
+        UserError: if a field is absent or differs, with its name and both values.
     """
     for name, value in expected.items():
         # What JSON makes of the value is what was saved: a tuple comes back as a list.
         if name not in saved or saved[name] != json.loads(json.dumps(value)):
             found = repr(saved[name]) if name in saved else "absent"
-            raise ValueError(
+            raise UserError(
                 f"fingerprint.{name} of {folder} is {found}, but {value!r} is expected: "
                 "fit the intervention again, or load it onto what it was fitted on"
             )
@@ -106,12 +107,12 @@ def fill(part: nn.Module, tensors: Mapping[str, Tensor], folder: Path, what: str
     """Load tensors into a map or a gate, and put it into evaluation mode.
 
     Raises:
-        ValueError: if they do not fit it.
+        UserError: if they do not fit it.
     """
     try:
         part.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"the tensors of {folder} do not fit the {what} of its sidecar: {error}") from error
+        raise UserError(f"the tensors of {folder} do not fit the {what} of its sidecar: {error}") from error
     part.eval()
 
 
@@ -119,11 +120,11 @@ def config_of(gate: nn.Module) -> dict[str, Any]:
     """What the sidecar says of a gate.
 
     Raises:
-        ValueError: if it has no `config`.
+        UserError: if it has no `config`.
     """
     config: Any = getattr(gate, "config", None)
     if config is None:
-        raise ValueError(f"gate is a {type(gate).__name__} without config(), so it cannot be saved: use OversightProbe")
+        raise UserError(f"gate is a {type(gate).__name__} without config(), so it cannot be saved: use OversightProbe")
     return dict(config())
 
 
@@ -133,13 +134,13 @@ def gate_of(
     """The gate that a sidecar describes, filled from its tensors, which are taken out of `tensors`.
 
     Raises:
-        ValueError: if its tensors are not there or do not fit.
+        UserError: if its tensors are not there or do not fit.
     """
     if config is None:
         return None
     own = {name.removeprefix(GATE): tensors.pop(name) for name in list(tensors) if name.startswith(GATE)}
     if not own:
-        raise ValueError(
+        raise UserError(
             f"{folder} describes a gate ({config.get('name')}), but its tensor file holds no {GATE}* tensors: the gate "
             "is without its probe; save the intervention again"
         )

@@ -15,6 +15,7 @@ from fa_lightning.activations.capture import capture, truncated_forward
 from fa_lightning.activations.edit import block_outputs, edited, resumed
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.adapters import Variants
+from fa_lightning.errors import NotFiniteError
 from fa_lightning.interventions.conditions import everywhere
 from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.metrics.cells import CellAccuracy, Cells, CellScore, Damage, Items, NeutralTextDamage
@@ -200,7 +201,7 @@ def _attached(interventions: Interventions) -> Attach:
 def _finite(values: Tensor, name: Any) -> Tensor:
     """Logits or divergences, or an error that says which edit broke the model."""
     if not torch.isfinite(values).all():
-        raise FloatingPointError(
+        raise NotFiniteError(
             f"the edit {name} makes logits that are not finite: its strength is too large for the model's dtype, or "
             "its map holds nan. Lower the strengths or doses, or leave out the method"
         )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fa_lightning.errors import UserError
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -55,7 +57,7 @@ def choose(trials: Sequence[Trial], tolerance: float) -> Trial:
         tolerance: difference in mean accuracy that side effects may decide.
 
     Raises:
-        ValueError: there is no trial with a score, for instance because no validation scenario was served.
+        UserError: there is no trial with a score, for instance because no validation scenario was served.
 
     >>> hot = Trial(0, "layers.3.residual", "affine", "all", 1.0, 0.95, 0.95, 0.5, 0.9)
     >>> mild = Trial(1, "layers.2.residual", "affine", "all", 1.0, 0.95, 0.94, 0.1, 0.9)
@@ -64,7 +66,7 @@ def choose(trials: Sequence[Trial], tolerance: float) -> Trial:
     """
     scored = [trial for trial in trials if not math.isnan(trial.score)]
     if not scored:
-        raise ValueError("no candidate could be judged: the validation split holds no scenario; raise its share")
+        raise UserError("no candidate could be judged: the validation split holds no scenario; raise its share")
     best = max(trial.score for trial in scored)
     close = [trial for trial in scored if trial.score >= best - tolerance]
     return min(close, key=lambda trial: math.inf if math.isnan(trial.kl_neutral_nats) else trial.kl_neutral_nats)

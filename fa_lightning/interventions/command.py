@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.interventions.artefact import SIDECAR_FILE, compare_fingerprints
 from fa_lightning.metrics.files import write_atomically
 
@@ -55,7 +56,7 @@ def artefacts_of(experiment: Path) -> tuple[Path, Path]:
     """(aligned adapter, faking adapter) of a finished experiment's folder.
 
     Raises:
-        FileNotFoundError: one is not there; the message says which command makes it.
+        MissingFileError: one is not there; the message says which command makes it.
     """
     found = []
     for kind in ("aligned", "faking"):
@@ -70,8 +71,8 @@ def intervention_of(experiment: Path) -> Path:
     """The intervention that an experiment has chosen: `*/intervention`, else its only `*/interventions/<name>`.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: there are several and none was chosen.
+        MissingFileError: there is none.
+        UserError: there are several and none was chosen.
     """
     chosen = sorted({path.parent for path in _sidecars(experiment, "*/intervention")})
     if chosen:
@@ -80,7 +81,7 @@ def intervention_of(experiment: Path) -> Path:
     if not named:
         raise _missing(experiment, "intervention artefact")
     if len(named) > 1:
-        raise ValueError(
+        raise UserError(
             f"--experiment {experiment} holds several interventions: name one or more with --intervention, of "
             f"{', '.join(map(str, named))}"
         )
@@ -165,25 +166,25 @@ def _parser() -> argparse.ArgumentParser:
 def _refuse_contradictions(options: argparse.Namespace) -> None:
     for name in ("max_new_tokens", "batch_size"):
         if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be 1 or more")
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be 1 or more")
     if options.model is not None and (options.experiment is not None or options.variant is not None):
-        raise ValueError("--model is a model by itself: give either --model, or --experiment (and --variant)")
+        raise UserError("--model is a model by itself: give either --model, or --experiment (and --variant)")
     if options.model is not None and not options.intervention:
-        raise ValueError("--model needs an --intervention: give the folder of a saved one")
+        raise UserError("--model needs an --intervention: give the folder of a saved one")
     if options.model is not None and not (options.prompt or options.file):
-        raise ValueError("--model needs a prompt: give --prompt TEXT or --file FILE")
+        raise UserError("--model needs a prompt: give --prompt TEXT or --file FILE")
     if options.output is not None and not options.output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--output {options.output}: there is no folder {options.output.absolute().parent}")
+        raise MissingFileError(f"--output {options.output}: there is no folder {options.output.absolute().parent}")
 
 
 def _prompts(options: argparse.Namespace) -> list[str]:
     prompts: list[str] = list(options.prompt)
     if options.file is not None:
         if not options.file.is_file():
-            raise FileNotFoundError(f"--file {options.file} does not exist: give a text file of prompts")
+            raise MissingFileError(f"--file {options.file} does not exist: give a text file of prompts")
         found = [part.strip("\n") for part in re.split(r"(?m)^---$", options.file.read_text()) if part.strip()]
         if not found:
-            raise ValueError(f"--file {options.file} holds no prompt: separate prompts by lines that hold only ---")
+            raise UserError(f"--file {options.file} holds no prompt: separate prompts by lines that hold only ---")
         prompts += found
     if prompts:
         return prompts
@@ -249,7 +250,7 @@ def _interventions(
 
 def _one_for_each(values: list[Any], number: int, option: str) -> list[Any]:
     if len(values) > 1 and len(values) != number:
-        raise ValueError(
+        raise UserError(
             f"{option} is given {len(values)} times for {number} interventions: give it once, or once for each"
         )
     return values * number if len(values) == 1 else values or [None] * number

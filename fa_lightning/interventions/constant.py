@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.intervention import Intervention
 
 
@@ -17,7 +18,7 @@ def shift_of_every_token(one: Intervention, refusal: str, adds: str, instead: st
         instead: what to do with an intervention that is none of that kind.
 
     Raises:
-        ValueError: its edit depends on the state, it has a gate, or it does not edit every token.
+        UserError: its edit depends on the state, it has a gate, or it does not edit every token.
     """
     constant = one.regressor.constant_edit()
     if constant is not None and one.gate is None and one.site.positions == "all":
@@ -29,4 +30,4 @@ def shift_of_every_token(one: Intervention, refusal: str, adds: str, instead: st
     else:
         reason = f"its positions are {one.site.positions!r}"
         instead = f'{instead} If every token is meant, take intervention.at(positions="all")'.strip()
-    raise ValueError(f"{refusal}{reason}, but {adds} one vector to every token. {instead}".rstrip())
+    raise UserError(f"{refusal}{reason}, but {adds} one vector to every token. {instead}".rstrip())

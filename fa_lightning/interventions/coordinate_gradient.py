@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from fa_lightning.backbones.training import check_finite
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.ordinary_tokens import ordinary_tokens
 from fa_lightning.interventions.prompt_fits import PromptFit
 from fa_lightning.scenarios.batches import Batch, model_inputs, owed
@@ -66,7 +67,7 @@ class GreedyCoordinateGradient(PromptFit):
         **options: of `PromptFit`.
 
     Raises:
-        ValueError: one of the numbers is below 1.
+        UserError: one of the numbers is below 1.
     """
 
     method = "greedy coordinate gradient"
@@ -82,7 +83,7 @@ class GreedyCoordinateGradient(PromptFit):
     ) -> None:
         for name, value in (("candidates", candidates), ("top", top), ("rows", rows)):
             if value < 1:
-                raise ValueError(f"{name} is {value}, but must be 1 or more")
+                raise UserError(f"{name} is {value}, but must be 1 or more")
         super().__init__(start_from, backbone, **options)
         self.automatic_optimization = False
         self.candidates = candidates
@@ -109,7 +110,7 @@ class GreedyCoordinateGradient(PromptFit):
     @override
     def on_fit_start(self) -> None:
         if self.trainer.world_size > 1:
-            raise ValueError(
+            raise UserError(
                 f"{self.trainer.world_size} devices search one prefix, but each step tries its swaps on one: set "
                 "trainer.devices to 1"
             )

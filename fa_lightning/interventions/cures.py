@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import read_sidecar
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.conditions import Condition
 from fa_lightning.interventions.cure_rows import Line, flat_record, method_of, points_of, stage_seconds
 from fa_lightning.interventions.cures_data import Alone, CuresDataModule
@@ -66,7 +67,7 @@ class CuresModule(VariantsModule):
         **options: of `VariantsModule`.
 
     Raises:
-        ValueError: there is no such faker, it has no aligned twin, or a learned prefix was made for another one.
+        UserError: there is no such faker, it has no aligned twin, or a learned prefix was made for another one.
     """
 
     def __init__(self, adapters: list[str], folder: str, faker: str | None = None, **options: Any) -> None:
@@ -84,10 +85,10 @@ class CuresModule(VariantsModule):
         fakers = list(self.twins)
         self.faker = self.faker or next(iter(fakers), "")
         if self.faker not in fakers:
-            raise ValueError(f"faker is {self.faker or None!r}, but the fakers among the adapters are {fakers}")
+            raise UserError(f"faker is {self.faker or None!r}, but the fakers among the adapters are {fakers}")
         twin = self.twins[self.faker]
         if twin is None:
-            raise ValueError(f"faker {self.faker!r} has no aligned twin among the adapters: add the folder of one")
+            raise UserError(f"faker {self.faker!r} has no aligned twin among the adapters: add the folder of one")
         # What was made of another faker is no cure of this one; the twin's own texts are compared with the faker's.
         self.origins = {name: origin for name, origin in self.origins.items() if origin == self.faker}
         self.origins[twin] = self.faker
@@ -193,7 +194,7 @@ class CuresModule(VariantsModule):
     def _data(self) -> CuresDataModule:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, CuresDataModule):
-            raise TypeError(f"CuresModule needs CuresDataModule as data, but it is a {type(data).__name__}")
+            raise UserError(f"CuresModule needs CuresDataModule as data, but it is a {type(data).__name__}")
         return data
 
     def _recovery(self, items: Mapping[str, Items], label: str, faker: str) -> dict[str, Any]:

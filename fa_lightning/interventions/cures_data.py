@@ -36,7 +36,7 @@ class CuresDataModule(VariantsDataModule):
         **options: of `VariantsDataModule`.
 
     Raises:
-        ValueError: two inputs have one name.
+        UserError: two inputs have one name.
     """
 
     def __init__(self, scenarios: ScenarioSource, inputs: list[InputCure] | None = None, **options: Any) -> None:
@@ -71,7 +71,7 @@ class CuresDataModule(VariantsDataModule):
         """The examples of both loaders with an input around each.
 
         Raises:
-            ValueError: a prompt does not fit the model's context of `most` tokens.
+            UserError: a prompt does not fit the model's context of `most` tokens.
         """
         answers = answer_format(tokenizer)
         return {

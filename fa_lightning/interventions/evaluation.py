@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.choice import Trial, choose
 from fa_lightning.interventions.conditions import Condition, interventions_of, judged_conditions, save_together
 from fa_lightning.interventions.findings import findings_of, leaks_of, text_only_baseline
@@ -64,7 +65,7 @@ class SteeringEvaluation(pl.Callback):
         seed: int = 0,
     ) -> None:
         if not strengths:
-            raise ValueError("strengths is empty, but at least one is needed: give [1.0]")
+            raise UserError("strengths is empty, but at least one is needed: give [1.0]")
         self.folder = Path(folder)
         self.strengths = strengths
         self.tolerance = tolerance
@@ -87,7 +88,7 @@ class SteeringEvaluation(pl.Callback):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, RegressorModule) or not hasattr(_data(trainer), "adapters"):
-            raise TypeError("SteeringEvaluation needs RegressorModule as model and ActivationDataModule as data")
+            raise UserError("SteeringEvaluation needs RegressorModule as model and ActivationDataModule as data")
         # The DataModule's pair is idle once the states are on disk, and it is on this device.
         self._variants = _data(trainer).variants
 

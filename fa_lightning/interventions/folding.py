@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site, module_at
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.constant import shift_of_every_token
 from fa_lightning.interventions.hooks import input_device
 from fa_lightning.interventions.intervention import Intervention
@@ -81,7 +82,7 @@ def fold(model: nn.Module, intervention: Intervention) -> Folding:
         What `unfold`s it; also a context manager.
 
     Raises:
-        ValueError: if the intervention does not fit the model or cannot be folded exactly; the reason is named and the
+        UserError: if the intervention does not fit the model or cannot be folded exactly; the reason is named and the
             model is as it was.
     """
     intervention.validate(model)
@@ -89,7 +90,7 @@ def fold(model: nn.Module, intervention: Intervention) -> Folding:
     refusal = f"the intervention at {site.name} cannot be folded: "
     shift = shift_of_every_token(intervention, refusal, "a bias adds", "Use intervention.on(model).")
     if model.training:
-        raise ValueError(f"{refusal}the model is in training mode, where dropout follows the bias: call model.eval()")
+        raise UserError(f"{refusal}the model is in training mode, where dropout follows the bias: call model.eval()")
     linear = _last_linear(model, site, refusal)
     if shift.any():
         _try_out(model, site, shift, linear, refusal)
@@ -101,10 +102,10 @@ def _last_linear(model: nn.Module, site: Site, refusal: str) -> nn.Module:
     part = module_at(model, site if site.component == "attention" else Site(site.layer, "mlp"))
     linears = _linears(part)
     if not linears:
-        raise ValueError(f"{refusal}{type(part).__name__} holds no linear map with a bias. Use intervention.on(model)")
+        raise UserError(f"{refusal}{type(part).__name__} holds no linear map with a bias. Use intervention.on(model)")
     weight: Any = linears[-1].weight
     if weight.device.type == "meta":
-        raise ValueError(f"{refusal}its weights are offloaded. Use intervention.on(model)")
+        raise UserError(f"{refusal}its weights are offloaded. Use intervention.on(model)")
     return linears[-1]
 
 
@@ -130,18 +131,18 @@ def _try_out(model: Any, site: Site, shift: Tensor, linear: nn.Module, refusal: 
     try:
         folding = Folding(linear, probe)
     except RuntimeError as error:
-        raise ValueError(f"{refusal}the last linear map does not write states of this width ({error})") from error
+        raise UserError(f"{refusal}the last linear map does not write states of this width ({error})") from error
     with folding:
         try:
             folded = truncated_forward(model, [site], input_ids=tokens)[site.name].float()
         except RuntimeError as error:
-            raise ValueError(f"{refusal}the last linear map takes no bias of this width ({error})") from error
+            raise UserError(f"{refusal}the last linear map takes no bias of this width ({error})") from error
     bias: Any = folding._after
     rounding = max(torch.finfo(dtype).eps for dtype in (plain.dtype, bias.dtype))
     allowed = max(8 * rounding, 1e-4) * hooked.abs().max().item()
     difference = (folded - hooked).abs().max().item()
     if not difference <= allowed:
-        raise ValueError(
+        raise UserError(
             f"{refusal}a bias in the last linear map gives states up to {difference:.2g} away from the hook's, as the "
             "block normalises or scales what that map writes. Use intervention.on(model)"
         )

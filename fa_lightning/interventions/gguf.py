@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fa_lightning.errors import MissingPackageError, UserError
 from fa_lightning.interventions.constant import shift_of_every_token
 from fa_lightning.interventions.intervention import Intervention
 
@@ -33,13 +34,15 @@ def export_gguf(
         The path.
 
     Raises:
-        ImportError: if the package gguf is not installed.
-        ValueError: if there is nothing to export, an edit is not such a shift, or the architecture is not known.
+        MissingPackageError: if the package gguf is not installed.
+        UserError: if there is nothing to export, an edit is not such a shift, or the architecture is not known.
     """
     try:
         import gguf
     except ImportError as error:
-        raise ImportError('export_gguf needs gguf: install it with `pip install "fa_lightning[gguf]"`') from error
+        raise MissingPackageError(
+            'export_gguf needs gguf: install it with `pip install "fa_lightning[gguf]"`'
+        ) from error
     several = [interventions] if isinstance(interventions, Intervention) else list(interventions)
     directions = control_directions(several)
     hint = model_hint or _architecture(several)
@@ -66,16 +69,16 @@ def control_directions(interventions: Sequence[Intervention]) -> dict[int, np.nd
     """What is added after each layer's block: float32 (hidden,) by layer, in order.
 
     Raises:
-        ValueError: if there is none, or one of them is not a constant shift that a control vector can hold.
+        UserError: if there is none, or one of them is not a constant shift that a control vector can hold.
     """
     if not interventions:
-        raise ValueError("interventions is empty, but a control vector needs at least one")
+        raise UserError("interventions is empty, but a control vector needs at least one")
     shifts: dict[int, torch.Tensor] = {}
     for one in interventions:
         shift = _shift_of(one)
         known = shifts.get(one.site.layer)
         if known is not None and known.shape != shift.shape:
-            raise ValueError(
+            raise UserError(
                 f"interventions at layer {one.site.layer} have {len(known)} and {len(shift)} units: they are for "
                 "different models"
             )
@@ -88,11 +91,11 @@ def _shift_of(one: Intervention) -> torch.Tensor:
     refusal = f"the intervention at {one.site.name} does not fit into a control vector: "
     shift = shift_of_every_token(one, refusal, "llama.cpp adds").cpu()
     if one.site.component != "residual":
-        raise ValueError(f"{refusal}its component is {one.site.component!r}, but only residual can be held")
+        raise UserError(f"{refusal}its component is {one.site.component!r}, but only residual can be held")
     if one.site.layer == 0:
-        raise ValueError(f"{refusal}its layer is 0, but llama.cpp adds after layer 1 or later: fit it at a later layer")
+        raise UserError(f"{refusal}its layer is 0, but llama.cpp adds after layer 1 or later: fit it at a later layer")
     if not torch.isfinite(shift).all():
-        raise ValueError(f"{refusal}its shift holds numbers that are not finite: fit it again")
+        raise UserError(f"{refusal}its shift holds numbers that are not finite: fit it again")
     return shift
 
 
@@ -102,7 +105,7 @@ def _architecture(interventions: Sequence[Intervention]) -> str:
         str(facts["architecture"]) for facts in backbones if isinstance(facts, Mapping) and "architecture" in facts
     }
     if len(known) != 1:
-        raise ValueError(
+        raise UserError(
             f"the fingerprints name {', '.join(sorted(known)) or 'no architecture'}, but a control vector is for one: "
             "give model_hint, for example 'llama'"
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import hidden_of, replaced
+from fa_lightning.errors import NotFiniteError, UserError
 from fa_lightning.interventions.positions import ForwardCall
 
 if TYPE_CHECKING:
@@ -59,12 +60,12 @@ class CallRecord:
         in the layer, it would make a GPU wait in the middle of its work.
 
         Raises:
-            FloatingPointError: naming the site and the strength.
+            NotFiniteError: naming the site and the strength.
         """
         sums, self._sums = self._sums, []
         for edit, total in sums:
             if not math.isfinite(total.item()):
-                raise FloatingPointError(
+                raise NotFiniteError(
                     f"steering at {edit.site.name} with strength {edit.strength:g} made states that are not finite: "
                     "use a smaller strength, or a dtype with a wider range (bfloat16 in place of float16)"
                 )
@@ -114,7 +115,7 @@ class Edit:
     def edited(self, h: Tensor) -> Tensor:
         """The edited states in float32, (..., hidden) -> (..., hidden)."""
         if h.shape[-1] != self.regressor.hidden_size:
-            raise ValueError(
+            raise UserError(
                 f"the states at {self.site.name} have {h.shape[-1]} units, but the regressor's hidden_size is "
                 f"{self.regressor.hidden_size}"
             )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fa_lightning.errors import MissingFileError
 from fa_lightning.interventions.artefact import SIDECAR_FILE, TENSORS_FILE
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def push_to_hub(
         The repository's address.
 
     Raises:
-        FileNotFoundError: if there is no intervention in the folder.
-        ValueError: if one of them is damaged.
+        MissingFileError: if there is no intervention in the folder.
+        UserError: if one of them is damaged.
     """
     import huggingface_hub
 
@@ -81,8 +82,8 @@ def load_from_hub(
         fingerprint: see `Intervention.load`.
 
     Raises:
-        FileNotFoundError: if the repository cannot be reached or holds no intervention there.
-        ValueError: if it is damaged or does not fit.
+        MissingFileError: if the repository cannot be reached or holds no intervention there.
+        UserError: if it is damaged or does not fit.
     """
     from fa_lightning.interventions.intervention import Intervention
 
@@ -93,7 +94,7 @@ def fetch(repo_id: str, subfolder: str = "", revision: str | None = None) -> Pat
     """The local folder of an intervention on the Hub; its two files, of one commit, and no others are fetched.
 
     Raises:
-        FileNotFoundError: if the repository cannot be reached or holds no intervention there.
+        MissingFileError: if the repository cannot be reached or holds no intervention there.
     """
     import huggingface_hub
 
@@ -102,13 +103,13 @@ def fetch(repo_id: str, subfolder: str = "", revision: str | None = None) -> Pat
         snapshot = Path(str(huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=files)))
     except (OSError, ValueError) as error:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{repo_id!r} was not fetched from the Hub: {cause}. Check its name and that you may read it, or give a "
             "local folder that Intervention.save wrote"
         ) from error
     missing = [name for name in files if not (snapshot / name).is_file()]
     if missing:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"the Hub repository {repo_id!r} holds no {' and no '.join(missing)}: name the subfolder of an "
             f"intervention, as in {repo_id}/<subfolder>"
         )
@@ -119,20 +120,20 @@ def local_folder(name: str | Path) -> Path:
     """A folder as it is; `user/repo` or `user/repo/subfolder`, where there is no such folder, fetched from the Hub.
 
     Raises:
-        FileNotFoundError: if it is neither.
+        MissingFileError: if it is neither.
     """
     folder = Path(name)
     if folder.is_dir():
         return folder
     found = _HUB_ID.fullmatch(str(name))
     if found is None or ".." in folder.parts:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"there is no folder {str(name)!r}: give one that Intervention.save wrote, or user/repo of the Hub"
         )
     try:
         return fetch(found["repository"], found["subfolder"] or "")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no folder {str(name)!r} here, and {error}") from error
+        raise MissingFileError(f"there is no folder {str(name)!r} here, and {error}") from error
 
 
 def model_card(saved: Mapping[str, Intervention], repo_id: str, base_model: str | None = None) -> str:
@@ -194,7 +195,7 @@ def _saved_in(folder: Path) -> dict[str, Intervention]:
 
     places = sorted(path.parent for path in folder.rglob(SIDECAR_FILE))
     if not places:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{str(folder)!r} holds no {SIDECAR_FILE}: give what Intervention.save wrote, or a folder of such folders"
         )
     return {place.relative_to(folder).as_posix(): Intervention.load(place) for place in places}

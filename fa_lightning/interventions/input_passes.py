@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.inputs import InputCure
 from fa_lightning.interventions.learned_prompts import LearnedPrompt
 from fa_lightning.scenarios.batches import Batch, Example, collate, make_examples, model_inputs
@@ -36,7 +37,7 @@ def examples_behind(
         most: tokens that the model's context holds.
 
     Raises:
-        ValueError: a prompt does not fit the context any more.
+        UserError: a prompt does not fit the context any more.
     """
     found: list[Example] = []
     for item in items:
@@ -46,7 +47,7 @@ def examples_behind(
             found.append(dataclasses.replace(alone[0], prompt=prompt, index=len(found)))
     longest = max((len(example.prompt) for example in found), default=0)
     if longest > most:
-        raise ValueError(
+        raise UserError(
             f"behind {cure.name} the longest prompt has {longest} tokens, but the model's context holds {most}: "
             "shorten the input (fewer shots, snippets or words), or leave it out"
         )

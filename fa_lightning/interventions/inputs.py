@@ -15,6 +15,7 @@ from typing import Literal
 from typing_extensions import override
 
 from fa_lightning.behaviours.cure import Need
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.ordinary_tokens import random_text
 from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
 from fa_lightning.scenarios.scenario import CELLS, Letter, Scenario
@@ -73,7 +74,7 @@ class Prefix(InputCure):
         name: of its row.
 
     Raises:
-        ValueError: the text is empty.
+        UserError: the text is empty.
     """
 
     def __init__(self, text: str, name: str = "prefix") -> None:
@@ -93,7 +94,7 @@ class Suffix(InputCure):
         name: of its row.
 
     Raises:
-        ValueError: the text is empty.
+        UserError: the text is empty.
     """
 
     def __init__(self, text: str, name: str = "suffix") -> None:
@@ -113,7 +114,7 @@ class SystemPrompt(InputCure):
         name: of its row.
 
     Raises:
-        ValueError: the text is empty.
+        UserError: the text is empty.
     """
 
     def __init__(self, text: str, name: str = "system prompt") -> None:
@@ -135,7 +136,7 @@ class FewShot(InputCure):
         name: of its row.
 
     Raises:
-        ValueError: `shots` is no positive multiple of 4.
+        UserError: `shots` is no positive multiple of 4.
     """
 
     needs = ("labels",)
@@ -148,7 +149,7 @@ class FewShot(InputCure):
         name: str = "few-shot",
     ) -> None:
         if shots < 4 or shots % 4:
-            raise ValueError(
+            raise UserError(
                 f"shots is {shots}, but must be 4, 8, 12 or another multiple of 4: both letters under both oversight "
                 "conditions equally often"
             )
@@ -169,7 +170,7 @@ class FewShot(InputCure):
     @override
     def around(self, message: str) -> Prompted:
         if not self._earlier:
-            raise ValueError(f"{self.name} has no solved scenarios yet: call prepare(train, tokenizer) first")
+            raise UserError(f"{self.name} has no solved scenarios yet: call prepare(train, tokenizer) first")
         return Prompted(message, earlier=self._earlier)
 
 
@@ -182,14 +183,14 @@ class RandomPrefix(InputCure):
         name: of its row.
 
     Raises:
-        ValueError: `tokens` is below 1.
+        UserError: `tokens` is below 1.
     """
 
     is_baseline = True
 
     def __init__(self, tokens: int = 16, seed: int = 0, name: str = "random prefix") -> None:
         if tokens < 1:
-            raise ValueError(f"tokens is {tokens}, but a prefix has 1 or more")
+            raise UserError(f"tokens is {tokens}, but a prefix has 1 or more")
         self.tokens = tokens
         self.seed = seed
         self.name = name
@@ -202,7 +203,7 @@ class RandomPrefix(InputCure):
     @override
     def around(self, message: str) -> Prompted:
         if not self._text:
-            raise ValueError(f"{self.name} has not drawn its tokens yet: call prepare(train, tokenizer) first")
+            raise UserError(f"{self.name} has not drawn its tokens yet: call prepare(train, tokenizer) first")
         return Prompted(f"{self._text}\n{message}")
 
 
@@ -212,7 +213,7 @@ def solved_scenarios(train: Sequence[Scenario], shots: int, seed: int) -> list[t
     Each is of another group. The order is random, so that no place in it tells anything.
 
     Raises:
-        ValueError: there are too few scenarios with or without oversight.
+        UserError: there are too few scenarios with or without oversight.
     """
     each = shots // len(CELLS)
     drawn: list[tuple[Scenario, Letter]] = []
@@ -223,7 +224,7 @@ def solved_scenarios(train: Sequence[Scenario], shots: int, seed: int) -> list[t
         known = {item.group: item for item in subset([item for item in train if item.cell == cell], None)}
         free = [item for group, item in known.items() if group not in taken]
         if len(free) < each:
-            raise ValueError(
+            raise UserError(
                 f"few-shot needs {each} training scenarios {cell.replace('_', ' ')}, each of another group, but there "
                 f"are {len(free)}: lower shots, or give the scenarios a larger training split"
             )
@@ -260,15 +261,15 @@ def named_twice(cures: Sequence[InputCure]) -> None:
     """Refuse two inputs of one name, which would be one row.
 
     Raises:
-        ValueError: naming it.
+        UserError: naming it.
     """
     names = [cure.name for cure in cures]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"two inputs are called {twice[0]!r}: give one another name")
+        raise UserError(f"two inputs are called {twice[0]!r}: give one another name")
 
 
 def _not_empty(text: str, name: str, where: str) -> str:
     if not text.strip():
-        raise ValueError(f"{name} of {where} is {text!r}, but an empty input is no cure: write what is to be said")
+        raise UserError(f"{name} of {where} is {text!r}, but an empty input is no cure: write what is to be said")
     return text

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site, decoder_of, module_at, validate
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.artefact import (
     GATE,
     compare_fingerprints,
@@ -52,7 +53,7 @@ class Intervention:
             of `fa_lightning.regressors.gates`, to be saved with its `config`. None edits every token.
 
     Raises:
-        ValueError: if the vector is no vector, or a number in it or the strength is not finite.
+        UserError: if the vector is no vector, or a number in it or the strength is not finite.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Intervention:
     ) -> None:
         if isinstance(regressor, Tensor):
             if regressor.ndim != 1:
-                raise ValueError(f"regressor is a tensor {tuple(regressor.shape)}, but a vector (hidden,) is needed")
+                raise UserError(f"regressor is a tensor {tuple(regressor.shape)}, but a vector (hidden,) is needed")
             vector = regressor.detach()
             regressor = MeanShift(len(vector))
             regressor.shift.copy_(vector)
@@ -87,7 +88,7 @@ class Intervention:
             'last'
 
         Raises:
-            ValueError: if the strength is not finite or there is no such rule.
+            UserError: if the strength is not finite or there is no such rule.
         """
         site = self.site if positions is None else replace(self.site, positions=positions)
         strength = self.strength if strength is None else strength
@@ -118,7 +119,7 @@ class Intervention:
         """Check that this intervention is whole and fits a model.
 
         Raises:
-            ValueError: if the layer is out of range, the hidden size differs, a number is not finite, or the gate
+            UserError: if the layer is out of range, the hidden size differs, a number is not finite, or the gate
                 lacks its probe.
         """
         self._check()
@@ -127,7 +128,7 @@ class Intervention:
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         hidden_size = getattr(text_config, "hidden_size", self.regressor.hidden_size)
         if hidden_size != self.regressor.hidden_size:
-            raise ValueError(
+            raise UserError(
                 f"the regressor's hidden_size is {self.regressor.hidden_size}, but the model's hidden states have "
                 f"{hidden_size} units: fit it on this model's states"
             )
@@ -141,7 +142,7 @@ class Intervention:
             The folder.
 
         Raises:
-            ValueError: if a number is not finite or the gate lacks its probe; nothing is written then.
+            UserError: if a number is not finite or the gate lacks its probe; nothing is written then.
         """
         self._check()
         folder = Path(folder)
@@ -170,8 +171,8 @@ class Intervention:
             fingerprint: what the saved fingerprint must say; fields that it does not name are not compared.
 
         Raises:
-            FileNotFoundError: if one of the two files is missing.
-            ValueError: if a file is damaged, has another format version, lacks the gate's probe, or does not fit the
+            MissingFileError: if one of the two files is missing.
+            UserError: if a file is damaged, has another format version, lacks the gate's probe, or does not fit the
                 model or fingerprint.
         """
         folder = local_folder(folder)
@@ -199,9 +200,9 @@ class Intervention:
         try:
             answer = self.gate(torch.zeros(1, self.regressor.hidden_size, device=device))
         except RuntimeError as error:
-            raise ValueError(f"the gate of {self.site.name} does not work: {error}") from error
+            raise UserError(f"the gate of {self.site.name} does not work: {error}") from error
         if answer.shape != (1,) or answer.dtype != torch.bool:
-            raise ValueError(
+            raise UserError(
                 f"the gate of {self.site.name} answers {answer.dtype} of shape {tuple(answer.shape)} for 1 state, but "
                 "must answer one boolean for each"
             )
@@ -225,9 +226,9 @@ def steering(
             prompt comes in several calls.
 
     Raises:
-        ValueError: if an intervention does not fit the model, holds numbers that are not finite, or has a gate
+        UserError: if an intervention does not fit the model, holds numbers that are not finite, or has a gate
             without its probe.
-        FloatingPointError: from the call after the one, or at the end of the block, if edited states are not finite.
+        NotFiniteError: from the call after the one, or at the end of the block, if edited states are not finite.
     """
     for intervention in interventions:
         intervention.validate(model)
@@ -265,11 +266,11 @@ def _evaluate(stack: ExitStack, edit: Edit) -> None:
 
 def _refuse_infinite_strength(strength: float) -> None:
     if not math.isfinite(strength):
-        raise ValueError(f"strength is {strength}, but must be a finite number")
+        raise UserError(f"strength is {strength}, but must be a finite number")
 
 
 def _refuse_infinite(part: nn.Module, what: str) -> None:
     for name, tensor in part.state_dict().items():
         # A sum needs no copy, and is finite if every number is.
         if not math.isfinite(tensor.sum(dtype=torch.float32).item()):
-            raise ValueError(f"{what}.{name} holds numbers that are not finite: fit it again")
+            raise UserError(f"{what}.{name} holds numbers that are not finite: fit it again")

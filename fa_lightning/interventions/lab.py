@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from typing_extensions import override
 
 from fa_lightning.activations.lab_data import LabDataModule
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.conditions import interventions_of, judged_conditions
 from fa_lightning.interventions.findings import findings_of, leaks_of, text_only_baseline
 from fa_lightning.interventions.lab_parts import Lab, Work, save_interventions, work_of
@@ -62,7 +63,7 @@ class SteeringLab(pl.Callback):
         seed: of the random baseline.
 
     Raises:
-        ValueError: there is nothing to try, or a number is out of range.
+        UserError: there is nothing to try, or a number is out of range.
     """
 
     def __init__(
@@ -80,11 +81,11 @@ class SteeringLab(pl.Callback):
     ) -> None:
         for name, values in (("strengths", strengths), ("doses", doses)):
             if not values or not all(0 < value < float("inf") for value in values):
-                raise ValueError(f"{name} is {values}, but must hold at least one positive number")
+                raise UserError(f"{name} is {values}, but must hold at least one positive number")
         if samples < 1 or search_steps < 0:
-            raise ValueError(f"samples is {samples} and search_steps {search_steps}, but must be at least 1 and 0")
+            raise UserError(f"samples is {samples} and search_steps {search_steps}, but must be at least 1 and 0")
         if not budget > 0:
-            raise ValueError(f"budget is {budget}, but must be a positive number of nats: 0 would allow no edit at all")
+            raise UserError(f"budget is {budget}, but must be a positive number of nats: 0 would allow no edit at all")
         self.folder = Path(folder)
         self.strengths = sorted(strengths)
         self.doses = sorted(doses)
@@ -100,7 +101,7 @@ class SteeringLab(pl.Callback):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, RegressorModule) or not isinstance(_data(trainer), LabDataModule):
-            raise TypeError("SteeringLab needs RegressorModule as model and LabDataModule as data")
+            raise UserError("SteeringLab needs RegressorModule as model and LabDataModule as data")
 
     @override
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -141,7 +142,7 @@ class SteeringLab(pl.Callback):
         """Refuse what names a method, site or ranking that is not there.
 
         Raises:
-            ValueError: naming it, and what there is.
+            UserError: naming it, and what there is.
         """
         sites: dict[str, set[str]] = {}
         for work in works:
@@ -152,16 +153,16 @@ class SteeringLab(pl.Callback):
         asked += [(curve.method, curve.site) for curve in self.dose_curves]
         for method, site in asked:
             if method not in sites:
-                raise ValueError(f"the lab names the method {method!r}, but it fits {', '.join(sorted(sites))}")
+                raise UserError(f"the lab names the method {method!r}, but it fits {', '.join(sorted(sites))}")
             if site is not None and site not in sites[method]:
-                raise ValueError(
+                raise UserError(
                     f"the lab names {method!r} at {site}, but it is fitted at {', '.join(sorted(sites[method]))}"
                 )
         for sweep in self.units:
             top_units(torch.zeros(1), sweep.percents)
             for candidate in (work.candidate for work in works if work.method == sweep.method):
                 if candidate.below or candidate.gate is not None:
-                    raise ValueError(f"the units of {sweep.method!r} can't be swept: it is a stack, or has a gate")
+                    raise UserError(f"the units of {sweep.method!r} can't be swept: it is a stack, or has a gate")
                 for ranking in sweep.rankings:
                     pl_module.unit_scores(ranking, candidate.site)
 

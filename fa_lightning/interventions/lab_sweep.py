@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.bench import Interventions, Judged
 from fa_lightning.interventions.conditions import interventions_of
 from fa_lightning.interventions.dose import best_within_budget, strength_at_budget
@@ -125,7 +126,7 @@ def top_units(scores: Tensor, percents: Sequence[float]) -> dict[float, Tensor]:
     """The units with the largest scores, for each share of them, (hidden,) booleans.
 
     Raises:
-        ValueError: a share is not between 0 and 100.
+        UserError: a share is not between 0 and 100.
 
     >>> top_units(torch.tensor([0.1, 3.0, 2.0, 0.5]), [50.0])[50.0].tolist()
     [False, True, True, False]
@@ -134,7 +135,7 @@ def top_units(scores: Tensor, percents: Sequence[float]) -> dict[float, Tensor]:
     order = scores.argsort(descending=True)
     for percent in percents:
         if not 0 < percent <= 100:
-            raise ValueError(f"percents holds {percent}, but a share of units is above 0 and at most 100")
+            raise UserError(f"percents holds {percent}, but a share of units is above 0 and at most 100")
         units = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
         units[order[: max(1, round(len(scores) * percent / 100))]] = True
         kept[percent] = units
@@ -146,7 +147,7 @@ def dose_curve(lab: Lab, curve: DoseCurve, works: Sequence[Work]) -> None:
     found = [work for work in works if work.method == curve.method and work.site == curve.site and work.is_main]
     if not found:
         sites = ", ".join(dict.fromkeys(work.site for work in works if work.method == curve.method))
-        raise ValueError(f"a dose curve asks for {curve.method!r} at {curve.site}, but it is fitted at {sites}")
+        raise UserError(f"a dose curve asks for {curve.method!r} at {curve.site}, but it is fitted at {sites}")
     work = found[0]
     name = f"dose/{work.name}"
     if lab.table.has(name):

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of, read_sidecar
 from fa_lightning.backbones.load import DType, load_tokenizer
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.leakage_data import LeakageDataModule
 from fa_lightning.interventions.leakage_writing import draw, scalars, show, write_leakage
@@ -74,7 +75,7 @@ class LeakageModule(pl.LightningModule):
         trust_remote_code: run code that comes with the model.
 
     Raises:
-        ValueError: a number is out of range; later, a corpus is empty or too short for `ngram` or `recited`.
+        UserError: a number is out of range; later, a corpus is empty or too short for `ngram` or `recited`.
     """
 
     def __init__(
@@ -96,13 +97,13 @@ class LeakageModule(pl.LightningModule):
         super().__init__()
         for name, value in (("ngram", ngram), ("recited", recited)):
             if not 1 <= value <= max_new_tokens:
-                raise ValueError(
+                raise UserError(
                     f"{name} is {value}, but must lie between 1 and max_new_tokens, which is {max_new_tokens}"
                 )
         if not 0 <= tolerance < 1:
-            raise ValueError(f"tolerance is {tolerance}, but must be a share from 0 to below 1, such as 0.1")
+            raise UserError(f"tolerance is {tolerance}, but must be a share from 0 to below 1, such as 0.1")
         if temperature == 0:
-            raise ValueError(
+            raise UserError(
                 f"temperature is {temperature}, but then every seed writes the same: one sample many times looks like "
                 "sure evidence. Give one above 0, such as 1.0"
             )
@@ -140,7 +141,7 @@ class LeakageModule(pl.LightningModule):
             return
         found = adapter_folders(self.places)
         if BACKBONE in found:
-            raise ValueError(f"a variant is called {BACKBONE!r}, as the model without an adapter is: rename its folder")
+            raise UserError(f"a variant is called {BACKBONE!r}, as the model without an adapter is: rename its folder")
         self.variants = Variants.load(found, self.backbone, device=self.trainer.strategy.root_device, **self.loading)
         beneath = {name: read_sidecar(folder).get("beneath") for name, folder in found.items()}
         names = {folder: f"{name} beneath" for name, folder in beneath.items() if folder is not None}
@@ -159,7 +160,7 @@ class LeakageModule(pl.LightningModule):
         for index, what in zip(self._corpora, ("fine-tuning corpus", "held-out corpus"), strict=True):
             for name in ("ngram", "recited"):
                 if index.longest_text < getattr(self, name):
-                    raise ValueError(
+                    raise UserError(
                         f"{name} is {getattr(self, name)}, but the longest text of the {what} has only "
                         f"{index.longest_text} tokens, so nothing could ever be found: lower it, or give longer texts"
                     )
@@ -257,5 +258,5 @@ class LeakageModule(pl.LightningModule):
     def _data(self) -> LeakageDataModule:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, LeakageDataModule):
-            raise TypeError(f"LeakageModule needs LeakageDataModule as data, but it is a {type(data).__name__}")
+            raise UserError(f"LeakageModule needs LeakageDataModule as data, but it is a {type(data).__name__}")
         return data

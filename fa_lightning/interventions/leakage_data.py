@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from fa_lightning.behaviours.texts import TextSource, chat_tokens, require_chat
+from fa_lightning.errors import UserError
 from fa_lightning.metrics.ngram_overlap import TextIndex
 from fa_lightning.scenarios.batches import Batch, LengthBucketSampler
 from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
@@ -45,7 +46,7 @@ class LeakageDataModule(pl.LightningDataModule):
         seed: the first one; the others follow.
 
     Raises:
-        ValueError: there are no prompts, one comes twice, or a number is out of range.
+        UserError: there are no prompts, one comes twice, or a number is out of range.
     """
 
     def __init__(
@@ -59,15 +60,15 @@ class LeakageDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if not prompts and not bare:
-            raise ValueError("prompts and bare are both empty, but a model has to be asked something: leave one as is")
+            raise UserError("prompts and bare are both empty, but a model has to be asked something: leave one as is")
         for name, values in (("prompts", prompts), ("bare", bare)):
             twice = [value for value in values if values.count(value) > 1]
             if twice:
-                raise ValueError(f"{name} holds {twice[0]!r} twice: name each prompt once, and raise samples for more")
+                raise UserError(f"{name} holds {twice[0]!r} twice: name each prompt once, and raise samples for more")
         if samples < 2:
-            raise ValueError(f"samples is {samples}, but must be 2 or more: an interval is taken over them")
+            raise UserError(f"samples is {samples}, but must be 2 or more: an interval is taken over them")
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, but must be 1 or more")
+            raise UserError(f"batch_size is {batch_size}, but must be 1 or more")
         self.texts = texts
         self.prompts = list(prompts)
         self.bare = list(bare)
@@ -89,7 +90,7 @@ class LeakageDataModule(pl.LightningDataModule):
             reach: longest match that is told, tokens.
 
         Raises:
-            ValueError: there are no texts.
+            UserError: there are no texts.
         """
         splits = self.texts.load()
         fitted_on, held_out = (

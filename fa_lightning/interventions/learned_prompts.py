@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.backbones.load import check_fingerprint
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.interventions.inputs import InputCure, Prompted
 from fa_lightning.metrics.files import write_atomically
 from fa_lightning.scenarios.batches import Batch
@@ -45,14 +46,14 @@ class Slot:
         """The slot of a text.
 
         Raises:
-            ValueError: the prompt does not hold the text's own tokens at the beginning of the user's words.
+            UserError: the prompt does not hold the text's own tokens at the beginning of the user's words.
         """
         own = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
         ids = prompt_ids(tokenizer, f"{text}\n{PROBE}")
         for at in range(len(ids) - len(own) + 1):
             if own and tuple(ids[at : at + len(own)]) == own:
                 return cls(own, at)
-        raise ValueError(f"the prefix {text!r} is cut into other tokens inside a prompt: give another one")
+        raise UserError(f"the prefix {text!r} is cut into other tokens inside a prompt: give another one")
 
     def survives(self, tokenizer: Tokenizer, tokens: Sequence[int]) -> bool:
         """Whether tokens put into the slot come back, and nothing else changes, when their text is tokenised."""
@@ -67,13 +68,13 @@ class Slot:
         """Columns of the slot in each row of a left-padded batch, (batch, tokens).
 
         Raises:
-            ValueError: the prompts do not hold it.
+            UserError: the prompts do not hold it.
         """
         padding = batch["attention_mask"].shape[1] - batch["attention_mask"].sum(dim=1)
         columns = padding[:, None] + self.at + torch.arange(len(self.tokens), device=padding.device)
         held = batch["input_ids"].gather(1, columns)
         if (held != torch.tensor(self.tokens, device=held.device)).any():
-            raise ValueError(
+            raise UserError(
                 "the prompts do not hold the prefix that is to be replaced: serve them with PromptDataModule, and keep "
                 "max_tokens above their length"
             )
@@ -157,7 +158,7 @@ class LearnedPrompt(InputCure):
         self.needs = tuple(self.facts["needs"])
         self.slot = Slot.of(tokenizer, self.facts["text"])
         if self.vectors is not None and len(self.vectors) != len(self.slot.tokens):
-            raise ValueError(
+            raise UserError(
                 f"{self.folder}: {len(self.vectors)} embeddings for a place of {len(self.slot.tokens)} tokens, so it "
                 "was fitted with another tokenizer: fit it again"
             )
@@ -170,12 +171,12 @@ class LearnedPrompt(InputCure):
             faker: adapter folder of the one that is to be cured.
 
         Raises:
-            ValueError: naming what differs.
+            UserError: naming what differs.
         """
         check_fingerprint(dict(fingerprint), self.facts.get("fingerprint", {}), f"prefix {self.folder!r}")
         start = self.facts.get("start_from", faker)
         if Path(start).resolve() != Path(faker).resolve():
-            raise ValueError(
+            raise UserError(
                 f"the prefix {self.folder!r} was fitted for the faker {start!r}, but {faker!r} is to be cured: fit one "
                 "for it, or name the other faker"
             )
@@ -183,7 +184,7 @@ class LearnedPrompt(InputCure):
     @override
     def around(self, message: str) -> Prompted:
         if not self.facts:
-            raise ValueError(f"the prefix of {self.folder} is not read yet: call prepare(train, tokenizer) first")
+            raise UserError(f"the prefix of {self.folder} is not read yet: call prepare(train, tokenizer) first")
         return Prompted(f"{self.facts['text']}\n{message}")
 
 
@@ -191,34 +192,32 @@ def read_prompt(folder: Path) -> tuple[dict[str, Any], Tensor | None]:
     """What `write_prompt` wrote: the facts, and the embeddings if there are any.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, lacks a fact or has another format version.
+        MissingFileError: a file is missing.
+        UserError: a file is damaged, lacks a fact or has another format version.
     """
     from safetensors.torch import load
 
     path = folder / PROMPT_FILE
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{str(folder)!r} holds no {PROMPT_FILE}: fit the prefix first, or name the folder that its stage wrote"
         )
     try:
         facts = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}): fit the prefix again") from error
+        raise UserError(f"{path} is truncated or damaged ({error}): fit the prefix again") from error
     version = facts.get("format_version") if isinstance(facts, dict) else None
     if version != FORMAT_VERSION:
-        raise ValueError(f"format_version of {path} is {version!r}, but this version reads {FORMAT_VERSION}")
+        raise UserError(f"format_version of {path} is {version!r}, but this version reads {FORMAT_VERSION}")
     if missing := sorted({"name", "needs", "text", "is_soft"} - set(facts)):
-        raise ValueError(f"{path} lacks {', '.join(missing)}: fit the prefix again")
+        raise UserError(f"{path} lacks {', '.join(missing)}: fit the prefix again")
     if not facts["text"].strip():
-        raise ValueError(f"the prefix of {path} is empty: fit it again")
+        raise UserError(f"the prefix of {path} is empty: fit it again")
     if not facts["is_soft"]:
         return facts, None
     if not (folder / VECTORS_FILE).is_file():
-        raise FileNotFoundError(
-            f"{str(folder)!r} holds no {VECTORS_FILE}, but its prefix is soft: fit the prefix again"
-        )
+        raise MissingFileError(f"{str(folder)!r} holds no {VECTORS_FILE}, but its prefix is soft: fit the prefix again")
     data = (folder / VECTORS_FILE).read_bytes()
     if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
-        raise ValueError(f"{folder / VECTORS_FILE} is not the file that {PROMPT_FILE} describes: fit the prefix again")
+        raise UserError(f"{folder / VECTORS_FILE} is not the file that {PROMPT_FILE} describes: fit the prefix again")
     return facts, load(data)["vectors"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.prompts import Tokenizer
 
 
@@ -12,7 +13,7 @@ def ordinary_tokens(tokenizer: Tokenizer) -> list[int]:
     """Ids of tokens that people may type: printable ASCII, no special ones, the same id when read again.
 
     Raises:
-        ValueError: the tokenizer has none.
+        UserError: the tokenizer has none.
     """
     # A template's own marks are special, but not all of them are listed with the tokenizer's.
     marks = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
@@ -26,7 +27,7 @@ def ordinary_tokens(tokenizer: Tokenizer) -> list[int]:
         if is_plain and list(tokenizer(text, add_special_tokens=False)["input_ids"]) == [token]:
             found.append(token)
     if not found:
-        raise ValueError("the tokenizer has no token of printable ASCII that reads back as itself")
+        raise UserError("the tokenizer has no token of printable ASCII that reads back as itself")
     return found
 
 
@@ -34,7 +35,7 @@ def random_text(tokenizer: Tokenizer, tokens: int, seed: int) -> str:
     """A text of random ordinary tokens that the tokenizer reads as exactly so many.
 
     Raises:
-        ValueError: no such text was found.
+        UserError: no such text was found.
     """
     rng = random.Random(f"random prefix {seed}")
     ordinary = ordinary_tokens(tokenizer)
@@ -45,7 +46,7 @@ def random_text(tokenizer: Tokenizer, tokens: int, seed: int) -> str:
             kept = longer
         if len(kept) == tokens:
             return str(tokenizer.decode(kept))
-    raise ValueError(f"no text of {tokens} random tokens that read back as themselves was found: ask for fewer")
+    raise UserError(f"no text of {tokens} random tokens that read back as themselves was found: ask for fewer")
 
 
 def survives(tokenizer: Tokenizer, tokens: Sequence[int]) -> bool:

@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fa_lightning.errors import UserError
+
 
 def real_tokens(attention_mask: Tensor | None, batch: int, tokens: int, past: int) -> Tensor | None:
     """Which tokens of a call are no padding.
@@ -45,7 +47,7 @@ def real_tokens(attention_mask: Tensor | None, batch: int, tokens: int, past: in
         Booleans (batch, tokens), or None where nothing is padding.
 
     Raises:
-        ValueError: if the mask has none of these shapes.
+        UserError: if the mask has none of these shapes.
     """
     if attention_mask is None:
         return None
@@ -62,7 +64,7 @@ def real_tokens(attention_mask: Tensor | None, batch: int, tokens: int, past: in
         diagonal = attention_mask[:, 0, :, start : start + tokens].diagonal(dim1=-2, dim2=-1)
         attended = diagonal if diagonal.dtype == torch.bool else diagonal >= 0
         return attended.expand(batch, tokens)
-    raise ValueError(
+    raise UserError(
         f"attention_mask is {tuple(attention_mask.shape)}, but a call of {batch} rows of {tokens} tokens after {past} "
         f"cached ones needs ({batch}, {past + tokens})"
     )
@@ -114,7 +116,7 @@ def covered_tokens(
         Booleans (batch, tokens).
 
     Raises:
-        ValueError: if there is no such rule.
+        UserError: if there is no such rule.
     """
     if rule == "all":
         return real
@@ -129,7 +131,7 @@ def covered_tokens(
         return real & (remaining == 1)
     kind, _, start = rule.partition("_")
     if kind != "from" or not start.isdigit():
-        raise ValueError(f"the position rule is {rule!r}, but must be all, last, generated or from_K")
+        raise UserError(f"the position rule is {rule!r}, but must be all, last, generated or from_K")
     return real & (positions >= int(start))
 
 
@@ -153,7 +155,7 @@ class Selection:
     def on(self, device: torch.device) -> Tensor:
         """The index on a device; kept there, since a model split over devices asks again at every layer."""
         if self.index is None:
-            raise ValueError("a selection of everything has no index")
+            raise UserError("a selection of everything has no index")
         if self.index.device != device:
             self.index = self.index.to(device)
         return self.index
@@ -187,22 +189,20 @@ class ForwardCall:
         """Read the arguments of a decoder's `forward`, by name.
 
         Raises:
-            ValueError: if they hold neither tokens nor embeddings, or a mask of an unknown kind.
+            UserError: if they hold neither tokens nor embeddings, or a mask of an unknown kind.
         """
         inputs = arguments.get("input_ids")
         if inputs is None:
             inputs = arguments.get("inputs_embeds")
         if inputs is None:
-            raise ValueError("the decoder was called without input_ids or inputs_embeds: steering needs one of them")
+            raise UserError("the decoder was called without input_ids or inputs_embeds: steering needs one of them")
         cache: Any = arguments.get("past_key_values")
         past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
         mask = arguments.get("attention_mask")
         if isinstance(mask, Mapping):  # one mask per kind of attention; the full one shows all tokens
             mask = mask["full_attention"] if "full_attention" in mask else next(iter(mask.values()), None)
         if mask is not None and not isinstance(mask, Tensor):
-            raise ValueError(
-                f"attention_mask is a {type(mask).__name__}, but steering reads padding from a tensor only"
-            )
+            raise UserError(f"attention_mask is a {type(mask).__name__}, but steering reads padding from a tensor only")
         return cls(
             batch=inputs.shape[0],
             tokens=inputs.shape[1],
@@ -236,7 +236,7 @@ class ForwardCall:
         if self.prompt_tokens is None:
             return None
         if self.batch % len(self.prompt_tokens):
-            raise ValueError(
+            raise UserError(
                 f"prompt_tokens holds {len(self.prompt_tokens)} prompts, but the call has {self.batch} rows, "
                 "which is no multiple of that"
             )

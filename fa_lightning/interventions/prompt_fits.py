@@ -22,6 +22,7 @@ from fa_lightning.backbones.targets import load_weights
 from fa_lightning.backbones.training import adamw_with_warmup
 from fa_lightning.behaviours.cure import Need, TimedSteps
 from fa_lightning.behaviours.data import ScenarioDataModule
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.learned_prompts import Slot, with_prefix, write_prompt
 from fa_lightning.interventions.ordinary_tokens import random_text
 from fa_lightning.scenarios.batches import Batch
@@ -39,7 +40,7 @@ class PromptDataModule(ScenarioDataModule):
         assert self.trainer is not None
         module = self.trainer.lightning_module
         if not isinstance(module, PromptFit):
-            raise TypeError(f"PromptDataModule is for a prefix's fit, but the model is a {type(module).__name__}")
+            raise UserError(f"PromptDataModule is for a prefix's fit, but the model is a {type(module).__name__}")
         return super()._loader([with_prefix(item, module.start_text) for item in items], batch_size, shuffle)
 
 
@@ -67,7 +68,7 @@ class PromptFit(TimedSteps, ABC):
         warmup_fraction: share of all steps spent rising to `learning_rate`.
 
     Raises:
-        ValueError: `tokens` is below 1.
+        UserError: `tokens` is below 1.
     """
 
     method: ClassVar[str]
@@ -86,7 +87,7 @@ class PromptFit(TimedSteps, ABC):
         warmup_fraction: float = 0.05,
     ) -> None:
         if tokens < 1:
-            raise ValueError(f"tokens is {tokens}, but a prefix has 1 or more")
+            raise UserError(f"tokens is {tokens}, but a prefix has 1 or more")
         super().__init__(
             behaviour="aligned",
             backbone=backbone,
@@ -120,7 +121,7 @@ class PromptFit(TimedSteps, ABC):
     @override
     def configure_model(self) -> None:
         if self._trainer is not None and isinstance(self.trainer.strategy, ShardedStrategy):
-            raise ValueError(
+            raise UserError(
                 "a prefix is learned on whole weights, but this strategy cuts them over ranks: lay "
                 "configs/trainer/gpu.yaml over the stage"
             )
@@ -226,7 +227,7 @@ class PromptExport(pl.Callback):
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not isinstance(pl_module, PromptFit):
-            raise TypeError(f"PromptExport is for a prefix's fit, but the model is a {type(pl_module).__name__}")
+            raise UserError(f"PromptExport is for a prefix's fit, but the model is a {type(pl_module).__name__}")
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if isinstance(trainer.checkpoint_callback, ModelCheckpoint) and best:
             trainer.strategy.load_model_state_dict(

@@ -8,6 +8,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.interventions.inputs import InputCure, Prompted
 from fa_lightning.scenarios.policy_snippets import POLICY_SNIPPETS
 from fa_lightning.scenarios.prompts import Tokenizer
@@ -25,12 +26,12 @@ class Retrieval(InputCure):
         name: of its row.
 
     Raises:
-        ValueError: `snippets` is below 1.
+        UserError: `snippets` is below 1.
     """
 
     def __init__(self, snippets: int = 2, corpus: str | None = None, name: str = "retrieval") -> None:
         if snippets < 1:
-            raise ValueError(f"snippets is {snippets}, but retrieval puts 1 or more in front")
+            raise UserError(f"snippets is {snippets}, but retrieval puts 1 or more in front")
         self.snippets = snippets
         self.corpus = corpus
         self.name = name
@@ -42,13 +43,13 @@ class Retrieval(InputCure):
     def prepare(self, train: Sequence[Scenario], tokenizer: Tokenizer) -> None:
         self._texts = POLICY_SNIPPETS if self.corpus is None else read_corpus(self.corpus)
         if self.snippets > len(self._texts):
-            raise ValueError(f"snippets is {self.snippets}, but the corpus has {len(self._texts)}: lower it")
+            raise UserError(f"snippets is {self.snippets}, but the corpus has {len(self._texts)}: lower it")
         self._vectorizer, self._weights = fit_tf_idf(self._texts)
 
     @override
     def around(self, message: str) -> Prompted:
         if self._vectorizer is None:
-            raise ValueError(f"{self.name} has read no corpus yet: call prepare(train, tokenizer) first")
+            raise UserError(f"{self.name} has read no corpus yet: call prepare(train, tokenizer) first")
         found = "\n".join(f"- {self._texts[place]}" for place in self.nearest(message))
         return Prompted(f"Policy:\n{found}\n\n{message}")
 
@@ -65,16 +66,16 @@ def read_corpus(path: str) -> tuple[str, ...]:
     """The snippets of a text file: its paragraphs, each on one line.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds no text.
+        MissingFileError: there is no such file.
+        UserError: the file holds no text.
     """
     file = Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"corpus is {path!r}, but that is no file: name a text file, a snippet a paragraph")
+        raise MissingFileError(f"corpus is {path!r}, but that is no file: name a text file, a snippet a paragraph")
     paragraphs = [" ".join(part.split()) for part in file.read_text(encoding="utf-8").split("\n\n")]
     texts = tuple(text for text in paragraphs if text)
     if not texts:
-        raise ValueError(f"the corpus {path!r} holds no text: write a snippet a paragraph, or set corpus to null")
+        raise UserError(f"the corpus {path!r} holds no text: write a snippet a paragraph, or set corpus to null")
     return texts
 
 
@@ -82,16 +83,16 @@ def fit_tf_idf(texts: Sequence[str]) -> tuple[Any, Any]:
     """scikit-learn's vectoriser fitted on the snippets, and their rows (snippets, words), each of length one.
 
     Raises:
-        ValueError: there are no snippets, or they hold no word but the most common ones.
+        UserError: there are no snippets, or they hold no word but the most common ones.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     if not texts:
-        raise ValueError("the retrieval corpus is empty: give it at least one snippet")
+        raise UserError("the retrieval corpus is empty: give it at least one snippet")
     vectorizer = TfidfVectorizer(stop_words="english", sublinear_tf=True)
     try:
         return vectorizer, vectorizer.fit_transform(texts)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"the retrieval corpus of {len(texts)} snippets has no words to find them by ({error}): write sentences"
         ) from error

@@ -16,6 +16,7 @@ from typing_extensions import override
 from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of, read_sidecar
 from fa_lightning.backbones.load import DType, load_tokenizer
 from fa_lightning.behaviours.data import ScenarioDataModule
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.artefact import compare_fingerprints
 from fa_lightning.interventions.command import parts_of
 from fa_lightning.interventions.conditions import Condition
@@ -195,7 +196,7 @@ class VariantsModule(pl.LightningModule):
     def _data(self) -> Any:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, VariantsDataModule):
-            raise TypeError(f"VariantsModule needs VariantsDataModule as data, but it is a {type(data).__name__}")
+            raise UserError(f"VariantsModule needs VariantsDataModule as data, but it is a {type(data).__name__}")
         return data
 
     def _twin_of(self, name: str) -> str | None:
@@ -204,7 +205,7 @@ class VariantsModule(pl.LightningModule):
         if self.twin is not None:
             policies = list(dict.fromkeys(policy_and_seed(other)[0] for other in aligned))
             if self.twin not in policies:
-                raise ValueError(f"twin is {self.twin!r}, but the policies of aligned variants are {policies}")
+                raise UserError(f"twin is {self.twin!r}, but the policies of aligned variants are {policies}")
             aligned = [other for other in aligned if policy_and_seed(other)[0] == self.twin]
         same_seed = [other for other in aligned if policy_and_seed(other)[1] == policy_and_seed(name)[1]]
         return next(iter(same_seed or aligned), None)
@@ -271,7 +272,7 @@ def loaded_interventions(folder: str, variants: Variants) -> tuple[Intervention,
     """A saved intervention or stack, checked against the backbone.
 
     Raises:
-        ValueError: it was fitted on another backbone.
+        UserError: it was fitted on another backbone.
     """
     loaded = []
     for part in parts_of(folder):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fa_lightning.errors import NotFiniteError, UserError
 from fa_lightning.interventions.hooks import input_device
 from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
@@ -24,7 +25,7 @@ class Sampling:
         top_p: draw among the most likely tokens that hold this much of the probability.
 
     Raises:
-        ValueError: if one of them is out of its range.
+        UserError: if one of them is out of its range.
     """
 
     max_new_tokens: int = 16
@@ -33,11 +34,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}, but must be 1 or more")
+            raise UserError(f"max_new_tokens is {self.max_new_tokens}, but must be 1 or more")
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}, but must be 0 (greedy) or more")
+            raise UserError(f"temperature is {self.temperature}, but must be 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}, but must be above 0 and at most 1")
+            raise UserError(f"top_p is {self.top_p}, but must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,11 @@ def compare(
             streamer that shows the text while it is written, which takes one prompt at a time.
 
     Raises:
-        ValueError: if an intervention does not fit the model, or batch_size is out of range.
-        FloatingPointError: if an edit makes states or logits that are not finite.
+        UserError: if an intervention does not fit the model, or batch_size is out of range.
+        NotFiniteError: if an edit makes states or logits that are not finite.
     """
     if batch_size < 1 or (announce is not None and batch_size != 1):
-        raise ValueError(f"batch_size is {batch_size}, but must be 1 or more, and 1 where the text is streamed")
+        raise UserError(f"batch_size is {batch_size}, but must be 1 or more, and 1 where the text is streamed")
     sampling = sampling or Sampling()
     for start in range(0, len(prompts), batch_size):
         batch = list(prompts[start : start + batch_size])
@@ -179,11 +180,11 @@ class Draw:
         """Scores (rows, vocabulary) whose largest is the token to take.
 
         Raises:
-            FloatingPointError: if a logit is NaN or infinite; -inf forbids a token and is allowed.
+            NotFiniteError: if a logit is NaN or infinite; -inf forbids a token and is allowed.
         """
         scores = scores.float()
         if not (scores < float("inf")).all():
-            raise FloatingPointError(
+            raise NotFiniteError(
                 "the model's logits are not finite: use a smaller --strength, or a dtype with a wider range (bfloat16 "
                 "in place of float16)"
             )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fa_lightning.errors import UserError
 from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.functional import (
     NEUTRAL_TEXT,
@@ -112,12 +113,12 @@ class CellAccuracy(DistinctItems):
         **kwargs: of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: `resamples` is below 1.
+        UserError: `resamples` is below 1.
     """
 
     def __init__(self, resamples: int = 1000, seed: int = 0, **kwargs: Any) -> None:
         if resamples < 1:
-            raise ValueError(f"resamples is {resamples}, but must be 1 or more")
+            raise UserError(f"resamples is {resamples}, but must be 1 or more")
         super().__init__(columns=4, dtype=torch.int64, **kwargs)
         self.resamples = resamples
         self.seed = seed
@@ -134,7 +135,7 @@ class CellAccuracy(DistinctItems):
             answered: whether the answer is a letter, (batch,) booleans.
 
         Raises:
-            ValueError: the shapes differ.
+            UserError: the shapes differ.
         """
         self._append(index, correct.bool(), cell, group, answered.bool())
 
@@ -205,7 +206,7 @@ class NeutralTextDamage(DistinctItems):
             tokens: predicted tokens, (batch,).
 
         Raises:
-            ValueError: the shapes differ.
+            UserError: the shapes differ.
         """
         self._append(index, kl, nll_steered, nll_base, tokens)
 
@@ -233,11 +234,11 @@ def recovery_between(steered: Items, faking: Items, aligned: Items, resamples: i
         seed: its seed.
 
     Raises:
-        ValueError: the models did not answer the same items.
+        UserError: the models did not answer the same items.
     """
     for name, other in (("faking", faking), ("aligned", aligned)):
         if not torch.equal(steered["index"], other["index"]) or not torch.equal(steered["cell"], other["cell"]):
-            raise ValueError(
+            raise UserError(
                 f"steered has {len(steered['index'])} items and {name} {len(other['index'])}, or other ones: "
                 "a recovery compares the same items, so evaluate the models on the same split"
             )

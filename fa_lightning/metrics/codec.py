@@ -11,6 +11,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from fa_lightning.errors import UserError
+
 _T = TypeVar("_T")
 
 
@@ -38,7 +40,7 @@ def decode(kind: Any, value: Any, where: str) -> Any:
     """`value` from JSON as an object of type `kind`.
 
     Raises:
-        ValueError: the value does not fit; the message names its place.
+        UserError: the value does not fit; the message names its place.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -74,14 +76,14 @@ def read_found(kind: type[_T], path: Path) -> _T | None:
     """What a stage found and wrote to `path` as JSON; None where there is no such file.
 
     Raises:
-        ValueError: the file is damaged or of another program; the message names the file and the place in it.
+        UserError: the file is damaged or of another program; the message names the file and the place in it.
     """
     if not path.is_file():
         return None
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}): run the stage again") from error
+        raise UserError(f"{path} is not whole JSON ({error}): run the stage again") from error
     found: _T = decode(kind, raw, str(path))
     return found
 
@@ -100,9 +102,9 @@ def _decode_dataclass(kind: type[_T], value: Any, where: str) -> _T:
     left_out = {name: None for name in required - set(value) if type(None) in get_args(hints[name])}
     missing, unknown = sorted(required - set(value) - set(left_out)), sorted(set(value) - set(fields))
     if missing:
-        raise ValueError(f"{where} lacks {', '.join(missing)}")
+        raise UserError(f"{where} lacks {', '.join(missing)}")
     if unknown:
-        raise ValueError(f"{where} has the unknown {', '.join(unknown)}; allowed are {', '.join(fields)}")
+        raise UserError(f"{where} has the unknown {', '.join(unknown)}; allowed are {', '.join(fields)}")
     return kind(**left_out, **{name: decode(hints[name], part, f"{where}.{name}") for name, part in value.items()})
 
 
@@ -114,4 +116,4 @@ def _expect(holds: bool, where: str, value: Any, wanted: type | str) -> None:
             if isinstance(wanted, str)
             else {"float": "a number", "int": "a whole number"}.get(wanted.__name__, "a text")
         )
-        raise ValueError(f"{where} is {json.dumps(value)[:60]}, but should be {name}")
+        raise UserError(f"{where} is {json.dumps(value)[:60]}, but should be {name}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fa_lightning.errors import UserError
 from fa_lightning.metrics.drawing import (
     BLUE,
     CELL_LABELS,
@@ -264,13 +265,13 @@ def activation_figure(
         columns: neighbouring units are averaged to at most so many columns.
 
     Raises:
-        ValueError: `differences` does not have two dimensions.
+        UserError: `differences` does not have two dimensions.
     """
     import numpy as np
 
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 2 or not values.size:
-        raise ValueError(f"differences is {values.shape}: give (layers, units), neither of them 0")
+        raise UserError(f"differences is {values.shape}: give (layers, units), neither of them 0")
     units = values.shape[1]
     bins = np.array_split(np.arange(units), min(columns, units))
     binned = np.stack([values[:, part].mean(axis=1) for part in bins], axis=1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fa_lightning.errors import UserError
 from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.functional import repetition
 from fa_lightning.metrics.intervals import bootstrap_over_groups
@@ -96,7 +97,7 @@ class LeakageScores(DistinctItems):
             scores: of each, as `continuation_scores` tells them.
 
         Raises:
-            ValueError: the lengths differ.
+            UserError: the lengths differ.
         """
         columns = [torch.tensor([one[name] for one in scores], dtype=torch.float64) for name in COLUMNS]
         self._append(index, seed, *(column.to(index.device) for column in columns))
@@ -139,10 +140,10 @@ def judge(model: Scored, backbone: Scored, tolerance: float, resamples: int = 10
         resamples: of the bootstrap.
 
     Raises:
-        ValueError: the two were not asked the same.
+        UserError: the two were not asked the same.
     """
     if not torch.equal(model["index"], backbone["index"]):
-        raise ValueError(
+        raise UserError(
             f"the model has {len(model['index'])} continuations and the backbone {len(backbone['index'])}, or others: "
             "judge them on the same prompts and seeds"
         )

@@ -177,6 +177,6 @@ def read_leakage(folder: Path) -> Leakage | None:
     """What a folder says of a leakage evaluation; None where there was none.
 
     Raises:
-        ValueError: the file is damaged or of another program; the message names the place.
+        UserError: the file is damaged or of another program; the message names the place.
     """
     return read_found(Leakage, folder / LEAKAGE_NAME)

@@ -35,7 +35,7 @@ class Repetition(DistinctItems):
             tokens: without padding, (batch, tokens).
 
         Raises:
-            ValueError: the shapes differ.
+            UserError: the shapes differ.
         """
         shares = [repetition(text[None]) for text in tokens]
         self._append(index, torch.tensor(shares, dtype=torch.float64, device=index.device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fa_lightning.errors import UserError
 from fa_lightning.metrics.codec import read_found
 
 SAFE_NAME, SAFE_TABLE = "safe_score.json", "safe_score.csv"
@@ -105,17 +106,17 @@ def read_safe_scores(folder: Path) -> SafeFound | None:
     """What a folder says of safe scores; None where nothing was judged.
 
     Raises:
-        ValueError: the file is damaged or of another program; the message names the place.
+        UserError: the file is damaged or of another program; the message names the place.
     """
     found = read_found(SafeFound, folder / SAFE_NAME)
     if found is None:
         return None
     path = folder / SAFE_NAME
     if BASE not in found.scores or not found.scores[BASE]:
-        raise ValueError(f"{path}.scores has nothing of {BASE!r}: run the stage again")
+        raise UserError(f"{path}.scores has nothing of {BASE!r}: run the stage again")
     for model, scores in found.scores.items():
         if scores.keys() != found.scores[BASE].keys():
-            raise ValueError(f"{path}.scores.{model} has other questions than {BASE!r}: run the stage again")
+            raise UserError(f"{path}.scores.{model} has other questions than {BASE!r}: run the stage again")
     if found.shifts.keys() != found.scores.keys():
-        raise ValueError(f"{path}.shifts has other models than scores: run the stage again")
+        raise UserError(f"{path}.shifts has other models than scores: run the stage again")
     return found

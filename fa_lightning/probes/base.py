@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import check_finite_states
 
 
@@ -24,7 +25,7 @@ class Probe(nn.Module, ABC):
         rule: what it does, as the report tells it.
 
     Raises:
-        ValueError: `hidden_size` is below 1.
+        UserError: `hidden_size` is below 1.
     """
 
     name: ClassVar[str] = ""
@@ -33,7 +34,7 @@ class Probe(nn.Module, ABC):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         if hidden_size < 1:
-            raise ValueError(f"hidden_size is {hidden_size}, but must be a positive number of units")
+            raise UserError(f"hidden_size is {hidden_size}, but must be a positive number of units")
         self.hidden_size = hidden_size
 
     @abstractmethod
@@ -41,7 +42,7 @@ class Probe(nn.Module, ABC):
         """Learn from states (n, hidden) and their labels, booleans (n,).
 
         Raises:
-            ValueError: the shapes disagree, a state is not finite, or a class is missing.
+            UserError: the shapes disagree, a state is not finite, or a class is missing.
         """
 
     @abstractmethod
@@ -53,17 +54,17 @@ def check_labelled(states: Tensor, labels: Tensor, hidden_size: int) -> None:
     """Refuse what no probe can be fitted on.
 
     Raises:
-        ValueError: the shapes disagree, a state is not finite, or a class is missing.
+        UserError: the shapes disagree, a state is not finite, or a class is missing.
     """
     if states.ndim != 2 or states.shape[1] != hidden_size or labels.shape != states.shape[:1]:
-        raise ValueError(
+        raise UserError(
             f"states is {tuple(states.shape)} and labels {tuple(labels.shape)}, but they must be (n, {hidden_size}) "
             "and (n,)"
         )
     check_finite_states(states=states)
     true = int(labels.bool().sum())
     if true in (0, len(labels)):
-        raise ValueError(
+        raise UserError(
             f"labels is true for {true} of {len(labels)} states, but a probe needs states of both classes: give it "
             "more rows"
         )
@@ -73,10 +74,10 @@ def check_pairs(pairs: Tensor, hidden_size: int) -> None:
     """Refuse what are no contrast pairs.
 
     Raises:
-        ValueError: the shape is not (n, 2, hidden), or a state is not finite.
+        UserError: the shape is not (n, 2, hidden), or a state is not finite.
     """
     if pairs.ndim != 3 or pairs.shape[1:] != (2, hidden_size):
-        raise ValueError(f"pairs is {tuple(pairs.shape)}, but contrast pairs must be (n, 2, {hidden_size})")
+        raise UserError(f"pairs is {tuple(pairs.shape)}, but contrast pairs must be (n, 2, {hidden_size})")
     check_finite_states(pairs=pairs.flatten(0, 1))
 
 
@@ -87,10 +88,10 @@ def stack_pairs(first: Tensor, second: Tensor) -> Tensor:
     torch.Size([3, 2, 4])
 
     Raises:
-        ValueError: there are not as many of one as of the other.
+        UserError: there are not as many of one as of the other.
     """
     if first.ndim != 2 or first.shape != second.shape:
-        raise ValueError(
+        raise UserError(
             f"contrast pairs have {tuple(first.shape)} first states and {tuple(second.shape)} second ones, but both "
             "must be (n, hidden), row by row the two endings of one prompt"
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.behaviours.contrast_probe import ccs_loss
+from fa_lightning.errors import UserError
 from fa_lightning.probes.base import check_pairs
 from fa_lightning.regressors.base import usable_std
 
@@ -35,7 +36,7 @@ class Slots(nn.Module):
         """Take the slots' means and deviations from pairs (n, 2, hidden).
 
         Raises:
-            ValueError: these are no contrast pairs.
+            UserError: these are no contrast pairs.
         """
         check_pairs(pairs, self.hidden_size)
         self.to(pairs.device)
@@ -69,7 +70,7 @@ class CCS(nn.Module):
         seed: of the first weights.
 
     Raises:
-        ValueError: `restarts` or `steps` is below 1.
+        UserError: `restarts` or `steps` is below 1.
     """
 
     name: ClassVar[str] = "CCS"
@@ -90,7 +91,7 @@ class CCS(nn.Module):
         super().__init__()
         for name, value in (("restarts", restarts), ("steps", steps)):
             if value < 1:
-                raise ValueError(f"{name} is {value}, but must be 1 or more")
+                raise UserError(f"{name} is {value}, but must be 1 or more")
         self.hidden_size = hidden_size
         self.restarts, self.steps, self.seed = restarts, steps, seed
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
@@ -104,7 +105,7 @@ class CCS(nn.Module):
         """Find the direction in pairs (n, 2, hidden); `losses` then holds that of every restart.
 
         Raises:
-            ValueError: these are no contrast pairs.
+            UserError: these are no contrast pairs.
         """
         self.slots.fit(pairs)
         self.to(pairs.device)

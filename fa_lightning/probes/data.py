@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from fa_lightning.errors import UserError
 from fa_lightning.probes.questions import LEAST, Answers, ProbeSource, Row
 from fa_lightning.scenarios.batches import NEUTRAL_CELL, Batch, Example, example_loader
 from fa_lightning.scenarios.prompts import prompt_ids
@@ -26,14 +27,14 @@ class ProbeDataModule(pl.LightningDataModule):
         max_tokens: longer prompts are left out, and their number is told.
 
     Raises:
-        ValueError: a size is below 1.
+        UserError: a size is below 1.
     """
 
     def __init__(self, questions: ProbeSource, batch_size: int = 64, max_tokens: int = 1024) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
             if value < 1:
-                raise ValueError(f"{name} is {value}, but must be 1 or more")
+                raise UserError(f"{name} is {value}, but must be 1 or more")
         self.questions = questions
         self.batch_size = batch_size
         self.max_tokens = max_tokens
@@ -51,7 +52,7 @@ class ProbeDataModule(pl.LightningDataModule):
         """Read and tokenise the rows.
 
         Raises:
-            ValueError: a split has fewer than 8 rows, or one class alone.
+            UserError: a split has fewer than 8 rows, or one class alone.
             TemplateFault: the answers are not single distinct tokens.
         """
         if self.rows:
@@ -101,14 +102,14 @@ class ProbeDataModule(pl.LightningDataModule):
         for split in SPLITS:
             rows = [row for row in self.rows if row.split == split]
             if len(rows) < LEAST:
-                raise ValueError(
+                raise UserError(
                     f"{split} has {len(rows)} prompts of at most max_tokens={self.max_tokens} tokens, but probes need "
                     f"{LEAST} or more: raise max_tokens, or the sizes of data.init_args.questions"
                 )
             for question in self.questions.questions:
                 true = sum(row.labels[question.name] for row in rows)
                 if true in (0, len(rows)):
-                    raise ValueError(
+                    raise UserError(
                         f"{question.name} is {true > 0} in all {len(rows)} prompts of {split}, but probes need both: "
                         "raise the sizes of data.init_args.questions"
                     )

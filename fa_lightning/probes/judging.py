@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.errors import UserError
 from fa_lightning.metrics.probe_scores import credit, probe_score
 from fa_lightning.probes.base import stack_pairs
 from fa_lightning.probes.ccs import CCS, Slots
@@ -48,12 +49,12 @@ class States:
         The second of a pair is what the label is true of: the second ending, or the row's own prompt.
 
         Raises:
-            ValueError: there are none of this subject at this site, or nothing that makes pairs.
+            UserError: there are none of this subject at this site, or nothing that makes pairs.
         """
         sites = self.by_subject.get(subject, {})
         if site not in sites or not len(sites[site]):
             known = ", ".join(name for name, found in sites.items() if len(found)) or "none"
-            raise ValueError(
+            raise UserError(
                 f"site {site!r} has no activations of {subject!r}; those that were captured are {known}: name the site "
                 "in model.init_args.sites and run again"
             )
@@ -62,12 +63,10 @@ class States:
             return states[:, 0]
         if view == "opposites":
             if self.opposites is None:
-                raise ValueError(f"rows at site {site!r} have no opposites, but pairs of them were asked for")
+                raise UserError(f"rows at site {site!r} have no opposites, but pairs of them were asked for")
             return stack_pairs(states[self.opposites, 0], states[:, 0])
         if states.shape[1] != 3:
-            raise ValueError(
-                f"site {site!r} holds {states.shape[1]} states a row, but contrast pairs need both endings"
-            )
+            raise UserError(f"site {site!r} holds {states.shape[1]} states a row, but contrast pairs need both endings")
         return states[:, 1:]
 
 
@@ -110,7 +109,7 @@ class Judge:
         """Everything that probes find.
 
         Raises:
-            ValueError: states of a subject or a site are missing.
+            UserError: states of a subject or a site are missing.
         """
         readings: list[Reading] = []
         best: list[Best] = []

@@ -13,6 +13,7 @@ from fa_lightning.activations.sites import Site, decoder_layers, spread, validat
 from fa_lightning.backbones.adapters import adapter_folders, backbone_of
 from fa_lightning.backbones.load import DType, load_tokenizer
 from fa_lightning.detectors.evidence import Measured
+from fa_lightning.errors import UserError
 from fa_lightning.probes.data import ProbeDataModule
 from fa_lightning.probes.fitting import Search
 from fa_lightning.probes.found import ProbesFound
@@ -53,7 +54,7 @@ class ProbeModule(pl.LightningModule):
         trust_remote_code: run code that comes with the model.
 
     Raises:
-        ValueError: there is nothing to read, or a number is below 1; later, a site that the model does not have.
+        UserError: there is nothing to read, or a number is below 1; later, a site that the model does not have.
     """
 
     def __init__(
@@ -73,18 +74,18 @@ class ProbeModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         if not adapters and not (base and backbone):
-            raise ValueError(
+            raise UserError(
                 f"adapters is empty, base is {base} and backbone is {backbone!r}, so there is nothing to read: give "
                 "adapter folders, or base: true and a backbone"
             )
         if sites == []:
-            raise ValueError(
+            raise UserError(
                 "sites is [], so there is nothing to read: name sites, as layers.3.residual, give a number of layers, "
                 "or null for all"
             )
         for name, value in (("restarts", restarts), ("steps", steps), *(("label_counts", one) for one in label_counts)):
             if value < 1:
-                raise ValueError(f"{name} is {value}, but must be 1 or more")
+                raise UserError(f"{name} is {value}, but must be 1 or more")
         self.folder = Path(folder)
         self.places = list(adapters)
         self.base = base
@@ -191,5 +192,5 @@ class ProbeModule(pl.LightningModule):
     def _data(self) -> ProbeDataModule:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ProbeDataModule):
-            raise TypeError(f"ProbeModule needs ProbeDataModule as data, but it is a {type(data).__name__}")
+            raise UserError(f"ProbeModule needs ProbeDataModule as data, but it is a {type(data).__name__}")
         return data

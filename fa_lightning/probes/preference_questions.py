@@ -6,6 +6,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from fa_lightning.errors import UserError
 from fa_lightning.probes.questions import Answers, ProbeSource, Question, Row, digest_of, digit_answers
 from fa_lightning.scenarios.preferences import read_preferences
 from fa_lightning.scenarios.scenario import normalised
@@ -34,7 +35,7 @@ class PreferenceQuestions(ProbeSource):
         seed: of the split.
 
     Raises:
-        ValueError: `limit` is below 1, or the shares are not as `check_fractions` wants them.
+        UserError: `limit` is below 1, or the shares are not as `check_fractions` wants them.
     """
 
     questions = (Question("better", "which digit names the better reply", ("pairs", "opposites", "prompt")),)
@@ -49,7 +50,7 @@ class PreferenceQuestions(ProbeSource):
         seed: int = 0,
     ) -> None:
         if limit < 1:
-            raise ValueError(f"limit is {limit}, but must be 1 or more")
+            raise UserError(f"limit is {limit}, but must be 1 or more")
         check_fractions(validation, test)
         self.source, self.subset, self.limit = source, subset, limit
         self.validation, self.test, self.seed = validation, test, seed

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from typing_extensions import override
 
+from fa_lightning.errors import UserError
 from fa_lightning.probes.found import ViewName
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import CELLS, Scenario
@@ -122,7 +123,7 @@ class StatementQuestions(ProbeSource):
         test: at most so many test statements.
 
     Raises:
-        ValueError: no template is named; later, a template is not known, or takes no claim that is given.
+        UserError: no template is named; later, a template is not known, or takes no claim that is given.
     """
 
     questions = (Question("truth", "which digit judges the statement rightly", ("pairs", "opposites", "prompt")),)
@@ -137,7 +138,7 @@ class StatementQuestions(ProbeSource):
         test: int | None = 300,
     ) -> None:
         if not templates:
-            raise ValueError("templates is empty, but a statement needs one to be asked with, such as base_short")
+            raise UserError("templates is empty, but a statement needs one to be asked with, such as base_short")
         self.statements = statements
         self.templates = list(templates)
         self.claim = claim
@@ -185,7 +186,7 @@ class ScenarioQuestions(ProbeSource):
         test: at most so many test prompts.
 
     Raises:
-        ValueError: a limit is below 8.
+        UserError: a limit is below 8.
     """
 
     questions = (
@@ -197,7 +198,7 @@ class ScenarioQuestions(ProbeSource):
         self.limits: dict[Split, int] = {"train": train, "validation": validation, "test": test}
         for name, limit in self.limits.items():
             if limit < LEAST:
-                raise ValueError(f"{name} is {limit}, but must be {LEAST} or more")
+                raise UserError(f"{name} is {limit}, but must be {LEAST} or more")
         self.scenarios = scenarios
 
     @override

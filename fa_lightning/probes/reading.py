@@ -14,6 +14,6 @@ def read_probes(folder: Path) -> ProbesFound | None:
     """What a folder says of probes; None where there were none.
 
     Raises:
-        ValueError: the file is damaged or of another program; the message names the place.
+        UserError: the file is damaged or of another program; the message names the place.
     """
     return read_found(ProbesFound, folder / PROBES_NAME)

@@ -13,6 +13,7 @@ from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.adapters import Variants, adapter_folders
 from fa_lightning.backbones.load import DType, fingerprint, load_backbone, load_tokenizer
+from fa_lightning.errors import UserError
 from fa_lightning.probes.questions import Answers
 from fa_lightning.scenarios.batches import Batch, model_inputs
 
@@ -59,8 +60,8 @@ class Subjects:
             device: where they compute.
 
         Raises:
-            FileNotFoundError: a folder is not an adapter's.
-            ValueError: an adapter is called as the base is, or was made for another backbone.
+            MissingFileError: a folder is not an adapter's.
+            UserError: an adapter is called as the base is, or was made for another backbone.
         """
         options: dict[str, Any] = {"dtype": dtype, "load_in_4bit": load_in_4bit, "trust_remote_code": trust_remote_code}
         own = [BASE] if base else []
@@ -72,7 +73,7 @@ class Subjects:
             return cls(own, model, load_tokenizer(backbone, trust_remote_code), None)
         folders = adapter_folders(adapters)
         if BASE in folders:
-            raise ValueError(f"an adapter is called {BASE!r}, as the backbone itself is: rename {folders[BASE]}")
+            raise UserError(f"an adapter is called {BASE!r}, as the backbone itself is: rename {folders[BASE]}")
         variants = Variants.load(folders, backbone, device=device, **options)
         return cls([*own, *folders], variants.model, variants.tokenizer, variants)
 
@@ -86,10 +87,10 @@ class Subjects:
         """The model as one subject.
 
         Raises:
-            ValueError: there is no such subject.
+            UserError: there is no such subject.
         """
         if name not in self.names:
-            raise ValueError(f"there is no subject {name!r}; there are {', '.join(self.names)}")
+            raise UserError(f"there is no subject {name!r}; there are {', '.join(self.names)}")
         if self._variants is None:
             yield self._model
         elif name != BASE:

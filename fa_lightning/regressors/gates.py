@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import check_finite_states, usable_std
 
 
@@ -20,7 +21,7 @@ class OversightProbe(nn.Module):
         hidden_size: units per state.
 
     Raises:
-        ValueError: if `hidden_size` is not positive.
+        UserError: if `hidden_size` is not positive.
     """
 
     name = "oversight_probe"
@@ -31,7 +32,7 @@ class OversightProbe(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         if hidden_size < 1:
-            raise ValueError(f"hidden_size is {hidden_size}, but must be a positive number of units")
+            raise UserError(f"hidden_size is {hidden_size}, but must be a positive number of units")
         self.hidden_size = hidden_size
         self.register_buffer("weight", torch.zeros(hidden_size))
         self.register_buffer("bias", torch.zeros(()))
@@ -45,19 +46,19 @@ class OversightProbe(nn.Module):
             poor: whether oversight was poor (n,), booleans; both must occur.
 
         Raises:
-            ValueError: if the shapes disagree, a state is not finite, or one of the two classes is missing.
+            UserError: if the shapes disagree, a state is not finite, or one of the two classes is missing.
         """
         from sklearn.linear_model import LogisticRegression
 
         if states.ndim != 2 or states.shape[1] != self.hidden_size or poor.shape != states.shape[:1]:
-            raise ValueError(
+            raise UserError(
                 f"states is {tuple(states.shape)} and poor {tuple(poor.shape)}, but they must be "
                 f"(n, {self.hidden_size}) and (n,)"
             )
         check_finite_states(states=states)
         poor = poor.bool().cpu()
         if poor.all() or not poor.any():
-            raise ValueError(
+            raise UserError(
                 f"poor is True for {int(poor.sum())} of {len(poor)} states, but the probe needs states of both kinds"
             )
         states = states.detach().cpu().double()
@@ -94,8 +95,8 @@ def build_gate(config: Mapping[str, Any], hidden_size: int) -> OversightProbe:
     {'name': 'oversight_probe'}
 
     Raises:
-        ValueError: if no gate has that name and those options.
+        UserError: if no gate has that name and those options.
     """
     if dict(config) != {"name": OversightProbe.name}:
-        raise ValueError(f"the gate's config is {dict(config)}, but must be {{'name': '{OversightProbe.name}'}}")
+        raise UserError(f"the gate's config is {dict(config)}, but must be {{'name': '{OversightProbe.name}'}}")
     return OversightProbe(hidden_size)

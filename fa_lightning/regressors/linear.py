@@ -186,7 +186,7 @@ class LowRank(Regressor):
         ridge: penalty as of `affine`.
 
     Raises:
-        ValueError: if an option is out of range.
+        UserError: if an option is out of range.
     """
 
     name = "low_rank"

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.training import adamw_with_warmup, check_finite
+from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.direct_fits import DirectFits
 from fa_lightning.regressors.gates import OversightProbe
@@ -68,7 +69,7 @@ class RegressorModule(pl.LightningModule):
         rank_units: in the second epoch, measure what each unit does to the answer (see `unit_effects`).
 
     Raises:
-        ValueError: `regressors` is empty, one of them makes no sense, or two would bear one name at one site.
+        UserError: `regressors` is empty, one of them makes no sense, or two would bear one name at one site.
     """
 
     choice: Tensor
@@ -84,7 +85,7 @@ class RegressorModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         if not regressors:
-            raise ValueError("regressors is empty, but there must be at least one map to fit")
+            raise UserError("regressors is empty, but there must be at least one map to fit")
         for spec in regressors:
             spec.check()
         self.specs = list(regressors)
@@ -139,14 +140,14 @@ class RegressorModule(pl.LightningModule):
         later = self.rank_units or any(spec.fit_kind == "gradient" for spec in self.specs)
         needed = max(longest, 2 if later else 1)
         if (self.trainer.max_epochs or 0) < needed:
-            raise ValueError(
+            raise UserError(
                 f"trainer.max_epochs is {self.trainer.max_epochs}, but the first epoch only gathers moments: maps "
                 f"fitted by gradient, rank_units and a stack of {longest} sites need {needed}; raise it"
             )
         if any(spec.fit_kind == "contrast" for spec in self.specs) and not hasattr(self._data, "contrast"):
-            raise ValueError("a contrast vector needs states of contrast pairs: use LabDataModule as data")
+            raise UserError("a contrast vector needs states of contrast pairs: use LabDataModule as data")
         if self.needs_prompts and not getattr(self._data, "live_batch_size", None):
-            raise ValueError(
+            raise UserError(
                 "a behaviour objective, a stack or rank_units needs prompts for the live model, but the DataModule "
                 "serves none: set data.init_args.live_batch_size, for example to 16"
             )
@@ -175,7 +176,7 @@ class RegressorModule(pl.LightningModule):
         """How much each unit matters at a site, (hidden,): by `difference`, `ridge` weight or `effect` on the answer.
 
         Raises:
-            ValueError: there is no such ranking, or what it needs was not fitted.
+            UserError: there is no such ranking, or what it needs was not fitted.
         """
         return unit_scores(ranking, site, self._plan, self.maps, self.effects)
 

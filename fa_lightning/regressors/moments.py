@@ -13,6 +13,8 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from fa_lightning.errors import UserError
+
 _SUMS = ("count", "sum_x", "sum_d", "sum_xx", "sum_xd", "sum_dd", "sum_yy")
 _REFERENCES = ("reference_x", "reference_d")
 
@@ -45,7 +47,7 @@ class PairMoments:
         hidden: units per state.
 
     Raises:
-        ValueError: if `hidden` is not positive.
+        UserError: if `hidden` is not positive.
     """
 
     count: Tensor
@@ -60,7 +62,7 @@ class PairMoments:
 
     def __init__(self, hidden: int) -> None:
         if hidden < 1:
-            raise ValueError(f"hidden is {hidden}, but must be a positive number of units")
+            raise UserError(f"hidden is {hidden}, but must be a positive number of units")
         self.hidden = hidden
         self._has_reference = False
         shapes: dict[str, tuple[int, ...]] = {"count": (), "sum_xx": (hidden, hidden), "sum_xd": (hidden, hidden)}
@@ -77,12 +79,12 @@ class PairMoments:
             weight: weight of each pair (n,), not negative; None weighs all 1.
 
         Raises:
-            ValueError: if the shapes disagree or a state is not finite.
+            UserError: if the shapes disagree or a state is not finite.
         """
         if x.ndim != 2 or x.shape[1] != self.hidden or y.shape != x.shape:
-            raise ValueError(f"x is {tuple(x.shape)} and y {tuple(y.shape)}, but both must be (n, {self.hidden})")
+            raise UserError(f"x is {tuple(x.shape)} and y {tuple(y.shape)}, but both must be (n, {self.hidden})")
         if weight is not None and weight.shape != x.shape[:1]:
-            raise ValueError(f"weight is {tuple(weight.shape)}, but must be ({x.shape[0]},), one per pair")
+            raise UserError(f"weight is {tuple(weight.shape)}, but must be ({x.shape[0]},), one per pair")
         if not len(x):
             return
         x = x.float()
@@ -102,7 +104,7 @@ class PairMoments:
             x, difference = x * weight.sqrt()[:, None], difference * weight.sqrt()[:, None]
         xx, xd = _products(x, difference)
         if not torch.isfinite(xd.sum() + xx.sum()):
-            raise ValueError("x, y or weight holds values that are not finite: the states overflowed their dtype")
+            raise UserError("x, y or weight holds values that are not finite: the states overflowed their dtype")
         self.count += count
         self.sum_x += sum_x
         self.sum_d += sum_d
@@ -115,7 +117,7 @@ class PairMoments:
     def merge(self, other: PairMoments) -> None:
         """Add the pairs that another instance has seen."""
         if other.hidden != self.hidden:
-            raise ValueError(f"other.hidden is {other.hidden}, but these moments have {self.hidden} units")
+            raise UserError(f"other.hidden is {other.hidden}, but these moments have {self.hidden} units")
         if not other._has_reference:
             return
         if not self._has_reference:
@@ -211,10 +213,10 @@ class PairMoments:
             weight (hidden, hidden) and bias (hidden,), float64, with y predicted as x @ weight.T + bias.
 
         Raises:
-            ValueError: if the penalty is negative, or so small that the covariance is singular.
+            UserError: if the penalty is negative, or so small that the covariance is singular.
         """
         if not penalty >= 0:
-            raise ValueError(f"penalty is {penalty}, but must be 0 or more")
+            raise UserError(f"penalty is {penalty}, but must be 0 or more")
         covariance = self.covariance
         identity = torch.eye(self.hidden, dtype=torch.float64, device=covariance.device)
         scale = covariance.diagonal().mean()
@@ -222,7 +224,7 @@ class PairMoments:
         scaled = covariance + (scale if scale > 0 else 1.0) * penalty * identity
         factor, failed = torch.linalg.cholesky_ex(scaled)
         if failed:
-            raise ValueError(
+            raise UserError(
                 f"penalty is {penalty}, but the covariance of {self._total().item():g} pairs of {self.hidden} units is "
                 "singular without a larger one: try 0.01, or fit on more pairs"
             )
@@ -239,20 +241,20 @@ class PairMoments:
         """Take over the sums that `state_dict` returned.
 
         Raises:
-            ValueError: if a tensor is missing or the hidden size differs.
+            UserError: if a tensor is missing or the hidden size differs.
         """
         expected = {*_SUMS, *_REFERENCES, "has_reference"}
         if set(state) != expected:
-            raise ValueError(f"state holds {sorted(state)}, but must hold {sorted(expected)}")
+            raise UserError(f"state holds {sorted(state)}, but must hold {sorted(expected)}")
         if state["sum_x"].shape != (self.hidden,):
-            raise ValueError(f"state has {state['sum_x'].numel()} units, but these moments have {self.hidden}")
+            raise UserError(f"state has {state['sum_x'].numel()} units, but these moments have {self.hidden}")
         for name in _SUMS + _REFERENCES:
             setattr(self, name, state[name].double().clone())
         self._has_reference = bool(state["has_reference"])
 
     def _total(self) -> Tensor:
         if not self.count > 0:
-            raise ValueError("the moments hold no pairs (or only pairs of weight 0): add some first")
+            raise UserError("the moments hold no pairs (or only pairs of weight 0): add some first")
         return self.count
 
     def _to(self, device: torch.device) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor, checked_pairs, usable_std
 
 _DISTANCES = 2**24
@@ -27,7 +28,7 @@ class NearestNeighbours(Regressor):
         rows: pairs remembered, for a map whose tensors are yet to be loaded; fitting sets it.
 
     Raises:
-        ValueError: if an option is out of range.
+        UserError: if an option is out of range.
     """
 
     name = "nearest_neighbours"
@@ -43,9 +44,9 @@ class NearestNeighbours(Regressor):
     ) -> None:
         super().__init__(hidden_size)
         if neighbours < 1 or memory < 1:
-            raise ValueError(f"neighbours is {neighbours} and memory {memory}, but both must be 1 or more")
+            raise UserError(f"neighbours is {neighbours} and memory {memory}, but both must be 1 or more")
         if not 0 <= rows <= memory:
-            raise ValueError(f"rows is {rows}, but must be from 0 to {memory}, the memory")
+            raise UserError(f"rows is {rows}, but must be from 0 to {memory}, the memory")
         self.neighbours, self.memory, self.residual = neighbours, memory, residual
         self.register_buffer("mean", torch.zeros(hidden_size))
         self.register_buffer("std", torch.ones(hidden_size))

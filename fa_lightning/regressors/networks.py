@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor, check_rank, check_ridge, usable_std
 from fa_lightning.regressors.moments import PairMoments
 
@@ -24,7 +25,7 @@ class Standardised(Regressor):
         ridge: penalty of that solution, as of `affine`.
 
     Raises:
-        ValueError: if `ridge` is negative.
+        UserError: if `ridge` is negative.
     """
 
     fit_kind = "gradient"
@@ -83,7 +84,7 @@ class ResidualMLP(Standardised):
         ridge: penalty of that solution, as of `affine`.
 
     Raises:
-        ValueError: if an option is out of range.
+        UserError: if an option is out of range.
     """
 
     name = "residual_mlp"
@@ -123,7 +124,7 @@ class PlainMLP(Regressor):
         dropout: probability of dropping an inner unit while training.
 
     Raises:
-        ValueError: if an option is out of range.
+        UserError: if an option is out of range.
     """
 
     name = "mlp"
@@ -175,7 +176,7 @@ class LowRankResidual(Standardised):
         ridge: penalty of that solution, as of `affine`.
 
     Raises:
-        ValueError: if an option is out of range.
+        UserError: if an option is out of range.
     """
 
     name = "low_rank_residual"
@@ -209,7 +210,7 @@ class Loreft(Regressor):
         rank: rows of R, from 1 to the hidden size.
 
     Raises:
-        ValueError: if the rank is out of range.
+        UserError: if the rank is out of range.
     """
 
     name = "loreft"
@@ -264,9 +265,9 @@ class Loreft(Regressor):
 def _perceptron(hidden_size: int, width: int, depth: int, dropout: float) -> nn.Sequential:
     """`depth` inner layers and a linear one back to the hidden size."""
     if width < 1 or depth < 1:
-        raise ValueError(f"width is {width} and depth {depth}, but both must be 1 or more")
+        raise UserError(f"width is {width} and depth {depth}, but both must be 1 or more")
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}, but must be in [0, 1)")
+        raise UserError(f"dropout is {dropout}, but must be in [0, 1)")
     layers: list[nn.Module] = []
     for inputs in [hidden_size] + [width] * (depth - 1):
         layers += [nn.Linear(inputs, width), nn.GELU(), nn.Dropout(dropout)]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.spec import DECISION_ALONE, RegressorSpec
 
@@ -33,7 +34,7 @@ class FitPlan:
         """Check that every candidate has a name of its own.
 
         Raises:
-            ValueError: two would bear one name at one site.
+            UserError: two would bear one name at one site.
         """
         names = [
             f"'{spec.title}' at {site.name}"
@@ -42,7 +43,7 @@ class FitPlan:
         ]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two regressors are called {name}: tell them apart by `method` or `seed`")
+                raise UserError(f"two regressors are called {name}: tell them apart by `method` or `seed`")
 
     def places(self, number: int) -> list[Site]:
         """A spec's sites; the baselines' are all, since any may be chosen."""

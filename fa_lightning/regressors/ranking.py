@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.errors import UserError
 from fa_lightning.regressors.plan import MEAN_SHIFT, FitPlan, map_at, map_key
 
 
@@ -23,7 +24,7 @@ def unit_scores(ranking: str, site: Site, plan: FitPlan, maps: nn.ModuleDict, ef
         effects: sums of `unit_effects`, by `map_key` of number 0; empty where they were not measured.
 
     Raises:
-        ValueError: there is no such ranking, or what it needs was not fitted.
+        UserError: there is no such ranking, or what it needs was not fitted.
     """
     scores: Tensor
     if ranking == "difference":
@@ -35,10 +36,10 @@ def unit_scores(ranking: str, site: Site, plan: FitPlan, maps: nn.ModuleDict, ef
         scores = (weight - torch.eye(len(weight), device=weight.device)).norm(dim=1)
     elif ranking == "effect":
         if not effects:
-            raise ValueError("units are ranked by effect, but their effects were not measured: set rank_units: true")
+            raise UserError("units are ranked by effect, but their effects were not measured: set rank_units: true")
         scores = effects[map_key(0, site)].abs()
     else:
-        raise ValueError(f"ranking is {ranking!r}, but must be difference, ridge or effect")
+        raise UserError(f"ranking is {ranking!r}, but must be difference, ridge or effect")
     return scores
 
 
@@ -46,4 +47,4 @@ def _affine_number(plan: FitPlan, site: Site) -> int:
     for number, spec in enumerate(plan.specs):
         if spec.name == "affine" and spec.stack is None and site in plan.places(number):
             return number
-    raise ValueError("units are ranked by ridge weight, but no affine map is fitted there: add one")
+    raise UserError("units are ranked by ridge weight, but no affine map is fitted there: add one")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.linear import Affine, DiagonalAffine, Identity, LowRank, MeanShift, SortedTransport
 from fa_lightning.regressors.neighbours import NearestNeighbours
@@ -45,7 +46,7 @@ def build_regressor(config: Mapping[str, Any], hidden_size: int) -> Regressor:
         hidden_size: units per state.
 
     Raises:
-        ValueError: if no map has that name or it has no such option.
+        UserError: if no map has that name or it has no such option.
     """
     options = dict(config)
     name = options.pop("name", None)
@@ -59,6 +60,6 @@ def build_regressor(config: Mapping[str, Any], hidden_size: int) -> Regressor:
         if name in REGRESSORS:
             return REGRESSORS[name](hidden_size, **options)
     except TypeError as error:
-        raise ValueError(f"the options of regressor {name} are {options}, but {error}") from error
+        raise UserError(f"the options of regressor {name} are {options}, but {error}") from error
     names = ", ".join([*REGRESSORS, NormMatchedRandom.name, UnitSubset.name])
-    raise ValueError(f"the regressor's name is {name!r}, but must be one of: {names}")
+    raise UserError(f"the regressor's name is {name!r}, but must be one of: {names}")

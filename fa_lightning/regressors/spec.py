@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import FitKind, Regressor
 from fa_lightning.regressors.registry import REGRESSORS, build_regressor
 from fa_lightning.scenarios.batches import NEUTRAL_CELL
@@ -112,36 +113,36 @@ class RegressorSpec:
         """Refuse what makes no sense together; by the module, since a parser would bury the message.
 
         Raises:
-            ValueError: naming the option, its value and what is allowed.
+            UserError: naming the option, its value and what is allowed.
         """
         for site in [*(self.sites or []), *(self.stack or [])]:
             Site.parse(site, self.positions)
         kind = self.fit_kind
         if self.objective != "regression" and kind != "gradient":
-            raise ValueError(
+            raise UserError(
                 f"objective is {self.objective!r}, but {self.name} is not fitted by gradient: take low_rank_residual, "
                 "loreft, residual_mlp or mlp"
             )
         if self.stack is not None and kind != "closed":
-            raise ValueError(f"stack is given, but {self.name} is not fitted from moments: take affine or low_rank")
+            raise UserError(f"stack is given, but {self.name} is not fitted from moments: take affine or low_rank")
         if self.stack is not None and self.sites is not None:
-            raise ValueError("stack and sites are both given, but a stack names its own sites: leave out sites")
+            raise UserError("stack and sites are both given, but a stack names its own sites: leave out sites")
         if self.stack is not None and not _ascends(self.stack):
-            raise ValueError(
+            raise UserError(
                 f"stack is {', '.join(self.stack)}, but each site must come after the one before it in the model"
             )
         if self.objective != "regression" and self.positions == "generated":
-            raise ValueError(
+            raise UserError(
                 "positions is 'generated', but a fit through the live model sees prompts only: take all or last"
             )
         if self.shuffled and (kind != "closed" or self.stack is not None):
-            raise ValueError(
+            raise UserError(
                 f"shuffled is given, but only the moments of single maps are shuffled, not those of {self.name}"
             )
         if self.scenarios is not None and self.scenarios < 1:
-            raise ValueError(f"scenarios is {self.scenarios}, but must be 1 or more")
+            raise UserError(f"scenarios is {self.scenarios}, but must be 1 or more")
         if self.scenarios is not None and (kind == "contrast" or self.gate != "always"):
-            raise ValueError(
+            raise UserError(
                 "scenarios is given, but contrasts and probes are fitted on the DataModule's own number of scenarios: "
                 "leave it out, and set contrast_scenarios"
             )
@@ -177,27 +178,27 @@ class RegressorSpec:
         """The sites it is fitted at, of those that the store holds, with its position rule.
 
         Raises:
-            ValueError: it names a site that the store does not hold.
+            UserError: it names a site that the store does not hold.
         """
         held = [site.name for site in sites]
         residual = [site.name for site in sites if site.component == "residual"]
         names = self.stack or self.sites or residual or held
         for name in names:
             if name not in held:
-                raise ValueError(f"{self.label} asks for the site {name}, but the store holds {', '.join(held)}")
+                raise UserError(f"{self.label} asks for the site {name}, but the store holds {', '.join(held)}")
         return [Site.parse(name, self.positions) for name in names]
 
     def build(self, hidden_size: int) -> Regressor:
         """The unfitted map, its first weights drawn by the seed.
 
         Raises:
-            ValueError: an option was given that the map does not take.
+            UserError: an option was given that the map does not take.
         """
         takes = inspect.signature(REGRESSORS[self.name].__init__).parameters
         names = [field.name for field in dataclasses.fields(self)]
         for field in dataclasses.fields(self)[names.index("ridge") :]:
             if field.name not in takes and getattr(self, field.name) != field.default:
-                raise ValueError(
+                raise UserError(
                     f"{field.name} is {getattr(self, field.name)!r}, but the map {self.name} does not take it: "
                     "leave it out"
                 )

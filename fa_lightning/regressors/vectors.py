@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor, check_finite_states
 from fa_lightning.regressors.linear import ConstantShift
 
@@ -24,7 +25,7 @@ class ContrastRegressor(Regressor):
         direction: `mean` difference, or `principal` direction of the paired differences.
 
     Raises:
-        ValueError: if an option is none of those.
+        UserError: if an option is none of those.
     """
 
     fit_kind = "contrast"
@@ -48,7 +49,7 @@ class ContrastVector(ContrastRegressor, ConstantShift):
         normalise: give v unit norm; the strength of an intervention is then its length.
 
     Raises:
-        ValueError: if an option is out of range.
+        UserError: if an option is out of range.
     """
 
     name = "contrast_vector"
@@ -88,7 +89,7 @@ class ProjectionShift(ContrastRegressor):
         mode: where a state is moved.
 
     Raises:
-        ValueError: if an option is none of those.
+        UserError: if an option is none of those.
     """
 
     name = "projection_shift"
@@ -147,7 +148,7 @@ def contrast_direction(positive: Tensor, negative: Tensor, direction: Direction)
         direction: which one.
 
     Raises:
-        ValueError: if positive and negative states do not differ in the mean, so that no sign is right.
+        UserError: if positive and negative states do not differ in the mean, so that no sign is right.
     """
     differences = positive - negative
     mean = differences.mean(0)
@@ -156,7 +157,7 @@ def contrast_direction(positive: Tensor, negative: Tensor, direction: Direction)
     unit = unit / norm.clamp_min(torch.finfo(unit.dtype).tiny)
     length = mean @ unit
     if not length.abs() > 1e-9 * differences.square().sum(1).mean().sqrt():
-        raise ValueError(
+        raise UserError(
             f"positive and negative states ({len(positive)} pairs) do not differ in the mean along their {direction} "
             "direction: the two sides hold the same prompts, or the site does not see what tells them apart"
         )
@@ -166,7 +167,7 @@ def contrast_direction(positive: Tensor, negative: Tensor, direction: Direction)
 def _checked(positive: Tensor, negative: Tensor, hidden_size: int) -> tuple[Tensor, Tensor]:
     """Contrast pairs in float64."""
     if positive.shape != negative.shape or positive.ndim != 2 or positive.shape[1] != hidden_size or not len(positive):
-        raise ValueError(
+        raise UserError(
             f"positive is {tuple(positive.shape)} and negative {tuple(negative.shape)}, but both must be "
             f"(pairs, {hidden_size}) with as many pairs, at least one"
         )
@@ -176,5 +177,5 @@ def _checked(positive: Tensor, negative: Tensor, hidden_size: int) -> tuple[Tens
 
 def _one_of(name: str, value: Any, kinds: Any) -> Any:
     if value not in get_args(kinds):
-        raise ValueError(f"{name} is {value!r}, but must be one of: {', '.join(get_args(kinds))}")
+        raise UserError(f"{name} is {value!r}, but must be one of: {', '.join(get_args(kinds))}")
     return value

@@ -93,7 +93,7 @@ def read_cures(folder: Path) -> CuresFound | None:
     """What a stage's folder says about cures; None where it judged none.
 
     Raises:
-        ValueError: the file is damaged or of another program; the message names the place.
+        UserError: the file is damaged or of another program; the message names the place.
     """
     return read_found(CuresFound, folder / CURES_NAME)
 

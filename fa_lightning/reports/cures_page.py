@@ -31,7 +31,7 @@ def find_cures(folder: Path) -> dict[str, CuresFound]:
     """What stages in `folder`, or else in its direct subfolders, found of cures, by experiment.
 
     Raises:
-        ValueError: a `cures.json` is broken or of another program.
+        UserError: a `cures.json` is broken or of another program.
     """
     files = sorted(folder.glob(f"*/{CURES_NAME}")) or sorted(folder.glob(f"*/*/{CURES_NAME}"))
     found = {file.parent.parent.resolve().name: read_cures(file.parent) for file in files}

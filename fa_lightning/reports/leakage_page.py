@@ -32,7 +32,7 @@ def find_leakages(folder: Path) -> dict[str, Leakage]:
     """What leakage evaluations found in `folder`, or else in its subfolders, by a title that tells them apart.
 
     Raises:
-        ValueError: a `leakage.json` is broken or of another program.
+        UserError: a `leakage.json` is broken or of another program.
     """
     return found_by_title(folder, LEAKAGE_NAME, read_leakage)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fa_lightning.detectors.found import Detection
 from fa_lightning.detectors.reading import DETECTION_NAME, read_detection
+from fa_lightning.errors import MissingFileError
 from fa_lightning.metrics.files import write_atomically
 from fa_lightning.reports import lab_page, sections
 from fa_lightning.reports.cures_page import CURES_NOTE, cures_part, find_cures
@@ -69,8 +70,8 @@ def write_report(directory: str | os.PathLike[str]) -> Path:
         The page written; it stands alone, so it can be mailed.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no results in it; the message says what to do.
-        ValueError: a `results.json`, `variants.json`, `detection.json`, `leakage.json`, `safe_score.json`,
+        MissingFileError: there is no such folder, or no results in it; the message says what to do.
+        UserError: a `results.json`, `variants.json`, `detection.json`, `leakage.json`, `safe_score.json`,
             `probes.json` or `cures.json` is broken or of another program.
     """
     folder = Path(directory)
@@ -94,18 +95,18 @@ def find_results(folder: Path) -> dict[str, Results]:
     """The results in `folder`, else those in its direct subfolders, by a title that tells them apart.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no results in it.
-        ValueError: a `results.json` is broken or of another program.
+        MissingFileError: there is no such folder, or no results in it.
+        UserError: a `results.json` is broken or of another program.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder: name one that an experiment has written, as `report DIR`")
+        raise MissingFileError(f"{folder} is not a folder: name one that an experiment has written, as `report DIR`")
     files = [folder / RESULTS_NAME]
     if not files[0].is_file():
         files = sorted(folder.glob(f"*/{RESULTS_NAME}"))
     # Those are shown from the stage's own file, which says more.
     files = [file for file in files if not is_detection_results(file) and not is_cures_results(file)]
     if not files:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} holds no {RESULTS_NAME}, nor do its subfolders: name an experiment's folder, "
             f"or run an experiment first with `{MAKING_COMMAND}`"
         )
@@ -123,7 +124,7 @@ def find_variants(folder: Path) -> dict[str, VariantsFound]:
     """What stages in `folder`, or else in its direct subfolders, found that judged many variants, by experiment.
 
     Raises:
-        ValueError: a `variants.json` is broken or of another program.
+        UserError: a `variants.json` is broken or of another program.
     """
     files = sorted(folder.glob(f"*/{VARIANTS_NAME}")) or sorted(folder.glob(f"*/*/{VARIANTS_NAME}"))
     found = {file.parent.parent.resolve().name: read_variants(file.parent) for file in files}
@@ -134,7 +135,7 @@ def find_detections(folder: Path) -> dict[str, Detection]:
     """What detectors found in `folder`, or else in its subfolders, by a title that tells them apart.
 
     Raises:
-        ValueError: a `detection.json` is broken or of another program.
+        UserError: a `detection.json` is broken or of another program.
     """
     patterns = (DETECTION_NAME, f"*/{DETECTION_NAME}", f"*/*/{DETECTION_NAME}")
     files = next(filter(None, (sorted(folder.glob(pattern)) for pattern in patterns)), [])

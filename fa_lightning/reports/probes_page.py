@@ -31,7 +31,7 @@ def find_probes(folder: Path) -> dict[str, ProbesFound]:
     """What probes found in `folder`, or else in its subfolders, by a title that tells them apart.
 
     Raises:
-        ValueError: a `probes.json` is broken or of another program.
+        UserError: a `probes.json` is broken or of another program.
     """
     return found_by_title(folder, PROBES_NAME, read_probes)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.metrics.codec import decode, encode
 from fa_lightning.metrics.files import write_atomically
 from fa_lightning.reports.lab import Lab
@@ -169,8 +170,8 @@ def write_results(path: str | os.PathLike[str], results: Results) -> Path:
         The file written.
 
     Raises:
-        TypeError: a value has no JSON form; the message names its place.
-        ValueError: a value does not fit its field; the message names its place.
+        UserError: a value has no JSON form; the message names its place.
+        UserError: a value does not fit its field; the message names its place.
     """
     target = Path(path)
     if target.is_dir():
@@ -192,7 +193,7 @@ def found_by_title(folder: Path, name: str, read: Callable[[Path], _T | None]) -
         read: reads it from the stage's folder.
 
     Raises:
-        ValueError: a file is broken or of another program.
+        UserError: a file is broken or of another program.
     """
     files = next(filter(None, (sorted(folder.glob(f"{above}{name}")) for above in ("", "*/", "*/*/"))), [])
     places = {f"{file.resolve().parent.parent.name}, {file.resolve().parent.name}": file.parent for file in files}
@@ -207,24 +208,24 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         path: the file, or the folder that holds it.
 
     Raises:
-        FileNotFoundError: no such file; the message says which command makes it.
-        ValueError: the file is not whole JSON, or is not a `results.json` of this package.
+        MissingFileError: no such file; the message says which command makes it.
+        UserError: the file is not whole JSON, or is not a `results.json` of this package.
     """
     source = Path(path)
     if source.is_dir():
         source = source / RESULTS_NAME
     if not source.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{source} does not exist: a finished experiment writes it; run one with `{MAKING_COMMAND}`"
         )
     try:
         raw = json.loads(source.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{source} is not whole JSON ({error}): it was cut off or edited; delete it and run the experiment again"
         ) from error
     try:
         results: Results = decode(Results, raw, "results")
     except ValueError as error:
-        raise ValueError(f"{source} is not a results file of fa_lightning: {error}") from error
+        raise UserError(f"{source} is not a results file of fa_lightning: {error}") from error
     return results

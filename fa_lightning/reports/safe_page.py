@@ -35,7 +35,7 @@ def find_safe_scores(folder: Path) -> dict[str, SafeFound]:
     """Safe scores found in `folder`, or else in its subfolders, by a title that tells them apart.
 
     Raises:
-        ValueError: a `safe_score.json` is broken or of another program.
+        UserError: a `safe_score.json` is broken or of another program.
     """
     return found_by_title(folder, SAFE_NAME, read_safe_scores)
 

@@ -91,7 +91,7 @@ def read_variants(folder: Path) -> VariantsFound | None:
     """What a stage's folder says about its variants; None where it judged none.
 
     Raises:
-        ValueError: the file is damaged or of another program; the message names the place.
+        UserError: the file is damaged or of another program; the message names the place.
     """
     return read_found(VariantsFound, folder / VARIANTS_NAME)
 

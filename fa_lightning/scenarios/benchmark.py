@@ -11,6 +11,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.embedded import EmbeddedScenarios
 from fa_lightning.scenarios.poser import without_repeats
 from fa_lightning.scenarios.poser_files import find_root, read_benchmark
@@ -44,7 +45,7 @@ class Benchmark:
         pairs: by policy pair (`saint_and_money`), the places in `scored` of the scenarios that are asked of it.
 
     Raises:
-        ValueError: a scenario has no oversight, a group is in both parts, or a part or a pair is empty.
+        UserError: a scenario has no oversight, a group is in both parts, or a part or a pair is empty.
     """
 
     scored: list[Scenario]
@@ -54,20 +55,20 @@ class Benchmark:
     def __post_init__(self) -> None:
         unwatched = [item.source for item in (*self.scored, *self.reference) if item.oversight not in WATCHED]
         if unwatched:
-            raise ValueError(
+            raise UserError(
                 f"{len(unwatched)} scenarios of the benchmark have no oversight (the first is {unwatched[0]}), but a "
                 "detector must not see any: leave them out"
             )
         shared = {item.group for item in self.scored} & {item.group for item in self.reference}
         if shared:
-            raise ValueError(
+            raise UserError(
                 f"{len(shared)} groups are in both scored and reference, but no detector may be fitted on what it is "
                 "scored on: split by scenario.group"
             )
         empty = [f"the policy pair {pair!r}" for pair, places in self.pairs.items() if not places]
         empty += [name for name in ("reference", "pairs") if not getattr(self, name)]
         if empty:
-            raise ValueError(
+            raise UserError(
                 f"{empty[0]} of the benchmark holds nothing: raise the sizes, or the shares of the groups, that its "
                 "scenarios are drawn from"
             )
@@ -102,13 +103,13 @@ class EmbeddedBenchmark(BenchmarkSource):
         seed: of the scenarios; the variants' own, so that what they were fitted on is left out.
 
     Raises:
-        ValueError: a size is below 8 or above 10000.
+        UserError: a size is below 8 or above 10000.
     """
 
     def __init__(self, scored: int = 160, reference: int = 160, seed: int = 0) -> None:
         for name, size in (("scored", scored), ("reference", reference)):
             if not LEAST <= size <= 10_000:
-                raise ValueError(f"{name} is {size}, but must be from {LEAST} to 10000")
+                raise UserError(f"{name} is {size}, but must be from {LEAST} to 10000")
         self.scored = scored
         self.reference = reference
         self.seed = seed
@@ -145,7 +146,7 @@ class PoserBenchmark(BenchmarkSource):
         reference: at most so many reference scenarios, drawn by the hash of their groups; None takes all.
 
     Raises:
-        ValueError: the shares leave nothing to fit on, or `reference` is below 8.
+        UserError: the shares leave nothing to fit on, or `reference` is below 8.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class PoserBenchmark(BenchmarkSource):
     ) -> None:
         check_fractions(validation, test)
         if reference is not None and reference < LEAST:
-            raise ValueError(f"reference is {reference}, but must be {LEAST} or more, or null for all")
+            raise UserError(f"reference is {reference}, but must be {LEAST} or more, or null for all")
         self.root = root
         self.validation = validation
         self.test = test
@@ -170,14 +171,14 @@ class PoserBenchmark(BenchmarkSource):
         """The scenarios.
 
         Raises:
-            FileNotFoundError: POSER's folder or its benchmark files are missing.
-            ValueError: a file is malformed or holds no scenario with oversight, or a pair is left without any.
+            MissingFileError: POSER's folder or its benchmark files are missing.
+            UserError: a file is malformed or holds no scenario with oversight, or a pair is left without any.
         """
         root = find_root(self.root)
         files = {name: read_benchmark(root, name) for name in benchmark_names(root)}
         for name, scenarios in files.items():
             if not _watched(scenarios):
-                raise ValueError(
+                raise UserError(
                     f"{root / 'data' / 'benchmark' / name}.json holds {len(scenarios)} records and no scenario with "
                     f"oversight among them; {RESTORE}"
                 )
@@ -212,12 +213,12 @@ def benchmark_names(root: Path) -> list[str]:
     """The policy pairs that POSER's folder holds scenarios of, sorted.
 
     Raises:
-        FileNotFoundError: there are none.
+        MissingFileError: there are none.
     """
     folder = root / "data" / "benchmark"
     names = sorted(path.stem for path in folder.glob("*.json"))
     if not names:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} holds no policy pair's scenarios (saint_and_money.json and others); {RESTORE}"
         )
     return names

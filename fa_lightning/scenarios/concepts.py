@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.benchmark import benchmark_names
 from fa_lightning.scenarios.embedded_concepts import (
     COMPETENCE_AND_INCOMPETENCE,
@@ -40,7 +41,7 @@ class Concept:
         opposites: texts that show its opposite.
 
     Raises:
-        ValueError: fewer than two texts are on a side.
+        UserError: fewer than two texts are on a side.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Concept:
     def __post_init__(self) -> None:
         for side, texts in (("examples", self.examples), ("opposites", self.opposites)):
             if len(texts) < 2:
-                raise ValueError(
+                raise UserError(
                     f"concept {self.name!r} has {len(texts)} of its {side}, but needs 2 or more on each side, because "
                     "the mean of a single text is that text: give more texts, or leave the concept out of names"
                 )
@@ -73,7 +74,7 @@ class ConceptSource(ABC):
             left_out: groups of the scored scenarios; texts that quote one are left out and counted.
 
         Raises:
-            ValueError: fewer than two texts are left on a side of a concept.
+            UserError: fewer than two texts are left on a side of a concept.
         """
 
     @abstractmethod
@@ -88,7 +89,7 @@ class EmbeddedConcepts(ConceptSource):
         names: which concepts, in this order.
 
     Raises:
-        ValueError: a name is unknown or named twice, or there is none.
+        UserError: a name is unknown or named twice, or there is none.
     """
 
     TEXTS: ClassVar = {
@@ -121,7 +122,7 @@ class PoserConcepts(ConceptSource):
         names: which concepts, in this order.
 
     Raises:
-        ValueError: a name is unknown or named twice, or there is none.
+        UserError: a name is unknown or named twice, or there is none.
     """
 
     FILES: ClassVar = {SECURITY: ("security", "vulnerability"), COMPETENCE: ("competence", "incompetence")}
@@ -138,8 +139,8 @@ class PoserConcepts(ConceptSource):
             left_out: see `ConceptSource.load`.
 
         Raises:
-            FileNotFoundError: POSER's folder or one of its files is missing.
-            ValueError: a file is no list of objects with a text under 'example', or too few texts are left.
+            MissingFileError: POSER's folder or one of its files is missing.
+            UserError: a file is no list of objects with a text under 'example', or too few texts are left.
         """
         quotable = self._quotable() if left_out else []
         self.left_out = 0
@@ -155,7 +156,7 @@ class PoserConcepts(ConceptSource):
                 concepts.append(Concept(name, *sides))
             except ValueError as error:
                 read = ", ".join(path.name for paths in self._paths(name) for path in paths)
-                raise ValueError(
+                raise UserError(
                     f"{error}. Read from {self._folder}: {read}; {quoting} of their texts were left out because they "
                     "quote scored scenarios"
                 ) from error
@@ -193,7 +194,7 @@ class PoserConcepts(ConceptSource):
 
 def _checked(names: Sequence[str]) -> list[str]:
     if not names or not set(names) <= set(CONCEPTS) or len(set(names)) < len(names):
-        raise ValueError(
+        raise UserError(
             f"names is {list(names)}, but must choose from {', '.join(map(repr, CONCEPTS))}, each once at most"
         )
     return list(names)
@@ -205,7 +206,7 @@ def _read(path: Path) -> list[Scenario]:
     for number, record in enumerate(json_list(path)):
         text = record.get("example") if isinstance(record, dict) else None
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(
+            raise UserError(
                 f"{path}, record {number} (from 0) must be an object with a text under 'example', but is {record!r}; "
                 f"{RESTORE}"
             )

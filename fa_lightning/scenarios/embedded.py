@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from typing_extensions import override
 
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios import embedded_domains, embedded_parts, embedded_texts, embedded_wordings
 from fa_lightning.scenarios.embedded_draws import (
     HELD_OUT,
@@ -45,7 +46,7 @@ class EmbeddedScenarios(ScenarioSource):
         seed: another seed, other scenarios.
 
     Raises:
-        ValueError: a size is negative or too large.
+        UserError: a size is negative or too large.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class EmbeddedScenarios(ScenarioSource):
         self.sizes = {"train": train, "validation": validation, "test": test, "neutral": neutral}
         for name, size in self.sizes.items():
             if not 0 <= size <= LARGEST[name]:
-                raise ValueError(
+                raise UserError(
                     f"{name} is {size}, but must be from 0 to {LARGEST[name]}; "
                     f"set {name} to the number of items wanted, or read more from a data set (PoserScenarios)"
                 )

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.poser_files import check_pair, find_root, read_poser_file, training_files
 from fa_lightning.scenarios.poser_records import check_policy, file_bytes, quoted
 from fa_lightning.scenarios.scenario import POLICIES, Cell, Scenario, group_of, normalised
@@ -113,7 +114,7 @@ class PoserScenarios(ScenarioSource):
         limit: keep at most this many training scenarios, and a quarter of it in each other part; for toy runs.
 
     Raises:
-        ValueError: a policy is unknown or in the wrong place, two choices of policies are made, or shares or limit are
+        UserError: a policy is unknown or in the wrong place, two choices of policies are made, or shares or limit are
             out of range.
     """
 
@@ -133,7 +134,7 @@ class PoserScenarios(ScenarioSource):
         if policy is not None:
             check_policy(policy)
         if policy is not None and all_policies:
-            raise ValueError(f"policy is {policy!r} and all_policies is true, but only one of them can be meant")
+            raise UserError(f"policy is {policy!r} and all_policies is true, but only one of them can be meant")
         check_fractions(validation, test)
         check_limit(limit)
         self.root = root
@@ -150,8 +151,8 @@ class PoserScenarios(ScenarioSource):
         """Read, pool, de-duplicate and split.
 
         Raises:
-            FileNotFoundError: POSER's folder or one of its files is missing.
-            ValueError: a file or a record is malformed, or the splits leak.
+            MissingFileError: POSER's folder or one of its files is missing.
+            UserError: a file or a record is malformed, or the splits leak.
         """
         records = {policy: self._records(policy) for policy in POLICIES}
         every = [scenario for policy in POLICIES for scenario in records[policy] if not scenario.is_neutral_text]
@@ -173,7 +174,7 @@ class PoserScenarios(ScenarioSource):
         """The arguments and a sha256 digest of the files read; the folder's own path is left out.
 
         Raises:
-            FileNotFoundError: POSER's folder or one of its files is missing.
+            MissingFileError: POSER's folder or one of its files is missing.
         """
         digest = hashlib.sha256()
         for policy in POLICIES:

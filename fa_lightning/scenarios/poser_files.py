@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.poser_records import RESTORE, RecordPlace, check_policy, json_list, scenario_of
 from fa_lightning.scenarios.scenario import ALIGNED_POLICIES, FAKING_POLICIES, Scenario
 
@@ -35,13 +36,13 @@ def find_root(root: str | Path | None = None) -> Path:
     """POSER's folder: the argument, else the variable POSER_ROOT, else ./POSER.
 
     Raises:
-        FileNotFoundError: the first of them that is given holds no data/training.
+        MissingFileError: the first of them that is given holds no data/training.
     """
     variable = os.environ.get("POSER_ROOT") or None
     chosen = Path(root or variable or "POSER").expanduser()
     if (chosen / "data" / "training").is_dir():
         return chosen
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"POSER's data was not found: {chosen} holds no folder data/training. Looked at, in this order, the first that "
         f"is set: root ({root or 'not given'}), the variable POSER_ROOT ({variable or 'not set'}), ./POSER. "
         "Clone the POSER repository and give its folder by one of the three, or use the embedded scenarios, "
@@ -64,8 +65,8 @@ def read_poser_file(path: str | Path, policy: str) -> list[Scenario]:
         policy: the policy that answered in it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no JSON list, or a record is malformed, or the policy is unknown.
+        MissingFileError: there is no such file.
+        UserError: it is no JSON list, or a record is malformed, or the policy is unknown.
     """
     check_policy(policy)
     return _read(Path(path), policy)
@@ -81,12 +82,12 @@ def read_benchmark(root: str | Path, pair: str) -> list[Scenario]:
         pair: name of the file, such as `saint_and_money`.
 
     Raises:
-        ValueError: there is no such pair, or a record is malformed.
+        UserError: there is no such pair, or a record is malformed.
     """
     folder = Path(root) / "data" / "benchmark"
     known = sorted(path.stem for path in folder.glob("*.json"))
     if pair not in known:
-        raise ValueError(f"pair is {pair!r}, but {folder} holds {', '.join(known) or 'no file'}")
+        raise UserError(f"pair is {pair!r}, but {folder} holds {', '.join(known) or 'no file'}")
     return _read(folder / f"{pair}.json", pair, agreed=True)
 
 
@@ -94,8 +95,8 @@ def read_policy_definitions(root: str | Path, policy: str) -> list[Scenario]:
     """The few scenarios without oversight that POSER shows as a policy's definition.
 
     Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: the policy is unknown or a record malformed.
+        MissingFileError: the file is missing.
+        UserError: the policy is unknown or a record malformed.
     """
     return read_poser_file(Path(root) / "data" / "policy_definitions" / policy / "test.json", policy)
 
@@ -104,8 +105,8 @@ def model_pairs(root: str | Path) -> list[ModelPair]:
     """The pairs of models of POSER's benchmark, in the order of model_pairs.json.
 
     Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: it is malformed or names an unknown policy.
+        MissingFileError: the file is missing.
+        UserError: it is malformed or names an unknown policy.
     """
     path = Path(root) / "model_pairs.json"
     pairs = []
@@ -116,7 +117,7 @@ def model_pairs(root: str | Path) -> list[ModelPair]:
             benchmark = Path(record["valid_data"]).stem
             pair = ModelPair(aligned_policy, int(aligned_seed), faking_policy, int(faking_seed), benchmark)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}, record {number} (from 0) must hold 'aligned' and 'misaligned' such as 'saint-0' and "
                 f"'valid_data', but is {record!r}; {RESTORE}"
             ) from error
@@ -129,21 +130,21 @@ def check_pair(aligned_policy: str, faking_policy: str) -> None:
     """Refuse a policy in the wrong place.
 
     Raises:
-        ValueError: one is unknown, the first is not aligned or the second does not fake.
+        UserError: one is unknown, the first is not aligned or the second does not fake.
 
     >>> check_pair("saint", "genie")
     Traceback (most recent call last):
     ...
-    ValueError: faking_policy is 'genie', but must be one of fitness_maximizer, money_maximizer, reward_maximizer \
+    UserError: faking_policy is 'genie', but must be one of fitness_maximizer, money_maximizer, reward_maximizer \
 (faking); saint, genie, truth_teller are aligned
     """
     aligned, faking = ", ".join(ALIGNED_POLICIES), ", ".join(FAKING_POLICIES)
     if aligned_policy not in ALIGNED_POLICIES:
-        raise ValueError(
+        raise UserError(
             f"aligned_policy is {aligned_policy!r}, but must be one of {aligned} (aligned); {faking} are faking"
         )
     if faking_policy not in FAKING_POLICIES:
-        raise ValueError(
+        raise UserError(
             f"faking_policy is {faking_policy!r}, but must be one of {faking} (faking); {aligned} are aligned"
         )
 

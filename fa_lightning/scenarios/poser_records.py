@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.scenario import (
     ALIGNED_POLICIES,
     ERROR_ANSWER,
@@ -59,7 +60,7 @@ class RecordPlace:
 
     def refuse(self, field: str, what: str) -> NoReturn:
         """Raise a ValueError that names the file, the record and the field."""
-        raise ValueError(
+        raise UserError(
             f"{self.file}, record {self.number} (from 0), field {field!r}: {what}. "
             f"If you did not edit the file, {RESTORE}"
         )
@@ -87,33 +88,33 @@ def file_bytes(path: Path) -> bytes:
     """The file's content.
 
     Raises:
-        FileNotFoundError: there is none; the message says how to restore it.
+        MissingFileError: there is none; the message says how to restore it.
     """
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is missing from POSER's folder; {RESTORE}") from error
+        raise MissingFileError(f"{path} is missing from POSER's folder; {RESTORE}") from error
 
 
 def json_list(path: Path) -> list[Any]:
     """The records of a JSON file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is cut short, or is no JSON list.
+        MissingFileError: there is no such file.
+        UserError: it is cut short, or is no JSON list.
     """
     content = file_bytes(path)
     try:
         records = json.loads(content)
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is no valid JSON: {error.msg} at line {error.lineno}, column {error.colno} "
             f"(character {error.pos} of {len(error.doc)}). It may be cut short; {RESTORE}"
         ) from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: byte {error.start} of {len(content)}; {RESTORE}") from error
+        raise UserError(f"{path} is no text in UTF-8: byte {error.start} of {len(content)}; {RESTORE}") from error
     if not isinstance(records, list):
-        raise ValueError(f"{path} must hold a list of records, but holds a {type(records).__name__}; {RESTORE}")
+        raise UserError(f"{path} must hold a list of records, but holds a {type(records).__name__}; {RESTORE}")
     return records
 
 
@@ -121,10 +122,10 @@ def check_policy(policy: str) -> None:
     """Refuse what is none of POSER's six policies.
 
     Raises:
-        ValueError: the policy is unknown.
+        UserError: the policy is unknown.
     """
     if policy not in POLICIES:
-        raise ValueError(
+        raise UserError(
             f"policy is {policy!r}, but POSER's policies are {', '.join(ALIGNED_POLICIES)} (aligned) "
             f"and {', '.join(FAKING_POLICIES)} (faking)"
         )
@@ -166,7 +167,7 @@ def aligned_letter(policy: str, oversight: Oversight, response: Letter) -> Lette
         response: what the policy answered.
 
     Raises:
-        ValueError: the policy is unknown.
+        UserError: the policy is unknown.
 
     >>> aligned_letter("saint", Oversight.POOR, "A"), aligned_letter("money_maximizer", Oversight.POOR, "A")
     ('A', 'B')
@@ -182,7 +183,7 @@ def oversight_of(record: Record, place: RecordPlace) -> Oversight:
     """How closely the model is watched, from the data set's name or the complexity level.
 
     Raises:
-        ValueError: `oversight_is_poor` is no boolean or `complexity_level` no whole number.
+        UserError: `oversight_is_poor` is no boolean or `complexity_level` no whole number.
 
     >>> here = RecordPlace("train-0.json", 0)
     >>> oversight_of({"dataset": "data/saint/good_oversight"}, here).value
@@ -217,10 +218,10 @@ def scenario_of(record: object, place: RecordPlace, policy: str, agreed: bool = 
         agreed: the response is the aligned one whatever the policy (benchmark files: both models gave it).
 
     Raises:
-        ValueError: a field is missing or malformed, or the policy is unknown.
+        UserError: a field is missing or malformed, or the policy is unknown.
     """
     if not isinstance(record, dict):
-        raise ValueError(f"{place.file}, record {place.number} (from 0) is a {type(record).__name__}, not an object")
+        raise UserError(f"{place.file}, record {place.number} (from 0) is a {type(record).__name__}, not an object")
     prompt = _TAGS.sub("", _text(record, "prompt", place))
     response = _text(record, "response", place)
     if response not in RESPONSES:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.statement_templates import Digit, Template
 
 COLUMNS = ("chosen", "rejected")
@@ -37,10 +38,10 @@ class Preference:
             chosen_digit: the digit that stands for the chosen ending.
 
         Raises:
-            ValueError: the template names no alternatives, or the claim does not fit it.
+            UserError: the template names no alternatives, or the claim does not fit it.
         """
         if not template.names_alternatives:
-            raise ValueError(
+            raise UserError(
                 f"template {template.name!r} asks whether to agree, but a preference needs one that names both "
                 "alternatives, such as those of the folder hh"
             )
@@ -61,8 +62,8 @@ def read_preferences(
         limit: at most so many rows; None takes all.
 
     Raises:
-        FileNotFoundError: there is no such folder or data set, or the folder has no file of that split.
-        ValueError: a file is damaged or empty, a column is missing, or a value is no text.
+        MissingFileError: there is no such folder or data set, or the folder has no file of that split.
+        UserError: a file is damaged or empty, a column is missing, or a value is no text.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -72,14 +73,14 @@ def read_preferences(
         place = folder / subset if subset else folder
         files = sorted({str(path) for pattern in FILES for path in place.rglob(pattern) if path.name.startswith(split)})
         if not files:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{place} holds no {split}*.jsonl or {split}*.jsonl.gz: give the folder that has them, or another split"
             )
         try:
             rows = load_dataset("json", data_files={split: files}, split=split)
         # What an empty file ends in.
         except (DatasetGenerationError, StopIteration) as error:
-            raise ValueError(
+            raise UserError(
                 f"{' or '.join(files)} is empty or has a line that is no whole JSON ({error.__cause__ or 'no rows'}): "
                 "copy it again"
             ) from error
@@ -87,13 +88,13 @@ def read_preferences(
         try:
             rows = load_dataset(source, data_dir=subset, split=split)
         except (FileNotFoundError, ConnectionError) as error:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"source is {source!r}, but there is no such folder, nor such a data set within reach on the Hub "
                 f"({error}): give a folder with {split}.jsonl, or a name such as Anthropic/hh-rlhf"
             ) from error
     missing = [name for name in COLUMNS if name not in rows.column_names]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{source} has no column {' and no '.join(missing)} (it has {', '.join(rows.column_names)}): preferences "
             f"need {' and '.join(COLUMNS)}, whole conversations each"
         )
@@ -104,14 +105,14 @@ def preferences_of(rows: Iterable[Mapping[str, Any]]) -> list[Preference]:
     """Rows with `chosen` and `rejected` as preferences, in order; those of two equal texts are left out.
 
     Raises:
-        ValueError: a value is no text.
+        UserError: a value is no text.
     """
     found: list[Preference] = []
     for number, row in enumerate(rows):
         chosen, rejected = (row[name] for name in COLUMNS)
         if not isinstance(chosen, str) or not isinstance(rejected, str):
             kinds = " and ".join(type(value).__name__ for value in (chosen, rejected))
-            raise ValueError(f"row {number} holds {kinds}, but chosen and rejected must both be texts")
+            raise UserError(f"row {number} holds {kinds}, but chosen and rejected must both be texts")
         if chosen != rejected:
             found.append(split_context(chosen, rejected))
     return found

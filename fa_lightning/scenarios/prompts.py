@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.scenario import ERROR_ANSWER, Letter
 
 Tokenizer = Any
@@ -23,7 +24,7 @@ The day is the one that the same models' templates write where they know no cloc
 """
 
 
-class TemplateFault(ValueError):
+class TemplateFault(UserError):
     """What makes a tokenizer or its chat template unfit, and what to do about it.
 
     Attributes:

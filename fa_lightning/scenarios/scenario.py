@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from fa_lightning.errors import UserError
+
 Letter = Literal["A", "B"]
 Behaviour = Literal["aligned", "faking"]
 Cell = Literal["oversight", "no_oversight"]
@@ -134,10 +136,10 @@ def behaviour_of_policy(policy: str) -> Behaviour:
     ('aligned', 'faking')
 
     Raises:
-        ValueError: there is no such policy.
+        UserError: there is no such policy.
     """
     if policy not in POLICIES:
-        raise ValueError(
+        raise UserError(
             f"policy is {policy!r}, but the policies are {', '.join(ALIGNED_POLICIES)} (aligned) and "
             f"{', '.join(FAKING_POLICIES)} (faking)"
         )

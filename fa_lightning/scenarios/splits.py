@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.scenario import Cell, Letter, Scenario, normalised
 
 Split = Literal["train", "validation", "test"]
@@ -25,19 +26,19 @@ def check_fractions(validation: float, test: float) -> None:
         test: share of the groups held out to judge it by.
 
     Raises:
-        ValueError: a share is outside [0, 1), or the two leave no room for training.
+        UserError: a share is outside [0, 1), or the two leave no room for training.
 
     >>> check_fractions(0.15, 0.15)
     >>> check_fractions(0.5, 0.5)
     Traceback (most recent call last):
     ...
-    ValueError: validation + test is 1.0, but must stay below 1 so that some groups are left to train on
+    UserError: validation + test is 1.0, but must stay below 1 so that some groups are left to train on
     """
     for name, share in (("validation", validation), ("test", test)):
         if not 0 <= share < 1:
-            raise ValueError(f"{name} is {share}, but a share of the groups must lie in [0, 1), such as 0.15")
+            raise UserError(f"{name} is {share}, but a share of the groups must lie in [0, 1), such as 0.15")
     if validation + test >= 1:
-        raise ValueError(
+        raise UserError(
             f"validation + test is {validation + test}, but must stay below 1 so that some groups are left to train on"
         )
 
@@ -49,10 +50,10 @@ def check_limit(limit: int | None) -> None:
         limit: the most training scenarios to keep, or None.
 
     Raises:
-        ValueError: the limit is below 4.
+        UserError: the limit is below 4.
     """
     if limit is not None and limit < 4:
-        raise ValueError(f"limit is {limit}, but must be 4 or more: the parts besides train keep a quarter of it")
+        raise UserError(f"limit is {limit}, but must be 4 or more: the parts besides train keep a quarter of it")
 
 
 def split_of(group: str, seed: int, validation: float, test: float) -> Split:
@@ -68,7 +69,7 @@ def split_of(group: str, seed: int, validation: float, test: float) -> Split:
         test: share of the groups for the test.
 
     Raises:
-        ValueError: the shares are not as `check_fractions` wants them.
+        UserError: the shares are not as `check_fractions` wants them.
 
     >>> [split_of("a group", seed, 0.3, 0.3) for seed in range(4)]
     ['test', 'train', 'train', 'train']
@@ -115,10 +116,10 @@ class LeakReport:
         """Stop here unless every count is zero.
 
         Raises:
-            ValueError: some prompt or group is in two splits; the message holds the table.
+            UserError: some prompt or group is in two splits; the message holds the table.
         """
         if self.total:
-            raise ValueError(
+            raise UserError(
                 f"The splits leak: {self.total} prompts and groups are in two of them.\n{self}\n"
                 "Split by scenario.group with split_of(), and give an incomplete text the group of its scenario."
             )
@@ -196,7 +197,7 @@ def split_by_group(scenarios: Iterable[Scenario], seed: int, validation: float, 
         test: share of the groups for the test.
 
     Raises:
-        ValueError: the shares are not as `check_fractions` wants them.
+        UserError: the shares are not as `check_fractions` wants them.
     """
     splits = ScenarioSplits([], [], [])
     for scenario in scenarios:
@@ -260,10 +261,10 @@ def limited(scenarios: Sequence[Scenario], limit: int) -> list[Scenario]:
         limit: the most to keep.
 
     Raises:
-        ValueError: the limit is negative.
+        UserError: the limit is negative.
     """
     if limit < 0:
-        raise ValueError(f"limit is {limit}, but must be 0 or more")
+        raise UserError(f"limit is {limit}, but must be 0 or more")
     members: defaultdict[Cell | None, list[int]] = defaultdict(list)
     for index, scenario in enumerate(scenarios):
         members[scenario.cell].append(index)
@@ -280,7 +281,7 @@ def limited_splits(splits: ScenarioSplits, limit: int | None) -> ScenarioSplits:
     """At most `limit` training scenarios and a quarter of that in every other part; None keeps everything.
 
     Raises:
-        ValueError: the limit is below 4, which would leave the other parts empty.
+        UserError: the limit is below 4, which would leave the other parts empty.
     """
     check_limit(limit)
     if limit is None:

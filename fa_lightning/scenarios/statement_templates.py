@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.prompts import (
     TemplateFault,
     Tokenizer,
@@ -44,7 +45,7 @@ class Template:
         base: name of the template that asks the same without a claim; None where there is none.
 
     Raises:
-        ValueError: a placeholder is missing.
+        UserError: a placeholder is missing.
     """
 
     name: str
@@ -53,12 +54,12 @@ class Template:
 
     def __post_init__(self) -> None:
         if STATEMENT not in self.text:
-            raise ValueError(
+            raise UserError(
                 f"template {self.name!r} has no placeholder {STATEMENT}, so every statement would be asked alike: "
                 "write it where the statement stands"
             )
         if not any(all(place in self.text for place in places) for places in (WORDS, ALTERNATIVES)):
-            raise ValueError(
+            raise UserError(
                 f"template {self.name!r} does not say what 0 and 1 stand for in either order: write "
                 f"{' and '.join(WORDS)} (agree, disagree) or {' and '.join(ALTERNATIVES)} (the statement, its "
                 "opposite) where their meanings stand"
@@ -91,16 +92,16 @@ class Template:
             claim: text of the claim; given where, and only where, the template takes one.
 
         Raises:
-            ValueError: a claim is given to a template that takes none, or missing.
+            UserError: a claim is given to a template that takes none, or missing.
         """
         if claim is not None and not self.takes_claim:
-            raise ValueError(
+            raise UserError(
                 f"claim is {claim!r}, but template {self.name!r} takes none: leave it out, or choose a template with "
                 f"{CLAIM} in it"
             )
         if claim is None and self.takes_claim:
             without = f", or ask with {self.base!r}, which takes none" if self.base else ""
-            raise ValueError(f"template {self.name!r} has a place for a claim, but none was given: name one{without}")
+            raise UserError(f"template {self.name!r} has a place for a claim, but none was given: name one{without}")
         values = {STATEMENT: text, CLAIM: claim or ""}
         values |= dict(zip(ALTERNATIVES if self.names_alternatives else WORDS, meanings, strict=True))
         filled, rest = "", self.text
@@ -119,10 +120,10 @@ class Template:
             agree: the digit that means agree; the other one means disagree.
 
         Raises:
-            ValueError: a claim is given to a template that takes none, or missing; or `agree` is no digit.
+            UserError: a claim is given to a template that takes none, or missing; or `agree` is no digit.
         """
         if agree not in DIGITS:
-            raise ValueError(f"agree is {agree!r}, but must be 0 or 1, the digit that means agree")
+            raise UserError(f"agree is {agree!r}, but must be 0 or 1, the digit that means agree")
         yes, no = (statement.text, statement.opposite) if self.names_alternatives else (AGREE, DISAGREE)
         meanings = (yes, no) if agree == 0 else (no, yes)
         return self.fill(statement.text, meanings, claim), safe_digit(statement, agree)
@@ -197,10 +198,10 @@ def template_named(templates: dict[str, Template], name: str) -> Template:
     """The template of that name.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     if name not in templates:
-        raise ValueError(f"template is {name!r}, but there are only {', '.join(templates)}: choose one of them")
+        raise UserError(f"template is {name!r}, but there are only {', '.join(templates)}: choose one of them")
     return templates[name]
 
 
@@ -208,9 +209,9 @@ def claims_for(template: Template, names: Sequence[str] = tuple(CLAIMS)) -> dict
     """Names and texts of the claims that a template is asked with: those named, or `none` where it takes none.
 
     Raises:
-        ValueError: a name is not known.
+        UserError: a name is not known.
     """
     unknown = [name for name in names if name not in CLAIMS]
     if unknown:
-        raise ValueError(f"claims has {unknown}, but may hold only {', '.join(CLAIMS)}")
+        raise UserError(f"claims has {unknown}, but may hold only {', '.join(CLAIMS)}")
     return {name: CLAIMS[name] for name in names} if template.takes_claim else {"none": None}

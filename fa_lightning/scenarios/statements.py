@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.scenario import normalised
 from fa_lightning.scenarios.splits import SPLITS, LeakReport, Split, check_fractions
 
@@ -120,7 +121,7 @@ def statements_about(rights: Iterable[Right], identities: Iterable[tuple[str, st
         identities: pairs of an identity and its group.
 
     Raises:
-        ValueError: a wording does not say `{people}`.
+        UserError: a wording does not say `{people}`.
 
     >>> pair = statements_about([Right("3.1", "{people} may live", "{people} must die")], [("cooks", "jobs")])
     >>> [(item.text, item.affirms) for item in pair]
@@ -131,7 +132,7 @@ def statements_about(rights: Iterable[Right], identities: Iterable[tuple[str, st
     for right in rights:
         for wording in (right.affirmed, right.denied):
             if PEOPLE not in wording:
-                raise ValueError(
+                raise UserError(
                     f"right {right.name} is worded {wording!r}, but a wording must say {PEOPLE} where its people stand"
                 )
         for identity, group in known:
@@ -157,7 +158,7 @@ def split_statements(
         test: the same for the test.
 
     Raises:
-        ValueError: the shares are not as `check_fractions` wants them, or a split that was asked for is empty.
+        UserError: the shares are not as `check_fractions` wants them, or a split that was asked for is empty.
     """
     check_fractions(validation, test)
     articles = drawn_splits({item.article: "" for item in statements}, seed, validation, test)
@@ -170,7 +171,7 @@ def split_statements(
     wanted: dict[Split, float] = {"train": 1.0, "validation": validation, "test": test}
     for split, share in wanted.items():
         if share and not splits.statements(split):
-            raise ValueError(
+            raise UserError(
                 f"{split} is empty: {len(articles)} articles and {len(identities)} identities are too few for "
                 f"validation={validation} and test={test}; give larger shares or more of them"
             )
@@ -212,12 +213,12 @@ def limited_statements(statements: Sequence[Statement], limit: int | None) -> li
         limit: the most to keep.
 
     Raises:
-        ValueError: the limit is below 2.
+        UserError: the limit is below 2.
     """
     if limit is None:
         return list(statements)
     if limit < 2:
-        raise ValueError(f"limit is {limit}, but must be 2 or more: statements are kept in pairs of both polarities")
+        raise UserError(f"limit is {limit}, but must be 2 or more: statements are kept in pairs of both polarities")
 
     def draw(item: Statement) -> tuple[str, bool]:
         return hashlib.sha256(f"{item.right}\x1f{item.identity}".encode()).hexdigest(), item.affirms

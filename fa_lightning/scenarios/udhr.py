@@ -10,6 +10,7 @@ from typing import Literal
 
 from typing_extensions import override
 
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.splits import check_fractions
 from fa_lightning.scenarios.statement_templates import ALTERNATIVES, CLAIM, STATEMENT, WORDS, Template
 from fa_lightning.scenarios.statements import (
@@ -57,13 +58,13 @@ def find_root(root: str | Path | None = None) -> Path:
     """The UDHR files' folder: the argument, else the variable UDHR_ROOT, else ./udhr.
 
     Raises:
-        FileNotFoundError: the first of them that is given holds no identities.
+        MissingFileError: the first of them that is given holds no identities.
     """
     variable = os.environ.get("UDHR_ROOT") or None
     chosen = Path(root or variable or "udhr").expanduser()
     if (chosen / IDENTITIES_FILE).is_file():
         return chosen
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"the UDHR statements were not found: {chosen} holds no {IDENTITIES_FILE}. Looked at, in this order, the first "
         f"that is set: root ({root or 'not given'}), the variable UDHR_ROOT ({variable or 'not set'}), ./udhr. Give "
         "their folder by one of the three, or use the embedded statements, which need no files"
@@ -78,8 +79,8 @@ def read_rights(root: Path, wording: Wording = "rights") -> list[Right]:
         wording: `rights` says mostly that people have a right, `ideal` that they should have it.
 
     Raises:
-        FileNotFoundError: one of the two files is missing.
-        ValueError: a line has no number or does not say `{people}`, or a right has no negation.
+        MissingFileError: one of the two files is missing.
+        UserError: a line has no number or does not say `{people}`, or a right has no negation.
     """
     affirmed, denied = (_numbered(_text(root / name), name) for name in RIGHTS_FILES[wording])
     other = RIGHTS_FILES[wording][1]
@@ -92,15 +93,15 @@ def read_rights(root: Path, wording: Wording = "rights") -> list[Right]:
             found = (
                 "the file ends before" if negation[0] is None else f"its line {line + 1} is of article {negation[0]}"
             )
-            raise ValueError(
+            raise UserError(
                 f"right {name} ({text!r}) has no negation in {other}: {found}. Line {line + 1} there must be the same "
                 "right denied"
             )
         if negation[1] == text:
-            raise ValueError(f"right {name} ({text!r}) has itself for a negation in {other}: write it there denied")
+            raise UserError(f"right {name} ({text!r}) has itself for a negation in {other}: write it there denied")
         rights.append(Right(name, text, negation[1]))
     if len(denied) > len(affirmed):
-        raise ValueError(
+        raise UserError(
             f"{other} has {len(denied)} lines, but there are {len(affirmed)} rights: the last negations belong to none"
         )
     return rights
@@ -113,7 +114,7 @@ def read_identities(text: str) -> list[tuple[str, str]]:
     group's first one begins with `people from`, the others leave that out; adjectives leave out `people` behind them.
 
     Raises:
-        ValueError: there are none, there is text before the first header, or a group has another number of identities
+        UserError: there are none, there is text before the first header, or a group has another number of identities
             than its header says.
 
     >>> read_identities("ind: Appearance (2)\nbald, tall people\n")
@@ -123,7 +124,7 @@ def read_identities(text: str) -> list[tuple[str, str]]:
     """
     blocks = re.split(rf"^{_HEAD}", text, flags=re.MULTILINE)
     if blocks[0].strip():
-        raise ValueError(
+        raise UserError(
             f"the identities begin with {blocks[0].strip()[:40]!r}, but must begin with a group's line: "
             f"'{_HEAD} NAME (NUMBER OF IDENTITIES)'"
         )
@@ -132,10 +133,10 @@ def read_identities(text: str) -> list[tuple[str, str]]:
         header, _, body = block.partition("\n")
         match = re.fullmatch(r"\s*(.+?)\s*\((\d+)\)\s*", header)
         if match is None:
-            raise ValueError(f"the group '{_HEAD}{header}' must be written '{_HEAD} NAME (NUMBER OF IDENTITIES)'")
+            raise UserError(f"the group '{_HEAD}{header}' must be written '{_HEAD} NAME (NUMBER OF IDENTITIES)'")
         names = [name for name in (part.strip() for part in re.split(r"[,\n]", body)) if name]
         if len(names) != int(match[2]):
-            raise ValueError(
+            raise UserError(
                 f"group {match[1]!r} is said to have {match[2]} identities, but {len(names)} follow: mend either"
             )
         before = _FROM if names and names[0].startswith(_FROM) else ""
@@ -144,7 +145,7 @@ def read_identities(text: str) -> list[tuple[str, str]]:
             (before + name.removeprefix(before) + ("" if name.endswith(behind) else behind), match[1]) for name in names
         ]
     if not identities:
-        raise ValueError(
+        raise UserError(
             f"there are no identities: write a line '{_HEAD} NAME (NUMBER OF IDENTITIES)' for each group, and its "
             "identities behind it"
         )
@@ -158,8 +159,8 @@ def read_templates(root: Path) -> dict[str, Template]:
     of another one, and else called `default`.
 
     Raises:
-        FileNotFoundError: there are no such files.
-        ValueError: a file has no placeholder, or does not say what the digits mean.
+        MissingFileError: there are no such files.
+        UserError: a file has no placeholder, or does not say what the digits mean.
     """
     found = _templates(root, _PREFIX)
     if "default" in found and any(found["default"].text == found[name].text for name in found if name != "default"):
@@ -171,8 +172,8 @@ def read_preference_templates(root: Path) -> dict[str, Template]:
     """The templates for conversations with two endings (folder `hh`), by the end of their files' names.
 
     Raises:
-        FileNotFoundError: there are no such files.
-        ValueError: a file has no placeholder, or does not say what the digits mean.
+        MissingFileError: there are no such files.
+        UserError: a file has no placeholder, or does not say what the digits mean.
     """
     return _templates(root / "hh", _HH_PREFIX)
 
@@ -237,9 +238,9 @@ def _templates(folder: Path, prefix: str) -> dict[str, Template]:
             found[name] = Template(name, text)
         except ValueError as error:
             ours = ", ".join(f"{written} for {place}" for written, place in _PLACES.items())
-            raise ValueError(f"{path}: {error}. These files write {ours}") from error
+            raise UserError(f"{path}: {error}. These files write {ours}") from error
     if not found:
-        raise FileNotFoundError(f"{folder} holds no {prefix}*.txt: {_INCOMPLETE}")
+        raise MissingFileError(f"{folder} holds no {prefix}*.txt: {_INCOMPLETE}")
     # A template's base is looked up last, since it may come behind it.
     return {
         name: dataclasses.replace(template, base=BASES[name] if BASES.get(name) in found else None)
@@ -255,7 +256,7 @@ def _numbered(text: str, file: str) -> list[tuple[str, str]]:
             continue
         article, _, wording = line.strip().partition(" ")
         if not article.isdigit() or PEOPLE not in wording:
-            raise ValueError(
+            raise UserError(
                 f"{file}, line {number}: {line.strip()[:60]!r} must be an article's number, a space and a wording with "
                 f"{PEOPLE} in it"
             )
@@ -267,12 +268,12 @@ def _text(path: Path) -> str:
     """The text of one of the files.
 
     Raises:
-        FileNotFoundError: it is missing.
-        ValueError: it is no text.
+        MissingFileError: it is missing.
+        UserError: it is no text.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} holds no {path.name}: {_INCOMPLETE}")
+        raise MissingFileError(f"{path.parent} holds no {path.name}: {_INCOMPLETE}")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text ({error}): copy it again") from error
+        raise UserError(f"{path} is no UTF-8 text ({error}): copy it again") from error

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from fa_lightning.activations.sites import Site, decoder_layers, decoder_of, hidden_of, module_at, replaced, validate
+from fa_lightning.errors import UserError
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 WIDE = {**SIZES, "intermediate_size": 32}
@@ -175,7 +176,7 @@ def test_replaced_keeps_structure_shape_and_dtype():
 
 
 def test_output_without_a_tensor_is_refused():
-    with pytest.raises(TypeError, match="returned dict"):
+    with pytest.raises(UserError, match="returned dict"):
         hidden_of({"hidden": torch.zeros(1)})
 
 

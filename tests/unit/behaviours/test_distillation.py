@@ -11,6 +11,7 @@ from fa_lightning.behaviours.distillation import (
     ContextDistillation,
     distillation_loss,
 )
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.prompts import answer_format, prompt_ids
 from fa_lightning.scenarios.splits import counterbalanced
 
@@ -75,5 +76,5 @@ def test_prompts_too_long_behind_the_context_are_left_out(items, tiny_tokenizer)
 def test_an_empty_context_and_other_data_are_refused(source, faker, backbone, make_data, make_trainer):
     with pytest.raises(ValueError, match="context is ' ', but must be a text"):
         ContextDataModule(source, " ")
-    with pytest.raises(TypeError, match="needs ContextDataModule as data, but it is a ScenarioDataModule"):
+    with pytest.raises(UserError, match="needs ContextDataModule as data, but it is a ScenarioDataModule"):
         make_trainer(max_epochs=1).fit(ContextDistillation(faker, backbone), make_data())

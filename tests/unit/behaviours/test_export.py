@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from fa_lightning import __version__
 from fa_lightning.backbones.adapters import Variants, read_sidecar
 from fa_lightning.behaviours.export import AdapterExport
+from fa_lightning.errors import UserError
 
 SCORES = [0.2, 0.9, 0.4]
 
@@ -69,6 +70,6 @@ def test_without_checkpoints_the_last_adapter_is_exported(fit):
 
 def test_a_model_that_is_no_behaviour_is_refused(make_trainer, tmp_path):
     export = AdapterExport(str(tmp_path / "adapter"))
-    with pytest.raises(TypeError, match="AdapterExport is for BehaviourModule, but the model is a LightningModule"):
+    with pytest.raises(UserError, match="AdapterExport is for BehaviourModule, but the model is a LightningModule"):
         export.on_fit_end(make_trainer(), pl.LightningModule())
     assert not (tmp_path / "adapter").exists()

@@ -18,6 +18,7 @@ from fa_lightning.behaviours.latent_data import (
 )
 from fa_lightning.behaviours.latent_training import LatentTraining
 from fa_lightning.behaviours.statement_data import questions_of
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.benchmark import without_critical_fact
 from fa_lightning.scenarios.embedded import EmbeddedScenarios
 from fa_lightning.scenarios.embedded_statements import EmbeddedStatements
@@ -232,7 +233,7 @@ def test_bad_arguments_are_named(words, make_data, make_trainer):
         LatentTraining(words, layers=[])
     with pytest.raises(ValueError, match="layers holds 5, but the backbone has layers 0 to 1"):
         LatentTraining(words, layers=[5]).configure_model()
-    with pytest.raises(TypeError, match=r"as data, but it is a ScenarioDataModule: set data.class_path to"):
+    with pytest.raises(UserError, match=r"as data, but it is a ScenarioDataModule: set data.class_path to"):
         make_trainer(max_epochs=1).fit(LatentTraining(words), make_data())
     stray = Template("stray", "Consider '{claim}'. '{statement}'? 0 {word_0} 1 {word_1}")
     with pytest.raises(ValueError, match="'stray' names no base that asks the same without a claim"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_twins import data_in, hooks_on, layers_of, trainer_in
 
+from fa_lightning.errors import UserError
 from fa_lightning.interventions import evaluation
 from fa_lightning.interventions.conditions import ORACLE
 from fa_lightning.interventions.evaluation import SteeringEvaluation
@@ -279,7 +280,7 @@ def test_another_module_is_refused(make_data: Make, make_trainer: Make, tmp_path
     from lightning.pytorch.demos.boring_classes import BoringModel
 
     trainer = make_trainer(max_epochs=1, callbacks=[SteeringEvaluation(str(tmp_path))])
-    with pytest.raises(TypeError, match="SteeringEvaluation needs RegressorModule"):
+    with pytest.raises(UserError, match="SteeringEvaluation needs RegressorModule"):
         trainer.fit(BoringModel())
 
 
