@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fa_lightning.activations.sites import hidden_of, replaced
 from fa_lightning.errors import NotFiniteError, UserError
-from fa_lightning.interventions.positions import ForwardCall
+from fa_lightning.interventions.positions import CACHE_ARGUMENTS, ForwardCall
 
 if TYPE_CHECKING:
     from fa_lightning.interventions.intervention import Intervention
@@ -30,7 +30,7 @@ class CallRecord:
         self.prompt_tokens = prompt_tokens
         self.call: ForwardCall | None = None
         self._sums: list[tuple[Edit, Tensor]] = []
-        self._names = list(inspect.signature(decoder.forward).parameters)
+        self._names = _argument_names(decoder)
         self._warned = False
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -147,6 +147,22 @@ class Edit:
                 with torch.inference_mode(False):
                     self._copies[part, device] = copy.deepcopy(part).to(device, torch.float32).eval()
         return self._copies[part, device]  # type: ignore[return-value]
+
+
+def _argument_names(decoder: nn.Module) -> list[str]:
+    """What the decoder's `forward` calls its arguments, in order.
+
+    Raises:
+        UserError: if it takes no cache under a name that is known: under another, every cached token would go unseen.
+    """
+    names = list(inspect.signature(decoder.forward).parameters)
+    if not any(name in names for name in CACHE_ARGUMENTS):
+        raise UserError(
+            f"{type(decoder).__name__}.forward has no argument called {' or '.join(CACHE_ARGUMENTS)} (it has "
+            f"{', '.join(names)}): steering reads there how many tokens came before. Use a decoder with a KV cache, "
+            "and a release of transformers that pyproject.toml allows"
+        )
+    return names
 
 
 def input_device(model: Any) -> torch.device:

@@ -28,6 +28,9 @@ from torch import Tensor
 
 from fa_lightning.errors import UserError
 
+CACHE_ARGUMENTS = ("cache", "past_key_values")
+"""What a decoder's `forward` calls its cache: since transformers 5.24, and before."""
+
 
 def real_tokens(attention_mask: Tensor | None, batch: int, tokens: int, past: int) -> Tensor | None:
     """Which tokens of a call are no padding.
@@ -161,6 +164,24 @@ class Selection:
         return self.index
 
 
+def _cached_tokens(cache: Any) -> int:
+    """Tokens per row that a cache holds.
+
+    Raises:
+        UserError: if it does not say.
+    """
+    if cache is None:
+        return 0
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, TypeError, ValueError) as error:  # the last is transformers' word for state-space models
+        raise UserError(
+            f"the decoder was called with a cache of type {type(cache).__name__}, which does not say how many tokens "
+            "it holds, so steering cannot tell new tokens from the prompt: use one of transformers' caches for "
+            "attention, or no cache and prompt_tokens"
+        ) from error
+
+
 @dataclass
 class ForwardCall:
     """What one call of the decoder said about its tokens.
@@ -189,15 +210,14 @@ class ForwardCall:
         """Read the arguments of a decoder's `forward`, by name.
 
         Raises:
-            UserError: if they hold neither tokens nor embeddings, or a mask of an unknown kind.
+            UserError: if they hold neither tokens nor embeddings, or a mask or a cache of an unknown kind.
         """
         inputs = arguments.get("input_ids")
         if inputs is None:
             inputs = arguments.get("inputs_embeds")
         if inputs is None:
             raise UserError("the decoder was called without input_ids or inputs_embeds: steering needs one of them")
-        cache: Any = arguments.get("past_key_values")
-        past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        cache = next((arguments[name] for name in CACHE_ARGUMENTS if arguments.get(name) is not None), None)
         mask = arguments.get("attention_mask")
         if isinstance(mask, Mapping):  # one mask per kind of attention; the full one shows all tokens
             mask = mask["full_attention"] if "full_attention" in mask else next(iter(mask.values()), None)
@@ -206,7 +226,7 @@ class ForwardCall:
         return cls(
             batch=inputs.shape[0],
             tokens=inputs.shape[1],
-            past=past,
+            past=_cached_tokens(cache),
             attention_mask=mask,
             position_ids=arguments.get("position_ids"),
             prompt_tokens=prompt_tokens,

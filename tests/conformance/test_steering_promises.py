@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
@@ -112,10 +113,11 @@ def test_a_hand_written_decoding_loop_is_steered(model: Any) -> None:
     edit = make_edit("generated")
     expected, _ = step_by_step(FaLightning("mlp"), model, Edit(0, vector_for(), rule="generated"), PROMPTS[0])
     ids, cache, tokens = torch.tensor([PROMPTS[0]]), None, []
+    (name,) = {"cache", "past_key_values"} & set(inspect.signature(model.forward).parameters)
     with edit.on(model), torch.inference_mode():
         for _ in range(NEW_TOKENS):
-            output = model(ids, past_key_values=cache, use_cache=True)
-            ids, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
+            output = model(ids, **{name: cache}, use_cache=True)
+            ids, cache = output.logits[:, -1:].argmax(-1), output[name]
             tokens.append(int(ids))
     assert tokens == expected
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.artefact import SIDECAR_FILE, TENSORS_FILE
 from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.regressors.base import Regressor
@@ -30,13 +31,13 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The least that looks like a decoder: blocks in a list, a mask, embeddings as they come."""
+    """The least that looks like a decoder: blocks in a list, a mask, a cache, embeddings as they come."""
 
     def __init__(self, layers: int = 2) -> None:
         super().__init__()
         self.layers = nn.ModuleList([Block() for _ in range(layers)])
 
-    def forward(self, inputs_embeds: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(self, inputs_embeds: Tensor, attention_mask: Tensor | None = None, cache: Any = None) -> Tensor:
         for layer in self.layers:
             inputs_embeds, note = layer(inputs_embeds)
             assert note == "kept"
@@ -193,6 +194,19 @@ def test_misuse_is_refused() -> None:
         Intervention(Site(0), torch.ones(1, HIDDEN))
     with pytest.raises(ValueError, match="strength is nan"):
         vector(0, strength=float("nan"))
+
+
+def test_a_decoder_without_a_cache_is_refused_before_anything_is_done() -> None:
+    class Forgetful(Decoder):
+        def forward(self, inputs_embeds: Tensor, past_states: Any = None, **options: Any) -> Tensor:  # type: ignore[override]
+            return inputs_embeds
+
+    model = Model()
+    model.model = Forgetful()
+    told = r"Forgetful.forward has no argument called cache or past_key_values \(it has inputs_embeds, past_states, opt"
+    with pytest.raises(UserError, match=told), vector(0).on(model):
+        pass
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 class Above(nn.Module):

@@ -122,11 +122,12 @@ def test_packed_sequences_restart_their_positions() -> None:
     assert covered_here.tolist() == [[False, True, False, True]]
 
 
-def test_reading_a_decoders_arguments() -> None:
+@pytest.mark.parametrize("caches", [("cache",), ("past_key_values",), ("cache", "past_key_values")])
+def test_reading_a_decoders_arguments(caches: tuple[str, ...]) -> None:
+    # Where both names are given, one of them is empty: whichever holds the cache is read.
     cache = SimpleNamespace(get_seq_length=lambda: torch.tensor(3))
-    call = ForwardCall.of(
-        {"input_ids": torch.zeros(2, 1), "past_key_values": cache, "attention_mask": torch.ones(2, 4)}
-    )
+    given = dict.fromkeys(caches) | {caches[-1]: cache}
+    call = ForwardCall.of({"input_ids": torch.zeros(2, 1), **given, "attention_mask": torch.ones(2, 4)})
     assert (call.batch, call.tokens, call.past, call.uncached) == (2, 1, 3, False)
     arguments: dict[str, Any] = {"inputs_embeds": torch.zeros(2, 4, 8), "use_cache": False}
     call = ForwardCall.of(arguments | {"attention_mask": {"sliding_attention": None, "full_attention": LEFT}})
@@ -134,11 +135,20 @@ def test_reading_a_decoders_arguments() -> None:
     assert call.attention_mask is LEFT
 
 
+class StateSpaceCache:
+    """Answers like transformers' cache of a model without attention."""
+
+    def get_seq_length(self) -> int:
+        raise ValueError("`get_seq_length` can only be called on Attention layers")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({}, "without input_ids or inputs_embeds"),
         ({"input_ids": torch.zeros(2, 4), "attention_mask": "flex"}, "attention_mask is a str"),
+        ({"input_ids": torch.zeros(2, 4), "cache": ((torch.zeros(1), torch.zeros(1)),)}, "a cache of type tuple"),
+        ({"input_ids": torch.zeros(2, 4), "past_key_values": StateSpaceCache()}, "a cache of type StateSpaceCache"),
     ],
 )
 def test_unreadable_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
