@@ -16,6 +16,7 @@ import torch
 from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.targets import load_weights, refuse_unknown_targets
 from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.metrics.files import by_number
 
 VariantName = Literal["aligned", "faking"]
 VARIANTS: tuple[VariantName, ...] = ("faking", "aligned")
@@ -152,7 +153,7 @@ def adapter_folders(places: Sequence[str | Path]) -> dict[str, str]:
                 f"{str(place)!r} holds no adapter, nor do its subfolders: fit the variants first "
                 "(python -m fa_lightning fit --experiment ...), or give the folder that their stage wrote"
             )
-        for folder in sorted(folders, key=_by_number):
+        for folder in sorted(folders, key=by_number):
             name = folder.parent.name if folder.name == "adapter" else folder.name
             if name in found:
                 raise UserError(f"two variants are called {name!r}: {found[name]} and {folder}. Rename one's folder")
@@ -322,12 +323,3 @@ def _swapped_layers(model: Any) -> list[Any]:
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[^./]+", name):
         raise UserError(f"a variant's name is {name!r}, but an adapter's name can't be empty or hold a dot or a slash")
-
-
-def _by_number(folder: Path) -> list[Any]:
-    """Sorts saint-10 behind saint-9.
-
-    >>> sorted(map(Path, ["saint-10/adapter", "saint-9/adapter"]), key=_by_number)[0].parent.name
-    'saint-9'
-    """
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(folder))]

@@ -60,10 +60,10 @@ def run_experiment(
     _refuse_one_seed_for_all(stages, seed)
     remade = _with_dependents(stages, refit)
     words = words_by_stage(stages, trainer_config, overrides)
-    # All at once and before anything runs: a kill in between must not leave an artefact made from a forgotten one.
     for stage in stages:
         stage.refuse_foreign_folder()
-    for stage in remade:
+    # The last one first: a kill in between must not leave what was made from a stage that is gone.
+    for stage in reversed(remade):
         _forget(stage)
     console = Console()
     for word in dict.fromkeys(word for laid in words.values() for word in laid):

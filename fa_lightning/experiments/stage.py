@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import re
 import shutil
 import zipfile
@@ -15,6 +16,7 @@ from typing import Any
 
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.experiments.matrix import expand, matrix_of
+from fa_lightning.metrics.files import by_number, write_atomically
 
 RECORD = "stage.json"
 CHECKPOINT = "last.ckpt"
@@ -93,7 +95,7 @@ class Stage:
             found = json.loads(path.read_text())
         except ValueError as error:
             raise UserError(f"{path} is not whole JSON ({error}): refit the stage with --refit {self.name}") from error
-        return dict(found)
+        return dict(strict(found))
 
     def refuse_foreign_folder(self) -> None:
         """Leave a folder alone that no stage has made.
@@ -111,11 +113,9 @@ class Stage:
 
     def write(self, state: str, fingerprint: Mapping[str, Any], **facts: Any) -> None:
         """Write the record in one step."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = self.folder / f".{RECORD}.tmp"
         content = {"state": state, "digest": digest_of(fingerprint), "fingerprint": dict(fingerprint), **facts}
-        fresh.write_text(json.dumps(content, indent=2, sort_keys=True, default=str))
-        fresh.replace(self.folder / RECORD)
+        text = json.dumps(strict(content), indent=2, sort_keys=True, default=str, allow_nan=False)
+        write_atomically(self.folder.resolve() / RECORD, text.encode())
 
     def artefacts(self) -> list[str]:
         """Names of what the stage has made: all in its folder but its record, checkpoints and intermediate results."""
@@ -154,11 +154,15 @@ class Stage:
     def forget(self) -> None:
         """Delete the folder, after making sure that it is a stage's; a damaged record is no hindrance."""
         self.refuse_foreign_folder()
-        if self.folder.is_dir():
+        # A link, as to a larger disk, stays: what it leads to is emptied.
+        folder = self.folder.resolve()
+        if folder.is_dir():
             # Renamed first: a kill half-way through must not leave files without their record.
-            away = self.folder.with_name(f".{self.folder.name}.forgotten")
+            away = folder.with_name(f".{folder.name}.forgotten")
             shutil.rmtree(away, ignore_errors=True)
-            self.folder.rename(away)
+            folder.rename(away)
+            if self.folder.is_symlink():
+                folder.mkdir()
             shutil.rmtree(away)
 
 
@@ -178,7 +182,7 @@ def find_stages(experiment: Path, outputs: Path) -> list[Stage]:
         MissingFileError: there is no such folder, or no numbered YAML in it.
         UserError: a matrix is no matrix, or does not fit its file.
     """
-    files = sorted(path for path in experiment.glob("[0-9]*.yaml")) if experiment.is_dir() else []
+    files = sorted(experiment.glob("[0-9]*.yaml"), key=by_number) if experiment.is_dir() else []
     if not files:
         raise MissingFileError(
             f"--experiment {experiment}: no numbered stage files there (such as 01_backbone.yaml). Give a folder that "
@@ -223,7 +227,7 @@ def refuse_change(stage: Stage, recorded: Mapping[str, Any], now: Mapping[str, A
     Raises:
         UserError: naming the fields that differ, with both values, and how to refit.
     """
-    now = json.loads(json.dumps(dict(now), default=str))
+    recorded, now = strict(recorded), json.loads(json.dumps(strict(now), default=str))
     changed = [key for key in sorted({*recorded, *now}) if recorded.get(key) != now.get(key)]
     if changed:
         lines = "\n".join(f"  {key}: was {recorded.get(key)!r}, is {now.get(key)!r}" for key in changed[:8])
@@ -236,7 +240,20 @@ def refuse_change(stage: Stage, recorded: Mapping[str, Any], now: Mapping[str, A
 
 def digest_of(fingerprint: Mapping[str, Any]) -> str:
     """Sixteen hex digits that stand for a fingerprint."""
-    return hashlib.sha256(json.dumps(dict(fingerprint), sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(strict(fingerprint), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def strict(value: Any) -> Any:
+    """`value` with words for the numbers that JSON does not have.
+
+    >>> strict({"weight": [float("inf"), 1.0]})
+    {'weight': ['inf', 1.0]}
+    """
+    if isinstance(value, Mapping):
+        return {key: strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

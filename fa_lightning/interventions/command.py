@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.interventions.artefact import SIDECAR_FILE, compare_fingerprints
-from fa_lightning.metrics.files import write_atomically
+from fa_lightning.metrics.files import by_number, write_atomically
 
 if TYPE_CHECKING:
     from fa_lightning.interventions.intervention import Intervention
@@ -60,7 +60,8 @@ def artefacts_of(experiment: Path) -> tuple[Path, Path]:
     """
     found = []
     for kind in ("aligned", "faking"):
-        paths = [path.parent for path in sorted(experiment.glob("*/*/adapter_config.json")) if _is(kind, path.parent)]
+        marks = sorted(experiment.glob("*/*/adapter_config.json"), key=by_number)
+        paths = [path.parent for path in marks if _is(kind, path.parent)]
         if not paths:
             raise _missing(experiment, f"{kind} artefact")
         found.append(paths[-1])
@@ -74,7 +75,7 @@ def intervention_of(experiment: Path) -> Path:
         MissingFileError: there is none.
         UserError: there are several and none was chosen.
     """
-    chosen = sorted({path.parent for path in _sidecars(experiment, "*/intervention")})
+    chosen = sorted({path.parent for path in _sidecars(experiment, "*/intervention")}, key=by_number)
     if chosen:
         return chosen[-1]
     named = sorted({path.parent for path in _sidecars(experiment, "*/interventions/*")})

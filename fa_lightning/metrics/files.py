@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,16 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def by_number(path: Path) -> list[tuple[bool, int, str]]:
+    """Sorts `10_last` behind `9_first`, and saint-10 behind saint-9, by every number in a path.
+
+    >>> [path.name for path in sorted(map(Path, ["10_b", "9_a", "x"]), key=by_number)]
+    ['9_a', '10_b', 'x']
+    """
+    parts = re.split(r"(\d+)", str(path))
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts if part]
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -19,11 +19,11 @@ def stage(tmp_path: Path) -> Stage:
 def test_stages_come_in_the_order_of_their_numbers_and_other_files_are_none(tmp_path: Path) -> None:
     experiment = tmp_path / "toy"
     experiment.mkdir()
-    for name in ("03_c.yaml", "01_a.yaml", "02_b.yaml", "notes.yaml", "04_d.txt"):
+    for name in ("10_d.yaml", "03_c.yaml", "1_a.yaml", "02_b.yaml", "notes.yaml", "04_d.txt"):
         (experiment / name).touch()
     stages = find_stages(experiment, Path("out"))
-    assert [stage.name for stage in stages] == ["01_a", "02_b", "03_c"]
-    assert stages[0].folder == Path("out/toy/01_a")
+    assert [stage.name for stage in stages] == ["1_a", "02_b", "03_c", "10_d"]
+    assert stages[0].folder == Path("out/toy/1_a")
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -37,13 +37,21 @@ def test_an_experiment_without_stages_is_refused_with_an_example(tmp_path: Path,
 
 def test_a_record_is_read_back_as_it_was_written(stage: Stage) -> None:
     assert stage.record() is None
-    stage.write("done", {"seed": 3, "weight": float("inf")}, seconds=1.5)
-    assert stage.record() == {
+    stage.write("done", {"seed": 3, "weight": float("inf")}, seconds=1.5, metrics={"loss": float("nan")})
+    expected = {
         "state": "done",
         "digest": digest_of({"seed": 3, "weight": float("inf")}),
-        "fingerprint": {"seed": 3, "weight": float("inf")},
+        "fingerprint": {"seed": 3, "weight": "inf"},
+        "metrics": {"loss": "nan"},
         "seconds": 1.5,
     }
+    assert stage.record() == expected
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    assert json.loads((stage.folder / "stage.json").read_text(), parse_constant=refuse) == expected
+    refuse_change(stage, expected["fingerprint"], {"seed": 3, "weight": float("inf")})
     assert [path.name for path in stage.folder.iterdir()] == ["stage.json"]
 
 
@@ -85,6 +93,24 @@ def test_forgetting_deletes_the_stage_and_nothing_beside_it(stage: Stage) -> Non
     other.mkdir()
     stage.forget()
     assert [path.name for path in stage.folder.parent.iterdir()] == [other.name]
+
+
+def test_a_linked_stage_folder_is_emptied_and_stays_a_link(stage: Stage, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    stage.folder.parent.mkdir(parents=True)
+    stage.folder.symlink_to(disk)
+    for _ in range(2):
+        stage.write("done", {"seed": 0})
+        assert (disk / "stage.json").is_file()
+        stage.forget()
+        assert stage.record() is None
+        assert stage.folder.is_symlink()
+        assert list(disk.iterdir()) == []
+    # A link that leads nowhere yet, as to a folder that was cleared away.
+    disk.rmdir()
+    stage.write("running", {})
+    assert (disk / "stage.json").is_file()
 
 
 def test_what_is_done_must_still_be_there_but_its_store_and_checkpoints_need_not(stage: Stage) -> None:
