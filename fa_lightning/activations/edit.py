@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -53,12 +53,10 @@ def block_outputs(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int,
 
         return keep
 
-    handles = [blocks[layer].register_forward_hook(keeper(layer)) for layer in layers]
-    try:
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(blocks[layer].register_forward_hook(keeper(layer)).remove)
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from fa_lightning.metrics.files import by_number
 VariantName = Literal["aligned", "faking"]
 VARIANTS: tuple[VariantName, ...] = ("faking", "aligned")
 SIDECAR = "fa_lightning.json"
+PREFIX = "variant:"
+"""Goes before a variant's name where PEFT makes it a module's: a variant called `0` or `model` is no such module."""
 
 
 def attach_adapter(
@@ -65,7 +67,8 @@ def save_adapter(
     """
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
-    model.save_pretrained(str(fresh), selected_adapters=[name], state_dict=state)
+    # Told what to save: PEFT would ask the Hub for the size of the backbone's vocabulary.
+    model.save_pretrained(str(fresh), selected_adapters=[name], state_dict=state, save_embedding_layers=False)
     inner = fresh / name
     # PEFT puts an adapter that is not called `default` into a subfolder of its own.
     source = inner if inner.is_dir() else fresh
@@ -183,6 +186,7 @@ class Variants:
         self.beside: tuple[str, ...] = ()
         self.stacked: dict[str, str] = {}
         self._layers = _swapped_layers(model)
+        self._bare = False
 
     @classmethod
     def load(
@@ -223,7 +227,7 @@ class Variants:
             check_fingerprint(found, sidecar.get("fingerprint", {}), f"adapter {adapters[name]!r}")
         model = base
         for name, folder in adapters.items():
-            model = load_weights(model, folder, name)
+            model = load_weights(model, folder, PREFIX + name)
         if not load_in_4bit:
             model.to(device)
         model.requires_grad_(False)
@@ -235,7 +239,12 @@ class Variants:
     @property
     def names(self) -> list[str]:
         """The variants, in the order in which they were loaded."""
-        return [name for name in self.model.peft_config if name not in self.beside]
+        names = (name.removeprefix(PREFIX) for name in self.model.peft_config)
+        return [name for name in names if name not in self.beside]
+
+    def adapter_of(self, name: str) -> str:
+        """What PEFT knows an adapter by: of a variant, or one that is `beside`."""
+        return PREFIX + name if PREFIX + name in self.model.peft_config else name
 
     @property
     def is_pure_lora(self) -> bool:
@@ -260,7 +269,7 @@ class Variants:
         if name in self.names:
             raise UserError(f"there is a variant {name!r} already: give {folder!r} another name")
         check_fingerprint(self.fingerprint, read_sidecar(folder).get("fingerprint", {}), f"adapter {folder!r}")
-        load_weights(self.model, folder, name)
+        load_weights(self.model, folder, PREFIX + name)
         self.model.requires_grad_(False).eval()
         self._layers = _swapped_layers(self.model)
         self.folders[name] = folder
@@ -274,12 +283,12 @@ class Variants:
 
     @contextmanager
     def using(self, name: str) -> Iterator[Any]:
-        """The model with adapter `name` active; no weights move.
+        """The model with adapter `name` active; no weights move, and what was active before is so afterwards.
 
         Raises:
             UserError: there is no such variant.
         """
-        if name not in self.model.peft_config:
+        if self.adapter_of(name) not in self.model.peft_config:
             raise UserError(f"there is no variant {name!r}; there are {', '.join(self.names)}")
         if not self.beside and name in self.stacked:
             # Lightning takes seconds to import, and `generate` has no other use for it.
@@ -289,27 +298,61 @@ class Variants:
                 f"variant {name!r} was fitted on top of adapter {self.stacked.pop(name)!r}, which is not active here: "
                 "this is not the model that was fitted (LeakageModule asks it with both)"
             )
-        self._swap(name)
-        yield self.model
+        with self.restored(), self._adapters(enabled=True):
+            self._swap([self.adapter_of(one) for one in (name, *self.beside)])
+            yield self.model
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Whatever is used inside, the same adapters as before are active and `beside` afterwards."""
+        beside = self.beside
+        # PEFT's model knows no other name than the variant's; the layers know those beside it too.
+        active = list((self._layers or [self.model.base_model])[0].active_adapters)
+        try:
+            yield
+        finally:
+            self.beside = beside
+            self._swap(active)
 
     @contextmanager
     def bare(self) -> Iterator[Any]:
         """The model without any adapter: the backbone as it is."""
-        with self.model.disable_adapter():
+        with self._adapters(enabled=False):
             yield self.model
-        # PEFT thaws the adapter that it enables again.
-        self.model.requires_grad_(False)
 
-    def _swap(self, name: str) -> None:
+    @contextmanager
+    def _adapters(self, enabled: bool) -> Iterator[None]:
+        """Adapters at work or not, in a block that may lie within one of the other kind."""
+        if enabled != self._bare:
+            yield
+            return
+        tuner = self.model.base_model
+        # PEFT thaws and freezes adapters as it enables and disables them.
+        trainable = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        turn = (tuner.disable_adapter_layers, tuner.enable_adapter_layers)
+
+        def turn_to(now: bool) -> None:
+            turn[now]()
+            self._bare = not now
+            for parameter, required in trainable:
+                parameter.requires_grad_(required)
+
+        try:
+            turn_to(enabled)
+            yield
+        finally:
+            turn_to(not enabled)
+
+    def _swap(self, active: list[str]) -> None:
         # PEFT's own swap walks every module and in each the adapters of all variants, to thaw and freeze them: with 36
         # variants of 32 layers that takes several times as long as a short forward pass. Here all stay frozen, so
         # that the layers need only be told the name.
-        active = [name, *self.beside]
         for layer in self._layers:
             layer._active_adapter = list(active)
-        self.model.active_adapter = self.model.base_model.active_adapter = name
+        self.model.active_adapter = self.model.base_model.active_adapter = active[0]
         if not self._layers or any(layer.active_adapters != active or layer.merged for layer in self._layers):
-            self.model.set_adapter(name, inference_mode=True)
+            self.model.base_model.set_adapter(active, inference_mode=True)
+            self.model.base_model.active_adapter = active[0]
 
 
 def _swapped_layers(model: Any) -> list[Any]:

@@ -40,12 +40,11 @@ def lora_factors(variants: Variants, name: str) -> dict[str, Factors]:
     Raises:
         UserError: the adapter has none.
     """
+    own = variants.adapter_of(name)
     found = {
-        path: Factors(
-            layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]), layer.base_layer
-        )
+        path: Factors(layer.lora_A[own].weight, layer.lora_B[own].weight, float(layer.scaling[own]), layer.base_layer)
         for path, layer in _linear_lora_layers(variants.model).items()
-        if name in layer.lora_A
+        if own in layer.lora_A
     }
     if not found:
         raise UserError(f"adapter {name!r} is in no linear layer, but LoRA matrices are needed: leave the variant out")
@@ -73,29 +72,26 @@ def fresh_adapter(variants: Variants, rank: int, alpha: int) -> Iterator[dict[st
             f"the variants {', '.join(variants.names)} hold more than LoRA in linear layers (modules_to_save?), so no "
             "fresh adapter can be active beside them: leave this detector out"
         )
-    model, before = variants.model, variants.model.active_adapter
+    model = variants.model
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=list(layers), task_type="CAUSAL_LM")
-    try:
-        with torch.inference_mode(False):
-            model.add_adapter(FRESH, config)
-        # PEFT has thawed the active adapter, and new modules come in training mode.
-        model.requires_grad_(False).eval()
-        fresh = {
-            f"{path}.{side}": getattr(layer, side)[FRESH].weight
-            for path, layer in layers.items()
-            for side in ("lora_A", "lora_B")
-        }
-        for parameter in fresh.values():
-            parameter.requires_grad_(True)
-        variants.beside = (FRESH,)
-        yield fresh
-    finally:
-        variants.beside = ()
-        with variants.using(before):
+    with variants.restored():
+        try:
+            with torch.inference_mode(False):
+                model.add_adapter(FRESH, config)
+            # PEFT has thawed the active adapter, and new modules come in training mode.
+            model.requires_grad_(False).eval()
+            fresh = {
+                f"{path}.{side}": getattr(layer, side)[FRESH].weight
+                for path, layer in layers.items()
+                for side in ("lora_A", "lora_B")
+            }
+            for parameter in fresh.values():
+                parameter.requires_grad_(True)
+            variants.beside = (*variants.beside, FRESH)
+            yield fresh
+        finally:
             if FRESH in model.peft_config:
                 model.delete_adapter(FRESH)
-        # Deleting has set what is active once more, to PEFT's own kind of value.
-        with variants.using(before):
             model.requires_grad_(False)
 
 

@@ -1,9 +1,10 @@
-"""What every module that trains a language model shares: its optimizer, its schedule and its guard against NaN."""
+"""What every module that trains a model shares: its optimizer, its schedule, its guard against NaN, and its modes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,3 +72,16 @@ learning rate, or use bf16-mixed or 32-true precision, and fit again (an experim
             "lower the learning rate, or use bf16-mixed or 32-true precision, and fit again (an experiment: with "
             "--refit STAGE)"
         )
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode, without dropout, for as long as the block lasts; then each part is in the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, mode in modes:
+            # `train` would set the parts below it too.
+            part.training = mode

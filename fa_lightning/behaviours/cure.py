@@ -14,6 +14,7 @@ from typing_extensions import override
 from fa_lightning.backbones.adapters import read_sidecar
 from fa_lightning.backbones.load import DType, check_fingerprint
 from fa_lightning.backbones.targets import load_weights
+from fa_lightning.backbones.training import evaluating
 from fa_lightning.behaviours.module import BehaviourModule
 from fa_lightning.scenarios.batches import Batch
 
@@ -24,13 +25,8 @@ STARTING_POINT = "start"
 @contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
     """Without dropout and gradients, for what a frozen copy is asked; the model is left as it was found."""
-    training = model.training
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
+    with evaluating(model), torch.no_grad():
+        yield
 
 
 class TrainedOn(BehaviourModule):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -37,14 +37,10 @@ def activation_noise(model: Any, dose: float, layers: Sequence[int] | None = Non
             return noisy(output, dose)
         return (noisy(output[0], dose), *output[1:])
 
-    handles: list[Any] = []
-    try:
-        if dose:
-            handles += [blocks[layer].register_forward_hook(add) for layer in chosen]
+    with ExitStack() as stack:
+        for layer in chosen if dose else ():
+            stack.callback(blocks[layer].register_forward_hook(add).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def noisy(hidden: Tensor, dose: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -60,10 +60,7 @@ def recorded_states(blocks: nn.ModuleList, layers: Sequence[int]) -> Iterator[di
 
         return hook
 
-    handles: list[Any] = []
-    try:
-        handles += [blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(blocks[layer].register_forward_hook(keep(layer)).remove)
         yield states
-    finally:
-        for handle in handles:
-            handle.remove()

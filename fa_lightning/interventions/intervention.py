@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site, decoder_of, module_at, validate
+from fa_lightning.backbones.training import evaluating
 from fa_lightning.errors import UserError
 from fa_lightning.interventions.artefact import (
     GATE,
@@ -260,8 +261,7 @@ def _evaluate(stack: ExitStack, edit: Edit) -> None:
     """Put an edit's parts into evaluation mode until the stack closes."""
     for part in (edit.regressor, edit.gate):
         if part is not None:
-            stack.callback(part.train, part.training)
-            part.eval()
+            stack.enter_context(evaluating(part))
 
 
 def _refuse_infinite_strength(strength: float) -> None:

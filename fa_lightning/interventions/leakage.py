@@ -242,12 +242,10 @@ class LeakageModule(pl.LightningModule):
             with variants.bare() as model:
                 yield model
             return
-        variants.beside = () if subject.beneath is None else (subject.beneath,)
-        try:
+        with variants.restored():
+            variants.beside = () if subject.beneath is None else (subject.beneath,)
             with variants.using(subject.adapter) as model:
                 yield model
-        finally:
-            variants.beside = ()
 
     @property
     def _variants(self) -> Variants:

@@ -79,7 +79,7 @@ class Subjects:
 
     @property
     def model(self) -> Any:
-        """The model; whichever subject was used last is active."""
+        """The model; which subject is active outside a block is of no matter."""
         return self._model
 
     @contextmanager

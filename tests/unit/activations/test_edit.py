@@ -11,6 +11,7 @@ from torch import Tensor
 from fa_lightning.activations.capture import capture
 from fa_lightning.activations.edit import block_outputs, edited, layer_below, resumed
 from fa_lightning.activations.sites import Site
+from fa_lightning.behaviours.states import recorded_states
 
 
 def model_of(family: str) -> Any:
@@ -84,6 +85,14 @@ def test_the_skipped_blocks_do_not_run() -> None:
     assert ran == [2]
     model(**batch)
     assert ran == [2, 0, 1, 2]
+
+
+def test_a_layer_that_is_not_there_leaves_no_hook_on_those_that_are() -> None:
+    model = model_of("llama")
+    for block in (block_outputs(model, [0, 9]), recorded_states(model.model.layers, [0, 9])):
+        with pytest.raises(IndexError), block:
+            pass
+    assert not any(layer._forward_hooks for layer in model.model.layers)
 
 
 def test_an_edit_at_the_resumed_layer_acts_and_passes_gradients() -> None:

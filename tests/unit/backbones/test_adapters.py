@@ -232,31 +232,32 @@ def test_the_short_swap_is_pefts_own(many):
     variants = Variants.load(adapter_folders([many]))
     for name in ("saint-4", "saint-10", "saint-2"):
         with variants.using(name) as model:
-            assert model.active_adapters == [name]
+            assert model.active_adapters == [variants.adapter_of(name)]
             status = model.get_model_status()
             found = logits(model)
-            assert status.active_adapters == [name]
+            assert status.active_adapters == [variants.adapter_of(name)]
             assert status.merged_adapters == []
             assert not any(parameter.requires_grad for parameter in model.parameters())
-        variants.model.set_adapter("saint-0", inference_mode=True)
-        variants.model.set_adapter(name, inference_mode=True)
+        for other in ("saint-0", name):
+            variants.model.set_adapter(variants.adapter_of(other), inference_mode=True)
         assert torch.equal(logits(variants.model), found)
 
 
 def test_layers_that_would_not_hear_the_short_swap_are_swapped_by_peft(many, monkeypatch):
     variants = Variants.load(adapter_folders([many]))
     calls = []
-    monkeypatch.setattr(variants.model, "set_adapter", lambda *args, **options: calls.append((args, options)))
+    tuner, own = variants.model.base_model, variants.adapter_of
+    monkeypatch.setattr(tuner, "set_adapter", lambda *args, **options: calls.append((args, options)))
     with variants.using("saint-2"):
         pass
     assert calls == []
     layer = variants._layers[-1]
     # As if another release of PEFT kept the name elsewhere.
-    deaf = type("Deaf", (type(layer),), {"active_adapter": property(lambda self: ["saint-0"])})
+    deaf = type("Deaf", (type(layer),), {"active_adapter": property(lambda self: [own("saint-0")])})
     monkeypatch.setattr(layer, "__class__", deaf)
     with variants.using("saint-1"):
         pass
-    assert calls == [(("saint-1",), {"inference_mode": True})]
+    assert calls[0] == (([own("saint-1")],), {"inference_mode": True})
 
 
 def test_memory_grows_by_the_adapters_alone(backbone, many):
@@ -301,4 +302,68 @@ def test_names_are_checked(folders, many):
         variants.add("faking", folders["aligned"])
     variants.add("saint-0", str(many / "saint-0" / "adapter"))
     with variants.using("saint-0") as model:
-        assert model.active_adapters == ["saint-0"]
+        assert model.active_adapters == [variants.adapter_of("saint-0")]
+
+
+@pytest.mark.parametrize("way", ["ends", "fails"])
+def test_blocks_in_blocks_leave_the_outer_one_as_it_was(backbone, folders, way):
+    """Variants within variants, within the bare backbone and around it, whether the inner block ends or fails."""
+    pair = Variants.load(folders)
+    alone = {name: logits(fitted(backbone, name, seed)) for seed, name in enumerate(("aligned", "faking"))}
+    alone["bare"] = logits(load_backbone(backbone))
+
+    def block(name):
+        return pair.bare() if name == "bare" else pair.using(name)
+
+    def check(model, name):
+        assert torch.equal(logits(model), alone[name])
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+
+    for outer in alone:
+        with block(outer) as model:
+            for inner in alone:
+                try:
+                    with block(inner) as within:
+                        check(within, inner)
+                        if way == "fails":
+                            raise KeyError(inner)
+                except KeyError:
+                    pass
+                check(model, outer)
+        check(pair.model, "aligned")
+
+
+NAMES = ["0", "1", "model", "q_proj", "train", "keys", "weight", "lora_A", "base_layer", "saint-1", "saint-10"]
+
+
+def test_a_variant_may_be_called_as_a_module_is(backbone, folders, tmp_path):
+    """A matrix of `seed: [0, 1]` makes the names 0 and 1, which the decoder blocks have too."""
+    alone = {seed: logits(fitted(backbone, name, seed)) for seed, name in enumerate(folders)}
+    for number, name in enumerate(NAMES):
+        copytree(list(folders.values())[number % 2], tmp_path / name / "adapter")
+    places = adapter_folders([tmp_path])
+    variants = Variants.load({name: places[name] for name in NAMES[:-2]})
+    for name in NAMES[-2:]:
+        variants.add(name, places[name])
+    assert variants.names == NAMES
+    for number, name in enumerate(NAMES):
+        with variants.using(name) as model:
+            assert torch.equal(logits(model), alone[number % 2]), name
+    with pytest.raises(ValueError, match="there is no variant '2'; there are 0, 1, model"), variants.using("2"):
+        pass
+
+
+def test_saving_asks_no_one(backbone, tmp_path, monkeypatch):
+    """Without a config in the backbone's place PEFT would ask the Hub for one, for ten seconds where it can't."""
+    from huggingface_hub import HfApi
+
+    def asked(*args, **options):
+        raise AssertionError("the Hub was asked")
+
+    model = fitted(backbone, "faking", 0)
+    model.peft_config["faking"].base_model_name_or_path = "somebody/gone"
+    for place in ("peft.utils.save_and_load.check_file_exists_on_hf_hub", "socket.socket.connect"):
+        monkeypatch.setattr(place, asked)
+    monkeypatch.setattr(HfApi, "file_exists", asked)
+    save_adapter(model, "faking", tmp_path / "adapter", {})
+    assert backbone_of(tmp_path / "adapter") == "somebody/gone"

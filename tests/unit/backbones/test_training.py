@@ -2,11 +2,12 @@
 
 import itertools
 import math
+from contextlib import suppress
 
 import pytest
 import torch
 
-from fa_lightning.backbones.training import adamw_with_warmup, check_finite
+from fa_lightning.backbones.training import adamw_with_warmup, check_finite, evaluating
 
 
 def rates(total, fraction, peak=0.4):
@@ -72,3 +73,15 @@ def test_a_loss_that_is_no_number_stops_with_step_and_batch(value):
 
 def test_a_finite_loss_passes():
     check_finite(torch.tensor(3.4e38), step=0, batch=0)
+
+
+def test_each_part_gets_its_own_mode_back_even_after_an_error():
+    module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 2)))
+    module[1].eval()
+    module[1][0].train()
+    before = [part.training for part in module.modules()]
+    assert before == [True, True, False, True, False]
+    with suppress(KeyError), evaluating(module):
+        assert not any(part.training for part in module.modules())
+        raise KeyError
+    assert [part.training for part in module.modules()] == before
