@@ -41,15 +41,23 @@ def attach_adapter(
     Raises:
         UserError: the backbone has no layer of such a name; those that it has are listed.
     """
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, get_peft_model
 
     refuse_unknown_targets(model, target_modules)
-    if getattr(model, "is_loaded_in_4bit", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, task_type="CAUSAL_LM"
     )
-    return get_peft_model(model, config, adapter_name=name)
+    return get_peft_model(ready_for_training(model), config, adapter_name=name)
+
+
+def ready_for_training(model: Any) -> Any:
+    """The backbone as adapters are laid on it: where its weights are packed (4-bit), the others are in float32."""
+    # Packed weights are integers: no library's word for them has to be known.
+    if all(parameter.is_floating_point() for parameter in model.parameters()):
+        return model
+    from peft import prepare_model_for_kbit_training
+
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 def save_adapter(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import read_sidecar
+from fa_lightning.backbones.adapters import read_sidecar, ready_for_training
 from fa_lightning.backbones.load import DType, check_fingerprint
 from fa_lightning.backbones.targets import load_weights
 from fa_lightning.backbones.training import evaluating
@@ -78,11 +78,7 @@ class TrainedOn(BehaviourModule):
         expected = read_sidecar(self.start_from).get("fingerprint", {})
         # Ranks that get the weights from rank zero have none to compare.
         check_fingerprint(self.fingerprint or expected, expected, f"adapter {self.start_from!r}")
-        if getattr(base, "is_loaded_in_4bit", False):
-            from peft import prepare_model_for_kbit_training
-
-            base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
-        model = load_weights(self.load_own(base), self.start_from, STARTING_POINT)
+        model = load_weights(self.load_own(ready_for_training(base)), self.start_from, STARTING_POINT)
         model.set_adapter(self.variant)
         return model
 

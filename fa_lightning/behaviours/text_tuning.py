@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import read_sidecar
+from fa_lightning.backbones.adapters import read_sidecar, ready_for_training
 from fa_lightning.backbones.load import DType, check_fingerprint
 from fa_lightning.backbones.targets import load_weights, refuse_unknown_targets
 from fa_lightning.behaviours.module import BehaviourModule
@@ -92,11 +92,7 @@ class TextTuning(BehaviourModule):
         # Ranks that get the weights from rank zero have none to compare.
         check_fingerprint(self.fingerprint or expected, expected, f"adapter {self.beneath!r}")
         refuse_unknown_targets(base, self.lora["target_modules"])
-        if getattr(base, "is_loaded_in_4bit", False):
-            from peft import prepare_model_for_kbit_training
-
-            base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
-        model = load_weights(base, self.beneath, BENEATH)
+        model = load_weights(ready_for_training(base), self.beneath, BENEATH)
         config = LoraConfig(
             r=self.lora["rank"],
             lora_alpha=self.lora["alpha"],

@@ -107,8 +107,8 @@ def _sidecars(experiment: Path, pattern: str) -> Iterable[Path]:
     yield from (path.parent for path in experiment.glob(f"{pattern}/0/{SIDECAR_FILE}"))
 
 
-def _missing(experiment: Path, what: str) -> FileNotFoundError:
-    return FileNotFoundError(
+def _missing(experiment: Path, what: str) -> MissingFileError:
+    return MissingFileError(
         f"--experiment {experiment}: no {what} there. Give the output folder of a finished experiment (such as "
         "checkpoints/embedded), made by `python -m fa_lightning fit`, or --model and --intervention"
     )

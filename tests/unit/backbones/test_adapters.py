@@ -54,6 +54,16 @@ def test_only_the_adapter_is_trainable_and_starts_as_no_change(backbone):
     torch.testing.assert_close(logits(model.eval()), logits(load_backbone(backbone)))
 
 
+def test_what_4bit_loading_does_not_pack_is_in_float32_under_an_adapter(backbone):
+    pytest.importorskip("bitsandbytes")
+    packed = load_backbone(backbone, dtype="bfloat16", load_in_4bit=True)
+    assert packed.model.norm.weight.dtype == torch.bfloat16
+    model = attach_adapter(packed, "aligned", rank=2, alpha=4, dropout=0.0, target_modules=["q_proj"])
+    kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert {kind for name, kind in kinds.items() if "_proj.base_layer" in name} == {torch.uint8}
+    assert {kind for name, kind in kinds.items() if "norm" in name or "lora_" in name} == {torch.float32}
+
+
 def test_the_update_is_scaled_by_alpha_over_rank(backbone):
     base, model = load_backbone(backbone), fitted(backbone, "faking", 3, targets=["q_proj"])
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
