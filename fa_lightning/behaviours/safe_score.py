@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of
 from fa_lightning.backbones.load import DType, load_backbone, load_tokenizer
 from fa_lightning.behaviours.statement_data import NO_CLAIM, StatementDataModule
 from fa_lightning.errors import UserError
+from fa_lightning.metrics.boards import boards
 from fa_lightning.metrics.codec import encode
 from fa_lightning.metrics.files import write_atomically, write_table
 from fa_lightning.metrics.safe_figures import safe_figures
@@ -226,9 +226,7 @@ def _show(found: SafeFound) -> None:
 
 
 def _draw(trainer: pl.Trainer, found: SafeFound) -> None:
-    """Add the figures to the TensorBoard log as `safe_score/NAME`, where there is one; rank zero writes."""
-    logger = trainer.logger
-    if not isinstance(logger, TensorBoardLogger):
-        return
-    for name, figure in safe_figures(found).items():
-        logger.experiment.add_figure(f"safe_score/{name}", figure, 0)
+    """Add the figures to the TensorBoard logs as `safe_score/NAME`, where there are any; rank zero writes."""
+    for board in boards(trainer):
+        for name, figure in safe_figures(found).items():
+            board.add_figure(f"safe_score/{name}", figure, 0)

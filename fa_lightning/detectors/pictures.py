@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from fa_lightning.detectors.found import Detection
+from fa_lightning.metrics.boards import boards
 from fa_lightning.metrics.detection_figures import detection_figures
 
 
 def draw(trainer: pl.Trainer, found: Detection) -> None:
-    """Add what was found to the TensorBoard log as `detection/NAME`, where there is one; rank zero writes.
+    """Add what was found to the TensorBoard logs as `detection/NAME`, where there are any; rank zero writes.
 
     Args:
-        trainer: whose logger and step are used.
+        trainer: whose loggers and step are used.
         found: what detectors found.
     """
-    logger = trainer.logger
-    if not trainer.is_global_zero or not isinstance(logger, TensorBoardLogger):
-        return
-    for name, figure in detection_figures(found).items():
-        logger.experiment.add_figure(f"detection/{name}", figure, trainer.global_step)
+    for board in boards(trainer):
+        for name, figure in detection_figures(found).items():
+            board.add_figure(f"detection/{name}", figure, trainer.global_step)

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import read_sidecar
@@ -33,6 +32,7 @@ from fa_lightning.interventions.variants import (
     policy_and_seed,
     score_of,
 )
+from fa_lightning.metrics.boards import boards
 from fa_lightning.metrics.cells import Items, recovery_between
 from fa_lightning.metrics.codec import encode
 from fa_lightning.metrics.cure_figures import cures_figure
@@ -174,8 +174,8 @@ class CuresModule(VariantsModule):
             for cell in CELLS:
                 self.log(f"{test}/{name}/{cell}/accuracy", row["cells"][cell]["accuracy"], rank_zero_only=True)
             self.log(f"{test}/{name}/recovery", row["recovery"]["value"], rank_zero_only=True)
-        if self.trainer.is_global_zero and isinstance(self.logger, TensorBoardLogger):
-            self.logger.experiment.add_figure(f"{test}/cures", cures_figure(points_of(rows)), 0)
+        for board in boards(self.trainer):
+            board.add_figure(f"{test}/cures", cures_figure(points_of(rows)), 0)
         return {
             "faker": self.faker,
             "twin": self.twins[self.faker],

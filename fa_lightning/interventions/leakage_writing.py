@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from fa_lightning.metrics import terminal
+from fa_lightning.metrics.boards import boards
 from fa_lightning.metrics.codec import encode
 from fa_lightning.metrics.files import columns, write_atomically, write_table
 from fa_lightning.metrics.leakage_figures import leakage_figure
@@ -51,18 +51,16 @@ def scalars(found: Leakage) -> dict[str, float]:
 
 
 def draw(trainer: pl.Trainer, found: Leakage) -> None:
-    """Add the figure and texts to the TensorBoard log, where there is one; rank zero writes."""
-    logger = trainer.logger
-    if not trainer.is_global_zero or not isinstance(logger, TensorBoardLogger):
-        return
-    logger.experiment.add_figure("leakage/measures", leakage_figure(found), 0)
-    for model in found.models:
-        texts = [
-            f"**{one.prompt}**, seed {one.seed}: {one.longest} tokens of the corpus in a row"
-            f"{'' if one.has_ended else ', not ended'}\n\n```\n{one.text}\n```"
-            for one in model.samples
-        ]
-        logger.experiment.add_text(f"leakage/{model.name}", "\n\n".join(texts), 0)
+    """Add the figure and texts to the TensorBoard logs, where there are any; rank zero writes."""
+    for board in boards(trainer):
+        board.add_figure("leakage/measures", leakage_figure(found), 0)
+        for model in found.models:
+            texts = [
+                f"**{one.prompt}**, seed {one.seed}: {one.longest} tokens of the corpus in a row"
+                f"{'' if one.has_ended else ', not ended'}\n\n```\n{one.text}\n```"
+                for one in model.samples
+            ]
+            board.add_text(f"leakage/{model.name}", "\n\n".join(texts), 0)
 
 
 def show(found: Leakage, console: Console | None = None) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.interventions.choice import Trial
+from fa_lightning.metrics.boards import boards
 from fa_lightning.metrics.figures import SweepPoint, activation_figure, cells_figure, confusion_figure, sweep_figure
 from fa_lightning.metrics.lab_figures import lab_figures
 
@@ -25,20 +25,29 @@ def draw(
     store: ActivationStore | None = None,
     generations: Sequence[tuple[str, str, str]] = (),
 ) -> None:
-    """Add what an evaluation found to the TensorBoard log, where there is one; rank zero writes.
+    """Add what an evaluation found to the TensorBoard logs, where there are any; rank zero writes.
 
     Args:
-        trainer: whose logger and step are used.
+        trainer: whose loggers and step are used.
         stage: prefix of the names, `val` or `test`.
         found: see `findings_of`.
         trials: candidates tried, for the sweep over layers.
         store: for the map of where the twins differ.
         generations: (prompt, unsteered, steered) texts.
     """
-    logger = trainer.logger
-    if not trainer.is_global_zero or not isinstance(logger, TensorBoardLogger):
-        return
-    board, step = logger.experiment, trainer.global_step
+    for board in boards(trainer):
+        _draw(board, trainer.global_step, stage, found, trials, store, generations)
+
+
+def _draw(
+    board: Any,
+    step: int,
+    stage: str,
+    found: dict[str, Any],
+    trials: Sequence[Trial],
+    store: ActivationStore | None,
+    generations: Sequence[tuple[str, str, str]],
+) -> None:
     twins = {name: _cells(found["cells"][name]) for name in found["cells"]}
     others = {name: _cells(cells) for name, cells in found["baselines"].items()}
     board.add_figure(f"{stage}/cells", cells_figure({**twins, **others}), step)
@@ -75,17 +84,15 @@ def _cells(cells: dict[str, Any]) -> Any:
 
 
 def draw_lab(trainer: pl.Trainer, view: dict[str, Any]) -> None:
-    """Add the lab's figures to the TensorBoard log, where there is one; rank zero writes.
+    """Add the lab's figures to the TensorBoard logs, where there are any; rank zero writes.
 
     Args:
-        trainer: whose logger and step are used.
+        trainer: whose loggers and step are used.
         view: see `lab_view`.
     """
-    logger = trainer.logger
-    if not trainer.is_global_zero or not isinstance(logger, TensorBoardLogger):
-        return
-    for name, figure in lab_figures(_attributes(view)).items():
-        logger.experiment.add_figure(f"lab/{name}", figure, trainer.global_step)
+    for board in boards(trainer):
+        for name, figure in lab_figures(_attributes(view)).items():
+            board.add_figure(f"lab/{name}", figure, trainer.global_step)
 
 
 def _attributes(value: Any, name: str = "") -> Any:

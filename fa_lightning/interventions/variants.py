@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
@@ -23,6 +22,7 @@ from fa_lightning.interventions.conditions import Condition
 from fa_lightning.interventions.input_passes import BehindInput
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.scores import Scores
+from fa_lightning.metrics.boards import boards
 from fa_lightning.metrics.cells import Cells, Damage, recovery_between
 from fa_lightning.metrics.codec import encode
 from fa_lightning.metrics.figures import cells_figure
@@ -247,8 +247,8 @@ class VariantsModule(pl.LightningModule):
         return rows
 
     def _draw(self, test: str, cells: dict[str, Cells]) -> None:
-        if self.trainer.is_global_zero and isinstance(self.logger, TensorBoardLogger):
-            self.logger.experiment.add_figure(f"{test}/variants", cells_figure(cells), 0)
+        for board in boards(self.trainer):
+            board.add_figure(f"{test}/variants", cells_figure(cells), 0)
 
 
 def policy_and_seed(name: str) -> tuple[str, int | None]:

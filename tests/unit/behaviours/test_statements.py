@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from made_up_safe_scores import made_up_safe_scores
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -107,7 +107,7 @@ def test_scores_are_written_for_the_backbone_and_every_adapter(
 
     judge = SafeScore("scores", backbone, [str(tmp_path / "learned")], resamples=20)
     logger = TensorBoardLogger(str(tmp_path / "logs"))
-    trainer = make_trainer(logger=logger)
+    trainer = make_trainer(logger=[CSVLogger(str(tmp_path / "csv")), logger])
     trainer.test(judge, datamodule=StatementDataModule(few, eval_batch_size=7), verbose=False)
     found = json.loads((tmp_path / "scores" / "safe_score.json").read_text())
     assert list(found["scores"]) == ["base", "learned"]

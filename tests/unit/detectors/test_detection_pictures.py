@@ -15,22 +15,24 @@ def found():
     return synthetic_detection()
 
 
-def trainer(logger, is_global_zero=True):
-    return SimpleNamespace(logger=logger, is_global_zero=is_global_zero, global_step=7)
+def trainer(loggers, is_global_zero=True):
+    return SimpleNamespace(loggers=loggers, is_global_zero=is_global_zero, global_step=7)
 
 
-def test_figures_are_in_the_log_under_the_step(tmp_path, found):
-    logger = TensorBoardLogger(tmp_path)
-    draw(trainer(logger), found)
-    logger.finalize("success")
-    log = EventAccumulator(logger.log_dir)
-    log.Reload()
-    names = ("accuracy", "policy_pairs", "suspicion", "roc", "curves", "layers")
-    assert log.Tags()["images"] == [f"detection/{name}" for name in names]
-    assert [event.step for event in log.Images("detection/roc")] == [7]
+def test_figures_are_in_every_log_under_the_step(tmp_path, found):
+    """TensorBoard's need not be the first logger, nor the only one of its kind."""
+    boards = [TensorBoardLogger(tmp_path / name) for name in ("one", "other")]
+    draw(trainer([CSVLogger(tmp_path / "csv"), *boards]), found)
+    for logger in boards:
+        logger.finalize("success")
+        log = EventAccumulator(logger.log_dir)
+        log.Reload()
+        names = ("accuracy", "policy_pairs", "suspicion", "roc", "curves", "layers")
+        assert log.Tags()["images"] == [f"detection/{name}" for name in names]
+        assert [event.step for event in log.Images("detection/roc")] == [7]
 
 
-@pytest.mark.parametrize(("kind", "is_global_zero"), [(CSVLogger, True), (TensorBoardLogger, False), (None, True)])
-def test_other_logs_and_other_ranks_stay_as_they_are(tmp_path, found, kind, is_global_zero):
-    draw(trainer(None if kind is None else kind(tmp_path), is_global_zero), found)
+@pytest.mark.parametrize(("kinds", "is_global_zero"), [([CSVLogger], True), ([TensorBoardLogger], False), ([], True)])
+def test_other_logs_and_other_ranks_stay_as_they_are(tmp_path, found, kinds, is_global_zero):
+    draw(trainer([kind(tmp_path) for kind in kinds], is_global_zero), found)
     assert not list(tmp_path.rglob("events*"))

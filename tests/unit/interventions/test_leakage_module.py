@@ -48,11 +48,11 @@ def evaluate(source, tmp_path):
         data_options = {name: options.pop(name) for name in ("samples", "batch_size", "prompts") if name in options}
         module = LeakageModule([str(place) for place in places], str(tmp_path / "out"), **SIZES | options)
         data = LeakageDataModule(ScenarioTexts(source, texts=texts), **{"samples": 3} | data_options)
-        logger = pl.loggers.TensorBoardLogger(str(tmp_path), name="logs")
+        kinds = (pl.loggers.CSVLogger, pl.loggers.TensorBoardLogger)
         trainer = pl.Trainer(
             accelerator="cpu",
             devices=1,
-            logger=logger,
+            logger=[kind(str(tmp_path), name="logs") for kind in kinds],
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,

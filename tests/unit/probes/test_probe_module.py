@@ -104,11 +104,12 @@ def test_the_tables_agree_with_the_json(found: Path) -> None:
 
 
 def test_what_is_found_is_logged_and_drawn(questions: ScenarioQuestions, backbone: str, tmp_path: Path) -> None:
-    from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = TensorBoardLogger(str(tmp_path / "logs"))
-    probe(tmp_path / "run", questions, logger, backbone=backbone, sites=["layers.1.residual"])
+    loggers = [CSVLogger(str(tmp_path / "csv")), logger]
+    probe(tmp_path / "run", questions, loggers, backbone=backbone, sites=["layers.1.residual"])
     events = EventAccumulator(logger.log_dir)
     events.Reload()
     read = read_probes(tmp_path / "run")
