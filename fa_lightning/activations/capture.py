@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site, decoder_layers, hidden_of, module_at
+from fa_lightning.backbones.attached import attached
 from fa_lightning.errors import UserError
 
 
@@ -63,19 +64,15 @@ def capture(model: nn.Module, sites: Sequence[Site], stop: bool = True) -> Itera
 
         return read
 
-    handles = []
+    # Only OPT's MLP needs the two sizes, but they are as cheap for all.
+    before = [(block, note_tokens) for block in blocks]
     try:
-        # Only OPT's MLP needs the two sizes, but they are as cheap for all.
-        handles += [block.register_forward_pre_hook(note_tokens, with_kwargs=True) for block in blocks]
-        handles += [module.register_forward_hook(reader(name)) for name, module in modules.items()]
-        yield states
+        with attached([(module, reader(name)) for name, module in modules.items()], before):
+            yield states
     except StopForward as raised:
         # An inner block's stop must not end an outer one's.
         if raised.args != (mark,):
             raise
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def truncated_forward(model: nn.Module, sites: Sequence[Site], **inputs: Any) -> dict[str, Tensor]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site, decoder_layers, hidden_of, module_at, replaced, text_config
+from fa_lightning.backbones.attached import attached, uncompiled
 
 Edit = Callable[[Tensor], Tensor]
 """States (batch, tokens, hidden) to states of the same shape."""
@@ -30,11 +31,8 @@ def edited(model: nn.Module, site: Site, edit: Edit, tokens: tuple[int, int] | N
     def replace(_: nn.Module, __: Any, output: Any) -> Any:
         return replaced(output, edit(hidden_of(output, tokens)))
 
-    handle = module_at(model, site).register_forward_hook(replace)
-    try:
+    with attached([(module_at(model, site), replace)]):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -53,9 +51,7 @@ def block_outputs(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int,
 
         return keep
 
-    with ExitStack() as stack:
-        for layer in layers:
-            stack.callback(blocks[layer].register_forward_hook(keeper(layer)).remove)
+    with attached([(blocks[layer], keeper(layer)) for layer in layers]):
         yield outputs
 
 
@@ -80,7 +76,8 @@ def resumed(model: nn.Module, layer: int, output: Any) -> Iterator[None]:
     try:
         for block in skipped:
             block.forward = lambda *_, **__: output
-        yield
+        with uncompiled():
+            yield
     finally:
         for block, forward in zip(skipped, before, strict=True):
             if forward is None:

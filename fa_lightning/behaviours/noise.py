@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.backbones.attached import attached
 from fa_lightning.behaviours.states import check_layers, decoder_blocks
 
 
@@ -37,9 +38,7 @@ def activation_noise(model: Any, dose: float, layers: Sequence[int] | None = Non
             return noisy(output, dose)
         return (noisy(output[0], dose), *output[1:])
 
-    with ExitStack() as stack:
-        for layer in chosen if dose else ():
-            stack.callback(blocks[layer].register_forward_hook(add).remove)
+    with attached([(blocks[layer], add) for layer in chosen]) if dose else nullcontext():
         yield
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from fa_lightning.backbones.attached import attached
 from fa_lightning.errors import UserError
 
 
@@ -60,7 +61,5 @@ def recorded_states(blocks: nn.ModuleList, layers: Sequence[int]) -> Iterator[di
 
         return hook
 
-    with ExitStack() as stack:
-        for layer in layers:
-            stack.callback(blocks[layer].register_forward_hook(keep(layer)).remove)
+    with attached([(blocks[layer], keep(layer)) for layer in layers]):
         yield states

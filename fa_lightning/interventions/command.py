@@ -158,7 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     text.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     text.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest tokens of this probability")
     text.add_argument("--seed", type=int, action="append", help="of the sampling, for both texts; may be repeated")
-    text.add_argument("--batch-size", type=int, default=8, help="prompts at a time; changes nothing in the texts")
+    text.add_argument(
+        "--batch-size",
+        type=int,
+        default=8,
+        help="prompts at a time; changes nothing in the texts in float32, and little in bfloat16",
+    )
     text.add_argument("--stream", action="store_true", help="show each text while it is written")
     text.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write one JSON line per prompt and seed")
     return parser

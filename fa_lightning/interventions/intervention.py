@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site, decoder_of, module_at, validate
+from fa_lightning.backbones.attached import attached
 from fa_lightning.backbones.training import evaluating
 from fa_lightning.errors import UserError
 from fa_lightning.interventions.artefact import (
@@ -217,7 +218,8 @@ def steering(
 
     Whatever happens inside, the hooks are gone afterwards. Blocks may be nested: the inner one's edits come after the
     outer one's at the same site. A hook registered inside the block sees the steered states. Maps are in evaluation
-    mode inside the block, and are copied once to each device where states live.
+    mode inside the block, and are copied once to each device where states live. A compiled model runs eagerly
+    meanwhile, since its graphs know no hooks.
 
     Args:
         model: a causal LM, PEFT-wrapped or not.
@@ -234,23 +236,23 @@ def steering(
     for intervention in interventions:
         intervention.validate(model)
     edits = [Edit(intervention) for intervention in interventions if not _changes_nothing(intervention)]
+    if not edits:
+        yield
+        return
+    record = CallRecord(decoder_of(model), {edit.site.positions for edit in edits}, prompt_tokens)
     with ExitStack() as stack:
-        if edits:
-            record = CallRecord(decoder_of(model), {edit.site.positions for edit in edits}, prompt_tokens)
-            stack.callback(record.decoder.register_forward_pre_hook(record, with_kwargs=True).remove)
         for edit in edits:
             _evaluate(stack, edit)
             edit.record = record
-            stack.callback(module_at(model, edit.site).register_forward_hook(edit).remove)
+        sites = [(module_at(model, edit.site), edit) for edit in edits]
+        stack.enter_context(attached(sites, before=[(record.decoder, record)]))
         try:
             yield
         except FloatingPointError:
             # Numbers went wrong further up: name the edit, if it is the cause.
-            if edits:
-                record.check()
-            raise
-        if edits:
             record.check()
+            raise
+        record.check()
 
 
 def _changes_nothing(intervention: Intervention) -> bool:

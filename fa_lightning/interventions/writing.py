@@ -1,4 +1,4 @@
-"""What a model writes, unsteered and steered, with the same luck: in batches that equal single prompts."""
+"""What a model writes, unsteered and steered, with the same luck: in batches that equal single prompts, in float32."""
 
 from __future__ import annotations
 
@@ -103,7 +103,10 @@ def write(
     seed: int = 0,
     streamer: Any = None,
 ) -> list[str]:
-    """One text per prompt, all written at once: each is what the prompt alone would give."""
+    """One text per prompt, all written at once: each is what the prompt alone would give, in float32.
+
+    In bfloat16 and float16 rounding depends on the batch's shape, and may tip the choice between two close tokens.
+    """
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     new = write_tokens(model, ids, tokenizer.pad_token_id, interventions, sampling, seed, streamer)
     return [str(text) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
@@ -163,7 +166,7 @@ class Draw:
 
     The largest of logits / temperature + Gumbel noise is a sample of the softmax. The noise of a step depends on the
     seed and the step alone and is the same for every row of that seed, so a text is the same whatever it is batched
-    with, and the steered text meets the luck of the unsteered one.
+    with (as far as the logits are, see `write`), and the steered text meets the luck of the unsteered one.
 
     Args:
         sampling: the temperature and top_p.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import CompileConfig
 
 from tests.conformance.law_list import law
 from tests.conformance.measures import (
@@ -185,6 +186,36 @@ def static_cache(steerer: Steerer, model: Any, edit: Edit) -> None:
         other_tokens, other_logits = generate(run, batch, cache_implementation="static")
     close(other_logits, logits, "logits")
     same(other_tokens, tokens, "tokens")
+
+
+@law("A model compiled before is steered as one that is not", rules=("all",), families=("llama", "gpt2"))
+def a_compiled_model_is_steered(steerer: Steerer, model: Any, edit: Edit) -> None:
+    batch = batch_of(PROMPTS)
+    with steerer.steer(model, [edit]) as run:
+        expected = final_logits(run, batch)
+    torch.compiler.reset()  # with too many graphs it would run eagerly by itself
+    model.compile(backend="eager")
+    plain = final_logits(model, batch)
+    with steerer.steer(model, [edit]) as run:
+        close(final_logits(run, batch), expected, "logits")
+    same(final_logits(model, batch), plain, "logits afterwards")
+
+
+@law("So is one that `generate` compiles by itself", rules=("all", "generated"), families=("llama",))
+def generate_compiles_nothing_unsteered(steerer: Steerer, model: Any, edit: Edit) -> None:
+    batch = batch_of(PROMPTS)
+    with steerer.steer(model, [edit]) as run:
+        tokens, logits = generate(run, batch)
+    # As on a GPU, where a static cache is enough for it.
+    settings = CompileConfig(backend="eager", mode=None)
+    settings._compile_all_devices = True
+    options = {"cache_implementation": "static", "compile_config": settings}
+    torch.compiler.reset()
+    generate(model, batch, **options)
+    with steerer.steer(model, [edit]) as run:
+        other_tokens, other_logits = generate(run, batch, **options)
+    close(other_logits, logits, "generated logits")
+    same(other_tokens, tokens, "generated tokens")
 
 
 @law("Prefill in chunks equals prefill at once")

@@ -47,6 +47,7 @@ def test_the_unsteered_model_keeps_the_laws_so_a_broken_one_is_the_fault_of_stee
 
 
 GENERATED = ["greedy_equals_recomputation", "sampling_equals_recomputation", "beams_equal_recomputation"]
+COMPILED = ["a_compiled_model_is_steered", "generate_compiles_nothing_unsteered"]
 
 
 class Wrong(FaLightning):
@@ -77,8 +78,12 @@ class Wrong(FaLightning):
     ("way", "rule", "broken"),
     [
         ("columns", "from_2", ["padding_changes_nothing", "cache_on_equals_off", *GENERATED, "chunked_prefill"]),
-        ("first_row", "all", ["batch_equals_singles", "padding_changes_nothing", "beams_equal_recomputation"]),
-        ("in_place", "all", ["earlier_readers_are_left_alone"]),
+        (
+            "first_row",
+            "all",
+            ["batch_equals_singles", "padding_changes_nothing", "beams_equal_recomputation", *COMPILED],
+        ),
+        ("in_place", "all", ["earlier_readers_are_left_alone", *COMPILED]),
     ],
 )
 def test_the_laws_catch_what_other_libraries_do(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.activations.capture import capture
+from fa_lightning.activations.edit import block_outputs, edited, resumed
 from fa_lightning.activations.sites import Site
 from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.regressors.linear import Affine, Identity, MeanShift
@@ -216,3 +217,39 @@ def test_components_are_edited_at_their_own_output(model: Any, component: Any) -
     assert torch.equal(steered[site.name], plain[site.name] + shift)
     if component == "mlp" and model.config.model_type != "gemma2":  # elsewhere nothing in the block follows the MLP
         close(steered["layers.1.residual"], plain["layers.1.residual"] + shift)
+
+
+@pytest.mark.parametrize("way", ["wrapped", "layers"])
+def test_a_compiled_model_is_steered_and_read_however_it_was_compiled(llama: Any, way: str) -> None:
+    batch, edit, site = batch_of(PROMPTS), make_edit("last"), Site(0)
+    with edit.on(llama), capture(llama, [site], stop=False) as states:
+        expected = final_logits(llama, batch)
+    if way == "wrapped":
+        run: Any = torch.compile(llama, backend="eager")
+    else:
+        run = llama
+        for index, layer in enumerate(llama.model.layers):
+            llama.model.layers[index] = torch.compile(layer, backend="eager")
+    plain = final_logits(run, batch)
+    with capture(run, [site], stop=False) as unsteered:
+        assert torch.equal(final_logits(run, batch), plain)
+    with edit.on(run), capture(run, [site]) as steered:
+        run(**batch)
+    close(steered[site.name], states[site.name])
+    assert not torch.allclose(unsteered[site.name], states[site.name], atol=1e-2)
+    with edit.on(run):
+        close(final_logits(run, batch), expected)
+
+
+def test_edits_of_states_and_skipped_layers_reach_a_compiled_model(llama: Any) -> None:
+    batch, site = batch_of(PROMPTS), Site(0)
+    with edited(llama, site, torch.neg), block_outputs(llama, [1]) as outputs:
+        expected = final_logits(llama, batch)
+    llama.compile(backend="eager")
+    plain = final_logits(llama, batch)
+    with edited(llama, site, torch.neg), block_outputs(llama, [1]) as again:
+        close(final_logits(llama, batch), expected)
+    close(again[1], outputs[1])
+    with resumed(llama, 1, outputs[1]):
+        close(final_logits(llama, batch), expected)
+    assert torch.equal(final_logits(llama, batch), plain)
