@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from fa_lightning.activations.store import (
     refuse_difference,
 )
 from fa_lightning.errors import UnavailableError, UserError
+from fa_lightning.metrics.files import whole_file
 
 _TEMPORARY = re.compile(r"\.writing-rank(\d+)-.+")
 
@@ -254,16 +254,10 @@ class StoreWriter:
 
     def _write_file(self, name: str, payload: bytes) -> None:
         """Put a file under its final name only once all its bytes are on the disk."""
-        temporary = self.folder / f".writing-rank{self.rank}-{name}"
         try:
-            with temporary.open("wb") as file:
+            with whole_file(self.folder / name, temporary=f".writing-rank{self.rank}-{name}") as file:
                 file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.folder / name)
-            _sync_folder(self.folder)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise StoreFullError(
@@ -271,8 +265,6 @@ class StoreWriter:
                 f"the disk of {self.folder} is full: {name} needs {len(payload)} bytes, "
                 f"{shutil.disk_usage(self.folder).free} are free. Nothing lost: make room and run again to resume",
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _identifier(shard_id: int | str) -> str:
@@ -303,14 +295,3 @@ def _read_sidecar(path: Path) -> dict[str, Any] | None:
         return {**sidecar, "fingerprint": dict(sidecar["fingerprint"]), "hidden_size": int(sidecar["hidden_size"])}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; only POSIX systems let a folder be synchronised."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

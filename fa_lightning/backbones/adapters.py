@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.targets import load_weights, refuse_unknown_targets
 from fa_lightning.errors import MissingFileError, UserError
-from fa_lightning.metrics.files import by_number
+from fa_lightning.metrics.files import by_number, whole_folder
 
 VariantName = Literal["aligned", "faking"]
 VARIANTS: tuple[VariantName, ...] = ("faking", "aligned")
@@ -73,30 +71,19 @@ def save_adapter(
         state: the weights by their name in `model`, where the model's own are cut over ranks; then `notes` must hold
             the fingerprint.
     """
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    # Told what to save: PEFT would ask the Hub for the size of the backbone's vocabulary.
-    model.save_pretrained(str(fresh), selected_adapters=[name], state_dict=state, save_embedding_layers=False)
-    inner = fresh / name
-    # PEFT puts an adapter that is not called `default` into a subfolder of its own.
-    source = inner if inner.is_dir() else fresh
     facts = notes if "fingerprint" in notes else {"fingerprint": fingerprint(model), **notes}
-    (source / SIDECAR).write_text(json.dumps(facts, indent=2, sort_keys=True))
-    # A folder can't be replaced in one step: the older one is moved aside, and back if the new one can't follow.
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    replaces = folder.is_dir()
-    if replaces:
-        os.rename(folder, aside)
-    try:
-        os.replace(source, folder)
-    except OSError:
-        if replaces:
-            os.rename(aside, folder)
-        raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(aside, ignore_errors=True)
+    with whole_folder(folder) as fresh:
+        # Told what to save: PEFT would ask the Hub for the size of the backbone's vocabulary.
+        model.save_pretrained(str(fresh), selected_adapters=[name], state_dict=state, save_embedding_layers=False)
+        # PEFT puts an adapter that is not called `default` into a subfolder of its own, beside a card of the model.
+        inner = fresh / name
+        if inner.is_dir():
+            for path in [path for path in fresh.iterdir() if path != inner]:
+                path.unlink()
+            for path in inner.iterdir():
+                path.rename(fresh / path.name)
+            inner.rmdir()
+        (fresh / SIDECAR).write_text(json.dumps(facts, indent=2, sort_keys=True))
 
 
 def read_sidecar(folder: str | Path) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from fa_lightning.backbones.pretraining_data import TASKS
 from fa_lightning.backbones.tokenizer import ASSISTANT
 from fa_lightning.backbones.training import adamw_with_warmup, check_finite
 from fa_lightning.metrics.cells import CellAccuracy
+from fa_lightning.metrics.files import whole_folder
 from fa_lightning.scenarios.batches import Batch, owed
 from fa_lightning.scenarios.scenario import CELLS
 
@@ -160,13 +159,9 @@ class BackboneModule(pl.LightningModule):
 
     @rank_zero_only
     def _save(self) -> None:
-        folder = Path(self.export)
-        fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        fresh.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(str(fresh))
-        self._datamodule().tokenizer.save_pretrained(str(fresh))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(fresh, folder)
+        with whole_folder(Path(self.export)) as fresh:
+            self.model.save_pretrained(str(fresh))
+            self._datamodule().tokenizer.save_pretrained(str(fresh))
 
     def _judge(self, batch: Batch, task: str) -> Tensor:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}

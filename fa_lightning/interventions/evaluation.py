@@ -22,6 +22,7 @@ from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.pictures import draw
 from fa_lightning.interventions.scores import Scores
 from fa_lightning.interventions.timing import overhead_ratio, side_by_side
+from fa_lightning.metrics.files import write_atomically
 from fa_lightning.regressors.module import Candidate, RegressorModule
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.scenario import CELLS
@@ -251,10 +252,7 @@ class SteeringEvaluation(pl.Callback):
         return self._variants
 
     def _write(self, name: str, content: Any) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = self.folder / f".{name}.tmp"
-        fresh.write_text(json.dumps(content, indent=2))
-        fresh.replace(self.folder / name)
+        write_atomically(self.folder / name, json.dumps(content, indent=2).encode())
 
 
 def _best_checkpoint(trainer: pl.Trainer) -> str:

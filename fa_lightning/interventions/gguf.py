@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from fa_lightning.errors import MissingPackageError, UserError
 from fa_lightning.interventions.constant import shift_of_every_token
 from fa_lightning.interventions.intervention import Intervention
+from fa_lightning.metrics.files import whole_file
 
 ARCHITECTURE = "controlvector"
 
@@ -47,10 +47,8 @@ def export_gguf(
     directions = control_directions(several)
     hint = model_hint or _architecture(several)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
+    with whole_file(path) as file:
+        writer = gguf.GGUFWriter(file.name, ARCHITECTURE)
         writer.add_string(f"{ARCHITECTURE}.model_hint", hint)
         writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(directions))
         for layer, direction in directions.items():
@@ -59,9 +57,6 @@ def export_gguf(
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

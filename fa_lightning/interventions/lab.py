@@ -33,6 +33,7 @@ from fa_lightning.interventions.pictures import draw, draw_lab
 from fa_lightning.interventions.scores import Scores
 from fa_lightning.interventions.sweep_table import Row, SweepTable
 from fa_lightning.interventions.timing import overhead_ratio, side_by_side
+from fa_lightning.metrics.files import write_atomically
 from fa_lightning.regressors.module import RegressorModule
 from fa_lightning.scenarios.batches import Batch
 
@@ -231,10 +232,7 @@ class SteeringLab(pl.Callback):
 
     @rank_zero_only
     def _write(self, name: str, content: Any) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = self.folder / f".{name}.tmp"
-        fresh.write_text(json.dumps(content, indent=1))
-        fresh.replace(self.folder / name)
+        write_atomically(self.folder / name, json.dumps(content, indent=1).encode())
 
 
 def _unwatched(batches: Sequence[Batch], count: int) -> Batch:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from fa_lightning.metrics.files import write_atomically
+
 NAN = float("nan")
 
 
@@ -111,9 +113,8 @@ class SweepTable:
             if not self.rows and _holds_rows(path):
                 path.replace(path.with_suffix(".old.csv"))
             # Without what a kill has cut off, so that new rows do not join half a row.
-            fresh = path.with_name(f".{path.name}.tmp")
-            fresh.write_text(_text([], key, header=True) + "".join(_text(part, key) for part in _pieces(self.rows)))
-            fresh.replace(path)
+            text = _text([], key, header=True) + "".join(_text(part, key) for part in _pieces(self.rows))
+            write_atomically(path, text.encode())
 
     def has(self, work: str) -> bool:
         """Whether a piece of work is done."""
@@ -132,7 +133,7 @@ class SweepTable:
         added = list(rows)
         self.rows += added
         if self.writes and added:
-            with self.path.open("a", newline="") as file:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
                 file.write(_text(added, self.key))
                 file.flush()
                 os.fsync(file.fileno())
@@ -164,7 +165,7 @@ def _pieces(rows: list[Row]) -> list[list[Row]]:
 
 
 def _holds_rows(path: Path) -> bool:
-    return path.is_file() and path.read_text().count("\n") > 1
+    return path.is_file() and path.read_text(encoding="utf-8").count("\n") > 1
 
 
 def _read(path: Path, key: str) -> list[Row]:
@@ -174,7 +175,7 @@ def _read(path: Path, key: str) -> list[Row]:
     kinds = get_type_hints(Row)
     finished: list[Row] = []
     begun: list[Row] = []
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     # A row that a kill has cut short has no line end.
     for record in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
         if set(record) != {*COLUMNS, "made_from", "mark"} or record["made_from"] != key:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and tables as CSV."""
+"""Files and folders that are written whole or not at all, and tables as CSV."""
 
 from __future__ import annotations
 
@@ -6,26 +6,93 @@ import csv
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def whole_file(path: Path, temporary: str = "") -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends: a kill or an error leaves the old file, or none.
+
+    It is on the disk before it is renamed, in the same folder, so that no copy from another file system can be cut
+    short. A link stays one; what it leads to is replaced. Folders on the way to it are made.
+
+    Args:
+        path: of the file.
+        temporary: its name until then, if not one that no other process uses.
+
+    Yields:
+        The file, open for bytes.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(temporary or f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with fresh.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+        _sync_folder(path.parent)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder that takes the place of `folder` when the block ends; after an error the old one stays.
+
+    Yields:
+        The empty folder.
+    """
+    folder = folder.resolve()
+    fresh, aside = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    for left_over in (fresh, aside):
+        shutil.rmtree(left_over, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        for path in fresh.rglob("*"):
+            if path.is_file():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
+            else:
+                _sync_folder(path)
+        _sync_folder(fresh)
+        # A folder can't be replaced in one step: the older one is moved aside, and back if the new one can't follow.
+        replaces = folder.is_dir()
+        if replaces:
+            os.rename(folder, aside)
+        try:
+            os.replace(fresh, folder)
+        except OSError:
+            if replaces:
+                os.rename(aside, folder)
+            raise
+        _sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it: a kill or an error leaves the old file, or none.
+    """Write a `whole_file` in one go."""
+    with whole_file(path) as file:
+        file.write(data)
 
-    Folders on the way to it are made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; only POSIX systems let a folder be synchronised."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        os.fsync(descriptor)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def by_number(path: Path) -> list[tuple[bool, int, str]]:

@@ -15,7 +15,6 @@ import torch
 from safetensors import safe_open
 
 from fa_lightning.activations import store as store_module
-from fa_lightning.activations import store_writer
 from fa_lightning.activations.store import (
     DTYPES,
     ActivationStore,
@@ -399,7 +398,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, code):
 
     writer = StoreWriter(tmp_path, FINGERPRINT, SITES)
     with monkeypatch.context() as patch:
-        patch.setattr(store_writer.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(StoreFullError, match=r"needs \d+ bytes, \d+ are free. Nothing lost.*run again") as error:
             writer.write(2, split_of(2), *shard_content(2))
     assert error.value.errno == errno.ENOSPC
@@ -419,7 +418,7 @@ def test_other_disk_errors_are_passed_on(tmp_path, monkeypatch):
     def denied(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(store_writer.os, "replace", denied)
+    monkeypatch.setattr(os, "replace", denied)
     with pytest.raises(PermissionError):
         writer.write(0, "train", *shard_content(0))
     assert list(tmp_path.iterdir()) == []
@@ -431,7 +430,6 @@ KILLED_AT_EVERY_STEP = """
 import os, signal, sys
 sys.path[:0] = sys.argv[2:]
 from fa_lightning.activations import store as store_module
-from fa_lightning.activations import store_writer
 from test_store import SHARDS, write_all
 
 real = {"fsync": os.fsync, "replace": os.replace}
@@ -456,7 +454,7 @@ for step in range(1, 16):
         if child == 0:
             steps = 0
             for name in real:
-                setattr(store_writer.os, name, dying(name, step, half))
+                setattr(os, name, dying(name, step, half))
             folder = f"{sys.argv[1]}/{step}-{int(half)}"
             writer, _ = write_all(folder, shards=[0, 1])
             writer.finish([0, 1])
