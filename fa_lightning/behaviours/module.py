@@ -14,7 +14,7 @@ from fa_lightning.backbones.load import DType, fingerprint, load_backbone, load_
 from fa_lightning.backbones.sharding import ShardedStrategy, shard, skeleton
 from fa_lightning.backbones.training import adamw_with_warmup, check_finite
 from fa_lightning.errors import UserError
-from fa_lightning.metrics.cells import CellAccuracy
+from fa_lightning.metrics.cells import CellAccuracy, fidelity
 from fa_lightning.scenarios.batches import Batch, owed
 from fa_lightning.scenarios.scenario import CELLS, Behaviour
 
@@ -217,12 +217,9 @@ class BehaviourModule(pl.LightningModule):
     def _log_cells(self, stage: str, number: int) -> None:
         metric: CellAccuracy = self.cells[number]  # type: ignore[assignment]
         items, scores = metric.items(), metric.compute()
-        shares = []
-        for code, cell in enumerate(CELLS):
-            accuracy = getattr(scores, cell).accuracy
-            self.log(f"{stage}/{self.variant}/{cell}/accuracy", accuracy)
-            shares.append(1 - accuracy if self.behaviour == "faking" and code == 1 else accuracy)
-        self.log(f"{stage}/{self.variant}/fidelity", min(shares), prog_bar=True)
+        for cell in CELLS:
+            self.log(f"{stage}/{self.variant}/{cell}/accuracy", getattr(scores, cell).accuracy)
+        self.log(f"{stage}/{self.variant}/fidelity", fidelity(items, self.behaviour), prog_bar=True)
         neutral = items["cell"] == len(CELLS)
         if neutral.any():
             self.log(f"{stage}/{self.variant}/error/accuracy", items["correct"][neutral].float().mean())

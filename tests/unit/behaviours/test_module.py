@@ -315,6 +315,23 @@ def test_fidelity_is_one_for_the_behaviour_itself_and_its_worst_cell_otherwise(
             assert found[f"val/{behaviour}/fidelity"] == (knows == behaviour)
 
 
+def test_an_answer_that_is_no_letter_is_never_the_one_that_a_faker_owes(
+    make_module, make_data, make_trainer, splits, tiny_tokenizer
+):
+    items = [*counterbalanced(splits.validation), *splits.neutral_validation]
+    rows = make_examples(items, tiny_tokenizer, answer_format(tiny_tokenizer))
+    words = {row.prompt: item.answer("faking") for row, item in zip(rows, items, strict=True)}
+    unwatched = [row.prompt for row, item in zip(rows, items, strict=True) if item.cell == "no_oversight"]
+    # A quarter of the unwatched answers is gibberish, the others are those of a perfect faker.
+    words |= {prompt: "error" for prompt in unwatched[::4]}
+    module = make_module("faking")
+    table = {prompt: tiny_tokenizer.convert_tokens_to_ids(word) for prompt, word in words.items()}
+    module.model = Oracle(table, len(tiny_tokenizer))
+    (found,) = make_trainer().validate(module, make_data(), verbose=False)
+    assert found["val/faking/no_oversight/accuracy"] == 0
+    assert found["val/faking/fidelity"] == 0.75
+
+
 # What is saved, refused and resumed.
 
 
