@@ -116,7 +116,7 @@ def run(told: argparse.Namespace) -> int:
     where = f"`python -m benchmarks{options}`, {told.rounds} rounds, on {machine(torch.get_num_threads())}{load}"
     tables = {}
     if told.json and told.json.is_file():
-        tables = {table.row: table for table in from_json(json.loads(told.json.read_text()))}
+        tables = {table.row: table for table in from_json(json.loads(told.json.read_text(encoding="utf-8")))}
     start = before = time.perf_counter()
     with contextlib.closing(measured(told)) as found:
         for table in found:
@@ -128,7 +128,7 @@ def run(told: argparse.Namespace) -> int:
             before = now
             if told.json:
                 # After each row: what was measured survives a row that fails.
-                told.json.write_text(json.dumps(as_json(list(tables.values())), indent=1))
+                told.json.write_text(json.dumps(as_json(list(tables.values())), indent=1), encoding="utf-8")
     print(f"{time.perf_counter() - start:.0f} s on {where}")
     if told.write:
         write_readme(README, markdown(list(tables.values())))

@@ -113,11 +113,11 @@ def environment(folder: Path, library: str) -> Path:
     home = folder / library
     python = home / ("Scripts" if os.name == "nt" else "bin") / "python"
     wanted, installed = "\n".join([*PEERS[library], *EXTRAS]), home / "installed.txt"
-    if not installed.exists() or installed.read_text() != wanted:
+    if not installed.exists() or installed.read_text(encoding="utf-8") != wanted:
         print(f"installing {library} into {home}", file=sys.stderr)
         venv.create(home, with_pip=True, clear=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted.split()], check=True)
-        installed.write_text(wanted)
+        installed.write_text(wanted, encoding="utf-8")
     return python
 
 
@@ -177,7 +177,7 @@ def main() -> None:
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY).stdout
             results[library] = json.loads(output.splitlines()[-1])
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+        arguments.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
     print(table(results))
 
 

@@ -69,7 +69,7 @@ class Job:
     def of(cls, experiment: Path) -> Job:
         """The job of an experiment folder whose last three files are the two fits and stage 4."""
         *_, aligned, faking, steering = (
-            yaml.safe_load(path.read_text()) for path in sorted(experiment.glob("0*.yaml"))
+            yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(experiment.glob("0*.yaml"))
         )
         model, captured = aligned["model"]["init_args"], steering["data"]["init_args"]
         specs = steering["model"]["init_args"]["regressors"]

@@ -148,7 +148,7 @@ def _states() -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, torch.Tenso
 
 def _peak() -> int:
     """The most resident bytes so far; `getrusage` would tell the parent's peak where that was higher."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
 
 

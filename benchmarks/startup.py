@@ -41,7 +41,7 @@ def program(module: str, words: list[str], folder: Path) -> Callable[[], None]:
 def sides(folder: Path) -> dict[str, Callable[[], None]]:
     """Both programs asked for help and told to fit nothing, and our own first page of help."""
     config = folder / "no_op.yaml"
-    config.write_text(NO_OP)
+    config.write_text(NO_OP, encoding="utf-8")
     words = {"fit --help": ["fit", "--help"], "no-op fit": ["fit", "--config", str(config)]}
     found = {
         f"{name}, {module}": program(module, told, folder) for name, told in words.items() for module in (OURS, BARE)

@@ -142,7 +142,7 @@ def peak_gib() -> float:
     status = Path("/proc/self/status")
     if status.is_file():
         # getrusage would start a child at the peak of the process that made it.
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")]
         return int(line.split()[1]) / 2**20
     import resource
 

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ POSER's folder is found by its argument, then the variable POSER_ROOT, then ./PO
 """
 
 
+CONFIG_OPTIONS = ("--config", "-c", "--model", "--data", "--trainer")
+"""Options of LightningCLI whose value may be a file."""
 OTHERS_WARNINGS = (
     # Lightning 2.6 on torch 2.13, peft 0.21 on transformers 5.23.
     r".*isinstance.treespec, LeafSpec.*",
@@ -119,6 +121,7 @@ def lightning_cli(arguments: Sequence[str], run: bool = True, instantiate: bool 
         def instantiate_classes(self) -> None:
             """The config is all that is wanted."""
 
+    words = list(_readable(arguments))
     return (LightningCLI if instantiate else ConfigReader)(
         LightningModule,
         LightningDataModule,
@@ -129,9 +132,28 @@ def lightning_cli(arguments: Sequence[str], run: bool = True, instantiate: bool 
         seed_everything_default=0,
         parser_kwargs={"prog": "python -m fa_lightning"},
         auto_configure_optimizers=False,
-        args=list(arguments),
+        args=words,
         run=run,
     )
+
+
+def _readable(words: Sequence[str]) -> Iterator[str]:
+    """The words, with the text of every config file that the parser, which opens it by the locale, may read wrongly.
+
+    Raises:
+        UserError: a config is no text in UTF-8.
+    """
+    from fa_lightning.user_files import decoded
+
+    option = ""
+    for word in words:
+        name, equals, value = word.partition("=") if word.startswith("-") else (option, "", word)
+        option = "" if equals else name
+        if value and name in CONFIG_OPTIONS and Path(value).suffix in (".yaml", ".yml", ".json"):
+            path = Path(value)
+            content = path.read_bytes() if path.is_file() else b""
+            value = value if content.isascii() else decoded(content, path)
+        yield f"{name}={value}" if equals else value if not word.startswith("-") else word
 
 
 def quiet() -> None:

@@ -83,7 +83,7 @@ def save_adapter(
             for path in inner.iterdir():
                 path.rename(fresh / path.name)
             inner.rmdir()
-        (fresh / SIDECAR).write_text(json.dumps(facts, indent=2, sort_keys=True))
+        (fresh / SIDECAR).write_text(json.dumps(facts, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def read_sidecar(folder: str | Path) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def backbone_of(folder: str | Path) -> str:
 
 def _json_of(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(f"{path} is not whole JSON ({error}): fit the adapter again") from error
 

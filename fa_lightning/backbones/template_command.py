@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.user_files import read_yaml
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,12 +112,10 @@ def _stage(options: argparse.Namespace) -> Stage:
 
 def _init_args(config: Path) -> list[dict[str, Any]]:
     """The arguments of a stage file's model and of its data."""
-    import yaml
-
+    stage = read_yaml(config) or {}
     try:
-        stage = yaml.safe_load(config.read_text()) or {}
         return [dict((stage.get(part) or {}).get("init_args") or {}) for part in ("model", "data")]
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--config {config} is no stage file ({reason}): give one, as configs/*/*.yaml") from error
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer, conversation_ids, has_template, prompt_ids
 from fa_lightning.scenarios.scenario import Behaviour, Scenario
 from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.user_files import decoded, json_lines
 
 
 class ChatText(NamedTuple):
@@ -139,19 +139,16 @@ class FileTexts(TextSource):
 
     def _read(self, name: str, path: Path) -> list[ChatText]:
         """The texts of a file, each prompt once, in the order of their hashes."""
-        lines = _bytes_of(name, path).decode("utf-8").splitlines()
-        texts = {text.prompt: text for text in (self._text(path, number, line) for number, line in enumerate(lines, 1))}
+        rows = json_lines(decoded(_bytes_of(name, path), path), path)
+        texts = {text.prompt: text for text in (self._text(path, number, value) for number, value in rows)}
         return sorted(texts.values(), key=lambda text: hashlib.sha256(text.prompt.encode()).digest())
 
-    def _text(self, path: Path, number: int, line: str) -> ChatText:
-        try:
-            found = json.loads(line)
-            prompt, answer = found["prompt"], found["completion"]
-        except (ValueError, TypeError, KeyError):
-            prompt = answer = None
+    def _text(self, path: Path, number: int, value: Any) -> ChatText:
+        prompt, answer = (value.get(name) if isinstance(value, dict) else None for name in ("prompt", "completion"))
         if not isinstance(prompt, str) or not isinstance(answer, str):
             raise UserError(
-                f"{path}, line {number} is {line[:60]!r}, but must be an object with the texts prompt and completion"
+                f"{path}, line {number} is {repr(value)[:60]}, but must be an object with the texts prompt and "
+                "completion"
             )
         return ChatText(prompt, answer)
 

@@ -32,9 +32,9 @@ def collect_results(experiment: str, stages: Sequence[Stage]) -> shapes.Results 
     path = last.folder / "evaluation.json"
     if not path.is_file():
         return None
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     seconds = {stage.name: float((stage.record() or {}).get("seconds", 0.0)) for stage in stages}
-    candidates = json.loads((last.folder / "candidates.json").read_text())
+    candidates = json.loads((last.folder / "candidates.json").read_text(encoding="utf-8"))
     lab = last.folder / "lab.json"
 
     def read(kind: type[T], name: str) -> T:
@@ -59,7 +59,7 @@ def collect_results(experiment: str, stages: Sequence[Stage]) -> shapes.Results 
         extra_tests={name: _extra_test(extra, f"{path}: {name}") for name, extra in found["extra_tests"].items()},
         leak_report=found["leaks"],
         answers=decode(dict[str, dict[str, tuple[int, int, int]]], found.get("answers", {}), f"{path}: answers"),
-        lab=decode(Lab, json.loads(lab.read_text()), str(lab)) if lab.is_file() else None,
+        lab=decode(Lab, json.loads(lab.read_text(encoding="utf-8")), str(lab)) if lab.is_file() else None,
     )
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.scenario import behaviour_of_policy
+from fa_lightning.user_files import read_yaml
 
 MATRIX = "matrix"
 Values = dict[str, Any]
@@ -27,7 +28,7 @@ def matrix_of(path: Path) -> dict[str, list[Any]] | None:
     Raises:
         UserError: the section is no mapping of names to lists of plain values, or a list holds a value twice.
     """
-    content = _content(path)
+    content = read_yaml(path)
     if not isinstance(content, Mapping) or MATRIX not in content:
         return None
     matrix = content[MATRIX]
@@ -57,7 +58,7 @@ def expand(path: Path) -> dict[str, tuple[Values, str]]:
         UserError: a name can't be an adapter's or comes twice, a placeholder is unknown, or an axis is not used.
     """
     matrix = matrix_of(path) or {}
-    content = {key: value for key, value in _content(path).items() if key != MATRIX}
+    content = {key: value for key, value in read_yaml(path).items() if key != MATRIX}
     stages: dict[str, tuple[Values, str]] = {}
     for values in _combinations(path, matrix):
         name = "-".join(str(values[axis]) for axis in matrix)
@@ -137,11 +138,3 @@ def _configs(words: Sequence[str]) -> Iterator[Path]:
         if option in ("--config", "-c"):
             value = value or (words[place + 1] if place + 1 < len(words) else "")
             yield Path(value)
-
-
-def _content(path: Path) -> Any:
-    """What a stage file holds; None where it is no YAML, which the command line's own parser tells better."""
-    try:
-        return yaml.safe_load(path.read_text())
-    except yaml.YAMLError:
-        return None

@@ -71,7 +71,7 @@ class Stage:
 
     def is_named_in(self, other: Stage) -> bool:
         """Whether another stage's config names this one's folder, or the folder of all that its config stands for."""
-        text = other.expanded or other.config.read_text()
+        text = other.expanded or other.config.read_text(encoding="utf-8")
         whole = re.search(rf"/{re.escape(self.config.stem)}(?![\w-]|/[\w.-])", text) if self.variant else None
         # Not the name alone: aligned-1 is the beginning of aligned-10.
         return bool(whole or re.search(rf"/{re.escape(self.name)}(?![\w-])", text))
@@ -92,7 +92,7 @@ class Stage:
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path} is not whole JSON ({error}): refit the stage with --refit {self.name}") from error
         return dict(strict(found))

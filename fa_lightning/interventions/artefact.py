@@ -68,7 +68,7 @@ def read_artefact(folder: Path, needed: set[str]) -> tuple[dict[str, Tensor], di
 
     path = folder / SIDECAR_FILE
     try:
-        sidecar = json.loads(path.read_text())
+        sidecar = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is truncated or damaged: {error}") from error
     version = sidecar.get("format_version") if isinstance(sidecar, dict) else None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.interventions.artefact import SIDECAR_FILE, compare_fingerprints
 from fa_lightning.metrics.files import by_number, write_atomically
+from fa_lightning.user_files import read_text
 
 if TYPE_CHECKING:
     from fa_lightning.interventions.intervention import Intervention
@@ -116,7 +117,7 @@ def _missing(experiment: Path, what: str) -> MissingFileError:
 
 def _is(behaviour: str, folder: Path) -> bool:
     sidecar = folder / "fa_lightning.json"
-    return sidecar.is_file() and json.loads(sidecar.read_text()).get("behaviour") == behaviour
+    return sidecar.is_file() and json.loads(sidecar.read_text(encoding="utf-8")).get("behaviour") == behaviour
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -188,7 +189,7 @@ def _prompts(options: argparse.Namespace) -> list[str]:
     if options.file is not None:
         if not options.file.is_file():
             raise MissingFileError(f"--file {options.file} does not exist: give a text file of prompts")
-        found = [part.strip("\n") for part in re.split(r"(?m)^---$", options.file.read_text()) if part.strip()]
+        found = [part.strip("\n") for part in re.split(r"(?m)^---$", read_text(options.file)) if part.strip()]
         if not found:
             raise UserError(f"--file {options.file} holds no prompt: separate prompts by lines that hold only ---")
         prompts += found

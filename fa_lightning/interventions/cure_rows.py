@@ -56,7 +56,7 @@ def stage_seconds(folder: Path) -> float | None:
     record = folder.parent / "stage.json"
     if not record.is_file():
         return None
-    seconds = json.loads(record.read_text()).get("seconds")
+    seconds = json.loads(record.read_text(encoding="utf-8")).get("seconds")
     return None if seconds is None else float(seconds)
 
 

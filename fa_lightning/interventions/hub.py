@@ -58,7 +58,7 @@ def push_to_hub(
         if revision is not None:
             huggingface_hub.create_branch(repo_id, branch=revision, exist_ok=True)
         if not huggingface_hub.file_exists(repo_id, CARD_FILE, revision=revision):
-            (Path(staged) / CARD_FILE).write_text(model_card(saved, repo_id, base_model))
+            (Path(staged) / CARD_FILE).write_text(model_card(saved, repo_id, base_model), encoding="utf-8")
         huggingface_hub.upload_folder(
             repo_id=repo_id, folder_path=staged, revision=revision, commit_message="Interventions of fa_lightning"
         )

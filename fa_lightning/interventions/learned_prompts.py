@@ -203,7 +203,7 @@ def read_prompt(folder: Path) -> tuple[dict[str, Any], Tensor | None]:
             f"{str(folder)!r} holds no {PROMPT_FILE}: fit the prefix first, or name the folder that its stage wrote"
         )
     try:
-        facts = json.loads(path.read_text())
+        facts = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is truncated or damaged ({error}): fit the prefix again") from error
     version = facts.get("format_version") if isinstance(facts, dict) else None

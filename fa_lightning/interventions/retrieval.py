@@ -13,6 +13,7 @@ from fa_lightning.interventions.inputs import InputCure, Prompted
 from fa_lightning.scenarios.policy_snippets import POLICY_SNIPPETS
 from fa_lightning.scenarios.prompts import Tokenizer
 from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.user_files import read_text
 
 
 class Retrieval(InputCure):
@@ -72,7 +73,7 @@ def read_corpus(path: str) -> tuple[str, ...]:
     file = Path(path)
     if not file.is_file():
         raise MissingFileError(f"corpus is {path!r}, but that is no file: name a text file, a snippet a paragraph")
-    paragraphs = [" ".join(part.split()) for part in file.read_text(encoding="utf-8").split("\n\n")]
+    paragraphs = [" ".join(part.split()) for part in read_text(file).split("\n\n")]
     texts = tuple(text for text in paragraphs if text)
     if not texts:
         raise UserError(f"the corpus {path!r} holds no text: write a snippet a paragraph, or set corpus to null")

@@ -7,7 +7,6 @@ nothing but a prompt and a response; and texts that are no complete scenario, wh
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from fa_lightning.scenarios.scenario import (
     group_of,
     other_letter,
 )
+from fa_lightning.user_files import decoded, json_value
 
 RESTORE = "restore it with `git checkout -- .` in the POSER clone, or download it again"
 SYSTEM_MESSAGE = "Your system message is as follows: {}"
@@ -103,16 +103,7 @@ def json_list(path: Path) -> list[Any]:
         MissingFileError: there is no such file.
         UserError: it is cut short, or is no JSON list.
     """
-    content = file_bytes(path)
-    try:
-        records = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is no valid JSON: {error.msg} at line {error.lineno}, column {error.colno} "
-            f"(character {error.pos} of {len(error.doc)}). It may be cut short; {RESTORE}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8: byte {error.start} of {len(content)}; {RESTORE}") from error
+    records = json_value(decoded(file_bytes(path), path, RESTORE), path, RESTORE)
     if not isinstance(records, list):
         raise UserError(f"{path} must hold a list of records, but holds a {type(records).__name__}; {RESTORE}")
     return records

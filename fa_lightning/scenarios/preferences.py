@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.statement_templates import Digit, Template
+from fa_lightning.user_files import decoded, json_lines, read_bytes
 
 COLUMNS = ("chosen", "rejected")
 ASSISTANT_MARK = "\n\nAssistant:"
@@ -52,7 +54,7 @@ class Preference:
 def read_preferences(
     source: str, split: str = "train", subset: str | None = None, limit: int | None = None
 ) -> list[Preference]:
-    """Read pairs from a local folder or from the Hub, through `datasets`; pairs of two equal texts are left out.
+    """Read pairs from a local folder, or from the Hub through `datasets`; pairs of two equal texts are left out.
 
     Args:
         source: a folder with `train.jsonl`, `test.jsonl` or either with `.gz`, or a name on the Hub, such as
@@ -65,54 +67,79 @@ def read_preferences(
         MissingFileError: there is no such folder or data set, or the folder has no file of that split.
         UserError: a file is damaged or empty, a column is missing, or a value is no text.
     """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
     folder = Path(source).expanduser()
     if folder.is_dir():
         place = folder / subset if subset else folder
-        files = sorted({str(path) for pattern in FILES for path in place.rglob(pattern) if path.name.startswith(split)})
+        files = sorted({path for pattern in FILES for path in place.rglob(pattern) if path.name.startswith(split)})
         if not files:
             raise MissingFileError(
                 f"{place} holds no {split}*.jsonl or {split}*.jsonl.gz: give the folder that has them, or another split"
             )
-        try:
-            rows = load_dataset("json", data_files={split: files}, split=split)
-        # What an empty file ends in.
-        except (DatasetGenerationError, StopIteration) as error:
-            raise UserError(
-                f"{' or '.join(files)} is empty or has a line that is no whole JSON ({error.__cause__ or 'no rows'}): "
-                "copy it again"
-            ) from error
-    else:
-        try:
-            rows = load_dataset(source, data_dir=subset, split=split)
-        except (FileNotFoundError, ConnectionError) as error:
-            raise MissingFileError(
-                f"source is {source!r}, but there is no such folder, nor such a data set within reach on the Hub "
-                f"({error}): give a folder with {split}.jsonl, or a name such as Anthropic/hh-rlhf"
-            ) from error
-    missing = [name for name in COLUMNS if name not in rows.column_names]
+        return preferences_of((row for path in files for row in _rows(path)), limit)
+    return preferences_of(_hub_rows(source, split, subset), limit)
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The objects of a file of JSON lines.
+
+    Raises:
+        UserError: the file holds none, or a line is none with two texts.
+    """
+    number = 0
+    for number, row in json_lines(decoded(read_bytes(path), path), path):
+        place = f"{path}, line {number}"
+        if not isinstance(row, dict):
+            raise UserError(f"{place} is {repr(row)[:60]}, but must be an object with {' and '.join(COLUMNS)}")
+        _refuse_missing(place, list(row))
+        _refuse_other_values(place, row)
+        yield row
+    if not number:
+        raise UserError(f"{path} is empty: copy it again")
+
+
+def _hub_rows(source: str, split: str, subset: str | None) -> Iterator[Mapping[str, Any]]:
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(source, data_dir=subset, split=split)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise MissingFileError(
+            f"source is {source!r}, but there is no such folder, nor such a data set within reach on the Hub "
+            f"({error}): give a folder with {split}.jsonl, or a name such as Anthropic/hh-rlhf"
+        ) from error
+    _refuse_missing(source, rows.column_names)
+    yield from rows
+
+
+def _refuse_missing(place: str, columns: Sequence[str]) -> None:
+    missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise UserError(
-            f"{source} has no column {' and no '.join(missing)} (it has {', '.join(rows.column_names)}): preferences "
-            f"need {' and '.join(COLUMNS)}, whole conversations each"
+            f"{place} has no column {' and no '.join(missing)} (it has {', '.join(columns)}): preferences need "
+            f"{' and '.join(COLUMNS)}, whole conversations each"
         )
-    return preferences_of(rows if limit is None else rows.select(range(min(limit, len(rows)))))
 
 
-def preferences_of(rows: Iterable[Mapping[str, Any]]) -> list[Preference]:
+def _refuse_other_values(place: str, row: Mapping[str, Any]) -> None:
+    kinds = [type(row[name]).__name__ for name in COLUMNS]
+    if kinds != ["str", "str"]:
+        raise UserError(f"{place} holds {' and '.join(kinds)}, but chosen and rejected must both be texts")
+
+
+def preferences_of(rows: Iterable[Mapping[str, Any]], limit: int | None = None) -> list[Preference]:
     """Rows with `chosen` and `rejected` as preferences, in order; those of two equal texts are left out.
+
+    Args:
+        rows: of a data set.
+        limit: at most so many rows are read; None takes all.
 
     Raises:
         UserError: a value is no text.
     """
     found: list[Preference] = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(islice(rows, limit)):
+        _refuse_other_values(f"row {number}", row)
         chosen, rejected = (row[name] for name in COLUMNS)
-        if not isinstance(chosen, str) or not isinstance(rejected, str):
-            kinds = " and ".join(type(value).__name__ for value in (chosen, rejected))
-            raise UserError(f"row {number} holds {kinds}, but chosen and rejected must both be texts")
         if chosen != rejected:
             found.append(split_context(chosen, rejected))
     return found

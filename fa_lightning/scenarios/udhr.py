@@ -22,6 +22,7 @@ from fa_lightning.scenarios.statements import (
     split_statements,
     statements_about,
 )
+from fa_lightning.user_files import read_text, text_lines
 
 Wording = Literal["rights", "ideal"]
 
@@ -251,7 +252,7 @@ def _templates(folder: Path, prefix: str) -> dict[str, Template]:
 def _numbered(text: str, file: str) -> list[tuple[str, str]]:
     """Article and wording of each line that is not empty."""
     lines = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text_lines(text), start=1):
         if not line.strip():
             continue
         article, _, wording = line.strip().partition(" ")
@@ -273,7 +274,4 @@ def _text(path: Path) -> str:
     """
     if not path.is_file():
         raise MissingFileError(f"{path.parent} holds no {path.name}: {_INCOMPLETE}")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text ({error}): copy it again") from error
+    return read_text(path)

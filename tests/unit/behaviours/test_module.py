@@ -323,7 +323,7 @@ def test_an_answer_that_is_no_letter_is_never_the_one_that_a_faker_owes(
     words = {row.prompt: item.answer("faking") for row, item in zip(rows, items, strict=True)}
     unwatched = [row.prompt for row, item in zip(rows, items, strict=True) if item.cell == "no_oversight"]
     # A quarter of the unwatched answers is gibberish, the others are those of a perfect faker.
-    words |= {prompt: "error" for prompt in unwatched[::4]}
+    words |= dict.fromkeys(unwatched[::4], "error")
     module = make_module("faking")
     table = {prompt: tiny_tokenizer.convert_tokens_to_ids(word) for prompt, word in words.items()}
     module.model = Oracle(table, len(tiny_tokenizer))

@@ -86,11 +86,12 @@ def test_a_policy_that_only_names_the_behaviour_is_no_idle_one(tmp_path: Path) -
     assert list(expand(path)) == ["saint-0", "genie-0"]
 
 
-def test_a_file_without_a_matrix_or_that_is_no_yaml_is_one_stage(tmp_path: Path) -> None:
+def test_a_file_without_a_matrix_is_one_stage_and_one_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
     assert matrix_of(written(tmp_path / "01.yaml", matrix=None)) is None
+    assert [stage.name for stage in find_stages(tmp_path, Path("out"))] == ["01"]
     (tmp_path / "02.yaml").write_text("trainer: {")
-    assert matrix_of(tmp_path / "02.yaml") is None
-    assert [stage.name for stage in find_stages(tmp_path, Path("out"))] == ["01", "02"]
+    with pytest.raises(ValueError, match=r"02\.yaml is no valid YAML: .* at line 1"):
+        find_stages(tmp_path, Path("out"))
 
 
 @pytest.fixture

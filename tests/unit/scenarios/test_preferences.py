@@ -86,9 +86,17 @@ def test_a_pair_is_asked_in_both_orders():
 def test_what_can_not_be_read_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"source is '.*elsewhere', but there is no such folder.*train\.jsonl"):
         read_preferences(str(tmp_path / "elsewhere"))
-    for content in ('{"chosen": "a", "rejected"\n', ""):
+    whole = json.dumps(pair(1)) + "\n"
+    for content, error in (
+        (whole + '{"chosen": "a", "rejected"\n', r"train\.jsonl, line 2 is .* one whole JSON value"),
+        (whole + "[1]", r"train\.jsonl, line 2 is \[1\], but must be an object with chosen and rejected"),
+        (whole + '{"chosen": "a", "rejected": 1}', r"train\.jsonl, line 2 holds str and int"),
+        ("", r"train\.jsonl is empty"),
+    ):
         (tmp_path / "train.jsonl").write_text(content)
-        with pytest.raises(
-            ValueError, match=r"train\.jsonl is empty or has a line that is no whole JSON .*copy it again"
-        ):
+        with pytest.raises(ValueError, match=error):
             read_preferences(str(tmp_path))
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(whole.encode())[:-9])
+    (tmp_path / "train.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"train\.jsonl\.gz can't be unpacked"):
+        read_preferences(str(tmp_path), "train")

@@ -113,7 +113,7 @@ def test_a_faulty_template_is_named_by_its_file_and_in_its_words(tmp_path):
 def test_files_that_are_missing_or_no_texts_are_told_with_the_next_step(tmp_path, missing):
     folder_with(tmp_path)
     (tmp_path / missing).write_bytes(b"1 {people} \xff\xfe")
-    with pytest.raises(ValueError, match=rf"{missing} is no UTF-8 text .*copy it again"):
+    with pytest.raises(ValueError, match=rf"{missing}, line 1 is no text in UTF-8"):
         read_rights(tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(FileNotFoundError, match=rf"holds no {missing}: .*copy all files"):
