@@ -344,9 +344,11 @@ def test_a_stage_file_names_model_scenarios_and_limit(save, capsys, wide, tmp_pa
     stage["data"] = {"init_args": {"scenarios": "PoserScenarios"}}
     config.write_text(yaml.safe_dump(stage))
     assert "data.init_args.scenarios can't be made" in shown(capsys, "--config", str(config))[2]
-    for damaged in ("- model\n", "model: a string\n", "model: [1\n"):
+    for damaged in ("- model\n", "model: a string\n"):
         config.write_text(damaged)
         assert f"--config {config} is no stage file" in shown(capsys, "--config", str(config))[2]
+    config.write_text("model: [1\n")
+    assert f"{config} is no valid YAML" in shown(capsys, "--config", str(config))[2]
 
 
 @pytest.mark.parametrize(
