@@ -57,6 +57,27 @@ def place_of(what: str, name_or_path: str) -> str:
     )
 
 
+def folder_of(name_or_path: str, revision: str | None = None) -> Path | None:
+    """Where a model's files lie: its folder, or the one in the Hub's cache; None where it is in neither.
+
+    Args:
+        name_or_path: Hub name or local folder.
+        revision: commit that was loaded from the Hub; None takes the main one that is in the cache.
+    """
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    if name_or_path.count("/") > 1:
+        return None
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(name_or_path, "config.json", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
 @lru_cache(maxsize=64)
 def _why_unreachable(what: str, name: str) -> str | None:
     """Why the Hub can't hand out a model now; None where it can. Asked once in a process.

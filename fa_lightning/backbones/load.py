@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from fa_lightning.backbones.hub import place_of
+from fa_lightning.backbones.hub import folder_of, place_of
+from fa_lightning.backbones.weights import digest_of_files, digest_of_model
 from fa_lightning.errors import MissingPackageError, UnavailableError, UserError
 
 DType = Literal["float32", "bfloat16", "float16"]
+
+LOADED_WEIGHTS = "fa_lightning_weights"
+"""Attribute of a loaded backbone: digests of its weights as they were in memory then, and of those in its files."""
 
 NEXT_STEPS = (
     "Give a folder that holds config.json, the weights and the tokenizer, or fetch the model once where there is a "
@@ -106,6 +109,11 @@ def load_backbone(
         # then on pass no gradient back: every fit that validates would go wrong in silence.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    source = folder_of(place, getattr(model.config, "_commit_hash", None))
+    in_files = None if source is None else digest_of_files(source)
+    if in_files is not None:
+        # Beside what is in memory now, by which a later change is seen: it differs from the files where it is rounded.
+        setattr(model, LOADED_WEIGHTS, (digest_of_model(model), in_files))
     model.requires_grad_(False)
     return model.eval()
 
@@ -113,21 +121,21 @@ def load_backbone(
 def fingerprint(model: Any) -> dict[str, str]:
     """Which backbone this is, as fields that an error can name.
 
-    Adapters, 4-bit loading and bfloat16 in place of float32 do not change it: `weights` digests samples of the
-    embeddings and of the norms, rounded to bfloat16. (float16 rounds small weights to others.)
+    `weights` digests a sample of every weight in the files that the model was loaded from, rounded to bfloat16: it is
+    one for float32, bfloat16, float16 and quantised loading, with adapters and without. A model that was not loaded
+    here, or whose weights have been changed since (merged, trained on), is digested as it is in memory.
     """
     config = model.config
-    digest = hashlib.sha256()
-    for name, parameter in sorted(_untouched_parameters(model).items()):
-        values = parameter.detach().flatten()[:: max(1, parameter.numel() // 256)]
-        digest.update(name.encode())
-        digest.update(values.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    weights = digest_of_model(model)
+    loaded = getattr(model, LOADED_WEIGHTS, None)
+    if loaded is not None and loaded[0] == weights:
+        weights = loaded[1]
     return {
         "architecture": str(config.model_type),
         "hidden_size": str(config.hidden_size),
         "layers": str(config.num_hidden_layers),
         "vocab_size": str(config.vocab_size),
-        "weights": digest.hexdigest()[:16],
+        "weights": weights,
     }
 
 
@@ -139,20 +147,13 @@ def check_fingerprint(found: dict[str, str], expected: dict[str, str], what: str
     """
     for field in expected:
         if found.get(field) != expected[field]:
-            hint = " float16 rounds weights to others: keep it to all stages or to none." if field == "weights" else ""
+            hint = (
+                " (What an earlier version wrote digests fewer weights: make that again.)" if field == "weights" else ""
+            )
             raise UserError(
                 f"{what} was made for another backbone: its {field} is {expected[field]!r}, the loaded backbone has "
                 f"{found.get(field)!r}. Load the backbone it was made for, or make it again for this one.{hint}"
             )
-
-
-def _untouched_parameters(model: Any) -> dict[str, torch.Tensor]:
-    """Parameters that no adapter or quantiser rewrites, by the name they have without PEFT's wrapping."""
-    return {
-        name.replace("base_model.model.", "", 1).replace(".base_layer.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if ("norm" in name.lower() or "ln_" in name or "embed" in name or "wte" in name) and "lora_" not in name
-    }
 
 
 def _refuse_gaps(name_or_path: str, report: dict[str, Any]) -> None:
