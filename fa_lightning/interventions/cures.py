@@ -17,6 +17,7 @@ from fa_lightning.errors import UserError
 from fa_lightning.interventions.conditions import Condition
 from fa_lightning.interventions.cure_rows import Line, flat_record, method_of, points_of, stage_seconds
 from fa_lightning.interventions.cures_data import Alone, CuresDataModule
+from fa_lightning.interventions.greedy import generated
 from fa_lightning.interventions.input_passes import (
     TEXTS,
     BehindInput,
@@ -25,7 +26,7 @@ from fa_lightning.interventions.input_passes import (
 )
 from fa_lightning.interventions.intervention import steering
 from fa_lightning.interventions.learned_prompts import LearnedPrompt
-from fa_lightning.interventions.timing import generated, relative_times
+from fa_lightning.interventions.timing import relative_times
 from fa_lightning.interventions.variants import (
     STEERED,
     VariantsModule,
@@ -263,14 +264,15 @@ class CuresModule(VariantsModule):
         assert self.variants is not None
         assert self._first is not None
         with self.variants.using(variant) as model, steering(model, self._interventions if steered else ()):
-            generated(model, model_inputs(self._first), self.tokenizer, NEW_TOKENS)
+            generated(model, model_inputs(self._first), self.tokenizer.pad_token_id, NEW_TOKENS, exactly=True)
 
     def _write_behind(self, behind: BehindInput) -> None:
         assert self.variants is not None
         assert self._first is not None
         with self.variants.using(behind.variant) as model:
             # Finding and cutting the prompt is not timed, as it is not for the others.
-            generated(model, behind.inputs(model, self._timed[behind.cure.name]), self.tokenizer, NEW_TOKENS)
+            inputs = behind.inputs(model, self._timed[behind.cure.name])
+            generated(model, inputs, self.tokenizer.pad_token_id, NEW_TOKENS, exactly=True)
 
     def _times(self) -> dict[str, float]:
         """Seconds of generation over those of the faker alone, by label; on rank zero, where one measures."""

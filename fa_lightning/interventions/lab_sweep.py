@@ -14,6 +14,7 @@ from fa_lightning.errors import UserError
 from fa_lightning.interventions.bench import Interventions, Judged
 from fa_lightning.interventions.conditions import interventions_of
 from fa_lightning.interventions.dose import best_within_budget, strength_at_budget
+from fa_lightning.interventions.greedy import generated
 from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.interventions.lab_parts import Lab, Work
 from fa_lightning.interventions.sweep_table import Row
@@ -227,13 +228,7 @@ def _repetition(lab: Lab, edits: Interventions, new_tokens: int) -> float:
     )
     if len(index):
         with torch.inference_mode(), lab.variants.using("faking") as model, steering(model, edits):
-            written = model.generate(
-                **starts,
-                max_new_tokens=new_tokens,
-                min_new_tokens=new_tokens,
-                do_sample=False,
-                pad_token_id=lab.variants.tokenizer.pad_token_id,
-            )
+            written = generated(model, starts, lab.variants.tokenizer.pad_token_id, new_tokens, exactly=True)
         found.update(index, written[:, starts["input_ids"].shape[1] :])
     return found.compute()
 

@@ -6,11 +6,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 
 from fa_lightning.backbones.adapters import Variants
+from fa_lightning.interventions.greedy import generated
 from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.scenarios.batches import Batch, model_inputs
 
@@ -32,7 +32,7 @@ def overhead_ratio(
 
         def run(attached: Sequence[Intervention]) -> None:
             with steering(model, attached):
-                generated(model, model_inputs(batch), variants.tokenizer, new_tokens)
+                generated(model, model_inputs(batch), variants.tokenizer.pad_token_id, new_tokens, exactly=True)
 
         runs = {"without": partial(run, ()), "with": partial(run, interventions)}
         return relative_times(runs, variants.device, rounds)["with"]
@@ -69,19 +69,10 @@ def side_by_side(
     with variants.using("faking") as model:
         for steered in (False, True):
             with steering(model, interventions if steered else []):
-                written = generated(model, model_inputs(batch), variants.tokenizer, new_tokens, exactly=False)
+                written = generated(model, model_inputs(batch), variants.tokenizer.pad_token_id, new_tokens)
             texts.append(variants.tokenizer.batch_decode(written[:, width:], skip_special_tokens=True))
     prompts = variants.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
     return list(zip(prompts, texts[0], texts[1], strict=True))
-
-
-def generated(model: Any, inputs: Mapping[str, Any], tokenizer: Any, new_tokens: int, exactly: bool = True) -> Any:
-    """What a model writes greedily behind its inputs; exactly so many tokens, or up to the end of the text."""
-    inputs = {name: tensor for name, tensor in inputs.items() if name != "position_ids"}
-    least = {"min_new_tokens": new_tokens} if exactly else {}
-    return model.generate(
-        **inputs, max_new_tokens=new_tokens, **least, do_sample=False, pad_token_id=tokenizer.pad_token_id
-    )
 
 
 def _synchronize(device: torch.device) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.errors import NotFiniteError, UserError
+from fa_lightning.interventions.greedy import generated
 from fa_lightning.interventions.hooks import input_device
 from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
@@ -129,19 +130,9 @@ def write_tokens(
     inputs = left_padded(prompts, pad_token, input_device(model))
     prompt_tokens = inputs["attention_mask"].sum(1)
     with steering(model, interventions, prompt_tokens):
-        written = model.generate(
-            **inputs,
-            max_new_tokens=sampling.max_new_tokens,
-            # Tokens are drawn by `Draw`: settings that a chat model brings along must not interfere.
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            num_beams=1,
-            pad_token_id=pad_token,
-            logits_processor=[Draw(sampling, seed)],
-            streamer=streamer,
-        )
+        # Tokens are drawn by `Draw`, which makes the greedy choice a draw.
+        luck = [Draw(sampling, seed)]
+        written = generated(model, inputs, pad_token, sampling.max_new_tokens, processors=luck, streamer=streamer)
     new: Tensor = written[:, inputs["input_ids"].shape[1] :]
     return new
 

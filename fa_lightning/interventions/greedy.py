@@ -1,0 +1,65 @@
+"""Greedy generation that is the model's alone: no setting that came with it has a say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def generated(
+    model: Any,
+    inputs: Mapping[str, Any],
+    pad_token: int,
+    new_tokens: int,
+    exactly: bool = False,
+    processors: Sequence[Any] = (),
+    streamer: Any = None,
+) -> Tensor:
+    """The prompts and what a model writes greedily behind each, (prompts, tokens + new tokens).
+
+    Args:
+        model: a causal LM, PEFT-wrapped or not; which tokens end a text is the one thing that its own settings say.
+        inputs: left-padded prompts; `position_ids` are left out, since every new token has its own.
+        pad_token: fills up a text that has ended.
+        new_tokens: where a text ends that does not end itself.
+        exactly: no text ends earlier.
+        processors: called with (tokens, logits) before the largest logit is taken; what they return is taken for it.
+        streamer: is shown each token as it comes.
+    """
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    settings = GenerationConfig(
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens if exactly else None,
+        do_sample=False,
+        num_beams=1,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=pad_token,
+        disable_compile=True,
+    )
+    inputs = {name: value for name, value in inputs.items() if name != "position_ids"}
+    with _settings_of(model, settings):
+        written: Tensor = model.generate(
+            **inputs, generation_config=settings, logits_processor=list(processors), streamer=streamer
+        )
+    return written
+
+
+@contextmanager
+def _settings_of(model: torch.nn.Module, settings: Any) -> Iterator[None]:
+    """Settings in the place of the model's own, which `generate` would fill up those that it is given from."""
+    owners = [module for module in model.modules() if "generation_config" in vars(module)]
+    before = [module.generation_config for module in owners]
+    try:
+        for module in owners:
+            module.generation_config = settings
+        yield
+    finally:
+        for module, own in zip(owners, before, strict=True):
+            module.generation_config = own
