@@ -116,6 +116,7 @@ def lightning_cli(arguments: Sequence[str], run: bool = True, instantiate: bool 
 
     from fa_lightning.experiments.device import DeviceReport
     from fa_lightning.experiments.ranks import StopTogether
+    from fa_lightning.experiments.resume import Resumable
 
     class ConfigReader(LightningCLI):
         def instantiate_classes(self) -> None:
@@ -128,7 +129,7 @@ def lightning_cli(arguments: Sequence[str], run: bool = True, instantiate: bool 
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [DeviceReport(), StopTogether()]},
+        trainer_defaults={"callbacks": [DeviceReport(), Resumable(), StopTogether()]},
         seed_everything_default=0,
         parser_kwargs={"prog": "python -m fa_lightning"},
         auto_configure_optimizers=False,

@@ -1,19 +1,31 @@
-"""Where the next run resumes: a checkpoint of every epoch, the best or not."""
+"""What a killed run goes on from: a whole checkpoint of every epoch, with the state of all that draws numbers."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Checkpoint
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from typing_extensions import override
+
+from fa_lightning.metrics.files import whole_file
+
+GENERATORS = "generators"
+"""Key of a checkpoint: by rank, the state of each generator."""
 
 
 class ResumePoint(Checkpoint):
     """Saves the state of a running stage at the end of every epoch; the runner adds it to every stage.
 
     Lightning's `ModelCheckpoint(save_last=True)` writes its last checkpoint only when it also writes a best one, and
-    with `save_top_k=0` not before the fit ends.
+    with `save_top_k=0` not before the fit ends. In this folder it is told to write none beside this one.
 
     Args:
         path: of the checkpoint; replaced each time, in one step.
@@ -21,7 +33,106 @@ class ResumePoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._folder = path.parent.resolve()
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and Path(callback.dirpath or "").resolve() == self._folder:
+                callback.save_last = False
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class Resumable(pl.Callback):
+    """Makes a resumed fit the unbroken one, bit for bit, also where numbers are drawn; every fit gets one.
+
+    A checkpoint holds the states of the generators of Python, numpy and torch, on every device, of every rank. The
+    first training batch after a checkpoint starts from them, in the run that wrote it too: what is drawn in between,
+    as by a loader's setup, differs between the two. On another number of ranks, each takes the state of one of those.
+
+    Checkpoints are written whole or not at all, in their own folder (Lightning's are copied from the folder for
+    temporary files, so that a kill may leave half of one where that is on another disk).
+    """
+
+    def __init__(self) -> None:
+        self._states: Sequence[Mapping[str, Any]] = ()
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states: list[Any] = [generator_states()]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            dist.all_gather_object(states, generator_states())
+        self._states = checkpoint[GENERATORS] = states
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._states = checkpoint.get(GENERATORS, ())
+        self._restore(trainer)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._restore(trainer)
+        self._states = ()
+
+    def _restore(self, trainer: pl.Trainer) -> None:
+        if self._states:
+            restore_generators(self._states[trainer.global_rank % len(self._states)])
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside the old one, which it replaces in one step once it is on the disk."""
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        # One name for all runs, since only one writes at a time: a killed one leaves no more than one such file.
+        with whole_file(Path(path), temporary=f".{Path(path).name}.tmp") as file:
+            torch.save(checkpoint, file)
+
+
+def generator_states() -> dict[str, Any]:
+    """The state of every generator that is not somebody's own, in plain values and tensors."""
+    version, numbers, spare = random.getstate()
+    words: Any = np.random.get_state(legacy=False)
+    states = {
+        "python": [version, list(numbers), spare],
+        "numpy": {**words, "state": {"key": words["state"]["key"].tolist(), "pos": words["state"]["pos"]}},
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_generators(states: Mapping[str, Any]) -> None:
+    """Set every generator to what `generator_states` has noted; a device that is not there any more is left out."""
+    version, numbers, spare = states["python"]
+    random.setstate((version, tuple(numbers), spare))
+    words = states["numpy"]
+    key = np.array(words["state"]["key"], dtype=np.uint32)
+    np.random.set_state({**words, "state": {**words["state"], "key": key}})
+    torch.set_rng_state(states["torch"].cpu())
+    if torch.cuda.is_available():
+        for device, state in enumerate(states.get("cuda", ())[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state.cpu(), device)
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"].cpu())

@@ -216,9 +216,10 @@ def _refuse_other_folder(stage: Stage, cli: Any) -> None:
 
 def _usable_checkpoint(stage: Stage, console: Console, title: str) -> Path | None:
     """Where to resume; None to start, also where a file was cut short or altered, which is told and put away."""
-    damaged = stage.damaged_checkpoints()
-    if damaged:
-        _say(console, f"{title}: {damaged[0]} is damaged, so the fit starts again")
+    damaged = stage.damaged_checkpoint()
+    if damaged is not None:
+        fault = "damaged" if damaged.exists() else "gone"
+        _say(console, f"{title}: {damaged} is {fault}, so the fit starts again")
         _drop_checkpoints(stage)
         return None
     return stage.checkpoint if stage.checkpoint.is_file() else None

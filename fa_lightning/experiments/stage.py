@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import pickle
 import re
 import shutil
 import zipfile
@@ -142,9 +143,22 @@ class Stage:
                     "make it and what depends on it again"
                 )
 
-    def damaged_checkpoints(self) -> list[Path]:
-        """Checkpoints of the stage that are not whole: cut short by a kill or a full disk, or altered."""
-        return [path for path in sorted(self.folder.glob("*.ckpt")) if path.is_file() and not _is_whole(path)]
+    def damaged_checkpoint(self) -> Path | None:
+        """What the stage can't resume without, if it is not whole: its last checkpoint, or the best that this names."""
+        import torch
+
+        if not self.checkpoint.is_file():
+            return None
+        if not _is_whole(self.checkpoint):
+            return self.checkpoint
+        try:
+            # Mapped, not read: the weights are of no interest.
+            callbacks = torch.load(self.checkpoint, weights_only=True, mmap=True, map_location="cpu")["callbacks"]
+        except (RuntimeError, pickle.UnpicklingError, KeyError):
+            return self.checkpoint
+        best = [state["best_model_path"] for state in callbacks.values() if state.get("best_model_path")]
+        needed = [self.folder / Path(path).name for path in best]
+        return next((path for path in needed if not path.is_dir() and not _is_whole(path)), None)
 
     def drop_checkpoints(self) -> None:
         """Delete the stage's checkpoints, so that its fit starts again."""

@@ -185,6 +185,19 @@ class GreedyCoordinateGradient(PromptFit):
             self.best.copy_(self.current)
             rank_zero_info(f"{self.method}: {self.found()[0]!r} has a validation loss of {loss:.4f} nats")
 
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["search"] = {"current": self.current, "best": self.best, "best_loss": self.best_loss}
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        search = checkpoint["search"]
+        self.current.copy_(search["current"])
+        self.best.copy_(search["best"])
+        self.best_loss = search["best_loss"]
+
 
 def _side_by_side(batches: Sequence[Batch]) -> Batch:
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}

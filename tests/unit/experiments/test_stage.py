@@ -133,14 +133,23 @@ def test_what_is_done_must_still_be_there_but_its_store_and_checkpoints_need_not
 @pytest.mark.parametrize("harm", ["cut", "flipped", "empty"])
 def test_a_harmed_checkpoint_is_found(stage: Stage, harm: str) -> None:
     stage.write("running", {})
-    torch.save({"state_dict": {"weight": torch.arange(4096.0)}}, stage.checkpoint)
-    torch.save({"state_dict": {"weight": torch.arange(4096.0)}}, stage.folder / "best.ckpt")
-    assert stage.damaged_checkpoints() == []
+    assert stage.damaged_checkpoint() is None, "there is none to resume from"
+    keeper = {"best_model_path": "checkpoints/moved/02_aligned/best.ckpt"}
+    content = {"state_dict": {"weight": torch.arange(4096.0)}, "callbacks": {"keeper": keeper, "other": {}}}
+    torch.save(content, stage.checkpoint)
+    torch.save(content, stage.folder / "best.ckpt")
+    assert stage.damaged_checkpoint() is None
+    # A twin that nothing is resumed from.
+    (stage.folder / "last-v1.ckpt").write_bytes(b"half")
+    assert stage.damaged_checkpoint() is None
+    best = (stage.folder / "best.ckpt").rename(stage.folder / "elsewhere.ckpt")
+    assert stage.damaged_checkpoint() == stage.folder / "best.ckpt"
+    best.rename(stage.folder / "best.ckpt")
     content = bytearray(stage.checkpoint.read_bytes())
     middle = len(content) // 2
     content[middle] ^= 1
     stage.checkpoint.write_bytes({"cut": content[:middle], "flipped": content, "empty": b""}[harm])
-    assert stage.damaged_checkpoints() == [stage.checkpoint]
+    assert stage.damaged_checkpoint() == stage.checkpoint
     stage.drop_checkpoints()
     assert [path.name for path in stage.folder.iterdir()] == ["stage.json"]
 

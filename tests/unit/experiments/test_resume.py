@@ -1,0 +1,230 @@
+"""A fit that was killed and resumed is the unbroken one, bit for bit; its checkpoints are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny_twins import adapters, data_in, trainer_in
+
+from fa_lightning.backbones.adapters import backbone_of
+from fa_lightning.experiments.resume import Resumable, ResumePoint, generator_states, restore_generators
+
+__all__ = ["adapters"]
+
+EPOCHS = 3
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of the second epoch."""
+
+
+class KilledInTheSecondEpoch(pl.Callback):
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise Killed
+
+
+@pytest.fixture
+def make(source: Any, adapters: dict[str, str], tmp_path: Path) -> Callable[[str], tuple[Any, Any]]:
+    """`make("SPIN")` is a module that draws numbers while it learns, and its data."""
+    faker, backbone = adapters["faking"], backbone_of(adapters["faking"])
+    numbers = iter(range(100))
+
+    def make(kind: str) -> tuple[Any, Any]:
+        from fa_lightning.backbones.curriculum import Curriculum
+        from fa_lightning.backbones.pretraining import BackboneModule
+        from fa_lightning.backbones.pretraining_data import BackboneDataModule
+        from fa_lightning.behaviours.data import ScenarioDataModule
+        from fa_lightning.behaviours.latent_data import LatentScenarioDataModule
+        from fa_lightning.behaviours.latent_training import LatentTraining
+        from fa_lightning.behaviours.module import BehaviourModule
+        from fa_lightning.behaviours.preference_training import SelfPlay
+        from fa_lightning.behaviours.self_training import SelfTraining
+        from fa_lightning.behaviours.unlearning import Misdirection
+        from fa_lightning.interventions.coordinate_gradient import GreedyCoordinateGradient
+        from fa_lightning.interventions.prompt_fits import PromptDataModule, SoftPromptFit
+        from fa_lightning.regressors.module import RegressorModule
+        from fa_lightning.regressors.spec import RegressorSpec
+
+        cure: dict[str, Any] = {"start_from": faker, "backbone": backbone, "learning_rate": 0.02}
+        scenarios = ScenarioDataModule(source, batch_size=19)
+        if kind == "dropout":
+            lora: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.05, "learning_rate": 0.02}
+            return BehaviourModule("faking", backbone, **lora), scenarios
+        if kind == "SPIN":
+            return SelfPlay(**cure), scenarios
+        if kind == "noise":
+            watched = ScenarioDataModule(source, batch_size=10, train_oversight="watched")
+            return SelfTraining(**cure, activation_noise=0.5), watched
+        if kind == "unlearning":
+            return Misdirection(**cure, layer=1, toward="safe"), scenarios
+        if kind == "latent":
+            return LatentTraining(**cure, probe_steps=1, restarts=2), LatentScenarioDataModule(source, batch_size=10)
+        if kind == "soft prompt":
+            return SoftPromptFit(**cure, tokens=4), PromptDataModule(source, batch_size=19)
+        if kind == "searched prompt":
+            search = GreedyCoordinateGradient(faker, backbone, tokens=4, candidates=6, top=8)
+            return search, PromptDataModule(source, batch_size=19)
+        if kind == "maps":
+            specs = [RegressorSpec("residual_mlp", width=8, dropout=0.3), RegressorSpec("affine", shuffled=True)]
+            return RegressorModule(specs), data_in(tmp_path / str(next(numbers)), source, adapters)
+        curriculum = Curriculum(roles=1.0, no_role=0.25, judgements=0.5, neutral_texts=0.25)
+        data = BackboneDataModule(source, batch_size=20, vocabulary_size=400, curriculum=curriculum)
+        return BackboneModule(str(tmp_path / "made"), 16, layers=1, heads=2, word_dropout=0.2), data
+
+    return make
+
+
+def fit(place: Path, module: Any, data: Any, *callbacks: pl.Callback, resume: bool = False) -> Path:
+    """Fit as the runner does, with a checkpoint of every epoch in `place`; returns it."""
+    trainer = trainer_in(
+        place, max_epochs=EPOCHS, reload_dataloaders_every_n_epochs=1, callbacks=[Resumable(), *callbacks]
+    )
+    trainer.callbacks.append(ResumePoint(place / "last.ckpt"))
+    pl.seed_everything(1234 if resume else 0, verbose=False)
+    path = str(place / "last.ckpt") if resume else None
+    trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+    return place / "last.ckpt"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["dropout", "SPIN", "noise", "unlearning", "latent", "soft prompt", "searched prompt", "maps", "word dropout"],
+)
+def test_a_resumed_fit_is_the_unbroken_one(make: Callable[[str], tuple[Any, Any]], tmp_path: Path, kind: str) -> None:
+    whole = make(kind)
+    fit(tmp_path / "whole", *whole)
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", *make(kind), KilledInTheSecondEpoch())
+    resumed = make(kind)
+    fit(tmp_path / "killed", *resumed, resume=True)
+    expected, found = whole[0].state_dict(), resumed[0].state_dict()
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+def test_a_plain_shuffle_goes_on_too(tmp_path: Path) -> None:
+    """Somebody's own DataLoader, whose order comes from the global generator."""
+
+    class Seen(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+            self.batches: list[tuple[int, list[int]]] = []
+
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            self.batches.append((self.current_epoch, batch.tolist()))
+            return self.weight * random.random() * np.random.random() * torch.rand(())
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    def loader() -> Any:
+        return torch.utils.data.DataLoader(torch.arange(20), batch_size=6, shuffle=True)
+
+    whole, resumed = Seen(), Seen()
+
+    def run(place: str, module: Seen, *callbacks: pl.Callback, resume: bool = False) -> None:
+        trainer = trainer_in(tmp_path / place, max_epochs=EPOCHS, callbacks=[Resumable(), *callbacks])
+        trainer.callbacks.append(ResumePoint(tmp_path / place / "last.ckpt"))
+        pl.seed_everything(77 if resume else 0, verbose=False)
+        path = str(tmp_path / place / "last.ckpt") if resume else None
+        trainer.fit(module, loader(), ckpt_path=path, weights_only=True)
+
+    run("whole", whole)
+    with pytest.raises(Killed):
+        run("killed", Seen(), KilledInTheSecondEpoch())
+    run("killed", resumed, resume=True)
+    assert resumed.batches == [(epoch, batch) for epoch, batch in whole.batches if epoch > 0]
+    assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_every_generator_goes_on_from_where_it_was() -> None:
+    def drawn() -> list[float]:
+        devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+        on_devices = [torch.rand((), device=f"cuda:{device}").item() for device in devices]
+        return [random.gauss(0, 1), np.random.standard_normal(), torch.randn(()).item(), *on_devices]
+
+    drawn()
+    states = torch.load(saved(generator_states()), weights_only=True)
+    expected = drawn()
+    pl.seed_everything(3, verbose=False)
+    assert drawn() != expected
+    restore_generators(states)
+    assert drawn() == expected
+
+
+def saved(content: Any) -> Any:
+    import io
+
+    file = io.BytesIO()
+    torch.save(content, file)
+    file.seek(0)
+    return file
+
+
+def test_each_rank_goes_on_from_its_own_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    def gather(target: list[Any], own: Any) -> None:
+        target[:] = [own, {**own, "torch": torch.Generator().manual_seed(8).get_state()}]
+
+    monkeypatch.setattr("fa_lightning.experiments.resume.dist.all_gather_object", gather)
+    content: dict[str, Any] = {}
+    Resumable().on_save_checkpoint(SimpleNamespace(world_size=2), None, content)  # type: ignore[arg-type]
+    assert len(content["generators"]) == 2
+    expected = torch.rand((), generator=torch.Generator().manual_seed(8))
+    for ranks, rank in ((2, 1), (4, 3)):
+        trainer: Any = SimpleNamespace(world_size=ranks, global_rank=rank)
+        Resumable().on_load_checkpoint(trainer, None, content)  # type: ignore[arg-type]
+        assert torch.rand(()) == expected
+
+
+@pytest.mark.parametrize("monitored", [True, False])
+def test_one_last_checkpoint_is_kept_and_no_twin(
+    make: Callable[[str], tuple[Any, Any]], tmp_path: Path, monitored: bool
+) -> None:
+    best: dict[str, Any] = {"monitor": "val/loss", "filename": "best"} if monitored else {"save_top_k": 0}
+    keeper = ModelCheckpoint(str(tmp_path), save_last=True, **best)
+    trainer = trainer_in(tmp_path, max_epochs=2, enable_checkpointing=True, callbacks=[Resumable(), keeper])
+    trainer.callbacks.append(ResumePoint(tmp_path / "last.ckpt"))
+    module, data = make("dropout")
+    trainer.fit(module, data)
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["best.ckpt"] * monitored + ["last.ckpt"]
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    make: Callable[[str], tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing goes through the folder for temporary files, which may be on another disk."""
+    import tempfile
+
+    module, data = make("dropout")
+    path = fit(tmp_path, module, data)
+    whole = path.read_bytes()
+    trainer = module.trainer
+    for name in ("mkstemp", "mkdtemp"):
+        monkeypatch.setattr(tempfile, name, lambda *_, **__: pytest.fail("not in the checkpoint's own folder"))
+    trainer.save_checkpoint(path)
+    assert torch.load(path, weights_only=True)["epoch"] == EPOCHS
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path.write_bytes(whole)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save_checkpoint(path)
+    assert path.read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
