@@ -85,7 +85,7 @@ def spectrum(factors: Factors) -> tuple[Tensor, Tensor]:
     Returns:
         Values (rank,) in falling order, and the input directions that they belong to (in, rank); float64, on the CPU.
     """
-    down, up = (matrix.detach().double().cpu() for matrix in (factors.down, factors.up))
+    down, up = (matrix.detach().cpu().double() for matrix in (factors.down, factors.up))
     _, up_core = torch.linalg.qr(up)
     inputs, down_core = torch.linalg.qr(down.T)
     _, values, right = torch.linalg.svd(factors.scale * up_core @ down_core.T, full_matrices=False)

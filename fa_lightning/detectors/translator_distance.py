@@ -18,6 +18,7 @@ from fa_lightning.detectors.subjects import Examiner, Subject
 from fa_lightning.errors import UserError
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.variants import loaded_interventions
+from fa_lightning.metrics.precision import in_float64
 from fa_lightning.scenarios.batches import Batch
 
 Tokens = Literal["last", "all"]
@@ -79,7 +80,7 @@ class TranslatorDistance(Detector):
         for subject in subjects:
             moves, _ = self._moves(examiner, subject, batch)
             # The mean's direction is that of the sum.
-            total = moves.double().sum(dim=(0, 2))
+            total = in_float64(moves).sum(dim=(0, 2))
             self._sums[subject.name] = self._sums.get(subject.name, torch.zeros_like(total)) + total
 
     @override

@@ -9,6 +9,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
+from fa_lightning.metrics.precision import float64_device
+
 
 class DistinctItems(Metric):
     """Keeps one row per item; rows that a distributed sampler repeats to fill its last batches count once.
@@ -38,7 +40,7 @@ class DistinctItems(Metric):
         # torchmetrics gathers nothing from an empty list, and the other processes would wait for ever.
         if isinstance(self.rows, list) and isinstance(self.index, list) and not self.rows:
             self.index.append(torch.zeros(0, dtype=torch.int64, device=self.device))
-            self.rows.append(torch.zeros(0, self._columns, dtype=self._row_dtype, device=self.device))
+            self.rows.append(torch.zeros(0, self._columns, dtype=self._row_dtype, device=self._row_device(self.device)))
         super().sync(*args, **kwargs)
 
     def _append(self, index: Tensor, *columns: Tensor) -> None:
@@ -46,14 +48,20 @@ class DistinctItems(Metric):
         lengths = [tuple(column.shape) for column in (index, *columns)]
         if any(length != (index.numel(),) for length in lengths):
             raise ValueError(f"update() was given the shapes {lengths}: give one number per item in each argument")
-        self._append_rows(index, torch.stack([column.detach().to(self._row_dtype) for column in columns], dim=1))
+        self._append_rows(index, torch.stack([self._as_rows(column) for column in columns], dim=1))
 
     def _append_rows(self, index: Tensor, rows: Tensor) -> None:
         """Keep a batch: `index` (batch,) and `rows` (batch, columns)."""
         assert isinstance(self.index, list)
         assert isinstance(self.rows, list)
         self.index.append(index.detach().to(torch.int64))
-        self.rows.append(rows.detach().to(self._row_dtype))
+        self.rows.append(self._as_rows(rows))
+
+    def _as_rows(self, values: Tensor) -> Tensor:
+        return values.detach().to(self._row_device(values.device)).to(self._row_dtype)
+
+    def _row_device(self, device: torch.device) -> torch.device:
+        return float64_device(device) if self._row_dtype is torch.float64 else device
 
     def _distinct(self) -> tuple[Tensor, Tensor]:
         """Sorted index (n,) and rows (n, columns) on the CPU, the first of each index."""

@@ -16,6 +16,7 @@ from fa_lightning.metrics.functional import repetition
 from fa_lightning.metrics.intervals import bootstrap_over_groups
 from fa_lightning.metrics.leakage_found import COLUMNS, MEASURES, Finding, Measure, Share, State, enough_seeds
 from fa_lightning.metrics.ngram_overlap import TextIndex, longest_overlap, ngram_overlap
+from fa_lightning.metrics.precision import float64_device
 
 Scored = dict[str, Tensor]
 """Columns `index` and `seed` (int64) and those of `COLUMNS` (float64), each (n,) on the CPU, sorted by index."""
@@ -100,7 +101,7 @@ class LeakageScores(DistinctItems):
             UserError: the lengths differ.
         """
         columns = [torch.tensor([one[name] for one in scores], dtype=torch.float64) for name in COLUMNS]
-        self._append(index, seed, *(column.to(index.device) for column in columns))
+        self._append(index, seed, *(column.to(float64_device(index.device)) for column in columns))
 
     @override
     def compute(self) -> dict[str, Share]:

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.functional import repetition
+from fa_lightning.metrics.precision import float64_device
 
 
 class Repetition(DistinctItems):
@@ -38,7 +39,7 @@ class Repetition(DistinctItems):
             UserError: the shapes differ.
         """
         shares = [repetition(text[None]) for text in tokens]
-        self._append(index, torch.tensor(shares, dtype=torch.float64, device=index.device))
+        self._append(index, torch.tensor(shares, dtype=torch.float64, device=float64_device(index.device)))
 
     @override
     def compute(self) -> float:

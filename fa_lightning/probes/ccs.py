@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fa_lightning.behaviours.contrast_probe import ccs_loss
 from fa_lightning.errors import UserError
+from fa_lightning.metrics.precision import in_float64
 from fa_lightning.probes.base import check_pairs
 from fa_lightning.regressors.base import usable_std
 
@@ -136,8 +137,8 @@ class CCS(nn.Module):
     def score(self, pairs: Tensor) -> Tensor:
         """Log-odds that the second ending is the right one, (n,): of the mean of what both endings say."""
         first, second = _probabilities(self.slots(pairs), self.weight[None], self.bias[None])
-        mean = ((second + (1 - first)) / 2)[0].double()
-        return self.sign * torch.logit(mean, eps=1e-9)
+        mean = in_float64(((second + (1 - first)) / 2)[0])
+        return self.sign.to(mean.device) * torch.logit(mean, eps=1e-9)
 
 
 def first_weights(count: int, hidden_size: int, seed: int) -> tuple[Tensor, Tensor]:

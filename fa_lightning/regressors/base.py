@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.metrics.precision import in_float64
 from fa_lightning.regressors.moments import PairMoments
 
 FitKind = Literal["closed", "samples", "gradient", "contrast"]
@@ -132,7 +133,7 @@ class Regressor(nn.Module, ABC):
 
 
 def checked_pairs(x: Tensor, y: Tensor, weight: Tensor | None, hidden_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs and weights in float64 on the device of `x`, without those of weight 0.
+    """Pairs and weights in float64, on the device of `x` or what stands in for it, without those of weight 0.
 
     Raises:
         ValueError: if the shapes disagree, a value is not finite, or no pair has a positive weight.
@@ -148,7 +149,7 @@ def checked_pairs(x: Tensor, y: Tensor, weight: Tensor | None, hidden_size: int)
     used = weight > 0
     if not used.any():
         raise ValueError(f"none of the {len(x)} pairs has a positive weight, but the fit needs at least one")
-    return x[used].double(), y.to(x.device)[used].double(), weight[used].double()
+    return in_float64(x[used]), in_float64(y.to(x.device)[used]), in_float64(weight[used])
 
 
 def check_finite_states(**states: Tensor) -> None:

@@ -14,6 +14,7 @@ import torch.distributed
 from torch import Tensor
 
 from fa_lightning.errors import UserError
+from fa_lightning.metrics.precision import float64_device, in_float64
 
 _SUMS = ("count", "sum_x", "sum_d", "sum_xx", "sum_xd", "sum_dd", "sum_yy")
 _REFERENCES = ("reference_x", "reference_d")
@@ -89,15 +90,15 @@ class PairMoments:
             return
         x = x.float()
         difference = y.to(x.device).float() - x
-        self._to(x.device)
+        self._to(float64_device(x.device))
         if not self._has_reference:
-            self.reference_x, self.reference_d = x.double().mean(0), difference.double().mean(0)
+            self.reference_x, self.reference_d = in_float64(x).mean(0), in_float64(difference).mean(0)
             self._has_reference = True
         if weight is not None:
             weight = weight.to(x.device).float()
         x = _centred(x, self.reference_x)
         difference = _centred(difference, self.reference_d)
-        count = len(x) if weight is None else weight.double().sum()
+        count = len(x) if weight is None else in_float64(weight).sum()
         sum_x, sum_d = (one.sum(0) if weight is None else (one * weight[:, None]).sum(0) for one in (x, difference))
         if weight is not None:
             # With a root on either side the weighted product is one of a matrix with itself too.
@@ -106,13 +107,11 @@ class PairMoments:
         if not torch.isfinite(xd.sum() + xx.sum()):
             raise UserError("x, y or weight holds values that are not finite: the states overflowed their dtype")
         self.count += count
-        self.sum_x += sum_x
-        self.sum_d += sum_d
-        self.sum_xx += xx
-        self.sum_xd += xd
-        self.sum_dd += difference.square().sum(0)
+        sum_dd = difference.square().sum(0)
         # From the other sums a unit that varies little in y but much in x would be told by their rounding errors.
-        self.sum_yy += (x + difference).square_().sum(0)
+        sum_yy = (x + difference).square_().sum(0)
+        for name, one in zip(_SUMS[1:], (sum_x, sum_d, xx, xd, sum_dd, sum_yy), strict=True):
+            getattr(self, name).add_(one.to(self.sum_x.device))
 
     def merge(self, other: PairMoments) -> None:
         """Add the pairs that another instance has seen."""
@@ -285,7 +284,8 @@ def _centred(block: Tensor, reference: Tensor) -> Tensor:
         reference: (hidden,), float64, near the block's values.
     """
     high = reference.float()
-    return (block - high).sub_((reference - high.double()).float())
+    low = (reference - high.double()).float()
+    return (block - high.to(block.device)).sub_(low.to(block.device))
 
 
 def _products(x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.errors import UserError
+from fa_lightning.metrics.precision import in_float64
 from fa_lightning.regressors.base import Regressor, check_finite_states
 from fa_lightning.regressors.linear import ConstantShift
 
@@ -172,7 +173,7 @@ def _checked(positive: Tensor, negative: Tensor, hidden_size: int) -> tuple[Tens
             f"(pairs, {hidden_size}) with as many pairs, at least one"
         )
     check_finite_states(positive=positive, negative=negative)
-    return positive.detach().double(), negative.detach().to(positive.device).double()
+    return in_float64(positive.detach()), in_float64(negative.detach().to(positive.device))
 
 
 def _one_of(name: str, value: Any, kinds: Any) -> Any:
