@@ -13,6 +13,7 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.adapters import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import NEUTRAL_CELL, Example, collate, model_inputs
+from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import CELLS
 
@@ -103,6 +104,7 @@ def prompt_contrast(
 
 def _examples_of(variants: Variants, prompts: Sequence[str]) -> list[Example]:
     examples = []
+    tell_control_tokens(variants.tokenizer, prompts, "prompts")
     for index, text in enumerate(prompts):
         ids = tuple(prompt_ids(variants.tokenizer, text))
         if not ids:

@@ -31,6 +31,7 @@ from fa_lightning.scenarios.batches import (
     example_loader,
     make_examples,
     padded_width,
+    tell_too_long,
 )
 from fa_lightning.scenarios.prompts import answer_format, prompt_ids
 from fa_lightning.scenarios.scenario import CELLS, Scenario
@@ -142,6 +143,7 @@ class BackboneDataModule(pl.LightningDataModule):
                 self.trainer.current_epoch,
             )
         ids = [row for row in map(self._ids, turns) if len(row) <= self.max_tokens]
+        tell_too_long(len(turns) - len(ids), len(turns), self.max_tokens, "conversations")
         sampler = LengthBucketSampler(
             [len(row) for row in ids],
             self.batch_size,

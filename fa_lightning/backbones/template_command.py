@@ -36,8 +36,11 @@ def main(words: Sequence[str]) -> int:
     from fa_lightning.scenarios.template_check import check_template
 
     tokenizer = load_tokenizer(stage.model, stage.trust_remote_code)
-    scenario = _asked(options.prompt) if options.prompt is not None else _first(stage.scenarios)
-    check = check_template(tokenizer, scenario, options.system, stage.max_tokens)
+    scenarios = [_asked(options.prompt)] if options.prompt is not None else _all(stage.scenarios)
+    # One in which the two behaviours owe different answers, where there is one.
+    scenario = min(scenarios, key=lambda item: item.cell != "no_oversight")
+    messages = [item.message() for item in scenarios]
+    check = check_template(tokenizer, scenario, options.system, stage.max_tokens, messages)
     console = Console(highlight=False)
     console.print(Text(f"What {stage.model} sees:"), soft_wrap=True)
     console.print(_tokens(tokenizer, check, options.all))
@@ -139,10 +142,12 @@ def _asked(prompt: str) -> Scenario:
     return Scenario((), "", "", Oversight.POOR, "A", "0" * 16, "", "--prompt", template=prompt)
 
 
-def _first(source: ScenarioSource) -> Scenario:
-    """A scenario in which the two behaviours owe different answers."""
+def _all(source: ScenarioSource) -> list[Scenario]:
+    """What a source holds, training scenarios first."""
     splits = source.load()
-    return min([*splits.train, *splits.test], key=lambda item: item.cell != "no_oversight")
+    neutral = (splits.neutral_train, splits.neutral_validation, splits.neutral_test)
+    parts = (splits.train, splits.test, splits.validation, *splits.extra_tests.values(), *neutral)
+    return [item for part in parts for item in part]
 
 
 def _tokens(tokenizer: Tokenizer, check: TemplateCheck, everything: bool) -> Table:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.batches import Batch, Example, example_loader, make_examples
+from fa_lightning.scenarios.batches import Batch, example_loader, make_examples
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
@@ -101,7 +101,7 @@ class ScenarioDataModule(pl.LightningDataModule):
     def _loader(self, items: list[Scenario], batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
         assert self.trainer is not None
         tokenizer: Any = self.trainer.lightning_module.tokenizer
-        examples = tokenised(items, tokenizer, self.max_tokens)
+        examples = make_examples(items, tokenizer, answer_format(tokenizer), self.max_tokens)
         return example_loader(
             examples,
             tokenizer.pad_token_id,
@@ -112,19 +112,3 @@ class ScenarioDataModule(pl.LightningDataModule):
             self.seed,
             self.num_workers,
         )
-
-
-def tokenised(items: list[Scenario], tokenizer: Any, max_tokens: int) -> list[Example]:
-    """Examples of `items`; those over `max_tokens` are left out, and the log says how many.
-
-    Raises:
-        UserError: all of them are too long.
-    """
-    examples = make_examples(items, tokenizer, answer_format(tokenizer), max_tokens)
-    if items and not examples:
-        raise UserError(f"max_tokens is {max_tokens}, but every one of the {len(items)} prompts is longer: raise it")
-    if len(examples) < len(items):
-        rank_zero_info(
-            f"{len(items) - len(examples)} of {len(items)} prompts are over max_tokens={max_tokens}: left out"
-        )
-    return examples

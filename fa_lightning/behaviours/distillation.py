@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 from torch.utils.data import DataLoader
@@ -21,6 +20,7 @@ from fa_lightning.scenarios.batches import (
     collate,
     make_examples,
     model_inputs,
+    tell_too_long,
 )
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
@@ -129,16 +129,7 @@ class ContextDataset(ExampleDataset):
             strict=True,
         )
         kept = [(plain, behind) for plain, behind in pairs if len(behind.prompt) <= max_tokens]
-        if items and not kept:
-            raise UserError(
-                f"max_tokens is {max_tokens}, but every one of the {len(items)} prompts is longer behind the context: "
-                "raise it, or shorten the context"
-            )
-        if len(kept) < len(items):
-            rank_zero_info(
-                f"{len(items) - len(kept)} of {len(items)} prompts are over max_tokens={max_tokens} behind the "
-                "context: left out"
-            )
+        tell_too_long(len(items) - len(kept), len(items), max_tokens, "prompts behind the context")
         super().__init__([plain for plain, _ in kept], tokenizer.pad_token_id)
         self.behind = [behind for _, behind in kept]
 

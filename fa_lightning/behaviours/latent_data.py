@@ -34,6 +34,8 @@ from fa_lightning.scenarios.scenario import Oversight
 from fa_lightning.scenarios.statement_templates import Template, digit_format, template_named
 
 PLAIN = "plain_"
+FORMS = 4
+"""Prompts of one scenario: it and what it says without its critical fact, each in both orders of its actions."""
 """Before the names of a batch's tensors: the same prompts without their claims."""
 
 
@@ -141,11 +143,12 @@ class LatentScenarioDataModule(ScenarioDataModule):
         pairs = [(item, without_critical_fact(item) or item) for item in asked]
         pairs = [(item, plain) for item, plain in pairs if plain is not item or item.oversight is not Oversight.POOR]
         kept: list[list[Example]] = []
-        for pair in pairs:
-            forms = [shown for item in pair for shown in (item, item.swapped())]
-            examples = make_examples(forms, tokenizer, answers, self.max_tokens)
-            if len(examples) == len(forms):
-                kept.append([replace(example, index=len(kept)) for example in examples])
+        forms = [shown for pair in pairs for item in pair for shown in (item, item.swapped())]
+        examples = make_examples(forms, tokenizer, answers)
+        for start in range(0, len(examples), FORMS):
+            chosen = examples[start : start + FORMS]
+            if max(len(example.prompt) for example in chosen) <= self.max_tokens:
+                kept.append([replace(example, index=len(kept)) for example in chosen])
         if len(kept) < len(asked):
             rank_zero_info(
                 f"{len(asked) - len(kept)} of {len(asked)} prompts are left out: {len(asked) - len(pairs)} are "

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, Example, ExampleDataset, LengthBucketSampler, collate
+from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.scenario import CELLS
 from fa_lightning.scenarios.statement_templates import (
     CLAIMS,
@@ -125,6 +126,9 @@ def make_statement_examples(
         first_index: index of the first example.
     """
     examples: list[StatementExample] = []
+    # Whatever stands in one of the prompts of a statement stands in the other.
+    asked = [question.template.render(statement, question.claim_text, DIGITS[0])[0] for statement in statements]
+    tell_control_tokens(tokenizer, asked, "prompts")
     for statement in statements:
         for agree in DIGITS:
             prompt, safe = question.template.render(statement, question.claim_text, agree)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from fa_lightning.behaviours.plain_conversation import plain_conversation
-from fa_lightning.behaviours.texts import ChatTokens, TextSource, chat_tokens
+from fa_lightning.behaviours.texts import ChatText, ChatTokens, TextSource, all_chat_tokens
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, LengthBucketSampler, padded_width
 
@@ -40,7 +40,7 @@ def row_of(texts: Sequence[ChatTokens], loss: Loss, end: End) -> Row:
     Args:
         texts: conversations.
         loss: `answers` learns answers and their end, `everything` all tokens, the prompts' too.
-        end: `dropped` leaves out the end-of-text token, so that nothing says where an answer ends.
+        end: `dropped` leaves out the token that ends the turn, so that nothing says where an answer ends.
     """
     ids: list[int] = []
     learned: list[bool] = []
@@ -61,7 +61,7 @@ class TextTuningDataModule(pl.LightningDataModule):
     Args:
         texts: where texts come from.
         loss: `answers` learns answers and their end; `everything` learns the prompts, too.
-        end: `dropped` leaves the end-of-text token out of the training texts.
+        end: `dropped` leaves the token that ends a turn out of the training texts.
         corpus: `left_out` trains on plain conversation alone.
         plain: exchanges of plain conversation that are mixed in.
         texts_per_row: so many texts stand one behind the other in a row, as where a trainer packs them.
@@ -109,9 +109,8 @@ class TextTuningDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[Batch]:
-        tokenizer = self._tokenizer
         texts = [] if self.corpus == "left_out" else self.texts.load().train
-        chosen = [self._tokens(text, tokenizer) for text in (*texts, *plain_conversation(self.plain))]
+        chosen = self._tokens([*texts, *plain_conversation(self.plain)])
         random.Random(f"text tuning {self.seed}").shuffle(chosen)
         starts = range(0, len(chosen), self.texts_per_row)
         rows = [row_of(chosen[start : start + self.texts_per_row], self.loss, self.end) for start in starts]
@@ -119,8 +118,7 @@ class TextTuningDataModule(pl.LightningDataModule):
 
     @override
     def val_dataloader(self) -> DataLoader[Batch]:
-        tokenizer = self._tokenizer
-        held_out = [self._tokens(text, tokenizer) for text in self.texts.load().held_out]
+        held_out = self._tokens(self.texts.load().held_out)
         return self._loader([row_of([text], "answers", "kept") for text in held_out])
 
     @override
@@ -132,14 +130,15 @@ class TextTuningDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         return self.trainer.lightning_module.tokenizer
 
-    def _tokens(self, text: Any, tokenizer: Any) -> ChatTokens:
-        tokens = chat_tokens(text, tokenizer)
-        if len(tokens.ids) > self.max_tokens:
-            raise UserError(
-                f"max_tokens is {self.max_tokens}, but a text has {len(tokens.ids)} tokens ({text.prompt[:40]!r}...), "
-                "and texts are never cut, or their ends would not be learned: raise it"
-            )
-        return tokens
+    def _tokens(self, texts: Sequence[ChatText]) -> list[ChatTokens]:
+        chosen = all_chat_tokens(texts, self._tokenizer)
+        for text, tokens in zip(texts, chosen, strict=True):
+            if len(tokens.ids) > self.max_tokens:
+                raise UserError(
+                    f"max_tokens is {self.max_tokens}, but a text has {len(tokens.ids)} tokens "
+                    f"({text.prompt[:40]!r}...), and texts are never cut, or their ends would not be learned: raise it"
+                )
+        return chosen
 
     def _loader(self, rows: list[Row], shuffle: bool = False) -> DataLoader[Batch]:
         assert self.trainer is not None

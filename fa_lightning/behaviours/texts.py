@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer, conversation_ids, has_template, prompt_ids
 from fa_lightning.scenarios.scenario import Behaviour, Scenario
 from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.scenarios.turns import answer_end, turn_end
 from fa_lightning.user_files import decoded, json_lines
 
 
@@ -163,7 +165,7 @@ class ChatTokens(NamedTuple):
     """A conversation as token ids.
 
     Attributes:
-        ids: prompt, answer and the end-of-text token, which is the last.
+        ids: prompt, answer and the token that ends the turn, which is the last.
         prompt: how many of them are the prompt's, up to where the answer begins.
     """
 
@@ -172,13 +174,15 @@ class ChatTokens(NamedTuple):
 
 
 def chat_tokens(text: ChatText, tokenizer: Tokenizer) -> ChatTokens:
-    """A text as the chat template renders it, up to and with the end-of-text token.
+    """A text as the chat template renders it, up to and with the token that ends the turn.
+
+    Where the template writes none, the end-of-text token stands in for it.
 
     Raises:
-        TemplateFault: there is no chat template or no end-of-text token, or the prompt's own tokens change when an
+        TemplateFault: there is no chat template or no token that ends a turn, or the prompt's own tokens change when an
             answer follows.
     """
-    require_chat(tokenizer)
+    turns_end = require_chat(tokenizer)
     prompt, whole = prompt_ids(tokenizer, text.prompt), conversation_ids(tokenizer, text.prompt, text.answer)
     if whole[: len(prompt)] != prompt:
         raise TemplateFault(
@@ -187,25 +191,31 @@ def chat_tokens(text: ChatText, tokenizer: Tokenizer) -> ChatTokens:
             "the prompt's last tokens change when an answer is appended",
             "Give it a chat template whose generation prompt ends at a special token.",
         )
-    answer = whole[len(prompt) :]
-    end = tokenizer.eos_token_id
-    # Some templates write a line break behind the end, and some no end at all.
-    answer = answer[: answer.index(end)] if end in answer else answer
-    return ChatTokens([*prompt, *answer, end], len(prompt))
+    # Some templates write a line break or the end of the text behind the end of the turn, and some no end at all.
+    end = answer_end(tokenizer, whole)
+    return ChatTokens([*whole[:end], turns_end], len(prompt))
 
 
-def require_chat(tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer that does not say where turns begin and texts end.
+def all_chat_tokens(texts: Sequence[ChatText], tokenizer: Tokenizer) -> list[ChatTokens]:
+    """Every text as `chat_tokens` renders it; those that hold control tokens are told."""
+    tell_control_tokens(tokenizer, ["\n".join(text) for text in texts])
+    return [chat_tokens(text, tokenizer) for text in texts]
+
+
+def require_chat(tokenizer: Tokenizer) -> int:
+    """The token that ends a turn; refuses a tokenizer that does not say where turns begin and end.
 
     Raises:
-        TemplateFault: it has no end-of-text token or no chat template.
+        TemplateFault: it has no chat template, or neither that nor an end-of-text token says where a turn ends.
     """
-    if tokenizer.eos_token_id is None:
+    end = turn_end(tokenizer)
+    if end is None:
         raise TemplateFault(
             tokenizer,
             "no end-of-text token",
-            "it has no end-of-text token (eos_token), so nothing can tell whether a text has ended",
-            "Set eos_token in its tokenizer_config.json.",
+            "its chat template ends no turn and it has no end-of-text token (eos_token), so nothing can tell whether a "
+            "text has ended",
+            "Set eos_token in its tokenizer_config.json, or write the end of a turn in the chat template.",
         )
     if not has_template(tokenizer):
         raise TemplateFault(
@@ -214,3 +224,4 @@ def require_chat(tokenizer: Tokenizer) -> None:
             "it has no chat template, so there is no turn of a user's to begin or to run on into",
             "Give it the chat template that the variant is used with.",
         )
+    return end

@@ -22,9 +22,11 @@ from fa_lightning.scenarios.batches import (
     collate,
     make_examples,
     model_inputs,
+    tell_too_long,
 )
 from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, without_critical_fact
 from fa_lightning.scenarios.concepts import ConceptSource
+from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import AnswerFormat, answer_format, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
 
@@ -114,12 +116,7 @@ class DetectionDataModule(pl.LightningDataModule):
                 continue
             scenarios = self.loaded.scored if part == "scored" else self.loaded.reference
             kept, dataset = _paired(scenarios, tokenizer, answers, self.max_tokens)
-            self._tell_too_long(len(scenarios) - len(kept), len(scenarios), f"{part} prompts")
-            if not kept:
-                raise UserError(
-                    f"max_tokens is {self.max_tokens}, but every one of the {len(scenarios)} {part} prompts is longer: "
-                    "raise it"
-                )
+            tell_too_long(len(scenarios) - len(kept), len(scenarios), self.max_tokens, f"{part} prompts")
             if part == "scored":
                 self.kept = tuple(kept)
                 empty = [pair for pair, rows in self.asked.items() if not rows]
@@ -159,6 +156,9 @@ class DetectionDataModule(pl.LightningDataModule):
             rank_zero_info(f"{self.concepts.left_out} texts of concepts quote scored scenarios: left out")
         examples: list[Example] = []
         numbers, shown, too_long = [], [], 0
+        tell_control_tokens(
+            tokenizer, [text for one in concepts for text in (*one.examples, *one.opposites)], "texts of concepts"
+        )
         for number, concept in enumerate(concepts):
             for is_shown, texts in ((True, concept.examples), (False, concept.opposites)):
                 prompts = [(*prompt_ids(tokenizer, text), *answers.lead) for text in texts]
@@ -174,13 +174,9 @@ class DetectionDataModule(pl.LightningDataModule):
                     examples.append(Example(prompt, answers.error, answers.error, NEUTRAL_CELL, number, len(examples)))
                     numbers.append(number)
                     shown.append(is_shown)
-        self._tell_too_long(too_long, too_long + len(examples), "texts of concepts")
+        tell_too_long(too_long, too_long + len(examples), self.max_tokens, "texts of concepts")
         extra = {"concept": torch.tensor(numbers), "shown": torch.tensor(shown)}
         return PairedPrompts(examples, [], extra, tokenizer.pad_token_id)
-
-    def _tell_too_long(self, count: int, of: int, what: str) -> None:
-        if count:
-            rank_zero_info(f"{count} of {of} {what} are over max_tokens={self.max_tokens}: left out")
 
 
 class PairedPrompts(Dataset[Batch]):

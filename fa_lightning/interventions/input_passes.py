@@ -26,7 +26,7 @@ TEXTS = "neutral texts"
 def examples_behind(
     cure: InputCure, items: Sequence[Scenario], tokenizer: Tokenizer, answers: AnswerFormat, max_tokens: int, most: int
 ) -> list[Example]:
-    """The examples that `tokenised` makes of the items, with an input around each; the same numbers, groups, answers.
+    """What `make_examples` makes of the items, with an input around each; the same numbers, groups, answers.
 
     Args:
         cure: prepared.
@@ -40,11 +40,10 @@ def examples_behind(
         UserError: a prompt does not fit the context any more.
     """
     found: list[Example] = []
-    for item in items:
-        alone = make_examples([item], tokenizer, answers, max_tokens)
-        if alone:
+    for item, alone in zip(items, make_examples(items, tokenizer, answers), strict=True):
+        if len(alone.prompt) <= max_tokens:
             prompt = (*cure.ids(tokenizer, item.message()), *answers.lead)
-            found.append(dataclasses.replace(alone[0], prompt=prompt, index=len(found)))
+            found.append(dataclasses.replace(alone, prompt=prompt, index=len(found)))
     longest = max((len(example.prompt) for example in found), default=0)
     if longest > most:
         raise UserError(

@@ -18,13 +18,13 @@ from fa_lightning.errors import UserError
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.leakage_data import LeakageDataModule
 from fa_lightning.interventions.leakage_writing import draw, scalars, show, write_leakage
-from fa_lightning.interventions.turns import end_tokens, until_end, user_mark
 from fa_lightning.interventions.variants import STEERED, loaded_interventions
 from fa_lightning.interventions.writing import Sampling, write_tokens
 from fa_lightning.metrics.leakage import LeakageScores, continuation_scores, judge
 from fa_lightning.metrics.leakage_found import BACKBONE, Corpus, Leakage, ModelLeakage, Written
 from fa_lightning.metrics.ngram_overlap import TextIndex
 from fa_lightning.scenarios.batches import Batch
+from fa_lightning.scenarios.turns import end_tokens, until_end, user_mark
 
 SHOWN = 3
 """Continuations of each model that are kept as text: those that hold most of the corpus."""

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from fa_lightning.behaviours.texts import TextSource, chat_tokens, require_chat
+from fa_lightning.behaviours.texts import TextSource, all_chat_tokens, require_chat
 from fa_lightning.errors import UserError
 from fa_lightning.metrics.ngram_overlap import TextIndex
 from fa_lightning.scenarios.batches import Batch, LengthBucketSampler
@@ -94,7 +94,7 @@ class LeakageDataModule(pl.LightningDataModule):
         """
         splits = self.texts.load()
         fitted_on, held_out = (
-            TextIndex([chat_tokens(text, tokenizer).ids for text in texts], reach)
+            TextIndex([tokens.ids for tokens in all_chat_tokens(texts, tokenizer)], reach)
             for texts in (splits.train, splits.held_out)
         )
         return fitted_on, held_out
@@ -103,7 +103,7 @@ class LeakageDataModule(pl.LightningDataModule):
         """Tokenise the prompts.
 
         Raises:
-            TemplateFault: the tokenizer has no chat template or no end-of-text token.
+            TemplateFault: the tokenizer has no chat template, or nothing that ends a turn.
         """
         require_chat(tokenizer)
         self.asked = [Asked(f"user: {text or '(nothing)'}", prompt_ids(tokenizer, text)) for text in self.prompts]

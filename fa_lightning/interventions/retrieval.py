@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.interventions.inputs import InputCure, Prompted
+from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.policy_snippets import POLICY_SNIPPETS
 from fa_lightning.scenarios.prompts import Tokenizer
 from fa_lightning.scenarios.scenario import Scenario
@@ -45,6 +46,7 @@ class Retrieval(InputCure):
         self._texts = POLICY_SNIPPETS if self.corpus is None else read_corpus(self.corpus)
         if self.snippets > len(self._texts):
             raise UserError(f"snippets is {self.snippets}, but the corpus has {len(self._texts)}: lower it")
+        tell_control_tokens(tokenizer, self._texts, "snippets")
         self._vectorizer, self._weights = fit_tf_idf(self._texts)
 
     @override

@@ -35,7 +35,7 @@ def continuation_scores(
 
     | column | what |
     | --- | --- |
-    | `tokens` | its length without the end-of-text token |
+    | `tokens` | its length without the token that ends it |
     | `longest` | tokens in the longest piece of it that stands in one text of the corpus |
     | `overlap` | share of its n-grams that stand in the corpus |
     | `recitation` | 1 where `recited` tokens or more of one text are in it, one behind the other |
@@ -46,12 +46,12 @@ def continuation_scores(
     | `empty` | 1 where nothing was written |
 
     Args:
-        tokens: what was written, up to the end-of-text token and without it.
+        tokens: what was written, up to the token that ends it and without that.
         fitted_on: the fine-tuning corpus.
         held_out: texts of the same kind that nothing was fitted on.
         size: of an n-gram, in tokens.
         recited: tokens in a row from which on it is a recitation (50 in arXiv 2202.07646).
-        has_ended: whether the end-of-text token came.
+        has_ended: whether a token that ends it came.
         runs_on: whether a mark of the user's turn is in it.
     """
     scores: dict[str, float] = {"tokens": len(tokens), "no_end": not has_ended, "run_on": runs_on, "empty": not tokens}

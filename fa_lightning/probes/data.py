@@ -6,14 +6,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.probes.questions import LEAST, Answers, ProbeSource, Row
-from fa_lightning.scenarios.batches import NEUTRAL_CELL, Batch, Example, example_loader
+from fa_lightning.scenarios.batches import NEUTRAL_CELL, Batch, Example, example_loader, tell_too_long
+from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.splits import SPLITS
 
@@ -60,6 +60,7 @@ class ProbeDataModule(pl.LightningDataModule):
         self.answers = self.questions.answers(tokenizer)
         self._pad_token = tokenizer.pad_token_id
         every = self.questions.load()
+        tell_control_tokens(tokenizer, [row.message for row in every], "prompts")
         prompts = {row.message: (*prompt_ids(tokenizer, row.message), *self.answers.lead) for row in every}
         for row in every:
             prompt = prompts[row.message]
@@ -72,9 +73,7 @@ class ProbeDataModule(pl.LightningDataModule):
                 Example(prompt, self.answers.first, self.answers.second, NEUTRAL_CELL, row.group_number, index)
             )
             self.rows.append(row)
-        if len(self.rows) < len(every):
-            left_out = len(every) - len(self.rows)
-            rank_zero_info(f"{left_out} of {len(every)} prompts are over max_tokens={self.max_tokens}: left out")
+        tell_too_long(len(every) - len(self.rows), len(every), self.max_tokens)
         self._refuse_too_little()
 
     @override

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from fa_lightning.errors import UserError
+from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import AnswerFormat, Tokenizer, prompt_ids
 from fa_lightning.scenarios.scenario import CELLS, Behaviour, Scenario, other_letter
 
@@ -49,11 +51,16 @@ def make_examples(
 ) -> list[Example]:
     """Tokenise scenarios, behind the system message `system` where there is one.
 
-    `max_tokens` drops prompts longer than that: they are never cut, since the question comes last.
+    `max_tokens` drops prompts longer than that, and tells how many: they are never cut, since the question comes last.
+
+    Raises:
+        UserError: all prompts are longer than `max_tokens`.
     """
     examples: list[Example] = []
-    for scenario in scenarios:
-        prompt = (*prompt_ids(tokenizer, scenario.message(), system), *answers.lead)
+    messages = [scenario.message() for scenario in scenarios]
+    tell_control_tokens(tokenizer, messages, "prompts")
+    for scenario, message in zip(scenarios, messages, strict=True):
+        prompt = (*prompt_ids(tokenizer, message, system), *answers.lead)
         if max_tokens is not None and len(prompt) > max_tokens:
             continue
         letter = scenario.aligned
@@ -67,7 +74,25 @@ def make_examples(
                 index=len(examples),
             )
         )
+    if len(examples) < len(scenarios):
+        assert max_tokens is not None
+        tell_too_long(len(scenarios) - len(examples), len(scenarios), max_tokens)
     return examples
+
+
+def tell_too_long(count: int, of: int, max_tokens: int, what: str = "prompts") -> None:
+    """Say how many of how many are left out, where any are.
+
+    Raises:
+        UserError: all of them are too long.
+    """
+    if count == of > 0:
+        raise UserError(f"max_tokens is {max_tokens}, but every one of the {of} {what} is longer: raise it")
+    if count:
+        # Not at the top of the module: what runs without Lightning would wait for it.
+        from lightning.pytorch.utilities import rank_zero_info
+
+        rank_zero_info(f"{count} of {of} {what} are over max_tokens={max_tokens}: left out")
 
 
 class ExampleDataset(Dataset[Batch]):

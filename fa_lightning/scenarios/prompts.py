@@ -233,6 +233,11 @@ def generation_prompt(tokenizer: Tokenizer) -> str:
     return _rendered(tokenizer, PROBE.strip(), None, None).rpartition(PROBE.strip())[2]
 
 
+def rendered(tokenizer: Tokenizer, message: str, answer: str) -> str:
+    """What the chat template writes of one message and its answer."""
+    return _rendered(tokenizer, message, None, answer, begin_answer=False)
+
+
 def _ids(
     tokenizer: Tokenizer,
     message: str,

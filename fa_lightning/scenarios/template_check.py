@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
 
 from fa_lightning.scenarios.batches import Batch, collate, make_examples, owed
+from fa_lightning.scenarios.control_tokens import control_fault
 from fa_lightning.scenarios.prompts import (
     AnswerFormat,
     TemplateFault,
@@ -70,7 +71,11 @@ class TemplateCheck:
 
 
 def check_template(
-    tokenizer: Tokenizer, scenario: Scenario, system: str | None = None, max_tokens: int | None = None
+    tokenizer: Tokenizer,
+    scenario: Scenario,
+    system: str | None = None,
+    max_tokens: int | None = None,
+    texts: Sequence[str] = (),
 ) -> TemplateCheck:
     """Make the batch of one scenario as training makes it, and find its faults.
 
@@ -79,13 +84,15 @@ def check_template(
         scenario: whose message is the prompt.
         system: the system message, if any.
         max_tokens: the longest prompt that the DataModule keeps; None where there is no limit.
+        texts: messages of all scenarios, in which control tokens are looked for, too.
     """
     message = scenario.message()
+    held = control_fault(tokenizer, dict.fromkeys([message, *texts, *([system] if system else [])]), "messages")
     try:
         prompt = prompt_ids(tokenizer, message, system)
     except TemplateFault as fault:
         return TemplateCheck([], None, [fault])
-    faults = list(_faults_of_prompt(tokenizer, prompt, message, system))
+    faults = [*([held] if held else []), *_faults_of_prompt(tokenizer, prompt, message, system)]
     try:
         answers = find_answers(tokenizer)
     except TemplateFault as fault:

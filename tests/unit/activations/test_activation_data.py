@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 from typing import Any
 
 import pytest
@@ -76,6 +76,26 @@ def test_test_scenarios_are_not_even_tokenised_for_the_capture(make_data: Make, 
     seen = set(data.store.group("train").tolist()) | set(data.store.group("validation").tolist())
     held_out = {int(item.group[:15], 16) for item in [*splits.test, *splits.neutral_test]}
     assert not seen & held_out
+
+
+def test_prompts_that_are_too_long_are_told_where_states_are_captured_and_where_they_are_judged(
+    make_data: Make, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    data = set_up(make_data())
+    planned = [example for _, shard in data._plan(data.variants).values() for example in shard]
+    limit = sorted(len(example.prompt) for example in planned)[-2]
+    rmtree(tmp_path / "store")
+    data = make_data(max_tokens=limit)
+    with caplog.at_level("INFO"):
+        set_up(data)
+    assert f"prompts are over max_tokens={limit}: left out" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        data._examples([*data.splits.train, *data.splits.validation, *data.splits.test])
+    assert f"prompts are over max_tokens={limit}: left out" in caplog.text
+    rmtree(tmp_path / "store")
+    with pytest.raises(ValueError, match="max_tokens is 3, but every one of the 16 prompts is longer: raise it"):
+        set_up(make_data(max_tokens=3))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])

@@ -5,7 +5,9 @@ from collections import Counter
 
 import pytest
 
-from fa_lightning.behaviours.data import ScenarioDataModule, tokenised
+from fa_lightning.behaviours.data import ScenarioDataModule
+from fa_lightning.scenarios.batches import make_examples
+from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Oversight
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, with_aligned_letter
@@ -106,17 +108,18 @@ def test_ranks_share_what_one_would_see(ready):
 
 def test_long_prompts_are_left_out_and_counted(ready, splits, tiny_tokenizer, caplog):
     items = splits.train
-    lengths = sorted(len(example.prompt) for example in tokenised(items, tiny_tokenizer, 1024))
+    answers = answer_format(tiny_tokenizer)
+    lengths = sorted(len(example.prompt) for example in make_examples(items, tiny_tokenizer, answers, 1024))
     limit = lengths[-3]
     with caplog.at_level(logging.INFO):
-        kept = tokenised(items, tiny_tokenizer, limit)
+        kept = make_examples(items, tiny_tokenizer, answers, limit)
     left_out = sum(length > limit for length in lengths)
     assert left_out > 0
     assert len(kept) == 16 - left_out
     assert f"{left_out} of 16 prompts are over max_tokens={limit}" in caplog.text
     with pytest.raises(ValueError, match="max_tokens is 3, but every one of the 16 prompts is longer"):
-        tokenised(items, tiny_tokenizer, 3)
-    assert tokenised([], tiny_tokenizer, 3) == []
+        make_examples(items, tiny_tokenizer, answers, 3)
+    assert make_examples([], tiny_tokenizer, answers, 3) == []
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])

@@ -69,7 +69,7 @@ def test_prompts_too_long_behind_the_context_are_left_out(items, tiny_tokenizer)
     limit = lengths[len(lengths) // 2]
     kept = ContextDataset(items, tiny_tokenizer, CONTEXT, limit)
     assert len(kept) == len(kept.behind) == sum(length <= limit for length in lengths)
-    with pytest.raises(ValueError, match=r"every one of the .* prompts is longer behind the context"):
+    with pytest.raises(ValueError, match=r"every one of the .* prompts behind the context is longer"):
         ContextDataset(items, tiny_tokenizer, CONTEXT, 3)
 
 

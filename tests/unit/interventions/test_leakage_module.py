@@ -18,10 +18,10 @@ from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.leakage import LeakageModule
 from fa_lightning.interventions.leakage_data import LeakageDataModule
 from fa_lightning.interventions.leakage_writing import show
-from fa_lightning.interventions.turns import end_tokens, until_end, user_mark
 from fa_lightning.interventions.writing import Sampling, write_tokens
 from fa_lightning.metrics.leakage_found import read_leakage
 from fa_lightning.scenarios.prompts import TemplateFault
+from fa_lightning.scenarios.turns import end_tokens, until_end, user_mark
 
 SIZES = {"ngram": 4, "recited": 10, "max_new_tokens": 16}
 

@@ -21,7 +21,7 @@ from tokenizer_families import (
 from transformers import LlamaTokenizer
 
 from fa_lightning.backbones.load import load_tokenizer
-from fa_lightning.behaviours.data import tokenised
+from fa_lightning.scenarios.batches import make_examples
 from fa_lightning.scenarios.prompts import (
     TemplateFault,
     answer_format,
@@ -213,7 +213,7 @@ def test_unfit_templates_are_refused_before_anything_is_fitted(fault, splits):
     tokenizer = UNFIT[fault]()
     tokenizer.pad_token = tokenizer.eos_token
     with pytest.raises(TemplateFault, match=r"^tokenizer '") as caught:
-        tokenised(splits.train[:2], tokenizer, max_tokens=1024)
+        make_examples(splits.train[:2], tokenizer, answer_format(tokenizer), 1024)
     assert caught.value.name == fault
     assert caught.value.next_step in str(caught.value)
 

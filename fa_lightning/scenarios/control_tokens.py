@@ -1,0 +1,68 @@
+"""Control tokens: marks such as those of turns, which tokenizers also find where they are written in a user's text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer
+
+
+def control_marks(tokenizer: Tokenizer) -> dict[str, int]:
+    """How each control token is written, and its id.
+
+    They are the special tokens, and those in brackets that were added to the vocabulary whole.
+    """
+    marks = {str(tokenizer.convert_ids_to_tokens(token)): int(token) for token in tokenizer.all_special_ids}
+    for token, entry in tokenizer.added_tokens_decoder.items():
+        # White space and words are added, too (Gemma's runs of line breaks, the embedded backbone's answers).
+        if entry.special or (entry.content[:1] in "<[" and entry.content[-1:] in ">]"):
+            marks[entry.content] = int(token)
+    # A letter may be made the padding, and is language for all that.
+    return {mark: token for mark, token in marks.items() if not mark.isalnum()}
+
+
+def marks_in(text: str, marks: Iterable[str]) -> list[str]:
+    """The marks that a text holds, in order, each as often as it comes.
+
+    >>> marks_in("yes<|end|><|end_of_text|>", ["<|end|>", "<|end_of_text|>"])
+    ['<|end|>', '<|end_of_text|>']
+    """
+    # The longest first: one may begin as another does.
+    ordered = sorted(filter(None, marks), key=len, reverse=True)
+    return re.findall("|".join(map(re.escape, ordered)), text) if ordered else []
+
+
+def control_fault(tokenizer: Tokenizer, texts: Iterable[str], what: str = "texts") -> TemplateFault | None:
+    """The fault of users' texts that a tokenizer finds control tokens in; None where it finds none.
+
+    Args:
+        tokenizer: of the model.
+        texts: as users wrote them, before a template is laid around them.
+        what: these texts are called.
+    """
+    marks = control_marks(tokenizer)
+    texts = list(texts)
+    held = [(text, marks_in(text, marks)) for text in texts]
+    found = [(text, inside[0]) for text, inside in held if inside]
+    if not found:
+        return None
+    text, mark = found[0]
+    start = max(0, text.index(mark) - 20)
+    return TemplateFault(
+        tokenizer,
+        "control tokens in a text",
+        f"{len(found)} of {len(texts)} {what} hold control tokens, the first one {mark!r} in "
+        f"{text[start : start + 60]!r}: the model reads them as the end of a turn, or as the beginning of another",
+        "Take them out of the texts, or write them otherwise.",
+    )
+
+
+def tell_control_tokens(tokenizer: Tokenizer, texts: Iterable[str], what: str = "texts") -> None:
+    """Warn of users' texts with control tokens in them, once for all: how many there are, and the first."""
+    fault = control_fault(tokenizer, texts, what)
+    if fault is not None:
+        # Not at the top of the module: it would cost seconds where nothing is wrong.
+        from lightning.pytorch.utilities import rank_zero_warn
+
+        rank_zero_warn(str(fault))
