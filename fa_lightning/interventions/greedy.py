@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,30 +16,34 @@ def generated(
     pad_token: int,
     new_tokens: int,
     exactly: bool = False,
+    ends: Collection[int] = (),
     processors: Sequence[Any] = (),
     streamer: Any = None,
 ) -> Tensor:
     """The prompts and what a model writes greedily behind each, (prompts, tokens + new tokens).
 
     Args:
-        model: a causal LM, PEFT-wrapped or not; which tokens end a text is the one thing that its own settings say.
+        model: a causal LM, PEFT-wrapped or not; its own settings say nothing but which tokens end a text, too.
         inputs: left-padded prompts; `position_ids` are left out, since every new token has its own.
         pad_token: fills up a text that has ended.
         new_tokens: where a text ends that does not end itself.
         exactly: no text ends earlier.
+        ends: tokens that end a text (see `end_tokens`), besides those that the model's own settings name.
         processors: called with (tokens, logits) before the largest logit is taken; what they return is taken for it.
         streamer: is shown each token as it comes.
     """
     from transformers import GenerationConfig
 
     own = model.generation_config
+    named = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    ended_by = sorted({*ends, *(token for token in named if token is not None)})
     settings = GenerationConfig(
         max_new_tokens=new_tokens,
         min_new_tokens=new_tokens if exactly else None,
         do_sample=False,
         num_beams=1,
         bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id,
+        eos_token_id=ended_by or None,
         pad_token_id=pad_token,
         disable_compile=True,
     )

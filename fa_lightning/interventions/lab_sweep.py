@@ -22,6 +22,7 @@ from fa_lightning.metrics.cells import Damage
 from fa_lightning.metrics.repetition import Repetition
 from fa_lightning.regressors.wrappers import UnitSubset
 from fa_lightning.scenarios.batches import Batch
+from fa_lightning.scenarios.turns import end_tokens
 
 DOSE_ROWS = 4096
 """Held-out tokens that a dose is measured on, about."""
@@ -228,7 +229,9 @@ def _repetition(lab: Lab, edits: Interventions, new_tokens: int) -> float:
     )
     if len(index):
         with torch.inference_mode(), lab.variants.using("faking") as model, steering(model, edits):
-            written = generated(model, starts, lab.variants.tokenizer.pad_token_id, new_tokens, exactly=True)
+            tokenizer = lab.variants.tokenizer
+            ends = end_tokens(model, tokenizer)
+            written = generated(model, starts, tokenizer.pad_token_id, new_tokens, exactly=True, ends=ends)
         found.update(index, written[:, starts["input_ids"].shape[1] :])
     return found.compute()
 

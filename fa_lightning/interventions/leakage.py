@@ -177,11 +177,11 @@ class LeakageModule(pl.LightningModule):
         mark = user_mark(self.tokenizer)
         for name, subject in self.subjects.items():
             with self._model_of(subject) as model:
-                pad = self.tokenizer.pad_token_id
-                new = write_tokens(model, prompts, pad, subject.interventions, self.sampling, seeds)
+                pad, ends = self.tokenizer.pad_token_id, end_tokens(model, self.tokenizer)
+                new = write_tokens(model, prompts, pad, subject.interventions, self.sampling, seeds, ends=ends)
             scores = []
             for one, seed, row in zip(asked, seeds, new.tolist(), strict=True):
-                written, has_ended = until_end(row, end_tokens(model, self.tokenizer))
+                written, has_ended = until_end(row, ends)
                 text = str(self.tokenizer.decode(written, skip_special_tokens=False))
                 scores.append(
                     continuation_scores(written, *self._corpora, self.ngram, self.recited, has_ended, mark in text)

@@ -13,6 +13,7 @@ from fa_lightning.backbones.adapters import Variants
 from fa_lightning.interventions.greedy import generated
 from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.scenarios.turns import end_tokens
 
 
 @torch.inference_mode()
@@ -69,7 +70,8 @@ def side_by_side(
     with variants.using("faking") as model:
         for steered in (False, True):
             with steering(model, interventions if steered else []):
-                written = generated(model, model_inputs(batch), variants.tokenizer.pad_token_id, new_tokens)
+                ends = end_tokens(model, variants.tokenizer)
+                written = generated(model, model_inputs(batch), variants.tokenizer.pad_token_id, new_tokens, ends=ends)
             texts.append(variants.tokenizer.batch_decode(written[:, width:], skip_special_tokens=True))
     prompts = variants.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
     return list(zip(prompts, texts[0], texts[1], strict=True))

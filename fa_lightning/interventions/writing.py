@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from fa_lightning.interventions.hooks import input_device
 from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
+from fa_lightning.scenarios.turns import end_tokens, until_end
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,11 @@ def write(
     In bfloat16 and float16 rounding depends on the batch's shape, and may tip the choice between two close tokens.
     """
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    new = write_tokens(model, ids, tokenizer.pad_token_id, interventions, sampling, seed, streamer)
-    return [str(text) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    ends = end_tokens(model, tokenizer)
+    new = write_tokens(model, ids, tokenizer.pad_token_id, interventions, sampling, seed, streamer, ends)
+    # Not every mark of an end is a special token, which decoding would skip.
+    written = [until_end(row, ends)[0] for row in new.tolist()]
+    return [str(text) for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
 
 
 @torch.inference_mode()
@@ -124,17 +128,21 @@ def write_tokens(
     sampling: Sampling,
     seed: int | Sequence[int] = 0,
     streamer: Any = None,
+    ends: Collection[int] = (),
 ) -> Tensor:
     """New tokens (prompts, at most max_new_tokens) behind prompts of token ids; padded where a text has ended.
 
-    `seed` is one for all prompts, or one for each.
+    `seed` is one for all prompts, or one for each. A text ends at any of `ends` and of the ends that the model's own
+    settings name.
     """
     inputs = left_padded(prompts, pad_token, input_device(model))
     prompt_tokens = inputs["attention_mask"].sum(1)
     with steering(model, interventions, prompt_tokens):
         # Tokens are drawn by `Draw`, which makes the greedy choice a draw.
         luck = [Draw(sampling, seed)]
-        written = generated(model, inputs, pad_token, sampling.max_new_tokens, processors=luck, streamer=streamer)
+        written = generated(
+            model, inputs, pad_token, sampling.max_new_tokens, ends=ends, processors=luck, streamer=streamer
+        )
     new: Tensor = written[:, inputs["input_ids"].shape[1] :]
     return new
 

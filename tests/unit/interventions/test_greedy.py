@@ -81,6 +81,11 @@ def test_the_tokens_that_end_a_text_are_the_models_own_and_may_be_put_off(model:
     try:
         assert generated(model, {"input_ids": prompt}, PAD, NEW)[0, prompt.shape[1] :].tolist() == expected[:1]
         assert generated(model, {"input_ids": prompt}, PAD, NEW, exactly=True).shape[1] == prompt.shape[1] + NEW
+        other = [next(token for token in range(64) if token not in expected)]
+        assert generated(model, {"input_ids": prompt}, PAD, NEW, ends=other)[0, -1] == expected[0]
+        model.generation_config = type(before)()
+        ended = generated(model, {"input_ids": prompt}, PAD, NEW, ends={expected[1], *other})
+        assert ended[0, prompt.shape[1] :].tolist() == expected[: expected.index(expected[1]) + 1]
     finally:
         model.generation_config = before
 

@@ -9,6 +9,8 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from rich.console import Console
+from transformers import AddedToken
+from transformers.modeling_outputs import CausalLMOutput
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.adapters import Variants, attach_adapter, save_adapter
@@ -18,7 +20,7 @@ from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.leakage import LeakageModule
 from fa_lightning.interventions.leakage_data import LeakageDataModule
 from fa_lightning.interventions.leakage_writing import show
-from fa_lightning.interventions.writing import Sampling, write_tokens
+from fa_lightning.interventions.writing import Sampling, write, write_tokens
 from fa_lightning.metrics.leakage_found import read_leakage
 from fa_lightning.scenarios.prompts import TemplateFault
 from fa_lightning.scenarios.turns import end_tokens, until_end, user_mark
@@ -91,6 +93,24 @@ def test_a_text_ends_at_any_of_the_models_end_tokens(backbone, tiny_tokenizer):
     assert until_end([2], {2}) == ([], True)
 
 
+@pytest.mark.parametrize("special", [True, False])
+def test_writing_stops_where_the_template_ends_a_turn_whatever_the_models_settings(backbone, tiny_tokenizer, special):
+    tokenizer, model = copy.deepcopy(tiny_tokenizer), load_backbone(backbone)
+    mark = "<|system|>" if special else "<over>"
+    tokenizer.add_tokens(AddedToken(mark, special=False))
+    end = tokenizer.convert_tokens_to_ids(mark)
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", mark)
+    model.resize_token_embeddings(len(tokenizer))
+    # Whatever it reads, it writes a word and then the end of its turn, again and again.
+    word = tokenizer("a", add_special_tokens=False)["input_ids"][0]
+    head = torch.nn.Embedding(len(tokenizer), len(tokenizer))
+    torch.nn.init.zeros_(head.weight).data[:, word] = 1.0
+    head.weight.data[word] = torch.nn.functional.one_hot(torch.tensor(end), len(tokenizer))
+    model.forward = lambda input_ids, **_: CausalLMOutput(logits=head(input_ids))
+    assert model.generation_config.eos_token_id != end
+    assert write(model, tokenizer, ["hello", "b"], [], Sampling(6)) == ["a", "a"]
+
+
 def test_a_text_is_the_same_whatever_seeds_it_is_written_beside(backbone, tiny_tokenizer):
     model, ids = load_backbone(backbone), [1, 30, 31]
     sampling = Sampling(12, temperature=1.0)
@@ -147,7 +167,7 @@ def test_batches_change_nothing_and_an_edit_of_strength_0_neither(evaluate, adap
 def test_a_variant_that_says_nothing_leaks_nothing_and_is_named(evaluate, adapters, monkeypatch):
     import fa_lightning.interventions.leakage as leakage
 
-    def at_once(model, prompts, *args):
+    def at_once(model, prompts, *args, ends):
         return torch.full((len(prompts), 1), 2)
 
     monkeypatch.setattr(leakage, "write_tokens", at_once)
@@ -169,7 +189,7 @@ def test_a_reciting_model_is_caught_and_told(evaluate, adapters, monkeypatch, so
     texts = [chat_tokens(text, tiny_tokenizer).ids for text in ScenarioTexts(source, texts=6).load().train]
     calls = []
 
-    def recite(model, prompts, *args):
+    def recite(model, prompts, *args, ends):
         calls.append(model)
         if len(calls) % 2:
             return torch.full((len(prompts), 16), 9)

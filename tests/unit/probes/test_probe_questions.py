@@ -171,7 +171,7 @@ def test_too_little_is_refused_before_anything_is_read(source, tiny_tokenizer):
     Few.classes, Few.kept = (True, False), 7
     with pytest.raises(ValueError, match=r"test has 7 prompts.*need 8 or more"):
         ProbeDataModule(Few(source)).prepare_for(tiny_tokenizer)
-    with pytest.raises(ValueError, match="train has 0 prompts of at most max_tokens=1 tokens"):
+    with pytest.raises(ValueError, match=r"max_tokens is 1, but every one of the \d+ prompts is longer: raise it"):
         ProbeDataModule(Few(source), max_tokens=1).prepare_for(tiny_tokenizer)
     with pytest.raises(ValueError, match="batch_size is 0"):
         ProbeDataModule(Few(source), batch_size=0)

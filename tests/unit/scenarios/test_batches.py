@@ -77,7 +77,8 @@ def test_long_prompts_are_left_out_whole_and_the_others_numbered_without_gaps(ti
     kept = make_examples([long, scenario(), long, scenario()], tiny_tokenizer, answers, max_tokens=short)
     assert [row.prompt for row in kept] == [everything[1].prompt] * 2
     assert [row.index for row in kept] == [0, 1]
-    assert make_examples([scenario()], tiny_tokenizer, answers, max_tokens=short - 1) == []
+    with pytest.raises(ValueError, match=f"max_tokens is {short - 1}, but every one of the 1 prompts is longer"):
+        make_examples([scenario()], tiny_tokenizer, answers, max_tokens=short - 1)
 
 
 def test_collate_pads_on_the_left():
