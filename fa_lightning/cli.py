@@ -70,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Errors that a user can mend (a missing folder, a wrong value, a changed config) are told in one line, not a trace;
     set FA_LIGHTNING_TRACE=1 to see where they came from.
     """
+    # Read once, when torch is loaded. By default a thread that waits for the next kernel spins for milliseconds; beside
+    # another busy process all threads then wait for one another (measured in benchmarks/README.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = words[0] if words else "--help"
     if command in ("-h", "--help"):
@@ -115,21 +119,32 @@ def lightning_cli(arguments: Sequence[str], run: bool = True, instantiate: bool 
     from lightning.pytorch.cli import LightningCLI
 
     from fa_lightning.experiments.device import DeviceReport
+    from fa_lightning.experiments.precision import fast_precision
     from fa_lightning.experiments.ranks import StopTogether
     from fa_lightning.experiments.resume import Resumable
+
+    report = DeviceReport()
+    words = list(_readable(arguments))
+
+    class StageCLI(LightningCLI):
+        def instantiate_trainer(self, **options: Any) -> Any:
+            """The Trainer; a precision that the config leaves open is chosen here, and stays open in the config."""
+            trainer = self._get(self.config_init, "trainer")
+            if trainer["precision"] is None and not trainer["plugins"]:
+                report.chosen = options["precision"] = fast_precision(str(trainer["accelerator"]))
+            return super().instantiate_trainer(**options)
 
     class ConfigReader(LightningCLI):
         def instantiate_classes(self) -> None:
             """The config is all that is wanted."""
 
-    words = list(_readable(arguments))
-    return (LightningCLI if instantiate else ConfigReader)(
+    return (StageCLI if instantiate else ConfigReader)(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [DeviceReport(), Resumable(), StopTogether()]},
+        trainer_defaults={"callbacks": [report, Resumable(), StopTogether()]},
         seed_everything_default=0,
         parser_kwargs={"prog": "python -m fa_lightning"},
         auto_configure_optimizers=False,

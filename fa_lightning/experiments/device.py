@@ -11,11 +11,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from fa_lightning.backbones.load import ran_out
 from fa_lightning.errors import UserError
+from fa_lightning.experiments.precision import Precision
 from fa_lightning.experiments.resume import ResumePoint
 
 # By what was being done: settings to lower or to set, the cheapest first.
@@ -48,10 +49,18 @@ class DeviceReport(pl.Callback):
     When memory runs out the error keeps its class and its trace and gets another message: the stage, what it was doing,
     the batch at hand, the memory in use and which settings to lower, in order. What was on disk stays as it was: the
     stage's record says `running`, and the same command resumes.
+
+    Attributes:
+        chosen: the precision, where the config left it open (see `fast_precision`); told when the stage starts.
     """
+
+    chosen: Precision | None = None
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self.chosen is not None:
+            rank_zero_info(f"precision: {self.chosen}, the fastest on this device (--trainer.precision sets another)")
+            self.chosen = None
         refuse_precision(str(trainer.precision), trainer.strategy.root_device, pl_module.hparams.get("dtype"))
 
     @override

@@ -149,6 +149,8 @@ def _run_stage(stage: Stage, cli: Any, fingerprint: dict[str, Any], checkpoint: 
         metrics=metrics,
         seconds=seconds,
         resumed=checkpoint is not None,
+        # A fact and no field of the fingerprint: the fit of another machine stays done here.
+        precision=str(trainer.precision),
         artefacts=stage.artefacts(),
     )
     trainer.strategy.barrier("stage done")
