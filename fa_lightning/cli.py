@@ -119,6 +119,7 @@ def lightning_cli(arguments: Sequence[str], run: bool = True, instantiate: bool 
     from lightning.pytorch.cli import LightningCLI
 
     from fa_lightning.experiments.device import DeviceReport
+    from fa_lightning.experiments.locks import FitLock
     from fa_lightning.experiments.precision import fast_precision
     from fa_lightning.experiments.ranks import StopTogether
     from fa_lightning.experiments.resume import Resumable
@@ -144,7 +145,7 @@ def lightning_cli(arguments: Sequence[str], run: bool = True, instantiate: bool 
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [report, Resumable(), StopTogether()]},
+        trainer_defaults={"callbacks": [FitLock(), report, Resumable(), StopTogether()]},
         seed_everything_default=0,
         parser_kwargs={"prog": "python -m fa_lightning"},
         auto_configure_optimizers=False,

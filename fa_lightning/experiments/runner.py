@@ -17,6 +17,7 @@ from rich.markup import escape
 from fa_lightning.detectors.reading import read_detection
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.collect import collect_results, provenance_of
+from fa_lightning.experiments.locks import FolderLocks
 from fa_lightning.experiments.overrides import Overrides, config_words, words_by_stage
 from fa_lightning.experiments.resume import ResumePoint
 from fa_lightning.experiments.stage import Stage, digest_of, find_stages, fingerprint_of, flat, refuse_change
@@ -52,16 +53,30 @@ def run_experiment(
 
     Raises:
         UserError: a finished or begun stage was made from something else or has lost what it made, a folder is not the
-            stage's, `refit` names no stage, `seed` would make variants of several seeds the same, or no stage has an
-            argument of `overrides`.
+            stage's or is in use by another run, `refit` names no stage, `seed` would make variants of several seeds the
+            same, or no stage has an argument of `overrides`.
         MissingFileError: the experiment has no stages.
     """
+    with FolderLocks() as locks:
+        _run(locks, experiment, trainer_config, refit, seed, overrides)
+
+
+def _run(
+    locks: FolderLocks,
+    experiment: Path,
+    trainer_config: Path | None,
+    refit: Sequence[str],
+    seed: int | None,
+    overrides: Overrides,
+) -> None:
     stages = find_stages(experiment, OUTPUTS)
     _refuse_one_seed_for_all(stages, seed)
     remade = _with_dependents(stages, refit)
     words = words_by_stage(stages, trainer_config, overrides)
     for stage in stages:
         stage.refuse_foreign_folder()
+    for stage in remade:
+        locks.take(stage.folder)
     # The last one first: a kill in between must not leave what was made from a stage that is gone.
     for stage in reversed(remade):
         _forget(stage)
@@ -78,6 +93,8 @@ def run_experiment(
         inputs = {other.name: digests[other.name] for other in earlier}
         fingerprint = fingerprint_of(resolved(cli), cli.datamodule.scenarios.fingerprint(), inputs)
         digests[stage.name] = digest_of(fingerprint)
+        if not stage.is_done():
+            locks.take(stage.folder)
         # Ranks that are started together see the forgotten record for a moment longer than rank zero.
         recorded = None if stage in remade else stage.record()
         # A stage that failed before it made anything, as by a wrong argument, has nothing that a change could spoil.
@@ -92,6 +109,7 @@ def run_experiment(
         checkpoint = None if stage in remade else _usable_checkpoint(stage, console, title)
         _say(console, f"{title}: {'started' if checkpoint is None else 'resumed'}")
         _run_stage(stage, cli, fingerprint, checkpoint)
+        locks.release(stage.folder)
     _finish(experiment, stages, cli.datamodule, console)
 
 

@@ -98,6 +98,11 @@ class Stage:
             raise UserError(f"{path} is not whole JSON ({error}): refit the stage with --refit {self.name}") from error
         return dict(strict(found))
 
+    def is_done(self) -> bool:
+        """Whether an earlier run has finished this stage."""
+        record = self.record()
+        return record is not None and record["state"] == "done"
+
     def refuse_foreign_folder(self) -> None:
         """Leave a folder alone that no stage has made.
 

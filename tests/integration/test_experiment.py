@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 import yaml
 from toy import change, record_of, run, write_toy
 
+from fa_lightning.experiments.locks import began, lock_of
 from fa_lightning.experiments.stage import digest_of
 
 STAGES = ["01_backbone", "02_aligned", "03_faking", "04_steering"]
@@ -384,6 +387,33 @@ def test_an_interrupted_capture_makes_what_is_missing_and_nothing_else(
 
 
 # What is refused, and how
+
+
+def in_use(place: Path, stage: str) -> None:
+    """The lock of a run that is at work: the first process of this host, which never ends."""
+    owner = {"host": socket.gethostname(), "process": 1, "began": began(1), "since": "2026-01-02 03:04"}
+    lock_of(place / "checkpoints" / "embedded" / stage).write_text(json.dumps(owner))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no first process")
+def test_a_stage_that_another_run_is_at_is_left_alone(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    restart(copied, "03_faking")
+    in_use(copied, "03_faking")
+    # A finished stage is only read.
+    in_use(copied, "02_aligned")
+    before = digests(copied / "checkpoints")
+    plain = ("fit", "--config", "configs/embedded/03_faking.yaml")
+    # A refit of the backbone would delete all that was made from it.
+    for words in (FIT, (*FIT, "--refit", "03_faking"), (*FIT, "--refit", "01_backbone"), plain):
+        message = refused(capsys, *words)
+        assert "checkpoints/embedded/0" in message
+        assert "is in use by process 1 of this host since 2026-01-02 03:04" in message
+        assert digests(copied / "checkpoints") == before
+    for stage in ("02_aligned", "03_faking"):
+        lock_of(copied / "checkpoints" / "embedded" / stage).unlink()
+    assert run(*FIT) == 0
+    assert told(capsys) == dict.fromkeys(STAGES, "done, skipped") | {"03_faking": "resumed"}
+    assert not list((copied / "checkpoints").rglob(".*.lock"))
 
 
 def test_a_store_of_another_adapter_is_refused_by_name(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
