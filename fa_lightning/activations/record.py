@@ -12,8 +12,9 @@ from torch import Tensor
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store_writer import StoreWriter
+from fa_lightning.activity import doing
 from fa_lightning.backbones.adapters import Variants
-from fa_lightning.scenarios.batches import Example, collate, model_inputs, padded_width
+from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs, padded_width
 
 Plan = dict[str, tuple[str, list[Example]]]
 """What each shard holds: shard identifier to (split, examples)."""
@@ -124,6 +125,14 @@ def _recorded(
         "position": batch["position_ids"][keep],
         "decision": decision[keep],
     }
+    with doing("capturing", batch):
+        return _states(variants, names, batch, keep, sites), rows
+
+
+def _states(
+    variants: Variants, names: Sequence[str], batch: Batch, keep: Tensor, sites: Sequence[Site]
+) -> dict[str, dict[str, Tensor]]:
+    """States (rows, hidden) by site and variant, of the tokens that `keep` (batch, tokens) marks."""
     inputs = {name: tensor.to(variants.device) for name, tensor in model_inputs(batch).items()}
     kept = keep.flatten().nonzero().squeeze(1).to(variants.device)
     states: dict[str, dict[str, Tensor]] = {site.name: {} for site in sites}
@@ -131,4 +140,4 @@ def _recorded(
         with variants.using(name) as model:
             for site, hidden in truncated_forward(model, sites, **inputs).items():
                 states[site][name] = hidden.flatten(0, 1).index_select(0, kept).cpu()
-    return states, rows
+    return states

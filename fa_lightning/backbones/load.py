@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from fa_lightning.activity import doing
 from fa_lightning.backbones.hub import folder_of, place_of
 from fa_lightning.backbones.weights import digest_of_files, digest_of_model
 from fa_lightning.errors import MissingPackageError, UnavailableError, UserError
@@ -50,6 +51,7 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
+@doing("loading")
 def load_backbone(
     name_or_path: str,
     dtype: DType = "float32",

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fa_lightning.activity import doing
 from fa_lightning.backbones.load import ran_out
 from fa_lightning.errors import UserError
 
@@ -46,6 +47,7 @@ def refuse_unknown_targets(model: Any, target_modules: Collection[str] | str) ->
         )
 
 
+@doing("loading")
 def load_weights(model: Any, folder: str, name: str) -> Any:
     """Load the adapter of `folder` as `name`, all of it and nothing else; PEFT only warns of layers left out.
 

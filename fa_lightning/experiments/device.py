@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import traceback
-from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,13 +11,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+from fa_lightning.activity import Activity, activity_of, batch_text
 from fa_lightning.backbones.load import ran_out
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.precision import Precision
 from fa_lightning.experiments.resume import ResumePoint
 
 # By what was being done: settings to lower or to set, the cheapest first.
-_TO_LOWER = {
+_TO_LOWER: dict[Activity, tuple[str, ...]] = {
     "training": (
         "data.batch_size",
         "model.gradient_checkpointing",
@@ -28,7 +26,8 @@ _TO_LOWER = {
         "model.dtype",
         "model.load_in_4bit",
     ),
-    "judging": ("data.eval_batch_size", "data.max_tokens", "model.dtype", "model.load_in_4bit"),
+    "validating": ("data.eval_batch_size", "data.max_tokens", "model.dtype", "model.load_in_4bit"),
+    "testing": ("data.eval_batch_size", "data.max_tokens", "model.dtype", "model.load_in_4bit"),
     "capturing": ("data.shard_examples", "data.sites", "data.max_tokens", "data.dtype", "data.load_in_4bit"),
     "steering": ("data.batch_size", "data.max_tokens", "data.dtype", "data.load_in_4bit"),
     "maps": ("data.sites", "model.regressors", "data.live_batch_size", "data.block_rows", "data.load_in_4bit"),
@@ -52,12 +51,18 @@ class DeviceReport(pl.Callback):
 
     Attributes:
         chosen: the precision, where the config left it open (see `fast_precision`); told when the stage starts.
+        batch: the Trainer's batch at hand, in words; empty between batches.
+        ready: whether the model is built and on its device.
     """
 
-    chosen: Precision | None = None
+    def __init__(self) -> None:
+        self.chosen: Precision | None = None
+        self.batch = ""
+        self.ready = False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.batch, self.ready = "", False
         if self.chosen is not None:
             rank_zero_info(f"precision: {self.chosen}, the fastest on this device (--trainer.precision sets another)")
             self.chosen = None
@@ -67,8 +72,60 @@ class DeviceReport(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if not ran_out(exception):
             return
-        exception.args = (explanation(trainer, pl_module, exception),)
+        exception.args = (explanation(trainer, pl_module, exception, *self.activity(trainer, exception)),)
         exception.ran_out = True  # type: ignore[attr-defined]
+
+    def activity(self, trainer: pl.Trainer, error: BaseException) -> tuple[Activity, str]:
+        """What failed and the batch at hand: as the innermost block said, else as the Trainer's loop has it."""
+        said = activity_of(error)
+        if said is not None:
+            return said[0], said[1] or self.batch
+        if not self.ready:
+            # The Trainer builds the model and moves it to the device.
+            return "loading", ""
+        if trainer.training:
+            return "training", self.batch
+        return "testing" if trainer.testing else "validating", self.batch
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.ready = True
+
+    @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.ready = True
+
+    @override
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.ready = True
+
+    @override
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
+        self.batch = batch_text(batch)
+
+    @override
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.batch = ""
+
+    @override
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        self.batch = batch_text(batch)
+
+    @override
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        self.batch = ""
+
+    @override
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        self.batch = batch_text(batch)
+
+    @override
+    def on_test_batch_end(self, *_: Any, **__: Any) -> None:
+        self.batch = ""
 
 
 def refuse_precision(precision: str, device: torch.device, dtype: str | None) -> None:
@@ -98,13 +155,26 @@ def refuse_precision(precision: str, device: torch.device, dtype: str | None) ->
     rank_zero_warn(f"{name} only emulates bfloat16 (trainer.precision is {precision!r}), which is slow: {way}")
 
 
-def explanation(trainer: pl.Trainer, module: Any, error: BaseException) -> str:
-    """The message: where, what, with which batch, how much memory, and what to do."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    kind, doing = _activity(trainer, frames)
+def explanation(trainer: pl.Trainer, module: Any, error: BaseException, activity: Activity, batch: str) -> str:
+    """The message: where, what, with which batch, how much memory, and what to do.
+
+    Args:
+        trainer: of the stage.
+        module: that it runs.
+        error: that says that memory ran out.
+        activity: what was being done.
+        batch: with what, in words.
+    """
+    judged = "testing" if trainer.testing else "validating"
+    doing = {
+        "loading": "loading the backbone",
+        "capturing": "capturing activations",
+        "maps": "fitting the maps",
+        "steering": f"{judged} steering",
+    }.get(activity, activity)
     stage = _stage_name(trainer, module)
     gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error) or "CUBLAS" in str(error)
-    lower = _settings(kind, trainer, module)
+    lower = _settings(activity, trainer, module)
     resumed = any(isinstance(callback, ResumePoint) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     after = (
         "Nothing that was done is lost: if other programs held the memory, the same command goes on from the last "
@@ -113,40 +183,9 @@ def explanation(trainer: pl.Trainer, module: Any, error: BaseException) -> str:
         else "Nothing half-made was written"
     )
     return (
-        f"out of {'GPU' if gpu else 'host'} memory in stage {stage}, while {doing}{_batch(frames)}{_amounts(error)}. "
+        f"out of {'GPU' if gpu else 'host'} memory in stage {stage}, while {doing}{batch}{_amounts(error)}. "
         f"Lower in this order: {lower}. {after}"
     )
-
-
-def _activity(trainer: pl.Trainer, frames: list[FrameType]) -> tuple[str, str]:
-    modules = {str(frame.f_globals.get("__name__", "")) for frame in frames}
-    functions = {frame.f_code.co_name for frame in frames}
-    judged = "testing" if trainer.testing else "validating"
-    if "fa_lightning.activations.record" in modules:
-        return "capturing", "capturing activations"
-    if "fa_lightning.backbones.load" in modules or functions & {"configure_model", "model_to_device"}:
-        return "loading", "loading the backbone"
-    if any(name.startswith("fa_lightning.interventions.") for name in modules):
-        return "steering", f"{judged} steering"
-    if any(name.startswith("fa_lightning.regressors.") for name in modules):
-        return "maps", "fitting the maps"
-    return ("training", "training") if trainer.training else ("judging", judged)
-
-
-def _batch(frames: list[FrameType]) -> str:
-    """The batch at hand: that of the innermost function that holds one."""
-    for frame in reversed(frames):
-        for name in ("batch", "block"):
-            batch = frame.f_locals.get(name)
-            if not isinstance(batch, Mapping):
-                continue
-            if "input_ids" in batch:
-                prompts, tokens = batch["input_ids"].shape
-                return f" on a batch of {prompts} prompts x {tokens} tokens"
-            states = batch.get("states", batch)
-            if isinstance(states, Mapping) and "decision" in states:
-                return f" on a block of {len(states['decision'])} states"
-    return ""
 
 
 def _amounts(error: BaseException) -> str:
@@ -159,11 +198,11 @@ def _amounts(error: BaseException) -> str:
     return f" ({'; '.join(told)})" if told else ""
 
 
-def _settings(kind: str, trainer: pl.Trainer, module: Any) -> str:
+def _settings(activity: Activity, trainer: pl.Trainer, module: Any) -> str:
     """The settings that can still be lowered, with their values."""
     owners = {"model": module, "data": trainer.datamodule}  # type: ignore[attr-defined]
     told = []
-    for name in _TO_LOWER[kind]:
+    for name in _TO_LOWER[activity]:
         owner, _, setting = name.partition(".")
         known, value = _value_of(owners[owner], setting)
         shown = f"{owner}.init_args.{setting}"
@@ -176,7 +215,7 @@ def _settings(kind: str, trainer: pl.Trainer, module: Any) -> str:
                 told.append(f"{shown}: {_BETTER[setting][1]} (is {str(value).lower()})")
         elif value is not None and value > 1:
             told.append(f"{shown} (is {value})")
-            if kind == "training" and setting == "batch_size":
+            if activity == "training" and setting == "batch_size":
                 told[-1] += " while raising trainer.accumulate_grad_batches as much"
                 told[-1] += f" (is {trainer.accumulate_grad_batches})"
     return ", ".join([*told, "or take a smaller model"])

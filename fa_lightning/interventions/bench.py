@@ -14,6 +14,7 @@ from torch import Tensor
 from fa_lightning.activations.capture import capture, truncated_forward
 from fa_lightning.activations.edit import block_outputs, edited, resumed
 from fa_lightning.activations.sites import Site
+from fa_lightning.activity import doing
 from fa_lightning.backbones.adapters import Variants
 from fa_lightning.errors import NotFiniteError
 from fa_lightning.interventions.conditions import everywhere
@@ -98,6 +99,7 @@ class Bench:
         for kind, batches in (("scenarios", self.scenarios), ("neutral", self.neutral)):
             for place, batch in enumerate(batches):
                 with (
+                    doing("steering", batch),
                     self.variants.using(self.variant) as model,
                     block_outputs(model, [layer]) as outputs,
                     # The blocks above would run for nothing: capture's early stop ends the pass at this one.
@@ -138,19 +140,21 @@ class Bench:
         accuracy = {name: CellAccuracy(self.resamples).to(device) for name in names}
         harm = {name: NeutralTextDamage().to(device) for name in names}
         for place, batch in enumerate(self.scenarios if asked else ()):
-            for name, attach in asked.items():
-                logits = self._logits("scenarios", place, batch, attach, logits_to_keep=1)[:, -1]
-                answer = _finite(logits, name).argmax(-1)
-                correct = answer == batch["aligned"]
-                answered = correct | (answer == batch["other"])
-                accuracy[name].update(correct, batch["cell"], batch["group"], batch["index"], answered)
+            with doing("steering", batch):
+                for name, attach in asked.items():
+                    logits = self._logits("scenarios", place, batch, attach, logits_to_keep=1)[:, -1]
+                    answer = _finite(logits, name).argmax(-1)
+                    correct = answer == batch["aligned"]
+                    answered = correct | (answer == batch["other"])
+                    accuracy[name].update(correct, batch["cell"], batch["group"], batch["index"], answered)
         for place, batch in enumerate(self.neutral if read else ()):
-            unsteered = self._unsteered(place, batch)
-            for name, attach in read.items():
-                steered = self._logits("neutral", place, batch, attach)
-                sums: Any = neutral_text_damage(unsteered, steered, batch["input_ids"], batch["attention_mask"])
-                _finite(sums["kl"], name)
-                harm[name].update(batch["index"], **sums)
+            with doing("steering", batch):
+                unsteered = self._unsteered(place, batch)
+                for name, attach in read.items():
+                    steered = self._logits("neutral", place, batch, attach)
+                    sums: Any = neutral_text_damage(unsteered, steered, batch["input_ids"], batch["attention_mask"])
+                    _finite(sums["kl"], name)
+                    harm[name].update(batch["index"], **sums)
         return {
             name: Judged(
                 accuracy[name].compute() if asked else _NOT_ASKED,
@@ -178,7 +182,7 @@ class Bench:
         return logits
 
     def _their_states(self, site: Site, batch: Batch) -> Tensor:
-        with torch.no_grad(), self.variants.using("aligned") as model:
+        with doing("steering", batch), torch.no_grad(), self.variants.using("aligned") as model:
             return truncated_forward(model, [site], **model_inputs(batch))[site.name]
 
     def _swap(self, kind: str, site: Site, kept: Tensor, last: bool) -> Attach:

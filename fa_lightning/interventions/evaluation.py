@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from fa_lightning.activity import doing
 from fa_lightning.backbones.adapters import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.interventions.choice import Trial, choose
@@ -94,6 +95,7 @@ class SteeringEvaluation(pl.Callback):
         self._variants = _data(trainer).variants
 
     @override
+    @doing("steering")
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking:
             return
@@ -111,6 +113,7 @@ class SteeringEvaluation(pl.Callback):
         self._judged = [Scores(variants, judged_conditions(pl_module, chosen, strength, self.seed))]
 
     @override
+    @doing("steering")
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -123,6 +126,7 @@ class SteeringEvaluation(pl.Callback):
                 scores.add_neutral_texts(batch)
 
     @override
+    @doing("steering")
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or self._tried is None:
             return
@@ -141,6 +145,7 @@ class SteeringEvaluation(pl.Callback):
         self._tried, self._judged = None, []
 
     @override
+    @doing("steering")
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         best = _best_checkpoint(trainer)
         if best:
@@ -155,6 +160,7 @@ class SteeringEvaluation(pl.Callback):
         trainer.strategy.barrier("intervention saved")
 
     @override
+    @doing("steering")
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         variants = self._ready_variants()
         chosen, strength = self._choice(pl_module, pl_module.candidates())
@@ -167,6 +173,7 @@ class SteeringEvaluation(pl.Callback):
         ]
 
     @override
+    @doing("steering")
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -178,6 +185,7 @@ class SteeringEvaluation(pl.Callback):
         self._judged[0 if dataloader_idx == 0 else dataloader_idx - 1].add_scenarios(batch)
 
     @override
+    @doing("steering")
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         found = self._log_judged(pl_module, "test")
         for name, scores in zip(self._extra_tests, self._judged[1:], strict=True):

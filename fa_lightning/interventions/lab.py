@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from typing_extensions import override
 
 from fa_lightning.activations.lab_data import LabDataModule
+from fa_lightning.activity import doing
 from fa_lightning.errors import UserError
 from fa_lightning.interventions.conditions import interventions_of, judged_conditions
 from fa_lightning.interventions.findings import findings_of, leaks_of, text_only_baseline
@@ -105,18 +106,21 @@ class SteeringLab(pl.Callback):
             raise UserError("SteeringLab needs RegressorModule as model and LabDataModule as data")
 
     @override
+    @doing("steering")
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._batches = {name: [] for name in _data(trainer).test_names}
         # Before anything is measured: a mistake in a name must not cost a sweep.
         self._check_names(pl_module, [work_of(candidate) for candidate in pl_module.candidates()])
 
     @override
+    @doing("steering")
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self._batches[_data(trainer).test_names[dataloader_idx]].append(batch)
 
     @override
+    @doing("steering")
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         lab = self._lab(trainer, pl_module)
         works = [work_of(candidate) for candidate in pl_module.candidates()]

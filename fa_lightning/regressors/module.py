@@ -13,6 +13,7 @@ from torchmetrics import R2Score
 from typing_extensions import override
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.activity import doing
 from fa_lightning.backbones.training import adamw_with_warmup, check_finite
 from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor
@@ -135,6 +136,7 @@ class RegressorModule(pl.LightningModule):
             self.unused = nn.Parameter(torch.zeros(()))
 
     @override
+    @doing("maps")
     def on_fit_start(self) -> None:
         longest = max((len(spec.stack or ()) for spec in self.specs), default=0)
         later = self.rank_units or any(spec.fit_kind == "gradient" for spec in self.specs)
@@ -186,6 +188,7 @@ class RegressorModule(pl.LightningModule):
         self._batches = {name: len(loader) for name, loader in loaders.items()}
 
     @override
+    @doing("maps")
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         # The longest loader sets the length of an epoch; the others start over, and moments count every pair once.
         if self.current_epoch == 0:
@@ -216,6 +219,7 @@ class RegressorModule(pl.LightningModule):
                 self.log(name, torch.stack(found).detach().mean(), prog_bar=True)
 
     @override
+    @doing("maps")
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Validation of an epoch comes before `on_train_epoch_end`, and needs the maps.
         if batch_idx + 1 < self.trainer.num_training_batches:
@@ -229,6 +233,7 @@ class RegressorModule(pl.LightningModule):
                     effect.copy_(self.trainer.strategy.reduce(effect, reduce_op="sum"))
 
     @override
+    @doing("steering")
     def validation_step(self, batch: Block, batch_idx: int, dataloader_idx: int) -> None:
         # The other loaders belong to the callback that evaluates steering.
         if dataloader_idx != 0:
@@ -240,6 +245,7 @@ class RegressorModule(pl.LightningModule):
             self.r2[map_key(number, site)].update(predicted, aligned.float())  # type: ignore[operator]
 
     @override
+    @doing("steering")
     def on_validation_epoch_end(self) -> None:
         for place, (number, site) in enumerate(self._plan.placed()):
             metric: Any = self.r2[map_key(number, site)]

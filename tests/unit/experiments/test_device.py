@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from fa_lightning.experiments.device import explanation, ran_out, refuse_precision
+from fa_lightning.activity import activity_of, doing
+from fa_lightning.experiments.device import DeviceReport, explanation, ran_out, refuse_precision
 
 CUDA = torch.device("cuda")
 
@@ -86,27 +88,16 @@ def trainer_stub(**given: Any) -> Any:
     return SimpleNamespace(**{**plain, "accumulate_grad_batches": 4, **given})
 
 
-def raised(function: Any) -> BaseException:
-    try:
-        function()
-    except BaseException as error:
-        return error
-    raise AssertionError("nothing was raised")
-
-
 def test_memory_in_use_is_told_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gib = 2**30
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * gib // 2, 16 * gib))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 12 * gib)
 
-    def training_step(batch: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 896.00 MiB. GPU 0 has")
-
-    error = raised(lambda: training_step({"input_ids": torch.zeros(8, 512)}))
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 896.00 MiB. GPU 0 has")
     module = SimpleNamespace(hparams={"dtype": "float32", "load_in_4bit": False, "gradient_checkpointing": False})
     data = SimpleNamespace(batch_size=8, max_tokens=1024)
-    told = explanation(trainer_stub(datamodule=data), module, error)
+    told = explained(trainer_stub(datamodule=data), error, {"input_ids": torch.zeros(8, 512)}, module)
     assert told == (
         "out of GPU memory in stage SimpleNamespace, while training on a batch of 8 prompts x 512 tokens "
         "(12.0 of 16.0 GiB in use by this process, 1.5 free; 896.00 MiB more were asked for). Lower in this order: "
@@ -117,21 +108,71 @@ def test_memory_in_use_is_told_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPa
     )
 
 
-def test_a_backbone_that_does_not_fit_at_all_is_told_as_such() -> None:
-    def configure_model() -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+def explained(trainer: Any, error: BaseException, batch: Any = None, module: Any = None) -> str:
+    """What is told of an error in a Trainer's loop over `batch`; before the loop where that is None."""
+    report = DeviceReport()
+    if batch is not None:
+        report.on_fit_start(trainer, module)
+        report.on_train_batch_start(trainer, module, batch, 0)
+    return explanation(trainer, module or SimpleNamespace(), error, *report.activity(trainer, error))
 
+
+def test_a_backbone_that_does_not_fit_at_all_is_told_as_such() -> None:
+    # On its way to the device, which Lightning does.
+    error = torch.OutOfMemoryError("CUDA out of memory.")
     module = SimpleNamespace(hparams={"dtype": "bfloat16", "load_in_4bit": False})
-    told = explanation(trainer_stub(), module, raised(configure_model))
+    told = explained(trainer_stub(), error, module=module)
     assert "while loading the backbone. Lower in this order: model.init_args.load_in_4bit: true (is false), or" in told
 
 
 def test_a_block_of_states_is_a_batch_too() -> None:
-    def training_step(batch: Any) -> None:
-        raise MemoryError
-
     states = {"layers.0.residual": None, "decision": torch.zeros(4096)}
     for batch in (states, {"states": states}):
-        error = raised(lambda batch=batch: training_step(batch))
-        told = explanation(trainer_stub(), SimpleNamespace(), error)
+        told = explained(trainer_stub(), MemoryError(), batch)
         assert told.startswith("out of host memory in stage SimpleNamespace, while training on a block of 4096 states.")
+
+
+def test_a_batch_that_is_over_is_no_longer_at_hand() -> None:
+    report, trainer = DeviceReport(), trainer_stub(training=False, testing=True)
+    report.on_test_start(trainer, SimpleNamespace())  # type: ignore[arg-type]
+    report.on_test_batch_start(trainer, SimpleNamespace(), {"input_ids": torch.zeros(2, 3)}, 0, 0)  # type: ignore[arg-type]
+    assert report.activity(trainer, MemoryError()) == ("testing", " on a batch of 2 prompts x 3 tokens")
+    report.on_test_batch_end(trainer, SimpleNamespace(), None, None, 0, 0)
+    assert report.activity(trainer, MemoryError()) == ("testing", "")
+
+
+@doing("maps")
+def fit_maps(error: BaseException) -> None:
+    with doing("steering", {"input_ids": torch.zeros(2, 7)}), doing("capturing", {"input_ids": torch.zeros(4, 5)}):
+        raise error
+
+
+def test_the_innermost_block_says_what_was_being_done() -> None:
+    error = MemoryError()
+    with pytest.raises(MemoryError), doing("training"):
+        fit_maps(error)
+    told = explained(trainer_stub(), error, {"input_ids": torch.zeros(8, 512)})
+    assert "while capturing activations on a batch of 4 prompts x 5 tokens" in told
+
+
+def test_a_block_that_is_left_in_peace_says_nothing_about_a_later_error() -> None:
+    with doing("capturing"), contextlib.suppress(MemoryError), doing("loading"):
+        raise MemoryError
+    later = MemoryError()
+    with pytest.raises(MemoryError), doing("maps"):
+        raise later
+    assert activity_of(later) == ("maps", "")
+    assert activity_of(MemoryError()) is None
+
+
+def test_an_error_that_another_library_wraps_keeps_what_was_being_done() -> None:
+    def load() -> None:
+        try:
+            with doing("loading"):
+                raise MemoryError
+        except MemoryError as error:
+            raise RuntimeError("out of memory while reading shards") from error
+
+    with pytest.raises(RuntimeError) as raised, doing("training"):
+        load()
+    assert activity_of(raised.value) == ("loading", "")
