@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fa_lightning.errors import UserError
 
@@ -84,9 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_mendable(error) or os.environ.get("FA_LIGHTNING_TRACE"):
             raise
-        # The parser repeats the whole config behind its reason.
-        reason = str(error).partition(chr(10) + "Given value")[0]
-        print(f"error: {reason or type(error).__name__}", file=sys.stderr)
+        print(f"error: {error}" if str(error) else f"error: {type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: run the same command again to resume", file=sys.stderr)
@@ -106,18 +104,24 @@ def _is_mendable(error: Exception) -> bool:
     return isinstance(error, (UserError, MemoryError)) or refused or explained or named
 
 
-def lightning_cli(arguments: Sequence[str], run: bool = True, instantiate: bool = True) -> Any:
+def lightning_cli(
+    arguments: Sequence[str], run: bool = True, until: Literal["config", "classes", "trainer"] = "trainer"
+) -> Any:
     """The LightningCLI over any module and DataModule of the package.
 
     Args:
         arguments: of the command line.
         run: the command in them; False only instantiates.
-        instantiate: False only reads the config.
+        until: `config` only reads it, `classes` also makes all that it names, without a Trainer around them.
+
+    Raises:
+        UserError: the config is refused, by the parser or by a class that it names; the message is one line.
     """
     quiet()
     from lightning.pytorch import LightningDataModule, LightningModule
-    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+    from fa_lightning.experiments.configs import refusals_told, refuse_checkpoint, refuse_seeds
     from fa_lightning.experiments.device import DeviceReport
     from fa_lightning.experiments.locks import FitLock
     from fa_lightning.experiments.precision import fast_precision
@@ -128,6 +132,14 @@ def lightning_cli(arguments: Sequence[str], run: bool = True, instantiate: bool 
     words = list(_readable(arguments))
 
     class StageCLI(LightningCLI):
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            with refusals_told():
+                super().parse_arguments(parser, args)
+            config = self.config.as_dict()
+            of_command = config.get(config.get("subcommand"), config)
+            refuse_seeds(of_command)
+            refuse_checkpoint(of_command.get("ckpt_path"))
+
         def instantiate_trainer(self, **options: Any) -> Any:
             """The Trainer; a precision that the config leaves open is chosen here, and stays open in the config."""
             trainer = self._get(self.config_init, "trainer")
@@ -135,11 +147,16 @@ def lightning_cli(arguments: Sequence[str], run: bool = True, instantiate: bool 
                 report.chosen = options["precision"] = fast_precision(str(trainer["accelerator"]))
             return super().instantiate_trainer(**options)
 
-    class ConfigReader(LightningCLI):
         def instantiate_classes(self) -> None:
-            """The config is all that is wanted."""
+            if until == "config":
+                return
+            with refusals_told():
+                if until == "classes":
+                    self.parser.instantiate_classes(self.config)
+                else:
+                    super().instantiate_classes()
 
-    return (StageCLI if instantiate else ConfigReader)(
+    return StageCLI(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
@@ -147,7 +164,7 @@ def lightning_cli(arguments: Sequence[str], run: bool = True, instantiate: bool 
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"callbacks": [FitLock(), report, Resumable(), StopTogether()]},
         seed_everything_default=0,
-        parser_kwargs={"prog": "python -m fa_lightning"},
+        parser_kwargs={"prog": "python -m fa_lightning", "exit_on_error": False},
         auto_configure_optimizers=False,
         args=words,
         run=run,

@@ -95,7 +95,7 @@ def truncated_forward(model: nn.Module, sites: Sequence[Site], **inputs: Any) ->
         model(**inputs)
     missed = [site.name for site in sites if site.name not in states]
     if missed:
-        raise RuntimeError(
+        raise UserError(
             f"the forward pass never reached {', '.join(missed)}: "
             f"{type(model).__name__} skips these modules (layer drop?); switch that off or choose other sites"
         )

@@ -26,10 +26,12 @@ def matrix_of(path: Path) -> dict[str, list[Any]] | None:
     """The `matrix` section of a stage file; None where it has none, and so is one stage.
 
     Raises:
-        UserError: the section is no mapping of names to lists of plain values, or a list holds a value twice.
+        MissingFileError: there is no such file.
+        UserError: it is no config, the section is no mapping of names to lists of plain values, or a list holds a value
+            twice.
     """
-    content = read_yaml(path)
-    if not isinstance(content, Mapping) or MATRIX not in content:
+    content = read_config(path)
+    if MATRIX not in content:
         return None
     matrix = content[MATRIX]
     example = "as {policy: [saint, money_maximizer], seed: [0, 1, 2]}"
@@ -58,7 +60,7 @@ def expand(path: Path) -> dict[str, tuple[Values, str]]:
         UserError: a name can't be an adapter's or comes twice, a placeholder is unknown, or an axis is not used.
     """
     matrix = matrix_of(path) or {}
-    content = {key: value for key, value in read_yaml(path).items() if key != MATRIX}
+    content = {key: value for key, value in read_config(path).items() if key != MATRIX}
     stages: dict[str, tuple[Values, str]] = {}
     for values in _combinations(path, matrix):
         name = "-".join(str(values[axis]) for axis in matrix)
@@ -91,7 +93,7 @@ def refuse_matrix(words: Sequence[str]) -> None:
         UserError: naming the way.
     """
     for path in _configs(words):
-        if path.suffix in (".yaml", ".yml") and path.is_file() and matrix_of(path) is not None:
+        if matrix_of(path) is not None:
             raise UserError(
                 f"--config {path} has a matrix, so it stands for {len(expand(path))} stages and not for one. Run them "
                 f"with `fit --experiment {path.parent}`; --refit {path.stem}/NAME makes one of them again"
@@ -137,4 +139,21 @@ def _configs(words: Sequence[str]) -> Iterator[Path]:
         option, _, value = word.partition("=")
         if option in ("--config", "-c"):
             value = value or (words[place + 1] if place + 1 < len(words) else "")
-            yield Path(value)
+            # Without one, the parser asks for it.
+            if value:
+                yield Path(value)
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """What a config file holds.
+
+    Raises:
+        MissingFileError: there is no such file, or it is a folder.
+        UserError: it is no YAML, empty, or no mapping; naming the file and the line.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, Mapping):
+        held = "is empty" if content is None else f"holds a {type(content).__name__}"
+        example = "give a YAML file that maps trainer, model and data to their arguments, as those in configs do"
+        raise UserError(f"{path} {held}: {example}")
+    return content

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from fa_lightning.cli import lightning_cli
 from fa_lightning.errors import UserError
+from fa_lightning.experiments.matrix import read_config
 from fa_lightning.experiments.stage import Stage
 
 Overrides = Sequence[tuple[str, str]]
@@ -41,28 +43,38 @@ def read_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
-def words_by_stage(stages: Sequence[Stage], trainer_config: Path | None, overrides: Overrides) -> dict[str, list[str]]:
+def words_by_stage(
+    stages: Sequence[Stage], trainer_config: Path | None, overrides: Overrides, remade: Collection[Stage] = ()
+) -> dict[str, list[str]]:
     """For each stage, by its name, the overrides that it takes, as words for its own command line.
 
     A stage takes what LightningCLI would take for it alone, also with `init_args` left out; it is left as it is by an
     override of an argument that its model, its data or its trainer does not have.
 
     Raises:
-        UserError: no stage has an argument that an override names; close ones are told.
-        SystemExit: the parser refuses a value; it has said why.
+        UserError: no stage has an argument that an override names; close ones are told. Or a stage that is to be made
+            has a value that its parser, or a class that it names, refuses: told before the first one runs, as the last
+            would be built hours later.
     """
-    from fa_lightning.cli import lightning_cli
-
-    words: dict[str, list[str]] = {stage.name: [] for stage in stages}
-    if not overrides:
-        return words
+    if trainer_config is not None:
+        read_config(trainer_config)
     # A file with a matrix stands for many stages of one shape: one of them is enough to read.
     first = {stage.config: stage for stage in stages}
+    taken = {config: [] for config in first} if not overrides else _taken(first, trainer_config, overrides)
+    for config, stage in first.items():
+        same = [other for other in stages if other.config == config]
+        if taken[config] or any(other in remade or not other.is_done() for other in same):
+            _read(stage, [*config_words(stage, trainer_config), *taken[config]], "classes")
+    return {stage.name: taken[stage.config] for stage in stages}
+
+
+def _taken(stages: Mapping[Path, Stage], trainer_config: Path | None, overrides: Overrides) -> dict[Path, list[str]]:
+    """For each file the overrides that it takes."""
     taken: dict[Path, list[str]] = {}
     known: set[str] = set()
     unused = dict(overrides)
-    for config, stage in first.items():
-        parsed = lightning_cli(config_words(stage, trainer_config), run=False, instantiate=False).config.as_dict()
+    for config, stage in stages.items():
+        parsed = _read(stage, config_words(stage, trainer_config), "config")
         known |= set(_arguments(parsed))
         places = [(name, _place(parsed, name), value) for name, value in overrides]
         taken[config] = [f"--{place}={value}" for _, place, value in places if place is not None]
@@ -72,14 +84,18 @@ def words_by_stage(stages: Sequence[Stage], trainer_config: Path | None, overrid
     for name in unused:
         close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
         raise UserError(
-            f"--{name}: no stage of {stages[0].config.parent} has such an argument"
+            f"--{name}: no stage of {next(iter(stages)).parent} has such an argument"
             + (f"; did you mean --{', --'.join(close)}?" if close else "; see the stage files for those there are")
         )
-    for config, stage in first.items():
-        # Before anything runs: a value that only the last stage refuses would be told hours later.
-        if taken[config]:
-            lightning_cli([*config_words(stage, trainer_config), *taken[config]], run=False, instantiate=False)
-    return {stage.name: taken[stage.config] for stage in stages}
+    return taken
+
+
+def _read(stage: Stage, words: Sequence[str], until: Literal["config", "classes"]) -> dict[str, Any]:
+    """The config that `words` make of a stage, as plain values; what is wrong with it is told with the stage's file."""
+    try:
+        return dict(lightning_cli(words, run=False, until=until).config.as_dict())
+    except UserError as error:
+        raise UserError(f"{stage.config}: {error}") from error
 
 
 def config_words(stage: Stage, trainer_config: Path | None) -> list[str]:

@@ -72,7 +72,7 @@ def _run(
     stages = find_stages(experiment, OUTPUTS)
     _refuse_one_seed_for_all(stages, seed)
     remade = _with_dependents(stages, refit)
-    words = words_by_stage(stages, trainer_config, overrides)
+    words = words_by_stage(stages, trainer_config, overrides, remade)
     for stage in stages:
         stage.refuse_foreign_folder()
     for stage in remade:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import subprocess
 import sys
 
 import pytest
 
 from fa_lightning import cli
+from fa_lightning.errors import UserError
 
 HEAVY = ("torch", "lightning", "transformers", "peft", "jsonargparse", "matplotlib", "sklearn", "tensorboard")
 COMMANDS = ("fit", "validate", "test", "predict", "generate", "report", "template")
@@ -115,27 +118,90 @@ def test_a_misspelt_option_of_an_experiment_is_named(words: list[str], capsys: p
     assert words[0] in capsys.readouterr().err
 
 
-def test_an_error_that_a_user_can_mend_is_one_line_and_a_trace_when_asked_for(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def broken(*_: object) -> int:
-        raise ValueError("rank is 0, but must be 1 or more")
+PLANTED_DATA = ["--data", "planted.PlantedData"]
+QUICK = ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
-    monkeypatch.setattr(cli, "_run", broken)
+
+def fit_planted(fault: str, *words: str) -> int:
+    return cli.main(["fit", "--model", "planted.Planted", "--model.fault", fault, *words, *PLANTED_DATA, *QUICK])
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("value", ValueError), ("type", TypeError)])
+@pytest.mark.parametrize("place", ["step", "constructor"])
+def test_a_fault_of_ours_shows_its_trace_wherever_it_is(
+    fault: str, kind: type[Exception], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("planted.Planted.__module__", "planted")
+    # A constructor is ours by the package of its file; what else a config names is its user's.
+    monkeypatch.setitem(vars(importlib.import_module("planted")), "__name__", "fa_lightning.planted")
+    with pytest.raises(kind) as raised:
+        fit_planted(fault, "--model.constructor", str(place == "constructor").lower())
+    assert f"planted {fault}" in str(raised.value)
+    assert not isinstance(raised.value, UserError)
+
+
+@pytest.mark.parametrize("constructor", ["false", "true"])
+def test_what_a_user_can_mend_is_one_line_and_a_trace_when_asked_for(
+    constructor: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("FA_LIGHTNING_TRACE", raising=False)
-    assert cli.main(["fit"]) == 1
-    assert capsys.readouterr().err == "error: rank is 0, but must be 1 or more\n"
+    assert fit_planted("user", "--model.constructor", constructor) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: planted user"
     monkeypatch.setenv("FA_LIGHTNING_TRACE", "1")
-    with pytest.raises(ValueError, match="rank is 0"):
-        cli.main(["fit"])
+    with pytest.raises(UserError, match="planted user"):
+        fit_planted("user", "--model.constructor", constructor)
 
 
-def test_an_interruption_says_how_to_resume(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("fault", ["value", "type"])
+def test_a_class_of_the_users_own_is_theirs_to_mend(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit_planted(fault, "--model.constructor", "true") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: the config can't be used: planted {fault}"
+
+
+COMMANDS_OF_OUR_OWN = {
+    "generate": "fa_lightning.interventions.command.main",
+    "template": "fa_lightning.backbones.template_command.main",
+    "report": "fa_lightning.reports.command.main",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_OUR_OWN)
+def test_the_other_commands_tell_errors_alike(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object) -> int:
-        raise KeyboardInterrupt
+    monkeypatch.delenv("FA_LIGHTNING_TRACE", raising=False)
 
-    monkeypatch.setattr(cli, "_run", interrupted)
-    assert cli.main(["fit"]) == 130
+    def raising(error: BaseException) -> object:
+        def planted(*_: object) -> int:
+            raise error
+
+        return planted
+
+    for error in (ValueError("bug"), TypeError("bug"), FileNotFoundError("bug")):
+        monkeypatch.setattr(COMMANDS_OF_OUR_OWN[command], raising(error))
+        with pytest.raises(type(error), match="bug"):
+            cli.main([command])
+    full = OSError(errno.ENOSPC, "No space left on device", "store/0.safetensors")
+    for error, line in (
+        (UserError("rank is 0"), "error: rank is 0\n"),
+        (full, "error: [Errno 28] No space left on device: 'store/0.safetensors'\n"),
+    ):
+        monkeypatch.setattr(COMMANDS_OF_OUR_OWN[command], raising(error))
+        assert cli.main([command]) == 1
+        assert capsys.readouterr().err == line
+    monkeypatch.setattr(COMMANDS_OF_OUR_OWN[command], raising(KeyboardInterrupt()))
+    assert cli.main([command]) == 130
     assert "run the same command again to resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "status", "told"), [("ValueError", 1, "Traceback"), ("UserError", 1, "error: bad")])
+def test_the_process_ends_with_a_trace_or_a_line(error: str, status: int, told: str) -> None:
+    code = (
+        "import sys; from fa_lightning import cli; from fa_lightning.errors import UserError\n"
+        f"def planted(*_): raise {error}('bad')\n"
+        "cli._run = planted; sys.exit(cli.main(['fit']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == status
+    assert ended.stderr.startswith(told)
+    assert len(ended.stderr.splitlines()) == 1 or told == "Traceback"

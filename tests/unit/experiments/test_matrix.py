@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fa_lightning.errors import UserError
 from fa_lightning.experiments.matrix import expand, matrix_of, refuse_matrix
 from fa_lightning.experiments.runner import _progress, _with_dependents
 from fa_lightning.experiments.stage import Stage, find_stages
@@ -90,7 +91,7 @@ def test_a_file_without_a_matrix_is_one_stage_and_one_that_is_no_yaml_is_refused
     assert matrix_of(written(tmp_path / "01.yaml", matrix=None)) is None
     assert [stage.name for stage in find_stages(tmp_path, Path("out"))] == ["01"]
     (tmp_path / "02.yaml").write_text("trainer: {")
-    with pytest.raises(ValueError, match=r"02\.yaml is no valid YAML: .* at line 1"):
+    with pytest.raises(UserError, match=r"02\.yaml is no valid YAML: .* at line 1"):
         find_stages(tmp_path, Path("out"))
 
 
@@ -163,6 +164,7 @@ def test_a_plain_command_on_a_matrix_names_the_way(
 
 
 def test_other_configs_pass(tmp_path: Path) -> None:
-    refuse_matrix(
-        ["--config", str(written(tmp_path / "one.yaml", matrix=None)), "--config", "missing.yaml", "--config"]
-    )
+    one = str(written(tmp_path / "one.yaml", matrix=None))
+    refuse_matrix(["--config", one, "--config"])
+    with pytest.raises(UserError, match=r"missing\.yaml is no file"):
+        refuse_matrix(["--config", one, "--config", "missing.yaml"])

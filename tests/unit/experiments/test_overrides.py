@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fa_lightning.errors import UserError
 from fa_lightning.experiments.overrides import _place, read_overrides, words_by_stage
 from fa_lightning.experiments.stage import Stage, find_stages
 
@@ -87,9 +88,13 @@ def test_each_stage_takes_what_it_has(tmp_path: Path) -> None:
     }
 
 
-def test_without_overrides_nothing_is_read() -> None:
-    stage = Stage("01_a", Path("nowhere.yaml"), Path("nowhere"))
+def test_a_finished_stage_is_not_read_again_without_a_reason(tmp_path: Path) -> None:
+    stage = Stage("01_a", Path("nowhere.yaml"), tmp_path / "01_a")
+    stage.write("done", {})
     assert words_by_stage([stage], None, []) == {"01_a": []}
+    for overrides, remade in (([("model.rank", "1")], []), ([], [stage])):
+        with pytest.raises(UserError, match=r"^nowhere.yaml: "):
+            words_by_stage([stage], None, overrides, remade)
 
 
 def test_arguments_that_a_trainer_config_brings_are_known(tmp_path: Path) -> None:

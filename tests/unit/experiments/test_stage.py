@@ -20,7 +20,7 @@ def test_stages_come_in_the_order_of_their_numbers_and_other_files_are_none(tmp_
     experiment = tmp_path / "toy"
     experiment.mkdir()
     for name in ("10_d.yaml", "03_c.yaml", "1_a.yaml", "02_b.yaml", "notes.yaml", "04_d.txt"):
-        (experiment / name).touch()
+        (experiment / name).write_text("trainer: {}")
     stages = find_stages(experiment, Path("out"))
     assert [stage.name for stage in stages] == ["1_a", "02_b", "03_c", "10_d"]
     assert stages[0].folder == Path("out/toy/1_a")

@@ -1,0 +1,194 @@
+"""What a config's parser, and the classes that a config names, have against a value: told in one line."""
+
+from __future__ import annotations
+
+import re
+import traceback
+import zipfile
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from fa_lightning.errors import MissingFileError, UserError
+
+LARGEST_SEED = 2**32 - 1
+"""What numpy's generators take, and so Lightning's `seed_everything`."""
+SEEDS = ("seed", "seeds", "seed_everything")
+HELP = "`fit --help`, `fit --model.help CLASS` and `fit --data.help CLASS` list those there are"
+
+_OWNER = re.compile(r"(?:- )?Problem with given class_path '.+':")
+_KEY = re.compile(r'(?:- )?Parser key "(.+?)":\s*(.*)')
+_REFUSED = re.compile(r"(?:- )?Option '(.+)' is not accepted")
+_EXPECTED = re.compile(r"(?:- )?Expected a (.+?)(?:\. Got value: (.*))?")
+_NO_CLASS = re.compile(r"(?:- )?Expected a dot import path string: (.*)")
+_GROUP = re.compile(r"Group '(.+)' does not accept option '(.+)'")
+_VALUE = re.compile(r"Given value: (.*)")
+_FRAMING = ("Does not validate", "Subtypes:", "Errors:", "Given value")
+
+
+@contextmanager
+def refusals_told() -> Iterator[None]:
+    """Tell what a config's parser refuses, or a class of another package that a config names, as the user's to mend.
+
+    Raises:
+        UserError: naming the argument or the class; what one of our own constructors raised comes out as it was.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        raise UserError(parser_reason(error.message or str(error))) from error
+    except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        first = _first_cause(error)
+        if isinstance(first, UserError):
+            raise first from error
+        if _is_ours(first):
+            raise first from None
+        raise UserError(f"the config can't be used: {' '.join(str(first).split())}") from error
+
+
+def refuse_seeds(config: Any, where: str = "") -> None:
+    """Refuse a seed, anywhere in a config, that a generator would not take.
+
+    Args:
+        config: plain values, nested.
+        where: its dotted place.
+
+    Raises:
+        UserError: naming the place, the value and the range.
+    """
+    if isinstance(config, (Mapping, list, tuple)):
+        named = config.items() if isinstance(config, Mapping) else enumerate(config)
+        for name, value in named:
+            refuse_seeds(value, f"{where}.{name}" if where else str(name))
+        return
+    last = [part for part in where.split(".") if not part.isdigit()][-1:]
+    if last and last[0] in SEEDS and type(config) is int:
+        check_seed(config, where)
+
+
+def check_seed(seed: int, argument: str) -> int:
+    """The seed, if a generator takes it.
+
+    Raises:
+        UserError: naming the argument, the value and the range.
+    """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"{argument} is {seed}, but a seed must be from 0 to {LARGEST_SEED}")
+    return seed
+
+
+def refuse_checkpoint(path: str | None) -> None:
+    """Refuse a `--ckpt_path` that a command can't begin from.
+
+    Args:
+        path: a file, the folder of a sharded checkpoint, or Lightning's `last` or `hpc`; None where none is named.
+
+    Raises:
+        MissingFileError: nothing is there.
+        UserError: it is `best`, of which a command that has just begun knows nothing, or the file is cut short.
+    """
+    if path is None or path in ("last", "hpc"):
+        return
+    if path == "best":
+        raise UserError("--ckpt_path is best, but this run has made no checkpoint yet: give the path of one")
+    if not Path(path).exists():
+        raise MissingFileError(f"--ckpt_path {path} does not exist: give a checkpoint, as checkpoints/*/*/best.ckpt")
+    if Path(path).is_file() and not zipfile.is_zipfile(path):
+        raise UserError(f"--ckpt_path {path} is no checkpoint, or one that was cut short: give another")
+
+
+def parser_reason(message: str) -> str:
+    r"""The parser's many lines as one: the argument with its place, the value, and what is allowed.
+
+    >>> parser_reason("Parser key \"model\":\n  Errors:\n    - Problem with given class_path 'a.M':\n"
+    ...     "        Parser key \"rank\":\n          Expected a <class 'int'>. Got value: x")
+    'model.init_args.rank is x, but must be int'
+    """
+    lines = [line for line in message.splitlines() if line.strip()]
+    path: list[str] = []
+    owner = ""
+    # Inwards, from the class whose argument is wrong to the one that is wrong in it.
+    while (at := _index_of(lines, _OWNER)) is not None:
+        path += [*_keys(lines[:at]), "init_args"]
+        owner = lines[at].strip().rpartition("class_path '")[2].removesuffix("':")
+        depth = _depth(lines[at])
+        behind = lines[at + 1 :]
+        end = next((number for number, line in enumerate(behind) if _depth(line) <= depth), len(behind))
+        lines = behind[:end]
+    path += _keys(lines)
+    misnamed = next((found[1] for line in lines if (found := _NO_CLASS.fullmatch(line.strip()))), None)
+    if misnamed is not None:
+        return (
+            f"{'.'.join([*path, 'class_path'])} is {misnamed}, but no class is called so: write its whole import path"
+        )
+    group = _GROUP.fullmatch(message)
+    if group is not None:
+        return f"{group[1]}.{group[2]} is no argument: {HELP}"
+    refused = next((found[1] for line in lines if (found := _REFUSED.fullmatch(line.strip()))), None)
+    if refused is not None:
+        return f"{'.'.join([*path, refused])} is no argument" + (f" of {owner}: {HELP}" if owner else f": {HELP}")
+    if path and path[-1] == "init_args":
+        return f"{'.'.join(path[:-1])}.class_path is {owner}, but {' '.join(line.strip() for line in lines)}"
+    return _about(".".join(path), lines)
+
+
+def _about(argument: str, lines: list[str]) -> str:
+    """What is wrong with an argument: its value and the types it may have, or else the parser's words."""
+    wanted, values, others = [], [], []
+    for line in lines:
+        text = _KEY.sub(r"\2", line.strip())
+        expected, value = _EXPECTED.fullmatch(text), _VALUE.fullmatch(text)
+        if value:
+            values.append(value[1])
+        elif expected:
+            wanted.append(_type_name(expected[1]))
+            values += [expected[2]] if expected[2] is not None else []
+        elif text and not text.startswith(_FRAMING):
+            others.append(text.removeprefix("- "))
+    if wanted and values and not others:
+        return f"{argument} is {values[0]}, but must be {' or '.join(dict.fromkeys(wanted))}"
+    said = " ".join(others or lines)
+    given = f" (is {values[0]})" if argument and values and len(values[0]) < 60 and values[0] not in said else ""
+    return f"{argument}{given}: {said}" if argument else said
+
+
+def _type_name(expected: str) -> str:
+    """A type as a config's reader knows it.
+
+    >>> _type_name("<class 'NoneType'>"), _type_name("typing.Literal['a', 'b']")
+    ('null', "one of 'a', 'b'")
+    """
+    name = expected.removeprefix("<class '").removesuffix("'>")
+    if name.startswith("typing.Literal["):
+        return f"one of {name.removeprefix('typing.Literal[').removesuffix(']')}"
+    return "null" if name == "NoneType" else name
+
+
+def _index_of(lines: list[str], pattern: re.Pattern[str]) -> int | None:
+    return next((number for number, line in enumerate(lines) if pattern.fullmatch(line.strip())), None)
+
+
+def _keys(lines: list[str]) -> list[str]:
+    return [match[1] for line in lines if (match := _KEY.match(line.strip()))]
+
+
+def _depth(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What the parser's own errors were raised from: it tries each type that an argument may have."""
+    while error.__cause__ is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it was raised within a constructor of this package, behind the parser's own functions."""
+    names = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    parser = [number for number, name in enumerate(names) if name.startswith("jsonargparse.")]
+    return any(name.startswith("fa_lightning.") for name in names[max(parser, default=len(names)) + 1 :])

@@ -1,0 +1,180 @@
+"""Wrong values through the whole command line: one line that names what is wrong, before anything is made."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import change, run, write_toy
+
+FIT = ("fit", "--experiment", "configs/embedded")
+ALIGNED = "configs/embedded/02_aligned.yaml"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("written")
+    write_toy(place)
+    return place
+
+
+@pytest.fixture
+def place(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Toy configs to spoil, in a folder where nothing has run."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FA_LIGHTNING_TRACE", raising=False)
+    return tmp_path
+
+
+def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line of a refusal, which leaves nothing behind."""
+    capsys.readouterr()
+    assert run(*words) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert not Path("checkpoints").exists()
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("stage", "field", "value", "told"),
+    [
+        ("04_steering", "data.init_args.block_rows", 0, "block_rows is 0, but must be 1 or more"),
+        (
+            "04_steering",
+            "data.init_args.seed",
+            12345678901234567890,
+            "data.init_args.seed is 12345678901234567890, but",
+        ),
+        (
+            "03_faking",
+            "data.init_args.scenarios.init_args.seed",
+            -1,
+            "seed is -1, but a seed must be from 0 to 4294967295",
+        ),
+        ("02_aligned", "model.init_args.learning_rate", "quick", "learning_rate is quick, but must be float"),
+        ("02_aligned", "data.init_args.batch_size", 1.5, "data.init_args.batch_size is 1.5, but must be int"),
+        (
+            "02_aligned",
+            "model.init_args.behaviour",
+            "evil",
+            "behaviour is evil, but must be one of 'aligned', 'faking'",
+        ),
+        ("02_aligned", "model.init_args.lerning", 1, "model.init_args.lerning is no argument of fa_lightning.beha"),
+        (
+            "02_aligned",
+            "model.class_path",
+            "BehaviourModul",
+            "model.class_path is BehaviourModul, but no class is called",
+        ),
+        (
+            "02_aligned",
+            "model.class_path",
+            "fa_lightning.nothing.X",
+            "model.class_path is fa_lightning.nothing.X, but mo",
+        ),
+        (
+            "02_aligned",
+            "data.init_args.scenarios.class_path",
+            "a.nope",
+            "data.init_args.scenarios.class_path is a.nope, ",
+        ),
+        ("02_aligned", "model.class_path", "fa_lightning.behaviours.data.ScenarioDataModule", "no"),
+        ("04_steering", "model.init_args.regressors", [], "regressors is empty, but there must be at least one map"),
+        (
+            "04_steering",
+            "model.init_args.regressors",
+            [{"name": "no"}],
+            "regressors.init_args.name is no, but must be one",
+        ),
+        ("02_aligned", "trainer.max_epoch", 1, "trainer.max_epoch is no argument"),
+        (
+            "02_aligned",
+            "trainer.callbacks",
+            [{"class_path": "NoSuchThing"}],
+            "class_path is NoSuchThing, but no class is",
+        ),
+        ("02_aligned", "modle", 1, "modle is no argument"),
+        ("02_aligned", "model", None, "model"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_file_and_place(
+    place: Path, capsys: pytest.CaptureFixture[str], stage: str, field: str, value: Any, told: str
+) -> None:
+    change(place, stage, field, value)
+    for other in (place / "configs" / "embedded").glob("*.yaml"):
+        if other.stem != stage:
+            other.unlink()
+    line = line_of(capsys, *FIT)
+    assert line.startswith(f"configs/embedded/{stage}.yaml: ")
+    assert told in line
+
+
+def test_a_wrong_value_of_the_last_stage_is_told_before_the_first_one_runs(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(place, "04_steering", "data.init_args.block_rows", 0)
+    assert line_of(capsys, *FIT) == "configs/embedded/04_steering.yaml: block_rows is 0, but must be 1 or more"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--trainer.devices", "two"], "should be an int > 0"),
+        (["--trainer.strategy", "nope"], "invalid strategy name"),
+        (["--trainer.accelerator", "nope"], "invalid accelerator name"),
+        (["--trainer.num_nodes", "0"], "`num_nodes` must be a positive integer, but got 0"),
+        (["--trainer.precision", "x"], "trainer.precision is x, but must be int or one of 'transformer-engine'"),
+        (["--seed", "12345678901234567890"], "seed_everything is 12345678901234567890, but a seed must be from 0 to"),
+        (["--seed", "-1"], "seed_everything is -1"),
+        (["--trainer", "nofile.yaml"], "nofile.yaml is no file: give the path of one"),
+        (["--trainer", "configs"], "configs is no file"),
+    ],
+)
+def test_a_wrong_word_of_the_command_line_is_told_in_one_line(
+    place: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    for stage in ("02_aligned", "03_faking", "04_steering"):
+        (place / "configs" / "embedded" / f"{stage}.yaml").unlink()
+    assert told in line_of(capsys, *FIT, *words)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda path: path.write_text(""), " is empty: give a YAML file that maps"),
+        (lambda path: path.write_text("- a\n- b"), " holds a list"),
+        (lambda path: path.write_text("hello"), " holds a str"),
+        (lambda path: path.write_text("a: 1\nb: [1\nc: 2"), " is no valid YAML: "),
+        (lambda path: path.write_bytes(b"a: \xff"), ", line 1 is no text in UTF-8"),
+        (lambda path: (path.unlink(), path.mkdir()), " is no file"),
+    ],
+)
+@pytest.mark.parametrize("words", [FIT, ("fit", "--config", ALIGNED)])
+def test_a_file_that_is_no_config_is_named(
+    place: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], Any], told: str, words: tuple[str, ...]
+) -> None:
+    spoil(place / ALIGNED)
+    assert line_of(capsys, *words).startswith(f"{ALIGNED}{told}")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--ckpt_path", "nofile"], "--ckpt_path nofile does not exist"),
+        (["--ckpt_path", "best"], "--ckpt_path is best, but this run has made no checkpoint yet"),
+        (["--ckpt_path", ALIGNED], f"--ckpt_path {ALIGNED} is no checkpoint"),
+        (["--seed_everything", "4294967296"], "seed_everything is 4294967296, but a seed must be from 0 to 4294967295"),
+        (["--nope=3"], "unrecognized arguments: --nope=3"),
+        (["--model.nope=3"], "model.init_args.nope is no argument of fa_lightning.behaviours.module.BehaviourModule"),
+        (["--config", "nofile.yaml"], "nofile.yaml is no file: give the path of one"),
+    ],
+)
+def test_one_stage_alone_tells_it_alike(
+    place: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert told in line_of(capsys, "validate", "--config", ALIGNED, *words)
