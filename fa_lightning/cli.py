@@ -207,7 +207,31 @@ def _is_no_hint(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(OTHERS_HINTS)
 
 
+RANKS = ("RANK", "LOCAL_RANK")
+LAUNCHERS = ("WORLD_SIZE", "MASTER_PORT", "SLURM_PROCID", "OMPI_COMM_WORLD_SIZE", "JSM_NAMESPACE_RANK")
+"""Variables of which each way to start several ranks sets one: Lightning's own, torchrun, SLURM, MPI, LSF, by hand."""
+
+
+def _refuse_left_over_rank() -> None:
+    """Refuse to be a rank that no launcher has started: it would compute all, and leave the writing to rank zero.
+
+    Raises:
+        UserError: naming the variable.
+    """
+    if any(name in os.environ for name in LAUNCHERS):
+        return
+    for name in RANKS:
+        if os.environ.get(name, "0") != "0":
+            raise UserError(
+                f"{name} is {os.environ[name]!r} in the environment, but no launcher has started this process (none of "
+                f"{', '.join(LAUNCHERS)} is set): as such a rank it would write nothing. Left over from another job? "
+                f"Run it without (env -u {name} ...)"
+            )
+
+
 def _run(command: str, words: list[str]) -> int:
+    if command in ("fit", "validate", "test", "predict"):
+        _refuse_left_over_rank()
     if command == "fit" and not _is_plain(words):
         return _experiment(words)
     if command in ("fit", "validate", "test", "predict"):

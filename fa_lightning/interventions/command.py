@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.interventions.artefact import SIDECAR_FILE, compare_fingerprints
-from fa_lightning.metrics.files import by_number, write_atomically
+from fa_lightning.metrics.files import by_number, is_plain, output_file
 from fa_lightning.user_files import read_text
 
 if TYPE_CHECKING:
@@ -32,22 +33,28 @@ def main(arguments: Sequence[str]) -> int:
     from fa_lightning.interventions.writing import Sampling, compare
 
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p)
-    label, model, tokenizer, interventions = _loaded(options)
-    with model as steerable:
-        written = compare(
-            steerable,
-            tokenizer,
-            prompts,
-            interventions,
-            sampling,
-            list(dict.fromkeys(options.seed or [0])),
-            1 if options.stream else options.batch_size,
-            _announcer(tokenizer) if options.stream else None,
-        )
-        rows = list(written)
+    rows = []
+    # Opened before any work: a pipe waits for its reader here, and gets each text as soon as it is written.
+    with nullcontext() if options.output is None else output_file(options.output) as file:
+        label, model, tokenizer, interventions = _loaded(options)
+        with model as steerable:
+            for row in compare(
+                steerable,
+                tokenizer,
+                prompts,
+                interventions,
+                sampling,
+                list(dict.fromkeys(options.seed or [0])),
+                1 if options.stream else options.batch_size,
+                _announcer(tokenizer) if options.stream else None,
+            ):
+                rows.append(row)
+                if file is not None:
+                    file.write(_line(row, interventions).encode())
     if options.output is not None:
-        write_atomically(options.output, "".join(_line(row, interventions) for row in rows).encode())
-        print(f"{len(rows)} lines written to {options.output}", file=sys.stderr if options.stream else sys.stdout)
+        # Where the lines go to the terminal themselves, the notice is not one of them.
+        apart = options.stream or not is_plain(options.output)
+        print(f"{len(rows)} lines written to {options.output}", file=sys.stderr if apart else sys.stdout)
     elif not options.stream:
         _show(rows, label, interventions)
     return 0
@@ -180,8 +187,19 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
         raise UserError("--model needs an --intervention: give the folder of a saved one")
     if options.model is not None and not (options.prompt or options.file):
         raise UserError("--model needs a prompt: give --prompt TEXT or --file FILE")
-    if options.output is not None and not options.output.absolute().parent.is_dir():
-        raise MissingFileError(f"--output {options.output}: there is no folder {options.output.absolute().parent}")
+    if options.output is not None:
+        _refuse_output(options.output)
+
+
+def _refuse_output(path: Path) -> None:
+    """Refuse what can't be written before any text is made; a link is written through."""
+    target = path.resolve()
+    if target.is_dir():
+        raise UserError(f"--output {path} is a folder: name a file in it, such as {path / 'texts.jsonl'}")
+    if not path.exists() and not target.parent.is_dir():
+        raise MissingFileError(f"--output {path}: there is no folder {target.parent}")
+    if not os.access(target.parent if is_plain(path) else path, os.W_OK):
+        raise UserError(f"--output {path} can't be written: you have no permission; name another file")
 
 
 def _prompts(options: argparse.Namespace) -> list[str]:

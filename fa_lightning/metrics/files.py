@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 
 @contextmanager
@@ -39,6 +39,31 @@ def whole_file(path: Path, temporary: str = "") -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a path is a file on a disk, or would be one: no pipe, terminal or other device, nor an open descriptor.
+
+    >>> is_plain(Path("new.txt")), is_plain(Path("/dev/stdout"))
+    (True, False)
+    """
+    opened = str(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return not opened and (path.is_file() or not path.exists())
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[BinaryIO]:
+    """A `whole_file`; where a path leads to a pipe or another device, that itself, which gets each write at once.
+
+    Yields:
+        It, open for bytes.
+    """
+    if is_plain(path):
+        with whole_file(path) as file:
+            yield file
+        return
+    with path.open("wb", buffering=0) as device:
+        yield cast(BinaryIO, device)
 
 
 @contextmanager

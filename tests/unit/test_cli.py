@@ -205,3 +205,26 @@ def test_the_process_ends_with_a_trace_or_a_line(error: str, status: int, told: 
     assert ended.returncode == status
     assert ended.stderr.startswith(told)
     assert len(ended.stderr.splitlines()) == 1 or told == "Traceback"
+
+
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "RANK"])
+@pytest.mark.parametrize("words", [["fit"], ["fit", "--config", "a.yaml"], ["test", "--config", "a.yaml"]])
+def test_a_rank_left_over_from_another_job_is_refused(
+    name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process would take itself for rank 1, and write no checkpoint, record or artefact."""
+    for variable in (*cli.RANKS, *cli.LAUNCHERS):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(cli, "lightning_cli", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(cli, "_experiment", lambda *_: pytest.fail("started"))
+    monkeypatch.setenv(name, "1")
+    assert cli.main(words) == 1
+    assert capsys.readouterr().err.startswith(f"error: {name} is '1' in the environment, but no launcher has started")
+
+
+@pytest.mark.parametrize("launcher", ["WORLD_SIZE", "MASTER_PORT", "SLURM_PROCID"])
+def test_a_rank_that_a_launcher_has_started_is_one(launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv(launcher, "2")
+    monkeypatch.setattr(cli, "_experiment", lambda _: 7)
+    assert cli.main(["fit"]) == 7

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +213,7 @@ def test_the_only_named_intervention_of_an_experiment_is_taken_and_several_are_l
         (("--model", "m", "--variant", "faking"), "--model is a model by itself"),
         (("--model", "m"), "--model needs an --intervention"),
         (("--output", "no/folder/out.jsonl"), "--output no/folder/out.jsonl: there is no folder"),
+        (("--output", "."), "--output . is a folder: name a file in it, such as texts.jsonl"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_loaded(
@@ -299,3 +302,47 @@ def test_a_models_own_sampling_settings_do_not_interfere(twins: Any, recwarn: py
         assert write(model, twins.tokenizer, PROMPTS, [], Sampling(6, 1.5), seed=2) == sampled != expected
         with pytest.raises(ValueError, match="batch_size is 0"):
             next(compare(model, twins.tokenizer, PROMPTS, [], batch_size=0))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes")
+def test_output_goes_through_a_link_and_into_a_pipe(experiment: Path, tmp_path: Path) -> None:
+    words = ("--experiment", experiment, "--prompt", "Hi.", "--prompt", "You.", "--max-new-tokens", 2, "--output")
+    (tmp_path / "large").mkdir()
+    (tmp_path / "link.jsonl").symlink_to("large/out.jsonl")
+    os.mkfifo(tmp_path / "pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    for name in ("link.jsonl", "pipe"):
+        assert run(*words, tmp_path / name) == 0
+    reader.join(timeout=30)
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert (tmp_path / "pipe").is_fifo()
+    assert [path.name for path in (tmp_path / "large").iterdir()] == ["out.jsonl"]
+    assert [row["prompt"] for row in lines_of(tmp_path / "large" / "out.jsonl")] == ["Hi.", "You."]
+    assert read == [(tmp_path / "large" / "out.jsonl").read_text()]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="/dev/stdout")
+def test_output_to_standard_output_is_lines_alone(experiment: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ("--experiment", experiment, "--prompt", "Hi.", "--max-new-tokens", 2, "--output", "/dev/stdout")
+    assert run(*words) == 0
+    said = capfd.readouterr()
+    assert [json.loads(line)["prompt"] for line in said.out.splitlines()] == ["Hi."]
+    assert "1 lines written to /dev/stdout" in said.err
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_output_without_permission_is_told_first(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    message = refused(capsys, "--experiment", experiment, "--output", tmp_path / "closed" / "out.jsonl")
+    assert "can't be written: you have no permission" in message
+
+
+def test_an_output_is_refused_before_anything_is_loaded(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fa_lightning.interventions.command._loaded", lambda *_: pytest.fail("loaded first"))
+    assert "is a folder" in refused(capsys, "--experiment", experiment, "--output", tmp_path)
