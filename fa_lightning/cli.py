@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -31,7 +32,7 @@ commands:
       --model.init_args.backbone NAME_OR_PATH
                                  another model; likewise any --model..., --data... or --trainer.ARGUMENT VALUE: laid
                                  over every stage that has the argument, others stay as they are; refused if none has it
-  fit|validate|test|predict --config FILE ...
+  fit|validate|test --config FILE ...
                                  one stage, plain LightningCLI (see `fit --help`)
   generate ...                   steered beside unsteered text, from any saved interventions (see `generate --help`)
   report DIR                     write DIR/report.html: figures and tables in one file
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # another busy process all threads then wait for one another (measured in benchmarks/README.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    write_whatever_the_encoding()
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = words[0] if words else "--help"
     if command in ("-h", "--help"):
@@ -89,6 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: run the same command again to resume", file=sys.stderr)
         return 130
+
+
+def write_whatever_the_encoding() -> None:
+    """Show a question mark for what an output can't hold: pipes on Windows and plain locales know few letters."""
+    for stream in (sys.stdout, sys.stderr):
+        # A stream that a test or a notebook has put there may know no encoding at all.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _is_mendable(error: Exception) -> bool:
@@ -234,7 +244,7 @@ def _run(command: str, words: list[str]) -> int:
         _refuse_left_over_rank()
     if command == "fit" and not _is_plain(words):
         return _experiment(words)
-    if command in ("fit", "validate", "test", "predict"):
+    if command in ("fit", "validate", "test"):
         from fa_lightning.experiments.matrix import refuse_matrix
 
         refuse_matrix(words)
@@ -254,7 +264,7 @@ def _run(command: str, words: list[str]) -> int:
 
         quiet()
         return template(words)
-    commands = "fit, validate, test, predict, generate, report and template"
+    commands = "fit, validate, test, generate, report and template"
     raise UserError(f"{command!r} is no command; there are {commands} (--help)")
 
 

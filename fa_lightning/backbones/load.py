@@ -193,7 +193,7 @@ def _unavailable(what: str, name_or_path: str, error: Exception) -> UnavailableE
     if "custom code" in str(error):
         return UnavailableError(
             f"the {what} {name_or_path!r} comes with custom code, which is not run unless asked for. Read it first; "
-            "if you trust it, set trust_remote_code to true."
+            "if you trust it, set trust_remote_code to true (generate and template have --trust-remote-code)."
         )
     kind = "folder" if Path(name_or_path).is_dir() else "name (no such folder here)"
     cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

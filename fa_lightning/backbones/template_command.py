@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fa_lightning.scenarios.source import ScenarioSource
     from fa_lightning.scenarios.template_check import TemplateCheck, TokenRow
 
+SOURCES = ("fa_lightning.scenarios.embedded", "fa_lightning.scenarios.poser")
+"""Modules whose sources a config may name without them."""
 HEAD, TAIL = 12, 16
 """Tokens of the prompt that are shown at its beginning and at its end; special ones always are."""
 
@@ -124,12 +126,23 @@ def _init_args(config: Path) -> list[dict[str, Any]]:
 
 
 def _source(config: Path, spec: Any) -> ScenarioSource:
+    """The source that LightningCLI would make of it: it takes names of classes without their modules, too."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from fa_lightning.scenarios.source import ScenarioSource
+
+    for module in SOURCES:
+        importlib.import_module(module)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ScenarioSource, "scenarios", required=True)
+    # Before jsonargparse 4.49 it had another name.
+    made = getattr(parser, "instantiate", None) or parser.instantiate_classes
     try:
-        module, _, name = spec["class_path"].rpartition(".")
-        source: ScenarioSource = getattr(importlib.import_module(module), name)(**spec.get("init_args", {}))
-    except (AttributeError, ImportError, KeyError, TypeError) as error:
+        source: ScenarioSource = made(parser.parse_object({"scenarios": spec})).scenarios
+    except (ArgumentError, TypeError) as error:
+        reason = " ".join(str(error).partition("Given value")[0].split())
         raise UserError(
-            f"--config {config}: data.init_args.scenarios can't be made ({error}): give class_path and init_args, as "
+            f"--config {config}: data.init_args.scenarios can't be made ({reason}): give class_path and init_args, as "
             "the stages in configs do"
         ) from error
     return source
@@ -193,8 +206,10 @@ def _facts(tokenizer: Tokenizer, check: TemplateCheck, scenario: Scenario, syste
     from rich.text import Text
 
     from fa_lightning.scenarios.prompts import generation_prompt, has_system_turn, has_template
+    from fa_lightning.scenarios.turns import turn_end
 
     facts = Table.grid(padding=(0, 2))
+    end = turn_end(tokenizer)
     written = bool(check.rows) and has_template(tokenizer)
     times = check.prompt.count(tokenizer.bos_token_id)
     same = "; the same as EOS, told apart by the mask" if tokenizer.pad_token_id == tokenizer.eos_token_id else ""
@@ -202,6 +217,9 @@ def _facts(tokenizer: Tokenizer, check: TemplateCheck, scenario: Scenario, syste
         "prompt": f"{len(check.prompt)} tokens, from {scenario.source}",
         "chat template": "yes" if has_template(tokenizer) else "none: the plain text is the prompt",
         "system message": _system_line(written and has_system_turn(tokenizer), system),
+        "end of a turn": "nothing says where one ends"
+        if end is None
+        else f"{tokenizer.convert_ids_to_tokens(end)!r} ({end})",
         "generation prompt": repr(generation_prompt(tokenizer)) if written else "none: the answer follows the text",
         "BOS": "the tokenizer has none"
         if tokenizer.bos_token is None

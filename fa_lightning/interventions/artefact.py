@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning import __version__
-from fa_lightning.errors import UserError
+from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.metrics.files import write_atomically
 from fa_lightning.regressors.gates import build_gate
 
@@ -66,6 +66,7 @@ def read_artefact(folder: Path, needed: set[str]) -> tuple[dict[str, Tensor], di
     """
     from safetensors.torch import load
 
+    refuse_without_artefact(folder)
     path = folder / SIDECAR_FILE
     try:
         sidecar = json.loads(path.read_text(encoding="utf-8"))
@@ -85,6 +86,19 @@ def read_artefact(folder: Path, needed: set[str]) -> tuple[dict[str, Tensor], di
             f"{SIDECAR_FILE} describes: it is truncated or damaged; save the intervention again"
         )
     return load(data), sidecar
+
+
+def refuse_without_artefact(folder: Path) -> None:
+    """Refuse a folder that holds no intervention; the message names those beneath it.
+
+    Raises:
+        MissingFileError: one of the two files is missing.
+    """
+    missing = [name for name in (SIDECAR_FILE, TENSORS_FILE) if not (folder / name).is_file()]
+    if missing:
+        beneath = sorted({str(path.parent) for path in folder.rglob(SIDECAR_FILE)} - {str(folder)})
+        there = f"there are {', '.join(beneath[:5])}" if beneath else "Intervention.save and a steering stage write one"
+        raise MissingFileError(f"{folder} is no folder of an intervention, since it has no {missing[0]}: {there}")
 
 
 def compare_fingerprints(saved: Mapping[str, Any], expected: Mapping[str, Any], folder: str | Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fa_lightning.errors import MissingFileError, UserError
-from fa_lightning.interventions.artefact import SIDECAR_FILE, compare_fingerprints
+from fa_lightning.interventions.artefact import SIDECAR_FILE, compare_fingerprints, refuse_without_artefact
 from fa_lightning.metrics.files import by_number, is_plain, output_file
 from fa_lightning.user_files import read_text
 
@@ -137,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--variant", choices=("faking", "aligned"), help="which twin of the experiment (default faking)")
     where.add_argument("--model", help="in place of an experiment, any causal LM: a folder or a Hub name")
     where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    where.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     where.add_argument("--load-in-4bit", action="store_true", help='needs pip install "fa_lightning[quantization]"')
     edit = parser.add_argument_group("steering")
     edit.add_argument(
@@ -187,6 +188,10 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
         raise UserError("--model needs an --intervention: give the folder of a saved one")
     if options.model is not None and not (options.prompt or options.file):
         raise UserError("--model needs a prompt: give --prompt TEXT or --file FILE")
+    for folder in map(Path, options.intervention):
+        if folder.is_dir():
+            for part in parts_of(folder):
+                refuse_without_artefact(Path(part))
     if options.output is not None:
         _refuse_output(options.output)
 
@@ -230,16 +235,18 @@ def _loaded(options: argparse.Namespace) -> tuple[str, Any, Any, list[Interventi
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.model is not None:
-        model = load_backbone(options.model, options.dtype, options.load_in_4bit, device=device)
+        trusted = options.trust_remote_code
+        model = load_backbone(options.model, options.dtype, options.load_in_4bit, trusted, device)
         if not options.load_in_4bit:
             model.to(device)
         interventions = _interventions(options, options.intervention, model, fingerprint(model))
-        return "unsteered", nullcontext(model), load_tokenizer(options.model), interventions
+        return "unsteered", nullcontext(model), load_tokenizer(options.model, trusted), interventions
     experiment = options.experiment or DEFAULT_EXPERIMENT
     aligned, faking = artefacts_of(experiment)
     saved = options.intervention or [intervention_of(experiment)]
     adapters: Any = {"faking": str(faking), "aligned": str(aligned)}
-    variants = Variants.load(adapters, dtype=options.dtype, load_in_4bit=options.load_in_4bit, device=device)
+    loading = {name: getattr(options, name) for name in ("dtype", "load_in_4bit", "trust_remote_code")}
+    variants = Variants.load(adapters, device=device, **loading)
     interventions = _interventions(options, saved, variants.model, variants.fingerprint)
     variant = options.variant or "faking"
     return variant, variants.using(variant), variants.tokenizer, interventions

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,7 @@ from fa_lightning import cli
 from fa_lightning.errors import UserError
 
 HEAVY = ("torch", "lightning", "transformers", "peft", "jsonargparse", "matplotlib", "sklearn", "tensorboard")
-COMMANDS = ("fit", "validate", "test", "predict", "generate", "report", "template")
+COMMANDS = ("fit", "validate", "test", "generate", "report", "template")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["fitt"]])
@@ -228,3 +230,19 @@ def test_a_rank_that_a_launcher_has_started_is_one(launcher: str, monkeypatch: p
     monkeypatch.setenv(launcher, "2")
     monkeypatch.setattr(cli, "_experiment", lambda _: 7)
     assert cli.main(["fit"]) == 7
+
+
+def test_an_output_that_knows_few_letters_shows_a_question_mark(
+    monkeypatch: pytest.MonkeyPatch, backbone: str, tmp_path: Path
+) -> None:
+    """Pipes on Windows, LANG=C and PYTHONIOENCODING=ascii."""
+    written = {}
+    for name in ("stdout", "stderr"):
+        written[name] = io.BytesIO()
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(written[name], encoding="ascii", write_through=True))
+    assert cli.main(["template", "--model", backbone, "--prompt", "caf\u00e9 \u2192 \u2264 1", "--all"]) in (0, 1)
+    shown = written["stdout"].getvalue().decode("ascii")
+    assert "?" in shown
+    assert "answer tokens are as they should be" in shown
+    assert cli.main(["template", "--model", str(tmp_path / "\u65e5\u672c")]) == 1
+    assert b"error: the tokenizer" in written["stderr"].getvalue()

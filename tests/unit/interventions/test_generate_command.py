@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,45 @@ def test_bad_steering_leaves_no_file(
     assert expected in message
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edit", "experiment", "out.jsonl"]
+
+
+@pytest.mark.parametrize("lost", ["intervention.json", "intervention.safetensors", ""])
+def test_a_folder_without_an_intervention_is_refused_in_one_line_before_anything_is_loaded(
+    experiment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr("fa_lightning.backbones.load.load_backbone", None)
+    folder = experiment / "04_steering" / "intervention"
+    if lost:
+        (folder / lost).unlink()
+    asked = folder if lost else experiment
+    message = refused(capsys, "--experiment", experiment, "--prompt", "Hi.", "--intervention", asked)
+    assert f"{asked} is no folder of an intervention, since it has no {lost or 'intervention.json'}" in message
+    assert (f"there are {folder}" in message) == (not lost)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_code_that_comes_with_a_model_runs_where_the_flag_says_so(
+    backbone: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trusted: bool
+) -> None:
+    folder = tmp_path / "custom"
+    shutil.copytree(backbone, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    shift(1).save(tmp_path / "edit")
+    words = ("--model", folder, "--intervention", tmp_path / "edit", "--prompt", "Hi.", "--max-new-tokens", 2)
+    if trusted:
+        assert run(*words, "--trust-remote-code") == 0
+        assert "unsteered" in capsys.readouterr().out
+    else:
+        assert "--trust-remote-code" in refused(capsys, *words)
 
 
 def test_an_intervention_for_another_model_is_refused(
