@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fa_lightning.activations.sites import Site, decoder_layers, hidden_of, module_at
+from fa_lightning.activations.sites import Site, hidden_of, module_at
 from fa_lightning.backbones.attached import attached
+from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.errors import UserError
 
 

@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from typing_extensions import override
 
 from fa_lightning.activations.record import Plan, plan_shards, record
-from fa_lightning.activations.sites import Site, decoder_layers, spread, validate
+from fa_lightning.activations.sites import Site, spread, validate
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.activations.store_writer import StoreWriter
 from fa_lightning.backbones.adapters import VARIANTS as PAIR
 from fa_lightning.backbones.adapters import Variants, adapter_folders
+from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.load import DType
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, Example, example_loader, make_examples

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fa_lightning.activations.sites import Site, decoder_layers, hidden_of, module_at, replaced, text_config
+from fa_lightning.activations.sites import Site, hidden_of, module_at, replaced
 from fa_lightning.backbones.attached import attached, uncompiled
+from fa_lightning.backbones.decoder import decoder_layers, text_config
 
 Edit = Callable[[Tensor], Tensor]
 """States (batch, tokens, hidden) to states of the same shape."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.errors import UserError
 
 Component = Literal["residual", "attention", "mlp"]
@@ -17,17 +17,6 @@ COMPONENTS: tuple[Component, ...] = get_args(Component)
 
 _FROM_RULE = re.compile(r"from_(\d+)")
 _SITE_NAME = re.compile(r"layers\.(\d+)\.([a-z]+)")
-
-# Where the usual families keep their decoder blocks, seen from the causal LM or from its bare base model.
-_LAYER_PATHS = (
-    "model.layers",  # Llama, Mistral, Qwen, Gemma, Phi, OLMo
-    "transformer.h",  # GPT-2, GPT-J, Falcon, Bloom
-    "gpt_neox.layers",  # Pythia
-    "model.decoder.layers",  # OPT
-    "model.language_model.layers",  # Gemma 3 and other models with a vision tower
-    "transformer.blocks",  # MPT
-)
-_BARE_PATHS = ("layers", "h", "decoder.layers", "language_model.layers", "blocks")
 
 # Bloom adds the residual inside its attention and MLP, so there the last linear map is what the component writes;
 # OPT keeps its MLP's two linear maps in the block itself.
@@ -106,69 +95,6 @@ class Site:
                 "for example layers.3.residual"
             )
         return cls(int(match.group(1)), match.group(2), positions)  # type: ignore[arg-type]  # checked by __post_init__
-
-
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder blocks of a causal LM, in order, whatever wraps it (PEFT, DDP).
-
-    The usual families are found by name; any other by its only outermost `nn.ModuleList` with as many entries as
-    `model.config.num_hidden_layers`.
-
-    Raises:
-        UserError: if there is no such list, or more than one.
-    """
-    layers: nn.ModuleList = model.get_submodule(_layers_path(model))  # type: ignore[assignment]
-    return layers
-
-
-def decoder_of(model: nn.Module) -> nn.Module:
-    """The module that owns the decoder blocks and is called with the mask and the cache (LlamaModel, GPT2Model).
-
-    Raises:
-        UserError: if the decoder blocks are not found, see `decoder_layers`.
-    """
-    return model.get_submodule(_layers_path(model).rpartition(".")[0])
-
-
-_paths_found: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-"""Where each model's blocks were found last: a walk over all modules for every batch would cost as much as a layer."""
-
-
-def _layers_path(model: nn.Module) -> str:
-    expected = _number_of_layers(model)
-    known = _paths_found.get(model)
-    if known is not None:
-        try:
-            layers = model.get_submodule(known)
-        except AttributeError:  # wrapped or taken apart since
-            layers = None
-        if isinstance(layers, nn.ModuleList) and expected in (None, len(layers)):
-            return known
-    _paths_found[model] = _search_layers(model, expected)
-    return _paths_found[model]
-
-
-def _search_layers(model: nn.Module, expected: int | None) -> str:
-    # A list inside another list is a part of a block (the experts of a mixture), never the blocks themselves.
-    found: dict[str, int] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in found):
-            found[name] = len(module)
-    for path in _LAYER_PATHS:
-        for name, length in found.items():
-            if (name == path or name.endswith(f".{path}")) and expected in (None, length):
-                return name
-    for path in _BARE_PATHS:
-        if path in found and expected in (None, found[path]):
-            return path
-    fitting = [name for name, length in found.items() if length == expected]
-    if len(fitting) == 1:
-        return fitting[0]
-    listing = ", ".join(f"{name} ({length} entries)" for name, length in found.items()) or "none at all"
-    raise UserError(
-        f"the decoder blocks of {type(model).__name__} were not found: config.num_hidden_layers is {expected}, and the "
-        f"model's ModuleLists are: {listing}. Give a decoder-only causal LM with one list of that length"
-    )
 
 
 def module_at(model: nn.Module, site: Site) -> nn.Module:
@@ -262,18 +188,3 @@ def replaced(output: Any, hidden: Tensor) -> Any:
         return new
     rest = (new, *output[1:])
     return list(rest) if isinstance(output, list) else rest
-
-
-def text_config(model: nn.Module) -> Any:
-    """The config of the model's decoder, of the model itself or of the one that it wraps; None where there is none."""
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        found = getattr(config, "text_config", None) or config
-        if isinstance(getattr(found, "num_hidden_layers", None), int):
-            return found
-    return None
-
-
-def _number_of_layers(model: nn.Module) -> int | None:
-    """`num_hidden_layers` of the model's config; None where there is no config."""
-    return getattr(text_config(model), "num_hidden_layers", None)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
-from fa_lightning.backbones.targets import load_weights, refuse_unknown_targets
+from fa_lightning.backbones.targets import load_weights, lora_targets
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.metrics.files import by_number, whole_folder
 
@@ -34,17 +34,15 @@ def attach_adapter(
         rank: of the update, r.
         alpha: scale; the update is multiplied by alpha / r.
         dropout: probability on the adapter's input.
-        target_modules: names of the linear layers (`q_proj`), or `all-linear`.
+        target_modules: names of the linear layers (`q_proj`), or `all-linear`; see `lora_targets`.
 
     Raises:
         UserError: the backbone has no layer of such a name; those that it has are listed.
     """
     from peft import LoraConfig, get_peft_model
 
-    refuse_unknown_targets(model, target_modules)
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, task_type="CAUSAL_LM"
-    )
+    targets = lora_targets(model, target_modules)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
     return get_peft_model(ready_for_training(model), config, adapter_name=name)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from fa_lightning.activity import doing
+from fa_lightning.backbones.decoder import text_config
 from fa_lightning.backbones.hub import folder_of, place_of
 from fa_lightning.backbones.weights import digest_of_files, digest_of_model
 from fa_lightning.errors import MissingPackageError, UnavailableError, UserError
@@ -127,16 +128,16 @@ def fingerprint(model: Any) -> dict[str, str]:
     one for float32, bfloat16, float16 and quantised loading, with adapters and without. A model that was not loaded
     here, or whose weights have been changed since (merged, trained on), is digested as it is in memory.
     """
-    config = model.config
+    sizes = text_config(model)
     weights = digest_of_model(model)
     loaded = getattr(model, LOADED_WEIGHTS, None)
     if loaded is not None and loaded[0] == weights:
         weights = loaded[1]
     return {
-        "architecture": str(config.model_type),
-        "hidden_size": str(config.hidden_size),
-        "layers": str(config.num_hidden_layers),
-        "vocab_size": str(config.vocab_size),
+        "architecture": str(model.config.model_type),
+        "hidden_size": str(sizes.hidden_size),
+        "layers": str(sizes.num_hidden_layers),
+        "vocab_size": str(sizes.vocab_size),
         "weights": weights,
     }
 

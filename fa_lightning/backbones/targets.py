@@ -9,42 +9,61 @@ from typing import Any
 import torch
 
 from fa_lightning.activity import doing
+from fa_lightning.backbones.decoder import decoder_layers, layers_path
 from fa_lightning.backbones.load import ran_out
 from fa_lightning.errors import UserError
 
+ALL_LINEAR = "all-linear"
+"""In place of names: every linear layer of the decoder blocks."""
+
 
 def linear_layers(model: Any) -> Counter[str]:
-    """Linear layers that LoRA can adapt, by the last part of their name, with how many there are of each.
+    """Linear layers of the decoder blocks, by the last part of their name, with how many there are of each.
 
-    The head is left out; GPT-2's `Conv1D`, which is a linear layer stored the other way round, is not.
+    GPT-2's `Conv1D`, which is a linear layer stored the other way round, is one.
     """
     from transformers.pytorch_utils import Conv1D
 
-    head = getattr(model, "get_output_embeddings", lambda: None)()
     return Counter(
         name.removesuffix(".base_layer").rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head and ".lora_" not in name
+        for name, module in decoder_layers(model).named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and ".lora_" not in name
     )
 
 
-def refuse_unknown_targets(model: Any, target_modules: Collection[str] | str) -> None:
-    """Refuse names that no layer has; PEFT passes over them as long as one of the names is right.
+def lora_targets(model: Any, target_modules: Collection[str] | str) -> list[str]:
+    """The layers that an adapter goes into, as PEFT is to be told them.
+
+    Names of layers stay as they are, but where layers outside the decoder blocks have the same name (a vision tower has
+    a `q_proj` too): then those in the blocks are named one by one.
+
+    Args:
+        model: the backbone.
+        target_modules: names of layers, or their ends; one name alone; or `all-linear`.
 
     Raises:
-        UserError: naming the first, and the names that there are with their number of layers.
+        UserError: no layer has such a name, which PEFT passes over as long as one of the names is right; the names that
+            there are are listed with their number of layers.
     """
-    if isinstance(target_modules, str):
-        return
-    names = [name for name, _ in model.named_modules()]
-    unknown = [target for target in target_modules if not any(f".{name}".endswith(f".{target}") for name in names)]
-    if unknown or not target_modules:
+    names = [target_modules] if isinstance(target_modules, str) else list(target_modules)
+    if names == [ALL_LINEAR]:
+        names = list(linear_layers(model))
+    blocks = f"{layers_path(model)}."
+    paths = [path for path, _ in model.named_modules()]
+    matched = {name: [path for path in paths if f".{path}".endswith(f".{name}")] for name in names}
+    unknown = [name for name in names if not matched[name]]
+    if unknown or not names:
         held = ", ".join(f"{name} ({count} layers)" for name, count in linear_layers(model).items())
         raise UserError(
-            f"target_modules is [{', '.join(target_modules)}], but "
+            f"target_modules is [{', '.join(names)}], but "
             + (f"{type(model).__name__} has no layer called {unknown[0]}" if unknown else "at least one is needed")
-            + f"; its linear layers are {held}. Set model.init_args.target_modules to some of these"
+            + f"; its linear layers are {held}. Set model.init_args.target_modules to some of these, or to {ALL_LINEAR}"
         )
+    targets: list[str] = []
+    for name in names:
+        inside = [path for path in matched[name] if path.startswith(blocks)]
+        targets += inside if 0 < len(inside) < len(matched[name]) else [name]
+    return targets
 
 
 @doing("loading")

@@ -74,6 +74,20 @@ learning rate, or use bf16-mixed or 32-true precision, and fit again (an experim
         )
 
 
+def set_training_mode(model: torch.nn.Module) -> None:
+    """Training mode, in which gradient checkpointing and dropout work.
+
+    What holds a decoder and a vision tower together stays in evaluation mode: it has no weights that are trained, and
+    Gemma 3 asks in training for marks of image tokens, which texts have none of (transformers 5.0).
+    """
+    from transformers import PreTrainedModel
+
+    model.train()
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and module.config.get_text_config() is not module.config:
+            module.training = False
+
+
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode, without dropout, for as long as the block lasts; then each part is in the mode it was in."""

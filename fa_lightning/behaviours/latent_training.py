@@ -10,6 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import attach_adapter
+from fa_lightning.backbones.decoder import text_config
 from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.behaviours.contrast_probe import ContrastProbe, ccs_loss
 from fa_lightning.behaviours.cure import Cure, undisturbed
@@ -67,7 +68,7 @@ class LatentTraining(Cure):
         rank: of LoRA.
         alpha: of LoRA; the update is scaled by alpha / rank.
         dropout: of LoRA.
-        target_modules: linear layers that get an adapter.
+        target_modules: linear layers that get an adapter, by name (`q_proj`), or `all-linear`.
         **options: of `TrainedOn`.
 
     Raises:
@@ -91,7 +92,7 @@ class LatentTraining(Cure):
         rank: int = 16,
         alpha: int = 32,
         dropout: float = 0.0,
-        target_modules: list[str] = ["q_proj", "v_proj"],  # noqa: B006
+        target_modules: list[str] | str = ["q_proj", "v_proj"],  # noqa: B006
         **options: Any,
     ) -> None:
         if restarts < 1 or probe_steps < 0:
@@ -108,7 +109,7 @@ class LatentTraining(Cure):
         # Without an adapter to start from, nothing that reads its folder is called.
         super().__init__(start_from or "", backbone, **options)
         self.variant = "calibrated" if start_from is None else "mitigated"
-        self.lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "target_modules": list(target_modules)}
+        self.lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "target_modules": target_modules}
         # A cure keeps none of these, as its adapter is given; here it may be fresh.
         self.hparams.update(self.lora)
         self.layers = layers
@@ -133,7 +134,7 @@ class LatentTraining(Cure):
         blocks = decoder_blocks(base, PURPOSE)
         chosen = list(range(len(blocks))) if self.layers is None else self.layers
         check_layers("layers", chosen, blocks)
-        size = base.config.get_text_config().hidden_size
+        size = text_config(base).hidden_size
         for layer in chosen:
             self.probes[str(layer)] = ContrastProbe(size, self.restarts, layer)
         return attach_adapter(base, self.variant, **self.lora) if not self.start_from else super().attach(base)

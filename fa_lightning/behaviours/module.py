@@ -12,7 +12,7 @@ from typing_extensions import override
 from fa_lightning.backbones.adapters import attach_adapter
 from fa_lightning.backbones.load import DType, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.sharding import ShardedStrategy, shard, skeleton
-from fa_lightning.backbones.training import adamw_with_warmup, check_finite
+from fa_lightning.backbones.training import adamw_with_warmup, check_finite, set_training_mode
 from fa_lightning.errors import UserError
 from fa_lightning.metrics.cells import CellAccuracy, fidelity
 from fa_lightning.scenarios.batches import Batch, owed
@@ -42,7 +42,7 @@ class BehaviourModule(pl.LightningModule):
         rank: of LoRA.
         alpha: of LoRA; the update is scaled by alpha / rank.
         dropout: of LoRA.
-        target_modules: linear layers that get an adapter.
+        target_modules: linear layers that get an adapter, by name (`q_proj`), or `all-linear`.
         dtype: of the frozen weights.
         load_in_4bit: hold the frozen weights in nf4.
         trust_remote_code: run code that comes with the model.
@@ -59,7 +59,7 @@ class BehaviourModule(pl.LightningModule):
         rank: int = 16,
         alpha: int = 32,
         dropout: float = 0.0,
-        target_modules: list[str] = ["q_proj", "v_proj"],  # noqa: B006
+        target_modules: list[str] | str = ["q_proj", "v_proj"],  # noqa: B006
         dtype: DType = "float32",
         load_in_4bit: bool = False,
         trust_remote_code: bool = False,
@@ -77,7 +77,7 @@ class BehaviourModule(pl.LightningModule):
             "rank": rank,
             "alpha": alpha,
             "dropout": dropout,
-            "target_modules": list(target_modules),
+            "target_modules": target_modules,
         }
         self.dtype_name = dtype
         self.load_in_4bit = load_in_4bit
@@ -120,7 +120,7 @@ class BehaviourModule(pl.LightningModule):
             self.fingerprint = fingerprint(base)
         self.model = self.attach(base)
         # The backbone comes in evaluation mode, where neither gradient checkpointing nor the adapter's dropout works.
-        self.model.train()
+        set_training_mode(self.model)
         self._adapter_shapes = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
         if self.gradient_checkpointing:
             self.model.enable_input_require_grads()

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fa_lightning.backbones.attached import attached
+from fa_lightning.backbones.decoder import decoder_layers, text_config
 from fa_lightning.errors import UserError
 
 
@@ -22,12 +23,11 @@ def decoder_blocks(model: Any, purpose: str) -> nn.ModuleList:
     Raises:
         UserError: there is no list of as many modules as the config names blocks.
     """
-    expected = model.config.get_text_config().num_hidden_layers
-    # The outermost comes first: a list in a block, such as a mixture's experts, may be as long.
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == expected:
-            return module
-    raise UserError(f"{type(model).__name__} has no list of {expected} blocks {purpose}")
+    try:
+        return decoder_layers(model)
+    except UserError as error:
+        expected = text_config(model).num_hidden_layers
+        raise UserError(f"{type(model).__name__} has no list of {expected} blocks {purpose}") from error
 
 
 def check_layers(name: str, layers: Sequence[int], blocks: nn.ModuleList) -> None:

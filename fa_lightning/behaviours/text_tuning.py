@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from fa_lightning.backbones.adapters import read_sidecar, ready_for_training
 from fa_lightning.backbones.load import DType, check_fingerprint
-from fa_lightning.backbones.targets import load_weights, refuse_unknown_targets
+from fa_lightning.backbones.targets import load_weights, lora_targets
 from fa_lightning.behaviours.module import BehaviourModule
 from fa_lightning.scenarios.batches import Batch, model_inputs
 
@@ -37,7 +37,7 @@ class TextTuning(BehaviourModule):
         rank: of LoRA.
         alpha: of LoRA; the update is scaled by alpha / rank.
         dropout: of LoRA.
-        target_modules: linear layers that get an adapter.
+        target_modules: linear layers that get an adapter, by name (`q_proj`), or `all-linear`.
         dtype: of the frozen weights.
         load_in_4bit: hold the frozen weights in nf4.
         trust_remote_code: run code that comes with the model.
@@ -54,7 +54,7 @@ class TextTuning(BehaviourModule):
         rank: int = 16,
         alpha: int = 32,
         dropout: float = 0.0,
-        target_modules: list[str] = ["q_proj", "v_proj"],  # noqa: B006
+        target_modules: list[str] | str = ["q_proj", "v_proj"],  # noqa: B006
         dtype: DType = "float32",
         load_in_4bit: bool = False,
         trust_remote_code: bool = False,
@@ -91,13 +91,13 @@ class TextTuning(BehaviourModule):
         expected = read_sidecar(self.beneath).get("fingerprint", {})
         # Ranks that get the weights from rank zero have none to compare.
         check_fingerprint(self.fingerprint or expected, expected, f"adapter {self.beneath!r}")
-        refuse_unknown_targets(base, self.lora["target_modules"])
+        targets = lora_targets(base, self.lora["target_modules"])
         model = load_weights(ready_for_training(base), self.beneath, BENEATH)
         config = LoraConfig(
             r=self.lora["rank"],
             lora_alpha=self.lora["alpha"],
             lora_dropout=self.lora["dropout"],
-            target_modules=self.lora["target_modules"],
+            target_modules=targets,
             task_type="CAUSAL_LM",
         )
         model.add_adapter(self.variant, config)

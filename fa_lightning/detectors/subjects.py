@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fa_lightning.activations.capture import truncated_forward
-from fa_lightning.activations.sites import Site, decoder_layers
+from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.interventions.conditions import Condition, applied
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.interventions.passes import SharedPass

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fa_lightning.activations.sites import decoder_layers
+from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.lora_layers import lora_factors
 from fa_lightning.detectors.base import Detector, Evidence
 from fa_lightning.detectors.subjects import Examiner, Subject, rise_of_other

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fa_lightning.activations.sites import Site, decoder_of, module_at, validate
+from fa_lightning.activations.sites import Site, module_at, validate
 from fa_lightning.backbones.attached import attached
+from fa_lightning.backbones.decoder import decoder_of, text_config
 from fa_lightning.backbones.training import evaluating
 from fa_lightning.errors import UserError
 from fa_lightning.interventions.artefact import (
@@ -126,9 +127,7 @@ class Intervention:
         """
         self._check()
         validate(self.site, model)
-        config: Any = getattr(decoder_of(model), "config", None)
-        text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        hidden_size = getattr(text_config, "hidden_size", self.regressor.hidden_size)
+        hidden_size = getattr(text_config(model), "hidden_size", self.regressor.hidden_size)
         if hidden_size != self.regressor.hidden_size:
             raise UserError(
                 f"the regressor's hidden_size is {self.regressor.hidden_size}, but the model's hidden states have "

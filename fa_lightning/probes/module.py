@@ -9,8 +9,9 @@ import lightning.pytorch as pl
 import torch
 from typing_extensions import override
 
-from fa_lightning.activations.sites import Site, decoder_layers, spread, validate
+from fa_lightning.activations.sites import Site, spread, validate
 from fa_lightning.backbones.adapters import adapter_folders, backbone_of
+from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.load import DType, load_tokenizer
 from fa_lightning.detectors.evidence import Measured
 from fa_lightning.errors import UserError

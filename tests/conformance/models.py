@@ -36,7 +36,13 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 FAMILIES = list(_FAMILIES)
 
-_LAYER_PATHS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers")
+_LAYER_PATHS = (
+    "model.layers",
+    "model.language_model.layers",
+    "transformer.h",
+    "gpt_neox.layers",
+    "model.decoder.layers",
+)
 _PARTS = {"residual": ("",), "attention": ("self_attn", "attn", "attention"), "mlp": ("mlp", "fc2")}
 
 

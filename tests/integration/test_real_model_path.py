@@ -157,9 +157,10 @@ def test_at_real_size_the_shipped_settings_come_out_right(
 ) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from fa_lightning.activations.sites import decoder_layers, spread
+    from fa_lightning.activations.sites import spread
     from fa_lightning.backbones import load
     from fa_lightning.backbones.adapters import attach_adapter
+    from fa_lightning.backbones.decoder import decoder_layers
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **REAL[family]), dtype=torch.bfloat16)

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig
 
 from fa_lightning.activations.capture import capture, truncated_forward
-from fa_lightning.activations.sites import Site, decoder_layers, module_at
+from fa_lightning.activations.sites import Site, module_at
+from fa_lightning.backbones.decoder import decoder_layers
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
 CONFIGS = {

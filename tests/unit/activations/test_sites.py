@@ -17,7 +17,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from fa_lightning.activations.sites import Site, decoder_layers, decoder_of, hidden_of, module_at, replaced, validate
+from fa_lightning.activations.sites import Site, hidden_of, module_at, replaced, validate
+from fa_lightning.backbones.decoder import decoder_layers, decoder_of
 from fa_lightning.errors import UserError
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -191,3 +191,25 @@ def test_a_fresh_adapter_on_16_bit_weights_is_trained_in_float32(backbone):
     for dtype in ("bfloat16", "float16"):
         model = attach_adapter(load_backbone(backbone, dtype), "faking", 2, 4, 0.0, ["q_proj"])
         assert {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("targets", "adapted"),
+    [
+        ("q_proj", 2),
+        ("all-linear", 14),
+        (["all-linear"], 14),
+        ("mlp.up_proj", 2),
+        (["q_proj", "layers.1.mlp.up_proj"], 3),
+    ],
+)
+def test_one_name_and_all_linear_are_read_as_what_they_say(backbone, targets, adapted):
+    model = attach_adapter(load_backbone(backbone), "faking", 2, 8, 0.0, targets)
+    assert sum(name.endswith("lora_A.faking.weight") for name, _ in model.named_parameters()) == adapted
+
+
+def test_one_name_that_no_layer_has_is_refused_with_those_that_there_are(backbone):
+    with pytest.raises(
+        ValueError, match=r"target_modules is \[q_prj\], but .* no layer called q_prj; .* q_proj \(2 lay"
+    ):
+        attach_adapter(load_backbone(backbone), "faking", 2, 8, 0.0, "q_prj")

@@ -1,0 +1,99 @@
+"""Where the decoder is in a causal LM, whatever wraps it or stands beside it (PEFT, a vision tower), and its config."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from fa_lightning.errors import UserError
+
+# Where the usual families keep their decoder blocks, seen from the causal LM or from its bare base model.
+_LAYER_PATHS = (
+    "model.layers",  # Llama, Mistral, Qwen, Gemma, Phi, OLMo
+    "transformer.h",  # GPT-2, GPT-J, Falcon, Bloom
+    "gpt_neox.layers",  # Pythia
+    "model.decoder.layers",  # OPT
+    "model.language_model.layers",  # Gemma 3 and other models with a vision tower
+    "transformer.blocks",  # MPT
+)
+_BARE_PATHS = ("layers", "h", "decoder.layers", "language_model.layers", "blocks")
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder blocks of a causal LM, in order, whatever wraps it (PEFT, DDP).
+
+    The usual families are found by name; any other by its only outermost `nn.ModuleList` with as many entries as
+    `model.config.num_hidden_layers`.
+
+    Raises:
+        UserError: if there is no such list, or more than one.
+    """
+    layers: nn.ModuleList = model.get_submodule(layers_path(model))  # type: ignore[assignment]
+    return layers
+
+
+def decoder_of(model: nn.Module) -> nn.Module:
+    """The module that owns the decoder blocks and is called with the mask and the cache (LlamaModel, GPT2Model).
+
+    Raises:
+        UserError: if the decoder blocks are not found, see `decoder_layers`.
+    """
+    return model.get_submodule(layers_path(model).rpartition(".")[0])
+
+
+_paths_found: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Where each model's blocks were found last: a walk over all modules for every batch would cost as much as a layer."""
+
+
+def layers_path(model: nn.Module) -> str:
+    """Where in a model its decoder blocks are, as in `model.layers`; see `decoder_layers`."""
+    expected = getattr(text_config(model), "num_hidden_layers", None)
+    known = _paths_found.get(model)
+    if known is not None:
+        try:
+            layers = model.get_submodule(known)
+        except AttributeError:  # wrapped or taken apart since
+            layers = None
+        if isinstance(layers, nn.ModuleList) and expected in (None, len(layers)):
+            return known
+    _paths_found[model] = _search_layers(model, expected)
+    return _paths_found[model]
+
+
+def _search_layers(model: nn.Module, expected: int | None) -> str:
+    # A list inside another list is a part of a block (the experts of a mixture), never the blocks themselves.
+    found: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = len(module)
+    for path in _LAYER_PATHS:
+        for name, length in found.items():
+            if (name == path or name.endswith(f".{path}")) and expected in (None, length):
+                return name
+    for path in _BARE_PATHS:
+        if path in found and expected in (None, found[path]):
+            return path
+    fitting = [name for name, length in found.items() if length == expected]
+    if len(fitting) == 1:
+        return fitting[0]
+    listing = ", ".join(f"{name} ({length} entries)" for name, length in found.items()) or "none at all"
+    raise UserError(
+        f"the decoder blocks of {type(model).__name__} were not found: config.num_hidden_layers is {expected}, and the "
+        f"model's ModuleLists are: {listing}. Give a decoder-only causal LM with one list of that length"
+    )
+
+
+def text_config(model: nn.Module) -> Any:
+    """The config of the model's decoder, of the model itself or of the one that it wraps; None where there is none.
+
+    Models with a vision tower keep the decoder's sizes (`hidden_size`, `vocab_size`) in a config of its own, so every
+    size is read from here.
+    """
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        found = config.get_text_config() if hasattr(config, "get_text_config") else config
+        if isinstance(getattr(found, "num_hidden_layers", None), int):
+            return found
+    return None
