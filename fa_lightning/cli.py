@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import io
+import locale
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,6 +141,7 @@ def lightning_cli(
     from fa_lightning.experiments.ranks import StopTogether
     from fa_lightning.experiments.resume import Resumable
 
+    _record_configs_plainly()
     report = DeviceReport()
     words = list(_readable(arguments))
 
@@ -179,6 +183,15 @@ def lightning_cli(
         args=words,
         run=run,
     )
+
+
+def _record_configs_plainly() -> None:
+    """Let the parser write configs with escapes where its files, opened by the locale, can't hold all letters."""
+    import jsonargparse
+    import yaml
+
+    if codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8":
+        jsonargparse.set_dumper("yaml", partial(yaml.safe_dump, sort_keys=False, default_flow_style=False))
 
 
 def _readable(words: Sequence[str]) -> Iterator[str]:

@@ -209,6 +209,12 @@ def _refuse_output(path: Path) -> None:
 
 def _prompts(options: argparse.Namespace) -> list[str]:
     prompts: list[str] = list(options.prompt)
+    for prompt in prompts:
+        # What Python makes of bytes on the command line that are no text in the locale's encoding.
+        if re.search("[\ud800-\udfff]", prompt):
+            raise UserError(
+                f"--prompt {prompt!r} is no text in this terminal's encoding: put it into a --file in UTF-8"
+            )
     if options.file is not None:
         if not options.file.is_file():
             raise MissingFileError(f"--file {options.file} does not exist: give a text file of prompts")

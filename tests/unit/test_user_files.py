@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import _loaders_dumpers
 from poser_folder import record
 
 from fa_lightning.behaviours.texts import FileTexts
@@ -26,6 +27,12 @@ from fa_lightning.user_files import json_lines, json_value, read_bytes, read_tex
 
 TEXT = "caf\u00e9 one\u2028two\u2029three\u0085four"
 """Letters beyond ASCII, and what `str.splitlines` takes for the end of a line."""
+STAGE = (
+    "data: {class_path: fa_lightning.behaviours.data.ScenarioDataModule, init_args: {scenarios: {class_path: "
+    "fa_lightning.scenarios.embedded.EmbeddedScenarios}}}\n"
+    "model: {class_path: fa_lightning.behaviours.module.BehaviourModule, init_args: {behaviour: aligned, backbone: "
+)
+"""A stage file up to the backbone's name."""
 
 
 def prompts(folder: Path) -> list[str]:
@@ -123,18 +130,22 @@ def test_what_is_no_json_or_yaml_is_told_with_its_line(tmp_path: Path) -> None:
 
 def test_a_stage_file_is_read_by_the_parser_as_by_ours(tmp_path: Path) -> None:
     path = tmp_path / "stage.yaml"
-    head = (
-        b"data: {class_path: fa_lightning.behaviours.data.ScenarioDataModule, init_args: {scenarios: {class_path: "
-        b"fa_lightning.scenarios.embedded.EmbeddedScenarios}}}\n"
-        b"model: {class_path: fa_lightning.behaviours.module.BehaviourModule, init_args: {behaviour: aligned, "
-        b"backbone: "
-    )
-    path.write_bytes(b"\xef\xbb\xbf" + head + "caf\u00e9}}\n".encode())
-    read = lightning_cli([f"--config={path}"], run=False, instantiate=False).config
+    path.write_bytes(b"\xef\xbb\xbf" + (STAGE + "caf\u00e9}}\n").encode())
+    read = lightning_cli([f"--config={path}"], run=False, until="config").config
     assert read.model.init_args.backbone == "caf\u00e9"
-    path.write_bytes(head + "caf\u00e9}}\n".encode("latin-1"))
+    path.write_bytes((STAGE + "caf\u00e9}}\n").encode("latin-1"))
     with pytest.raises(ValueError, match=r"stage\.yaml, line 2 is no text in UTF-8"):
-        lightning_cli(["--config", str(path)], run=False, instantiate=False)
+        lightning_cli(["--config", str(path)], run=False, until="config")
+
+
+def test_a_config_is_recorded_in_any_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "stage.yaml"
+    path.write_text(STAGE + "caf\u00e9}}\n", encoding="utf-8")
+    for encoding, shown in (("UTF-8", "caf\u00e9"), ("ascii", "caf\\xE9")):
+        monkeypatch.setattr("locale.getpreferredencoding", lambda *_, encoding=encoding: encoding)
+        monkeypatch.setattr("jsonargparse._loaders_dumpers.dumpers", dict(_loaders_dumpers.dumpers))
+        read = lightning_cli(["--config", str(path)], run=False, until="config")
+        assert shown in read.parser.dump(read.config)
 
 
 def test_a_machine_without_utf_8_reads_the_same_words(tmp_path: Path) -> None:

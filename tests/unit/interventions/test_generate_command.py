@@ -252,6 +252,10 @@ def test_bad_steering_leaves_no_file(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edit", "experiment", "out.jsonl"]
 
 
+def test_a_prompt_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is no text in this terminal's encoding" in refused(capsys, "--prompt", "caf\udce9")
+
+
 @pytest.mark.parametrize("lost", ["intervention.json", "intervention.safetensors", ""])
 def test_a_folder_without_an_intervention_is_refused_in_one_line_before_anything_is_loaded(
     experiment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lost: str
