@@ -104,7 +104,14 @@ class WholeCheckpoints(TorchCheckpointIO):
             return
         # One name for all runs, since only one writes at a time: a killed one leaves no more than one such file.
         with whole_file(Path(path), temporary=f".{Path(path).name}.tmp") as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                # What the operating system said, as of a full disk, is the reason; torch tells of its own confusion.
+                reason = error.__context__
+                if isinstance(reason, OSError):
+                    raise OSError(reason.errno, reason.strerror, str(path)) from error
+                raise
 
 
 def generator_states() -> dict[str, Any]:

@@ -17,7 +17,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_twins import adapters, data_in, trainer_in
 
 from fa_lightning.backbones.adapters import backbone_of
-from fa_lightning.experiments.resume import Resumable, ResumePoint, generator_states, restore_generators
+from fa_lightning.experiments.resume import (
+    Resumable,
+    ResumePoint,
+    WholeCheckpoints,
+    generator_states,
+    restore_generators,
+)
 
 __all__ = ["adapters"]
 
@@ -202,6 +208,26 @@ def test_one_last_checkpoint_is_kept_and_no_twin(
     trainer.fit(module, data)
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["best.ckpt"] * monitored + ["last.ckpt"]
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of the size of files")
+def test_a_disk_that_is_full_in_the_middle_is_told_as_that(tmp_path: Path) -> None:
+    import resource
+    import signal
+
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"epoch": 1}, path)
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(OSError, match=r"File too large: .*last\.ckpt") as told:
+            WholeCheckpoints().save_checkpoint({"weights": torch.zeros(1_000_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert told.value.errno == errno.EFBIG
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(
