@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from fa_lightning.activity import doing
-from fa_lightning.backbones.decoder import text_config
+from fa_lightning.backbones.decoder import decoder_layers, text_config
 from fa_lightning.backbones.hub import folder_of, place_of
 from fa_lightning.backbones.weights import digest_of_files, digest_of_model
 from fa_lightning.errors import MissingPackageError, UnavailableError, UserError
@@ -105,6 +106,8 @@ def load_backbone(
     except (OSError, ValueError, SafetensorError) as error:
         raise _unavailable("backbone", name_or_path, error) from error
     _refuse_gaps(name_or_path, report)
+    if load_in_4bit:
+        _tell_unpacked(name_or_path, model)
     # Adapters note this name, by which they are loaded again elsewhere.
     model.name_or_path = name_or_path
     for module in model.modules():
@@ -160,7 +163,7 @@ def check_fingerprint(found: dict[str, str], expected: dict[str, str], what: str
 
 
 def _refuse_gaps(name_or_path: str, report: dict[str, Any]) -> None:
-    """Refuse weights that do not fill the model: transformers draws the missing ones at random and goes on.
+    """Refuse weights that do not fill the model, since transformers draws the missing ones at random; tell left-overs.
 
     Raises:
         UnavailableError: naming the first of them.
@@ -176,6 +179,34 @@ def _refuse_gaps(name_or_path: str, report: dict[str, Any]) -> None:
         raise UnavailableError(
             f"the backbone {name_or_path!r} does not agree with itself: {name} is {tuple(found)} in its weights, but "
             f"{tuple(expected)} by its config.json ({len(mismatched)} such in all). Fetch the model again"
+        )
+
+    # Buffers of old versions, which hold no weights.
+    left_over = sorted(key for key in report["unexpected_keys"] if not key.endswith(".masked_bias"))
+    if left_over:
+        warnings.warn(
+            f"the backbone {name_or_path!r} holds weights that its config.json has no place for; they are left out: "
+            f"{left_over[0]} ({len(left_over)} in all). Where these are layers of the model, mend config.json",
+            stacklevel=3,
+        )
+
+
+def _tell_unpacked(name_or_path: str, model: Any) -> None:
+    """Warn where 4-bit loading leaves much of the weights as they are: it packs linear layers, and nothing else."""
+    matrices = {name: one for name, one in decoder_layers(model).named_parameters() if one.ndim > 1}
+    whole = {name: one for name, one in matrices.items() if one.is_floating_point()}
+    # Two numbers share a byte.
+    packed = sum(2 * one.nbytes for name, one in matrices.items() if name not in whole)
+    rest = sum(one.numel() for one in whole.values())
+    if whole and rest > 0.1 * (packed + rest):
+        largest = max(whole, key=lambda name: whole[name].numel())
+        dtype = str(whole[largest].dtype).removeprefix("torch.")
+        size = sum(one.nbytes for one in whole.values()) / 2**30
+        warnings.warn(
+            f"load_in_4bit packs {packed / (packed + rest):.0%} of the weights in the decoder blocks of "
+            f"{name_or_path!r}: the others are in no linear layer (such as {largest}: experts of a mixture?) and stay "
+            f"{dtype}, {size:.2g} GiB",
+            stacklevel=3,
         )
 
 

@@ -34,7 +34,7 @@ class WeightNoise(Detector):
     Args:
         scales: standard deviations of the noise, in those of the matrix.
         draws: of each scale, the same for all models.
-        where: `backbone`, the linear layers in decoder blocks, or `adapters`, the LoRA matrices.
+        where: `backbone`, the matrices in decoder blocks, or `adapters`, the LoRA matrices.
         seed: of the draws.
 
     Raises:
@@ -86,7 +86,7 @@ class WeightNoise(Detector):
 
     def _weights(self, examiner: Examiner, subjects: Sequence[Subject]) -> Weights:
         if self.where == "backbone":
-            return _linear_weights(examiner.variants.model)
+            return _matrices(examiner.variants.model)
         weights: Weights = {}
         for variant in dict.fromkeys(subject.condition.variant for subject in subjects):
             for path, factors in lora_factors(examiner.variants, variant).items():
@@ -102,7 +102,9 @@ class WeightNoise(Detector):
                 seed = zlib.crc32(f"{self.seed} {draw} {name}".encode())
                 noise = torch.randn(parameter.shape, generator=torch.Generator(device).manual_seed(seed), device=device)
                 weight = original.to(device).float()
-                parameter.copy_(weight + scale * weight.std() * noise)
+                # Of a stack of matrices (experts), each has a scale of its own.
+                spread = weight.std() if weight.ndim == 2 else weight.std(dim=(-2, -1), keepdim=True)
+                parameter.copy_(weight + scale * spread * noise)
 
 
 @contextmanager
@@ -118,23 +120,24 @@ def kept(weights: Weights) -> Iterator[dict[str, list[Tensor]]]:
                     parameter.copy_(original)
 
 
-def _linear_weights(model: nn.Module) -> Weights:
-    """Weights of the linear layers in the decoder blocks, without those of adapters.
+def _matrices(model: nn.Module) -> Weights:
+    """The matrices in the decoder blocks, whatever module they are in, without those of adapters.
+
+    A mixture of experts holds nearly all of its weights as stacks of matrices, which are in no linear layer.
 
     Raises:
         UserError: they are quantised.
     """
-    from transformers.pytorch_utils import Conv1D
-
     found: Weights = {}
-    for path, module in decoder_layers(model).named_modules():
-        if isinstance(module, (nn.Linear, Conv1D)) and ".lora_" not in path:
-            weight: nn.Parameter = module.weight  # type: ignore[assignment]
-            if not weight.is_floating_point():
-                raise UserError(
-                    f"where is 'backbone', but the weights of {path} are quantised ({weight.dtype}), and noise can't "
-                    "be added to them: set load_in_4bit to false, or where to adapters"
-                )
-            # Whether some adapter wraps the layer must not change its noise.
-            found[path.removesuffix(".base_layer")] = [weight]
+    for path, parameter in decoder_layers(model).named_parameters():
+        if parameter.ndim < 2 or ".lora_" in path:
+            continue
+        # Whether some adapter wraps the layer must not change its noise.
+        name = path.removesuffix(".weight").replace(".base_layer", "")
+        if not parameter.is_floating_point():
+            raise UserError(
+                f"where is 'backbone', but the weights of {name} are quantised ({parameter.dtype}), and noise can't "
+                "be added to them: set load_in_4bit to false, or where to adapters"
+            )
+        found[name] = [parameter]
     return found

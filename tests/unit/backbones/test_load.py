@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fa_lightning.backbones.adapters import attach_adapter
 from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
+from tests.conformance.models import make_model
 
 
 def lora(model, targets=("q_proj", "v_proj")):
@@ -390,3 +391,59 @@ def test_no_pickle_is_read(backbone, tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(OSError, match="can't be loaded"):
         load_backbone(str(folder))
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """A mixture of experts: stacks of matrices hold most of its weights."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    folder = tmp_path_factory.mktemp("mixture")
+    MixtralForCausalLM(
+        MixtralConfig(vocab_size=64, num_key_value_heads=2, num_local_experts=4, **sizes)
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def test_4bit_that_leaves_most_weights_whole_says_so(mixture, backbone, recwarn):
+    with pytest.warns(
+        UserWarning, match=r"packs 20% of the weights .*0.mlp.experts.gate_up_proj.* stay float32, 0.00037 GiB"
+    ):
+        load_backbone(mixture, load_in_4bit=True)
+    recwarn.clear()
+    load_backbone(backbone, load_in_4bit=True)
+    assert not [one for one in recwarn if "packs" in str(one.message)]
+
+
+def with_weights(model, folder, tensors, **config):
+    """A saved model with more tensors in its file, and another config."""
+    model.save_pretrained(folder)
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | tensors, path, metadata={"format": "pt"})
+    place = folder / "config.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | config))
+    return str(folder)
+
+
+def test_layers_that_the_config_leaves_out_are_told(tmp_path):
+    folder = with_weights(make_model("llama"), tmp_path, {}, num_hidden_layers=1)
+    with pytest.warns(UserWarning, match=r"has no place for.*: model.layers.1.input_layernorm.weight \(9 in all\)"):
+        load_backbone(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "tensors", "config"),
+    [
+        ("llama", {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, {}),
+        ("llama", {"lm_head.weight": torch.ones(64, 32)}, {"tie_word_embeddings": True}),
+        (
+            "gpt2",
+            {"transformer.h.0.attn.bias": torch.ones(1, 1, 4, 4), "transformer.h.0.attn.masked_bias": torch.ones(())},
+            {},
+        ),
+    ],
+)
+def test_left_overs_that_are_no_weights_are_not_told(tmp_path, recwarn, family, tensors, config):
+    load_backbone(with_weights(make_model(family), tmp_path, tensors, **config))
+    assert not [one for one in recwarn if "no place for" in str(one.message)]

@@ -26,7 +26,7 @@ from tiny_twins import layers_of
 from fa_lightning.backbones.adapters import Variants, attach_adapter, backbone_of, save_adapter
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.detectors.subjects import Examiner
-from fa_lightning.detectors.weight_noise import WeightNoise
+from fa_lightning.detectors.weight_noise import WeightNoise, _matrices, kept
 
 OPTIONS: dict[str, Any] = {"scales": [0.2, 0.8], "draws": 2, "seed": 3}
 
@@ -169,3 +169,25 @@ def test_suspicion_is_the_mean_rise() -> None:
 def test_bad_arguments_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))} is .*, but must"):
         WeightNoise(**options)
+
+
+def test_experts_that_are_in_no_linear_layer_get_noise_each_at_its_own_scale() -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(MixtralConfig(vocab_size=64, num_key_value_heads=2, num_local_experts=4, **sizes))
+    with torch.no_grad():
+        experts = model.model.layers[0].mlp.experts.down_proj
+        experts.mul_(torch.tensor([1.0, 2.0, 4.0, 8.0])[:, None, None])
+    weights = _matrices(model)
+    blocks = sum(one.numel() for one in model.model.layers.parameters())
+    norms = sum(one.numel() for one in model.model.layers.parameters() if one.ndim == 1)
+    assert sum(one.numel() for each in weights.values() for one in each) == blocks - norms
+    with kept(weights) as originals:
+        WeightNoise(**OPTIONS)._disturb(weights, originals, 0.5, 0)
+        noise = experts - originals["0.mlp.experts.down_proj"][0]
+        torch.testing.assert_close(
+            noise.std((1, 2)), 0.5 * originals["0.mlp.experts.down_proj"][0].std((1, 2)), rtol=0.1, atol=0
+        )
+    assert torch.equal(experts, originals["0.mlp.experts.down_proj"][0])
