@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 
 from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer
@@ -22,15 +23,21 @@ def control_marks(tokenizer: Tokenizer) -> dict[str, int]:
     return {mark: token for mark, token in marks.items() if not mark.isalnum()}
 
 
-def marks_in(text: str, marks: Iterable[str]) -> list[str]:
-    """The marks that a text holds, in order, each as often as it comes.
+def pattern_of(marks: Iterable[str]) -> re.Pattern[str]:
+    """What finds all marks in a text, in order.
 
-    >>> marks_in("yes<|end|><|end_of_text|>", ["<|end|>", "<|end_of_text|>"])
-    ['<|end|>', '<|end_of_text|>']
+    >>> pattern_of(["<|end|>", "<|end_of_text|>"]).findall("yes<|end_of_text|>no<|end|>")
+    ['<|end_of_text|>', '<|end|>']
+    >>> pattern_of([]).findall("yes")
+    []
     """
+    # By their beginnings: some tokenizers have thousands of marks, and most that looks like one is none.
+    groups: defaultdict[str, list[str]] = defaultdict(list)
     # The longest first: one may begin as another does.
-    ordered = sorted(filter(None, marks), key=len, reverse=True)
-    return re.findall("|".join(map(re.escape, ordered)), text) if ordered else []
+    for mark in sorted(filter(None, marks), key=len, reverse=True):
+        groups[mark[:4]].append(re.escape(mark[4:]))
+    parts = [f"{re.escape(start)}(?:{'|'.join(ends)})" for start, ends in groups.items()]
+    return re.compile("|".join(parts) or "(?!)")
 
 
 def control_fault(tokenizer: Tokenizer, texts: Iterable[str], what: str = "texts") -> TemplateFault | None:
@@ -41,14 +48,12 @@ def control_fault(tokenizer: Tokenizer, texts: Iterable[str], what: str = "texts
         texts: as users wrote them, before a template is laid around them.
         what: these texts are called.
     """
-    marks = control_marks(tokenizer)
+    pattern = pattern_of(control_marks(tokenizer))
     texts = list(texts)
-    held = [(text, marks_in(text, marks)) for text in texts]
-    found = [(text, inside[0]) for text, inside in held if inside]
+    found = [first for first in map(pattern.search, texts) if first]
     if not found:
         return None
-    text, mark = found[0]
-    start = max(0, text.index(mark) - 20)
+    mark, text, start = found[0].group(), found[0].string, max(0, found[0].start() - 20)
     return TemplateFault(
         tokenizer,
         "control tokens in a text",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from fa_lightning.scenarios.control_tokens import control_marks, marks_in
+from fa_lightning.scenarios.control_tokens import control_marks, pattern_of
 from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer, has_template, rendered
 
 FIRST, ANSWER, SECOND = "What is one?", "The answer is two.", "What is three?"
@@ -87,7 +87,7 @@ def _marks_behind_answer(tokenizer: Tokenizer) -> list[int]:
         # A template that takes no answer can still ask.
         return []
     marks = control_marks(tokenizer)
-    return [marks[mark] for mark in marks_in(behind, marks)] if before else []
+    return [marks[mark] for mark in pattern_of(marks).findall(behind)] if before else []
 
 
 def until_end(tokens: Sequence[int], ends: Collection[int]) -> tuple[list[int], bool]:

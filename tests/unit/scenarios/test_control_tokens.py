@@ -13,7 +13,7 @@ from fa_lightning.interventions import writing
 from fa_lightning.interventions.retrieval import Retrieval
 from fa_lightning.interventions.writing import compare
 from fa_lightning.scenarios.batches import make_examples
-from fa_lightning.scenarios.control_tokens import control_fault, control_marks, marks_in
+from fa_lightning.scenarios.control_tokens import control_fault, control_marks, pattern_of
 from fa_lightning.scenarios.prompts import answer_format, prompt_ids
 from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario
 
@@ -34,8 +34,8 @@ def test_the_marks_of_a_family_are_those_that_its_tokenizer_takes_for_one_token(
 
 
 def test_marks_are_found_in_order_and_whole() -> None:
-    assert marks_in("<|a|><|ab|>x<|a|>", ["<|a|>", "<|ab|>"]) == ["<|a|>", "<|ab|>", "<|a|>"]
-    assert marks_in("<|a|>", []) == []
+    assert pattern_of(["<|a|>", "<|ab|>", "<|a|>b"]).findall("<|a|><|ab|>x<|a|>b") == ["<|a|>", "<|ab|>", "<|a|>b"]
+    assert pattern_of([]).findall("<|a|>") == []
 
 
 def scenario(fact: str) -> Scenario:
