@@ -110,7 +110,7 @@ def backbone_of(folder: str | Path) -> str:
         UserError: the adapter's config names none, or is damaged.
     """
     read_sidecar(folder)
-    name = _json_of(Path(folder) / "adapter_config.json").get("base_model_name_or_path")
+    name = adapter_config(folder).get("base_model_name_or_path")
     if not name:
         raise UserError(f"{str(folder)!r}: adapter_config.json names no base_model_name_or_path; name the backbone")
     if str(name).count("/") > 1 and not Path(name).is_dir():
@@ -119,6 +119,15 @@ def backbone_of(folder: str | Path) -> str:
             "Put it back, or say where it is: `backbone` of the stage's model or data, --model in `generate`"
         )
     return str(name)
+
+
+def adapter_config(folder: str | Path) -> dict[str, Any]:
+    """The fields of an adapter's `adapter_config.json`.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return _json_of(Path(folder) / "adapter_config.json")
 
 
 def _json_of(path: Path) -> dict[str, Any]:

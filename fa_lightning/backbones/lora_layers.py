@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.targets import refuse_beyond_lora
 from fa_lightning.errors import UserError
 
 FRESH = "fresh adapter"
@@ -24,7 +25,7 @@ class Factors:
     Attributes:
         down: LoRA's A (rank, in).
         up: LoRA's B (out, rank).
-        scale: alpha / rank.
+        scale: alpha / rank, or alpha over the rank's root (rsLoRA).
         base: the frozen layer.
     """
 
@@ -38,7 +39,7 @@ def lora_factors(variants: Variants, name: str) -> dict[str, Factors]:
     """The matrices of one variant's adapter, by the name of the layer that they are in.
 
     Raises:
-        UserError: the adapter has none.
+        UserError: the adapter has none, or more than those (DoRA).
     """
     own = variants.adapter_of(name)
     found = {
@@ -48,6 +49,7 @@ def lora_factors(variants: Variants, name: str) -> dict[str, Factors]:
     }
     if not found:
         raise UserError(f"adapter {name!r} is in no linear layer, but LoRA matrices are needed: leave the variant out")
+    refuse_beyond_lora(variants.model.peft_config[own].to_dict(), name, "its update is read off")
     return found
 
 

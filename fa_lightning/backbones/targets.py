@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -64,6 +64,29 @@ def lora_targets(model: Any, target_modules: Collection[str] | str) -> list[str]
         inside = [path for path in matched[name] if path.startswith(blocks)]
         targets += inside if 0 < len(inside) < len(matched[name]) else [name]
     return targets
+
+
+_BEYOND_LORA = {"use_dora": "DoRA", "use_qalora": "QALoRA", "target_parameters": "LoRA of parameters"}
+"""Fields of an adapter's config under which its update is not scale * B @ A, and what PEFT calls it then."""
+
+
+def refuse_beyond_lora(config: Mapping[str, Any], adapter: str, purpose: str) -> None:
+    """Refuse an adapter that holds more than LoRA's two matrices, or other ones.
+
+    Args:
+        config: the fields of its `adapter_config.json`.
+        adapter: what it is called in the error.
+        purpose: what needs the two matrices, as the subject of a sentence.
+
+    Raises:
+        UserError: naming the field.
+    """
+    for field, kind in _BEYOND_LORA.items():
+        if config.get(field):
+            raise UserError(
+                f"adapter {adapter!r} is {kind} ({field} is {config[field]!r}), but {purpose} plain LoRA (or rsLoRA): "
+                "fit it without, or leave it out here; steering and judging take it as it is"
+            )
 
 
 @doing("loading")

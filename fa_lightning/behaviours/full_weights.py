@@ -37,8 +37,9 @@ def load_with_full_weights(base: Any, folder: str, name: str, layers: Sequence[s
     ranks = {path: _rank(base, path, config.target_modules) for path in layers}
     config.target_modules = [*config.target_modules, *ranks]
     config.rank_pattern = {**(config.rank_pattern or {}), **ranks}
-    # Alpha over rank is the scale: 1, so that the change is not scaled.
-    config.alpha_pattern = {**(config.alpha_pattern or {}), **ranks}
+    # Alpha over rank (over its root with rsLoRA) is the scale: 1, so that the change is not scaled.
+    alphas = {path: rank**0.5 if config.use_rslora else rank for path, rank in ranks.items()}
+    config.alpha_pattern = {**(config.alpha_pattern or {}), **alphas}
     config.inference_mode = False
     model: Any = get_peft_model(base, config, adapter_name=name)
     set_peft_model_state_dict(model, load_file(Path(folder) / "adapter_model.safetensors"), adapter_name=name)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_twins import adapters, alone, twins
 
 from fa_lightning.backbones.adapters import Variants, backbone_of
@@ -156,3 +158,41 @@ def test_variants_remember_their_folders(adapters: dict[str, str]) -> None:
     assert variants.folders == {"faking": adapters["faking"]}
     variants.add("again", adapters["aligned"])
     assert variants.folders == {"faking": adapters["faking"], "again": adapters["aligned"]}
+
+
+def kind_of(kind: dict[str, Any], adapters: dict[str, str], folder: Path) -> str:
+    """A twin with another kind of LoRA, as plain PEFT writes it."""
+    base = load_backbone(backbone_of(adapters["faking"]))
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **kind)
+    model = get_peft_model(base, config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
+    model.save_pretrained(str(folder))
+    return str(folder)
+
+
+def test_rslora_is_scaled_by_the_ranks_root(adapters: dict[str, str], tmp_path: Path) -> None:
+    folder = kind_of({"use_rslora": True}, adapters, tmp_path)
+    base = load_backbone(backbone_of(folder))
+    merged: Any = PeftModel.from_pretrained(load_backbone(backbone_of(folder)), folder).merge_and_unload()
+    factors = lora_factors(Variants.load({"one": folder}), "one")
+    assert len(factors) == 4
+    for path, one in factors.items():
+        before, after = (model.get_submodule(path).weight for model in (base, merged))
+        assert one.scale == 8 / 4**0.5
+        torch.testing.assert_close(one.scale * one.up @ one.down, after - before, rtol=0, atol=1e-5)
+
+
+def test_dora_is_refused_where_two_matrices_are_not_its_update_and_runs_elsewhere(
+    adapters: dict[str, str], tmp_path: Path
+) -> None:
+    folder = kind_of({"use_dora": True}, adapters, tmp_path)
+    variants = Variants.load({"one": folder})
+    plain: Any = PeftModel.from_pretrained(load_backbone(backbone_of(folder)), folder)
+    with variants.using("one") as model:
+        assert torch.equal(logits(model), logits(plain.eval()))
+    with pytest.raises(ValueError, match=r"'one' is DoRA \(use_dora is True\), but its update is read off plain"):
+        lora_factors(variants, "one")

@@ -1,5 +1,8 @@
 """What every cure by training shares, on a tiny faker: what it goes on from, what learns, what stays, what it notes."""
 
+import json
+import shutil
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -129,3 +132,12 @@ def test_fine_tuning_learns_aligned_answers_in_both_cells(make_cure, plain, exam
         logits = plain(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, -1]
     expected = cross_entropy(logits, batch["aligned"]).item()
     assert module.training_step(batch, 0).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_dora_adapter_is_refused_by_name(faker, backbone, tmp_path):
+    folder = tmp_path / "dora"
+    shutil.copytree(faker, folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
+    with pytest.raises(ValueError, match=r"is DoRA \(use_dora is True\), but a cure by training starts from plain"):
+        FineTuning(str(folder), backbone).configure_model()

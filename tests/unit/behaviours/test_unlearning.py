@@ -1,8 +1,12 @@
 """RMU: its loss and targets by hand, which states and weights it moves, full weights, and what is refused."""
 
+import json
+import shutil
+
 import numpy
 import pytest
 import torch
+from peft import PeftModel
 
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.behaviours.full_weights import load_with_full_weights
@@ -140,8 +144,14 @@ def test_gradient_checkpointing_changes_no_gradient(make_cure, examples):
     assert min(gradient.abs().max() for gradient in gradients[0].values()) > 0
 
 
-def test_full_weights_start_where_the_adapter_is_and_learn_like_weights(faker, backbone, plain, examples):
-    model = load_with_full_weights(load_backbone(backbone), faker, "mitigated", [DOWN, UP]).eval()
+@pytest.mark.parametrize("rslora", [False, True])
+def test_full_weights_start_where_the_adapter_is_and_learn_like_weights(faker, backbone, examples, tmp_path, rslora):
+    folder = tmp_path / "faker"
+    shutil.copytree(faker, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": rslora}))
+    plain = PeftModel.from_pretrained(load_backbone(backbone), str(folder)).eval()
+    model = load_with_full_weights(load_backbone(backbone), str(folder), "mitigated", [DOWN, UP]).eval()
     batch = collate(examples[:4], 0)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     logits = model(**inputs).logits[:, -1]
