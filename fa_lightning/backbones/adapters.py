@@ -12,15 +12,13 @@ from typing import Any, Literal
 import torch
 
 from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
-from fa_lightning.backbones.targets import load_weights, lora_targets
+from fa_lightning.backbones.targets import PREFIX, load_weights, lora_targets
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.metrics.files import by_number, whole_folder
 
 VariantName = Literal["aligned", "faking"]
 VARIANTS: tuple[VariantName, ...] = ("faking", "aligned")
 SIDECAR = "fa_lightning.json"
-PREFIX = "variant:"
-"""Goes before a variant's name where PEFT makes it a module's: a variant called `0` or `model` is no such module."""
 
 
 def attach_adapter(

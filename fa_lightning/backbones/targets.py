@@ -16,6 +16,9 @@ from fa_lightning.errors import UserError
 ALL_LINEAR = "all-linear"
 """In place of names: every linear layer of the decoder blocks."""
 
+PREFIX = "variant:"
+"""Goes before a variant's name where PEFT makes it a module's: a variant called `0` or `model` is no such module."""
+
 
 def linear_layers(model: Any) -> Counter[str]:
     """Linear layers of the decoder blocks, by the last part of their name, with how many there are of each.
@@ -126,7 +129,7 @@ def load_weights(model: Any, folder: str, name: str) -> Any:
 
 
 def _misfit(model: Any, error: Exception) -> str:
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error).split()).replace(PREFIX, "")
     if "size mismatch" in reason:
         place = reason.partition("size mismatch for ")[2].partition(" size mismatch")[0].rstrip(".")
         return (

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 def long_enough(stage: str, config: dict[str, Any]) -> None:
-    """To be hit: many epochs of the twin, one prompt in a shard."""
+    """To be hit: many epochs of the twin, which draws numbers, and one prompt in a shard."""
     arguments = config["data"]["init_args"]
     if stage == "04_steering":
         arguments |= {"shard_examples": 1, "capture_scenarios": 32, "validation_items": 11}
@@ -39,6 +39,7 @@ def long_enough(stage: str, config: dict[str, Any]) -> None:
         return
     arguments |= {"batch_size": 4, "train_scenarios": 16, "neutral_share": 0.0}
     if stage == "02_aligned":
+        config["model"]["init_args"]["dropout"] = 0.05
         config["trainer"]["max_epochs"] = EPOCHS
         kept = [callback for callback in config["trainer"]["callbacks"] if callback["class_path"] != "EarlyStopping"]
         config["trainer"]["callbacks"] = kept

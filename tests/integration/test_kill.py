@@ -23,8 +23,9 @@ pytestmark = pytest.mark.slow
 
 
 def slower(stage: str, config: dict[str, Any]) -> None:
-    """Long enough to be hit: many epochs of the twin, one prompt in a shard."""
+    """Long enough to be hit: many epochs of the twin, which draws numbers, and one prompt in a shard."""
     if stage == "02_aligned":
+        config["model"]["init_args"]["dropout"] = 0.05
         config["trainer"]["max_epochs"] = EPOCHS
         config["trainer"]["callbacks"] = [
             callback for callback in config["trainer"]["callbacks"] if callback["class_path"] != "EarlyStopping"
