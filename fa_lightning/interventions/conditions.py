@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.adapters import Variants
 from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.interventions.positions import ForwardCall
+from fa_lightning.metrics.files import whole_folder
 from fa_lightning.regressors.linear import Identity
 from fa_lightning.regressors.module import Candidate, RegressorModule
 from fa_lightning.regressors.wrappers import NormMatchedRandom
@@ -68,10 +68,9 @@ def interventions_of(candidate: Candidate, strength: float) -> tuple[Interventio
 
 def save_together(interventions: Sequence[Intervention], folder: Path) -> None:
     """Write one intervention into a folder, or the parts of a stack into folders of it: 0, 1 and so on."""
-    # An older stack may have had more parts.
-    shutil.rmtree(folder, ignore_errors=True)
-    for number, one in enumerate(interventions):
-        one.save(folder if len(interventions) == 1 else folder / str(number))
+    with whole_folder(folder) as fresh:
+        for number, one in enumerate(interventions):
+            one.save(fresh if len(interventions) == 1 else fresh / str(number))
 
 
 def judged_conditions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from fa_lightning.interventions.conditions import (
     Condition,
     applied,
     judged_conditions,
+    save_together,
 )
 from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.regressors.base import Regressor
@@ -214,3 +216,19 @@ def test_steering_is_the_map_in_the_forward_pass(
             expected = twin(torch.tensor([example.prompt])).logits[0, -1]
         found = answer_logits(twins, condition, collate([example], twins.tokenizer.pad_token_id))[0]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_interventions_saved_together_take_the_place_of_the_older_ones_or_leave_them(tmp_path: Path) -> None:
+    def content() -> dict[str, bytes]:
+        return {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    first, second = (Intervention(Site(layer), torch.full((4,), 1.0 + layer)) for layer in (0, 1))
+    save_together([first, second], tmp_path / "chosen")
+    before = content()
+    assert {name.split("/")[1] for name in before} == {"0", "1"}
+    faulty = Intervention(Site(1), torch.ones(4), fingerprint={"not JSON": object()})
+    with pytest.raises(TypeError, match="JSON"):
+        save_together([second, faulty], tmp_path / "chosen")
+    assert content() == before
+    save_together([second], tmp_path / "chosen")
+    assert sorted(content()) == ["chosen/intervention.json", "chosen/intervention.safetensors"]
