@@ -134,12 +134,13 @@ def lightning_cli(
     from lightning.pytorch import LightningDataModule, LightningModule
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-    from fa_lightning.experiments.configs import refusals_told, refuse_checkpoint, refuse_seeds
+    from fa_lightning.experiments.configs import refusals_told, refuse_checkpoint
     from fa_lightning.experiments.device import DeviceReport
     from fa_lightning.experiments.locks import FitLock
     from fa_lightning.experiments.precision import fast_precision
     from fa_lightning.experiments.ranks import StopTogether
     from fa_lightning.experiments.resume import Resumable
+    from fa_lightning.ranges import refuse_numbers
 
     _record_configs_plainly()
     report = DeviceReport()
@@ -151,7 +152,7 @@ def lightning_cli(
                 super().parse_arguments(parser, args)
             config = self.config.as_dict()
             of_command = config.get(config.get("subcommand"), config)
-            refuse_seeds(of_command)
+            refuse_numbers(of_command)
             refuse_checkpoint(of_command.get("ckpt_path"))
 
         def instantiate_trainer(self, **options: Any) -> Any:

@@ -6,18 +6,14 @@ import re
 import traceback
 import zipfile
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from fa_lightning.errors import MissingFileError, UserError
 
-LARGEST_SEED = 2**32 - 1
-"""What numpy's generators take, and so Lightning's `seed_everything`."""
-SEEDS = ("seed", "seeds", "seed_everything")
 HELP = "`fit --help`, `fit --model.help CLASS` and `fit --data.help CLASS` list those there are"
 
 _OWNER = re.compile(r"(?:- )?Problem with given class_path '.+':")
@@ -48,37 +44,6 @@ def refusals_told() -> Iterator[None]:
         if _is_ours(first):
             raise first from None
         raise UserError(f"the config can't be used: {' '.join(str(first).split())}") from error
-
-
-def refuse_seeds(config: Any, where: str = "") -> None:
-    """Refuse a seed, anywhere in a config, that a generator would not take.
-
-    Args:
-        config: plain values, nested.
-        where: its dotted place.
-
-    Raises:
-        UserError: naming the place, the value and the range.
-    """
-    if isinstance(config, (Mapping, list, tuple)):
-        named = config.items() if isinstance(config, Mapping) else enumerate(config)
-        for name, value in named:
-            refuse_seeds(value, f"{where}.{name}" if where else str(name))
-        return
-    last = [part for part in where.split(".") if not part.isdigit()][-1:]
-    if last and last[0] in SEEDS and type(config) is int:
-        check_seed(config, where)
-
-
-def check_seed(seed: int, argument: str) -> int:
-    """The seed, if a generator takes it.
-
-    Raises:
-        UserError: naming the argument, the value and the range.
-    """
-    if not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"{argument} is {seed}, but a seed must be from 0 to {LARGEST_SEED}")
-    return seed
 
 
 def refuse_checkpoint(path: str | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from fa_lightning.errors import UserError
+from fa_lightning.ranges import RANGES, check_number
 from fa_lightning.scenarios.scenario import behaviour_of_policy
 from fa_lightning.user_files import read_yaml
 
@@ -43,6 +44,9 @@ def matrix_of(path: Path) -> dict[str, list[Any]] | None:
         plain = isinstance(values, list) and all(type(value) in (str, int) for value in values)
         if not plain or not values:
             raise UserError(f"{path}: matrix.{axis} is {values!r}, but must be a list of words or integers, {example}")
+        for value in values:
+            if axis in RANGES and type(value) is int:
+                check_number(axis, value, f"{path}: matrix.{axis}")
         twice = [value for value in values if values.count(value) > 1]
         if twice:
             raise UserError(f"{path}: matrix.{axis} holds {twice[0]!r} twice: name each value once")

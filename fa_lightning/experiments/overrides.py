@@ -11,6 +11,7 @@ from fa_lightning.cli import lightning_cli
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.matrix import read_config
 from fa_lightning.experiments.stage import Stage
+from fa_lightning.ranges import refuse_idle
 
 Overrides = Sequence[tuple[str, str]]
 """Dotted argument and value, as (`model.init_args.backbone`, `path/to/model`); a later one wins."""
@@ -93,7 +94,10 @@ def _taken(stages: Mapping[Path, Stage], trainer_config: Path | None, overrides:
 def _read(stage: Stage, words: Sequence[str], until: Literal["config", "classes"]) -> dict[str, Any]:
     """The config that `words` make of a stage, as plain values; what is wrong with it is told with the stage's file."""
     try:
-        return dict(lightning_cli(words, run=False, until=until).config.as_dict())
+        config = dict(lightning_cli(words, run=False, until=until).config.as_dict())
+        if until == "classes":
+            refuse_idle(config)
+        return config
     except UserError as error:
         raise UserError(f"{stage.config}: {error}") from error
 

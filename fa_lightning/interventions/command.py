@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.interventions.artefact import SIDECAR_FILE, compare_fingerprints, refuse_without_artefact
 from fa_lightning.metrics.files import by_number, is_plain, output_file
+from fa_lightning.ranges import check_number
 from fa_lightning.user_files import read_text
 
 if TYPE_CHECKING:
@@ -179,9 +181,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _refuse_contradictions(options: argparse.Namespace) -> None:
-    for name in ("max_new_tokens", "batch_size"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be 1 or more")
+    for name in ("max_new_tokens", "batch_size", "temperature", "top_p"):
+        check_number(name, getattr(options, name), f"--{name.replace('_', '-')}")
+    for seed in options.seed or ():
+        check_number("seed", seed, "--seed")
+    for strength in options.strength:
+        if not math.isfinite(strength):
+            raise UserError(f"--strength is {strength}, but must be a finite number")
     if options.model is not None and (options.experiment is not None or options.variant is not None):
         raise UserError("--model is a model by itself: give either --model, or --experiment (and --variant)")
     if options.model is not None and not options.intervention:

@@ -54,7 +54,7 @@ def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             "03_faking",
             "data.init_args.scenarios.init_args.seed",
             -1,
-            "seed is -1, but a seed must be from 0 to 4294967295",
+            "init_args.seed is -1, but must be a seed, 0 to 42949672",
         ),
         ("02_aligned", "model.init_args.learning_rate", "quick", "learning_rate is quick, but must be float"),
         ("02_aligned", "data.init_args.batch_size", 1.5, "data.init_args.batch_size is 1.5, but must be int"),
@@ -98,6 +98,33 @@ def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             [{"class_path": "NoSuchThing"}],
             "class_path is NoSuchThing, but no class is",
         ),
+        ("02_aligned", "data.init_args.batch_size", 0, "data.init_args.batch_size is 0, but must be 1 or more"),
+        ("02_aligned", "data.init_args.eval_batch_size", -1, "eval_batch_size is -1, but must be 1 or more"),
+        ("02_aligned", "model.init_args.learning_rate", float("nan"), "learning_rate is nan, but must be above 0"),
+        ("02_aligned", "model.init_args.dropout", 1.5, "model.init_args.dropout is 1.5, but must be a share, 0 to 1"),
+        ("02_aligned", "model.init_args.rank", 0, "model.init_args.rank is 0, but must be 1 or more"),
+        ("01_backbone", "data.init_args.curriculum.roles", -1.0, "roles is -1.0, but must be 0 or more"),
+        (
+            "04_steering",
+            "model.init_args.regressors",
+            [{"name": "affine", "ridge": -1.0}],
+            "ridge is -1.0, but",
+        ),
+        ("02_aligned", "trainer.overfit_batches", 2, "trainer.overfit_batches is 2, but the stages make up their own"),
+        ("02_aligned", "trainer.accumulate_grad_batches", 0, "accumulate_grad_batches is 0, but must be 1 or more"),
+        ("02_aligned", "trainer.max_epochs", 0, "trainer.max_epochs is 0, so the stage would count as done with nothi"),
+        (
+            "04_steering",
+            "trainer.limit_test_batches",
+            0,
+            "limit_test_batches is 0, so the stage would",
+        ),
+        (
+            "02_aligned",
+            "trainer.gradient_clip_val",
+            float("nan"),
+            "clip_val is nan, but must be a number",
+        ),
         ("02_aligned", "modle", 1, "modle is no argument"),
         ("02_aligned", "model", None, "model"),
     ],
@@ -118,7 +145,9 @@ def test_a_wrong_value_of_the_last_stage_is_told_before_the_first_one_runs(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(place, "04_steering", "data.init_args.block_rows", 0)
-    assert line_of(capsys, *FIT) == "configs/embedded/04_steering.yaml: block_rows is 0, but must be 1 or more"
+    assert line_of(capsys, *FIT) == (
+        "configs/embedded/04_steering.yaml: data.init_args.block_rows is 0, but must be 1 or more"
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +158,7 @@ def test_a_wrong_value_of_the_last_stage_is_told_before_the_first_one_runs(
         (["--trainer.accelerator", "nope"], "invalid accelerator name"),
         (["--trainer.num_nodes", "0"], "`num_nodes` must be a positive integer, but got 0"),
         (["--trainer.precision", "x"], "trainer.precision is x, but must be int or one of 'transformer-engine'"),
-        (["--seed", "12345678901234567890"], "seed_everything is 12345678901234567890, but a seed must be from 0 to"),
+        (["--seed", "12345678901234567890"], "seed_everything is 12345678901234567890, but must be a seed, 0 to"),
         (["--seed", "-1"], "seed_everything is -1"),
         (["--trainer", "nofile.yaml"], "nofile.yaml is no file: give the path of one"),
         (["--trainer", "configs"], "configs is no file"),
@@ -168,7 +197,7 @@ def test_a_file_that_is_no_config_is_named(
         (["--ckpt_path", "nofile"], "--ckpt_path nofile does not exist"),
         (["--ckpt_path", "best"], "--ckpt_path is best, but this run has made no checkpoint yet"),
         (["--ckpt_path", ALIGNED], f"--ckpt_path {ALIGNED} is no checkpoint"),
-        (["--seed_everything", "4294967296"], "seed_everything is 4294967296, but a seed must be from 0 to 4294967295"),
+        (["--seed_everything", "4294967296"], "seed_everything is 4294967296, but must be a seed, 0 to 4294967295"),
         (["--nope=3"], "unrecognized arguments: --nope=3"),
         (["--model.nope=3"], "model.init_args.nope is no argument of fa_lightning.behaviours.module.BehaviourModule"),
         (["--config", "nofile.yaml"], "nofile.yaml is no file: give the path of one"),

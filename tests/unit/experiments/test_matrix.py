@@ -163,6 +163,12 @@ def test_a_plain_command_on_a_matrix_names_the_way(
     assert "--refit 01_variants/NAME" in message
 
 
+def test_a_seed_that_no_generator_takes_is_refused_before_any_variant_runs(tmp_path: Path) -> None:
+    written(tmp_path / "01.yaml", matrix={"policy": ["saint"], "seed": [0, 2**40]})
+    with pytest.raises(UserError, match=rf"01\.yaml: matrix\.seed is {2**40}, but must be a seed, 0 to 4294967295"):
+        find_stages(tmp_path, Path("out"))
+
+
 def test_other_configs_pass(tmp_path: Path) -> None:
     one = str(written(tmp_path / "one.yaml", matrix=None))
     refuse_matrix(["--config", one, "--config"])
