@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-# Before anything imports transformers: no test may wait for a network.
+# Before anything imports torch or transformers. Tiny models gain nothing from a second thread, which under
+# `pytest -n auto` would take a core from another worker; and no test may wait for a network.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

@@ -21,6 +21,7 @@ from transformers import CompileConfig
 
 from tests.conformance.law_list import law
 from tests.conformance.measures import (
+    IN_CHUNKS,
     close,
     final_logits,
     four_bit_llama,
@@ -224,7 +225,7 @@ def chunked_prefill(steerer: Steerer, model: Any, edit: Edit) -> None:
     with steerer.steer(model, [edit]) as run:
         tokens, logits = generate(run, batch)
     with steerer.steer(model, [edit], prompt_tokens=batch["attention_mask"].sum(1)) as run:
-        other_tokens, other_logits = generate(run, batch, prefill_chunk_size=3)
+        other_tokens, other_logits = generate(run, batch, **IN_CHUNKS)
     close(other_logits, logits, "logits")
     same(other_tokens, tokens, "tokens")
 

@@ -41,6 +41,10 @@ def real_logits(run: Any, batch: dict[str, Tensor]) -> Tensor:
     return logits[batch["attention_mask"].bool()]
 
 
+IN_CHUNKS: dict[str, Any] = {"prefill_chunk_size": 3, "cache_implementation": "dynamic"}
+"""Options of `generate`: the prompt comes in calls. Older releases of transformers make no cache then, unless asked."""
+
+
 def generate(run: Any, batch: dict[str, Tensor], **options: Any) -> tuple[Tensor, Tensor]:
     """Greedy new tokens (batch, tokens) and the logits that chose them (batch, tokens, vocabulary)."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}

@@ -15,7 +15,7 @@ from fa_lightning.activations.edit import block_outputs, edited, resumed
 from fa_lightning.activations.sites import Site
 from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.regressors.linear import Affine, Identity, MeanShift
-from tests.conformance.measures import final_logits, generate, hooks_of
+from tests.conformance.measures import IN_CHUNKS, final_logits, generate, hooks_of
 from tests.conformance.models import HIDDEN, PROMPTS, batch_of
 from tests.conformance.reference import NEW_TOKENS, Edit, step_by_step
 from tests.conformance.steerers import FaLightning, affine_map, make_edit, shift_map, vector_for
@@ -49,7 +49,7 @@ def test_prompts_of_many_lengths_may_come_in_chunks(model: Any, rule: str) -> No
     with edit.on(model):
         tokens, logits = generate(model, batch)
     with edit.on(model, prompt_tokens=batch["attention_mask"].sum(1)):
-        chunked_tokens, chunked_logits = generate(model, batch, prefill_chunk_size=3)
+        chunked_tokens, chunked_logits = generate(model, batch, **IN_CHUNKS)
     assert torch.equal(tokens, chunked_tokens)
     close(logits, chunked_logits)
 
