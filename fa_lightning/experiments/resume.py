@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from typing_extensions import override
 
+from fa_lightning.backbones.generators import generator_states, restore_generators
 from fa_lightning.metrics.files import whole_file
 
 GENERATORS = "generators"
@@ -112,34 +111,3 @@ class WholeCheckpoints(TorchCheckpointIO):
                 if isinstance(reason, OSError):
                     raise OSError(reason.errno, reason.strerror, str(path)) from error
                 raise
-
-
-def generator_states() -> dict[str, Any]:
-    """The state of every generator that is not somebody's own, in plain values and tensors."""
-    version, numbers, spare = random.getstate()
-    words: Any = np.random.get_state(legacy=False)
-    states = {
-        "python": [version, list(numbers), spare],
-        "numpy": {**words, "state": {"key": words["state"]["key"].tolist(), "pos": words["state"]["pos"]}},
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    if torch.backends.mps.is_available():
-        states["mps"] = torch.mps.get_rng_state()
-    return states
-
-
-def restore_generators(states: Mapping[str, Any]) -> None:
-    """Set every generator to what `generator_states` has noted; a device that is not there any more is left out."""
-    version, numbers, spare = states["python"]
-    random.setstate((version, tuple(numbers), spare))
-    words = states["numpy"]
-    key = np.array(words["state"]["key"], dtype=np.uint32)
-    np.random.set_state({**words, "state": {**words["state"], "key": key}})
-    torch.set_rng_state(states["torch"].cpu())
-    if torch.cuda.is_available():
-        for device, state in enumerate(states.get("cuda", ())[: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(state.cpu(), device)
-    if "mps" in states and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(states["mps"].cpu())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from fa_lightning.backbones.generators import seeded
 from fa_lightning.probes.base import Probe, check_labelled
 from fa_lightning.regressors.base import usable_std
 
@@ -43,8 +44,7 @@ class Network(Probe):
         self.steps, self.learning_rate, self.weight_decay = steps, learning_rate, weight_decay
         self.register_buffer("mean", torch.zeros(hidden_size))
         self.register_buffer("std", torch.ones(hidden_size))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.layers = nn.Sequential(nn.Linear(hidden_size, width), nn.GELU(), nn.Linear(width, 1))
 
     @override

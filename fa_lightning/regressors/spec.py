@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.generators import seeded
 from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import FitKind, Regressor
 from fa_lightning.regressors.registry import REGRESSORS, build_regressor
@@ -203,8 +204,7 @@ class RegressorSpec:
                     "leave it out"
                 )
         options = {name: getattr(self, name) for name in names if name in takes}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed):
             return build_regressor({**options, "name": self.name}, hidden_size)
 
 

@@ -21,8 +21,6 @@ from fa_lightning.experiments.resume import (
     Resumable,
     ResumePoint,
     WholeCheckpoints,
-    generator_states,
-    restore_generators,
 )
 
 __all__ = ["adapters"]
@@ -153,30 +151,6 @@ def test_a_plain_shuffle_goes_on_too(tmp_path: Path) -> None:
     run("killed", resumed, resume=True)
     assert resumed.batches == [(epoch, batch) for epoch, batch in whole.batches if epoch > 0]
     assert torch.equal(resumed.weight, whole.weight)
-
-
-def test_every_generator_goes_on_from_where_it_was() -> None:
-    def drawn() -> list[float]:
-        devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
-        on_devices = [torch.rand((), device=f"cuda:{device}").item() for device in devices]
-        return [random.gauss(0, 1), np.random.standard_normal(), torch.randn(()).item(), *on_devices]
-
-    drawn()
-    states = torch.load(saved(generator_states()), weights_only=True)
-    expected = drawn()
-    pl.seed_everything(3, verbose=False)
-    assert drawn() != expected
-    restore_generators(states)
-    assert drawn() == expected
-
-
-def saved(content: Any) -> Any:
-    import io
-
-    file = io.BytesIO()
-    torch.save(content, file)
-    file.seek(0)
-    return file
 
 
 def test_each_rank_goes_on_from_its_own_state(monkeypatch: pytest.MonkeyPatch) -> None:
