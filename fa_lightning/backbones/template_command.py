@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,18 +134,28 @@ def _source(config: Path, spec: Any) -> ScenarioSource:
     for module in SOURCES:
         importlib.import_module(module)
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(ScenarioSource, "scenarios", required=True)
+    parser.add_argument("--scenarios", type=ScenarioSource, required=True)
     # Before jsonargparse 4.49 it had another name.
     made = getattr(parser, "instantiate", None) or parser.instantiate_classes
     try:
         source: ScenarioSource = made(parser.parse_object({"scenarios": spec})).scenarios
-    except (ArgumentError, TypeError) as error:
-        reason = " ".join(str(error).partition("Given value")[0].split())
+    except (ArgumentError, TypeError, ValueError) as error:
+        told = next((cause for cause in _causes(error) if isinstance(cause, (UserError, ArgumentError))), None)
+        if told is None:
+            raise
+        reason = " ".join(str(told).partition("Given value")[0].split())
         raise UserError(
             f"--config {config}: data.init_args.scenarios can't be made ({reason}): give class_path and init_args, as "
             "the stages in configs do"
         ) from error
     return source
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and all that it came from, the first cause first."""
+    if error is not None:
+        yield from _causes(error.__cause__ or error.__context__)
+        yield error
 
 
 def _asked(prompt: str) -> Scenario:

@@ -352,6 +352,11 @@ def test_a_stage_file_names_model_scenarios_and_limit(save, capsys, wide, tmp_pa
         status, lines, _ = shown(capsys, "--config", str(config))
         assert status == 0
         assert f"from embedded/{5 if isinstance(bare, dict) else 0}/train#" in "\n".join(lines)
+    stage["data"] = {"init_args": {"scenarios": {"class_path": "PoserScenarios", "init_args": {"policy": "mine"}}}}
+    config.write_text(yaml.safe_dump(stage))
+    told = shown(capsys, "--config", str(config))[2]
+    assert "data.init_args.scenarios can't be made (policy is 'mine', but POSER" in told
+    assert told.count("\n") == 1
     stage["data"] = {"init_args": {"scenarios": "NoScenarios"}}
     config.write_text(yaml.safe_dump(stage))
     assert "data.init_args.scenarios can't be made" in shown(capsys, "--config", str(config))[2]
