@@ -91,8 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}" if str(error) else f"error: {type(error).__name__}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to resume", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        # Lightning turns Ctrl+C into an exit without a word.
+        if isinstance(stopped, SystemExit) and not isinstance(stopped.__context__, KeyboardInterrupt):
+            raise
+        resumes = command == "fit" and not _is_plain(words[1:])
+        print(f"interrupted: run the same command again{' to resume' if resumes else ''}", file=sys.stderr)
         return 130
 
 

@@ -145,20 +145,14 @@ def _run_stage(stage: Stage, cli: Any, fingerprint: dict[str, Any], checkpoint: 
     trainer.callbacks.append(ResumePoint(stage.checkpoint))
     rank_zero_only(stage.write)("running", fingerprint)
     start = time.perf_counter()
-    try:
-        if is_overridden("training_step", cli.model):
-            trainer.fit(
-                cli.model,
-                datamodule=cli.datamodule,
-                ckpt_path=None if checkpoint is None else str(checkpoint),
-                weights_only=True,
-            )
-        trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
-    except SystemExit as stopped:
-        # Lightning turns Ctrl+C into an exit without a word.
-        if trainer.interrupted:
-            raise KeyboardInterrupt from stopped
-        raise
+    if is_overridden("training_step", cli.model):
+        trainer.fit(
+            cli.model,
+            datamodule=cli.datamodule,
+            ckpt_path=None if checkpoint is None else str(checkpoint),
+            weights_only=True,
+        )
+    trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     seconds = time.perf_counter() - start
     rank_zero_only(stage.write)(

@@ -8,13 +8,18 @@ from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 
 from fa_lightning.errors import UserError
 
-FAULTS: dict[str, type[Exception]] = {"value": ValueError, "type": TypeError, "user": UserError}
+FAULTS: dict[str, type[BaseException]] = {
+    "value": ValueError,
+    "type": TypeError,
+    "user": UserError,
+    "interrupt": KeyboardInterrupt,
+}
 
 
 class Planted(BoringModel):
     """Raises an error in its first training step, or in its constructor."""
 
-    def __init__(self, fault: Literal["value", "type", "user", "none"] = "none", constructor: bool = False) -> None:
+    def __init__(self, fault: Fault = "none", constructor: bool = False) -> None:
         super().__init__()
         self.fault = fault
         if constructor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -193,7 +194,39 @@ def test_the_other_commands_tell_errors_alike(
         assert capsys.readouterr().err == line
     monkeypatch.setattr(COMMANDS_OF_OUR_OWN[command], raising(KeyboardInterrupt()))
     assert cli.main([command]) == 130
-    assert "run the same command again to resume" in capsys.readouterr().err
+    assert capsys.readouterr().err == "interrupted: run the same command again\n"
+
+
+def test_an_interruption_of_an_experiment_says_how_to_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert cli.main(["fit"]) == 130
+    assert capsys.readouterr().err == "interrupted: run the same command again to resume\n"
+
+
+def test_ctrl_c_while_lightning_fits_is_told_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert fit_planted("interrupt") == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted: run the same command again"
+
+
+def test_an_exit_for_another_reason_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(*_: object) -> int:
+        raise SystemExit(7)
+
+    monkeypatch.setattr(cli, "_run", ended)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["fit"])
+    assert left.value.code == 7
 
 
 @pytest.mark.parametrize(("error", "status", "told"), [("ValueError", 1, "Traceback"), ("UserError", 1, "error: bad")])
