@@ -138,13 +138,13 @@ def lightning_cli(
     from lightning.pytorch import LightningDataModule, LightningModule
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-    from fa_lightning.experiments.configs import refusals_told, refuse_checkpoint
     from fa_lightning.experiments.device import DeviceReport
     from fa_lightning.experiments.locks import FitLock
     from fa_lightning.experiments.precision import fast_precision
     from fa_lightning.experiments.ranks import StopTogether
     from fa_lightning.experiments.resume import Resumable
     from fa_lightning.ranges import refuse_numbers
+    from fa_lightning.refusals import refusals_told, refuse_checkpoint
 
     _record_configs_plainly()
     report = DeviceReport()

@@ -15,6 +15,7 @@ from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, l
 from fa_lightning.backbones.targets import PREFIX, load_weights, lora_targets
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.metrics.files import by_number, whole_folder
+from fa_lightning.user_files import json_value, read_text
 
 VariantName = Literal["aligned", "faking"]
 VARIANTS: tuple[VariantName, ...] = ("faking", "aligned")
@@ -129,10 +130,10 @@ def adapter_config(folder: str | Path) -> dict[str, Any]:
 
 
 def _json_of(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise UserError(f"{path} is not whole JSON ({error}): fit the adapter again") from error
+    found = json_value(read_text(path), path, "fit the adapter again")
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds a {type(found).__name__}, but must hold an object: fit the adapter again")
+    return found
 
 
 def adapter_folders(places: Sequence[str | Path]) -> dict[str, str]:

@@ -120,7 +120,7 @@ def load_weights(model: Any, folder: str, name: str) -> Any:
             f"adapter {folder!r}: adapter_model.safetensors is damaged or cut short ({error}). Fit it again, with "
             "--refit STAGE in an experiment"
         ) from error
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
         if ran_out(error):
             raise
         raise UserError(f"adapter {folder!r} {_misfit(model, error)}") from error

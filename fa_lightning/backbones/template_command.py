@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,12 @@ def _stage(options: argparse.Namespace) -> Stage:
         raise UserError(f"--config {options.config} has no model.init_args.backbone: add --model NAME_OR_PATH")
     stage.trust_remote_code |= bool(model.get("trust_remote_code"))
     stage.max_tokens = data.get("max_tokens")
+    for name, value, kind in (
+        ("model.init_args.backbone", stage.model, str),
+        ("data.init_args.max_tokens", stage.max_tokens, int),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise UserError(f"--config {options.config}: {name} is {value!r}, but must be {kind.__name__}")
     if "scenarios" in data:
         stage.scenarios = _source(options.config, data["scenarios"])
     return stage
@@ -127,8 +133,9 @@ def _init_args(config: Path) -> list[dict[str, Any]]:
 
 def _source(config: Path, spec: Any) -> ScenarioSource:
     """The source that LightningCLI would make of it: it takes names of classes without their modules, too."""
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentParser
 
+    from fa_lightning.refusals import refusals_told
     from fa_lightning.scenarios.source import ScenarioSource
 
     for module in SOURCES:
@@ -138,24 +145,11 @@ def _source(config: Path, spec: Any) -> ScenarioSource:
     # Before jsonargparse 4.49 it had another name.
     made = getattr(parser, "instantiate", None) or parser.instantiate_classes
     try:
-        source: ScenarioSource = made(parser.parse_object({"scenarios": spec})).scenarios
-    except (ArgumentError, TypeError, ValueError) as error:
-        told = next((cause for cause in _causes(error) if isinstance(cause, (UserError, ArgumentError))), None)
-        if told is None:
-            raise
-        reason = " ".join(str(told).partition("Given value")[0].split())
-        raise UserError(
-            f"--config {config}: data.init_args.scenarios can't be made ({reason}): give class_path and init_args, as "
-            "the stages in configs do"
-        ) from error
+        with refusals_told():
+            source: ScenarioSource = made(parser.parse_object({"scenarios": spec})).scenarios
+    except UserError as error:
+        raise UserError(f"--config {config}: data.init_args.scenarios can't be made: {error}") from error
     return source
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and all that it came from, the first cause first."""
-    if error is not None:
-        yield from _causes(error.__cause__ or error.__context__)
-        yield error
 
 
 def _asked(prompt: str) -> Scenario:

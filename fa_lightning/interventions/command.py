@@ -125,8 +125,9 @@ def _missing(experiment: Path, what: str) -> MissingFileError:
 
 
 def _is(behaviour: str, folder: Path) -> bool:
-    sidecar = folder / "fa_lightning.json"
-    return sidecar.is_file() and json.loads(sidecar.read_text(encoding="utf-8")).get("behaviour") == behaviour
+    from fa_lightning.backbones.adapters import SIDECAR, read_sidecar
+
+    return (folder / SIDECAR).is_file() and read_sidecar(folder).get("behaviour") == behaviour
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from fa_lightning.backbones.training import evaluating
 from fa_lightning.errors import UserError
 from fa_lightning.interventions.artefact import (
     GATE,
+    SIDECAR_FILE,
     compare_fingerprints,
     config_of,
     fill,
@@ -28,9 +29,18 @@ from fa_lightning.interventions.artefact import (
 )
 from fa_lightning.interventions.hooks import CallRecord, Edit
 from fa_lightning.interventions.hub import local_folder
+from fa_lightning.metrics.codec import decode
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.linear import Identity, MeanShift
 from fa_lightning.regressors.registry import build_regressor
+
+SIDECAR_KINDS: dict[str, Any] = {
+    "regressor": dict[str, Any],
+    "strength": float,
+    "hidden_size": int,
+    "fingerprint": dict[str, Any],
+}
+"""What the facts of an intervention's sidecar must be."""
 
 
 class Intervention:
@@ -177,14 +187,17 @@ class Intervention:
                 model or fingerprint.
         """
         folder = local_folder(folder)
-        needed = {"site", "regressor", "strength", "hidden_size", "seed", "fingerprint"}
+        needed = {"site", "seed", *SIDECAR_KINDS}
         tensors, sidecar = read_artefact(folder, needed)
+        for name, kind in SIDECAR_KINDS.items():
+            sidecar[name] = decode(kind, sidecar[name], f"{folder / SIDECAR_FILE}: {name}")
         saved = sidecar["fingerprint"]
         compare_fingerprints(saved, fingerprint or {}, folder)
         gate = gate_of(sidecar.get("gate"), sidecar["hidden_size"], tensors, folder)
         regressor = build_regressor(sidecar["regressor"], sidecar["hidden_size"])
         fill(regressor, tensors, folder, "regressor")
-        intervention = cls(Site(**sidecar["site"]), regressor, sidecar["strength"], saved, sidecar["seed"], gate)
+        site = decode(Site, sidecar["site"], f"{folder / SIDECAR_FILE}: site")
+        intervention = cls(site, regressor, sidecar["strength"], saved, sidecar["seed"], gate)
         intervention._check()
         if model is not None:
             intervention.validate(model)

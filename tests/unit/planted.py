@@ -14,6 +14,7 @@ FAULTS: dict[str, type[BaseException]] = {
     "user": UserError,
     "interrupt": KeyboardInterrupt,
 }
+Fault = Literal["value", "type", "user", "interrupt", "none"]
 
 
 class Planted(BoringModel):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from fa_lightning.backbones.adapters import PREFIX, Variants, attach_adapter, backbone_of, save_adapter
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.targets import linear_layers
+from fa_lightning.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +96,17 @@ def test_a_file_cut_short_is_named(folders, tmp_path):
         Variants.load({"faking": folder})
     for name in ("adapter_config.json", "fa_lightning.json"):
         (Path(folder) / name).write_text('{"r": ')
-        with pytest.raises(ValueError, match=rf"{folder}/{name} is not whole JSON .*: fit the adapter again"):
+        with pytest.raises(UserError, match=rf"{folder}/{name} is no valid JSON: .*; fit the adapter again"):
+            Variants.load({"faking": folder})
+        (Path(folder) / name).write_text("[]")
+        with pytest.raises(UserError, match=rf"{folder}/{name} holds a list, but must hold an object"):
             Variants.load({"faking": folder})
         shutil.copy(Path(folders["faking"]) / name, folder)
+    shutil.copy(Path(folders["faking"]) / "adapter_model.safetensors", folder)
+    unknown = json.loads((Path(folder) / "adapter_config.json").read_text()) | {"peft_type": "NOPE"}
+    (Path(folder) / "adapter_config.json").write_text(json.dumps(unknown))
+    with pytest.raises(UserError, match=rf"adapter '{folder}' can't be loaded: 'NOPE'"):
+        Variants.load({"faking": folder})
 
 
 def test_a_backbone_that_is_gone_is_named_with_where_to_say_where_it_is(folders, tmp_path):

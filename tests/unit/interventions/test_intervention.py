@@ -465,13 +465,19 @@ def test_a_truncated_or_altered_tensor_file_is_refused(tmp_path: Path) -> None:
         ({"regressor": {"name": "spline"}}, "must be one of"),
         ({"site": {"layer": -1}}, "site.layer is -1"),
         ({"site": None}, "lacks site"),
+        ({"site": 3}, "intervention.json: site is 3, but should be an object"),
+        ({"site": {"layer": "x"}}, 'intervention.json: site.layer is "x", but should be a whole number'),
+        ({"site": {"layer": 0, "depth": 1}}, "intervention.json: site has the unknown depth"),
+        ({"strength": "x"}, 'intervention.json: strength is "x", but should be a number'),
+        ({"hidden_size": "x"}, 'intervention.json: hidden_size is "x", but should be a whole number'),
+        ({"regressor": [1]}, r"intervention.json: regressor is \[1\], but should be an object"),
     ],
 )
 def test_a_wrong_sidecar_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = damaged(tmp_path) / SIDECAR_FILE
     sidecar = {name: value for name, value in (json.loads(path.read_text()) | change).items() if value is not None}
     path.write_text(json.dumps(sidecar | {"seed": None}))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Intervention.load(tmp_path)
 
 

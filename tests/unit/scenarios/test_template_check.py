@@ -355,8 +355,15 @@ def test_a_stage_file_names_model_scenarios_and_limit(save, capsys, wide, tmp_pa
     stage["data"] = {"init_args": {"scenarios": {"class_path": "PoserScenarios", "init_args": {"policy": "mine"}}}}
     config.write_text(yaml.safe_dump(stage))
     told = shown(capsys, "--config", str(config))[2]
-    assert "data.init_args.scenarios can't be made (policy is 'mine', but POSER" in told
+    assert "data.init_args.scenarios can't be made: policy is 'mine', but POSER" in told
     assert told.count("\n") == 1
+    for model, data, wrong in (
+        ({"backbone": 3}, {}, "model.init_args.backbone is 3, but must be str"),
+        ({}, {"max_tokens": "x"}, "data.init_args.max_tokens is 'x', but must be int"),
+    ):
+        spoilt = {"model": {"init_args": {"backbone": "b", **model}}, "data": {"init_args": data}}
+        config.write_text(yaml.safe_dump(spoilt))
+        assert wrong in shown(capsys, "--config", str(config))[2]
     stage["data"] = {"init_args": {"scenarios": "NoScenarios"}}
     config.write_text(yaml.safe_dump(stage))
     assert "data.init_args.scenarios can't be made" in shown(capsys, "--config", str(config))[2]

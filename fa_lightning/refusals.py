@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
 from fa_lightning.errors import MissingFileError, UserError
 
 HELP = "`fit --help`, `fit --model.help CLASS` and `fit --data.help CLASS` list those there are"
@@ -37,7 +35,11 @@ def refusals_told() -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise UserError(parser_reason(error.message or str(error))) from error
-    except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+    except Exception as error:
+        # The class of that name is Lightning's, and would take seconds to import.
+        named = type(error).__name__ == "MisconfigurationException"
+        if not isinstance(error, (ValueError, TypeError, ImportError)) and not named:
+            raise
         first = _first_cause(error)
         if isinstance(first, UserError):
             raise first from error
