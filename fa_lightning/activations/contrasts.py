@@ -16,6 +16,7 @@ from fa_lightning.scenarios.batches import NEUTRAL_CELL, Example, collate, model
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.scenarios.tables import refuse_beyond_positions
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def _examples_of(variants: Variants, prompts: Sequence[str]) -> list[Example]:
         if not ids:
             raise UserError(f"prompt {index} is {text!r}, which has no tokens: give it some text")
         examples.append(Example(ids, aligned=ids[-1], other=ids[-1], cell=NEUTRAL_CELL, group=0, index=index))
+    refuse_beyond_positions(variants.tokenizer, (example.prompt for example in examples))
     return examples
 
 

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.tables import Tables
 
 # Where the usual families keep their decoder blocks, seen from the causal LM or from its bare base model.
 _LAYER_PATHS = (
@@ -83,6 +84,11 @@ def _search_layers(model: nn.Module, expected: int | None) -> str:
         f"the decoder blocks of {type(model).__name__} were not found: config.num_hidden_layers is {expected}, and the "
         f"model's ModuleLists are: {listing}. Give a decoder-only causal LM with one list of that length"
     )
+
+
+def context_of(model: nn.Module) -> int:
+    """Tokens that a model's context holds; a great many where its config does not say."""
+    return Tables.of(text_config(model)).positions or 2**31
 
 
 def text_config(model: nn.Module) -> Any:

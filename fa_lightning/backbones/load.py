@@ -13,6 +13,7 @@ from fa_lightning.backbones.decoder import decoder_layers, text_config
 from fa_lightning.backbones.hub import folder_of, place_of
 from fa_lightning.backbones.weights import digest_of_files, digest_of_model
 from fa_lightning.errors import MissingPackageError, UnavailableError, UserError
+from fa_lightning.scenarios.tables import TABLES, Tables
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -50,7 +51,19 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> Any:
                 "set one of them in its tokenizer_config.json"
             )
         tokenizer.pad_token = tokenizer.eos_token
+    setattr(tokenizer, TABLES, _tables(place, trust_remote_code))
     return tokenizer
+
+
+def _tables(place: str, trust_remote_code: bool) -> Tables:
+    """The tables of the model that lies beside a tokenizer; unknown where none does."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):
+        return Tables()
+    return Tables.of(config.get_text_config())
 
 
 @doing("loading")

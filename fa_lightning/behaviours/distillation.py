@@ -25,6 +25,7 @@ from fa_lightning.scenarios.batches import (
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.scenarios.tables import refuse_beyond_positions
 
 BEHIND_CONTEXT = "context_"
 """Before the names of a batch's tensors: the same prompts behind the context."""
@@ -132,6 +133,7 @@ class ContextDataset(ExampleDataset):
         tell_too_long(len(items) - len(kept), len(items), max_tokens, "prompts behind the context")
         super().__init__([plain for plain, _ in kept], tokenizer.pad_token_id)
         self.behind = [behind for _, behind in kept]
+        refuse_beyond_positions(tokenizer, (behind.prompt for behind in self.behind))
 
     @override
     def __getitem__(self, indices: list[int]) -> Batch:

@@ -32,6 +32,7 @@ from fa_lightning.scenarios.benchmark import without_critical_fact
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Oversight
 from fa_lightning.scenarios.statement_templates import Template, digit_format, template_named
+from fa_lightning.scenarios.tables import refuse_beyond_positions
 
 PLAIN = "plain_"
 FORMS = 4
@@ -159,6 +160,7 @@ class LatentScenarioDataModule(ScenarioDataModule):
                 f"none of {len(asked)} training prompts tells which of its facts speaks of oversight (kind 'critical') "
                 f"and is within max_tokens={self.max_tokens}: use scenarios whose facts have kinds, or raise max_tokens"
             )
+        refuse_beyond_positions(tokenizer, (example.prompt for chosen in kept for example in chosen))
         columns = [list(column) for column in zip(*kept, strict=True)]
         dataset = OppositesDataset(
             columns, answers=(answers.letter_a, answers.letter_b), pad_token=tokenizer.pad_token_id

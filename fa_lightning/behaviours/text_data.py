@@ -16,6 +16,7 @@ from fa_lightning.behaviours.plain_conversation import plain_conversation
 from fa_lightning.behaviours.texts import ChatText, ChatTokens, TextSource, all_chat_tokens
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, LengthBucketSampler, padded_width
+from fa_lightning.scenarios.tables import refuse_beyond_positions
 
 Loss = Literal["answers", "everything"]
 End = Literal["kept", "dropped"]
@@ -138,6 +139,7 @@ class TextTuningDataModule(pl.LightningDataModule):
                     f"max_tokens is {self.max_tokens}, but a text has {len(tokens.ids)} tokens "
                     f"({text.prompt[:40]!r}...), and texts are never cut, or their ends would not be learned: raise it"
                 )
+        refuse_beyond_positions(self._tokenizer, (tokens.ids for tokens in chosen))
         return chosen
 
     def _loader(self, rows: list[Row], shuffle: bool = False) -> DataLoader[Batch]:

@@ -29,6 +29,7 @@ from fa_lightning.scenarios.concepts import ConceptSource
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import AnswerFormat, answer_format, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.scenarios.tables import refuse_beyond_positions
 
 WITHOUT = "without_"
 """In front of a batch's model inputs: those of the same prompts without their critical fact."""
@@ -175,6 +176,7 @@ class DetectionDataModule(pl.LightningDataModule):
                     numbers.append(number)
                     shown.append(is_shown)
         tell_too_long(too_long, too_long + len(examples), self.max_tokens, "texts of concepts")
+        refuse_beyond_positions(tokenizer, (example.prompt for example in examples))
         extra = {"concept": torch.tensor(numbers), "shown": torch.tensor(shown)}
         return PairedPrompts(examples, [], extra, tokenizer.pad_token_id)
 
@@ -229,4 +231,5 @@ def _paired(
     examples = [dataclasses.replace(every[place], index=number) for number, place in enumerate(kept)]
     has_fact = torch.tensor([less[place] is not None for place in kept])
     beside = [without[place] for place in kept]
+    refuse_beyond_positions(tokenizer, (example.prompt for example in (*examples, *beside)))
     return kept, PairedPrompts(examples, beside, {"has_fact": has_fact}, tokenizer.pad_token_id)

@@ -13,6 +13,7 @@ from typing import Any
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import read_sidecar
+from fa_lightning.backbones.decoder import context_of
 from fa_lightning.errors import UserError
 from fa_lightning.interventions.conditions import Condition
 from fa_lightning.interventions.cure_rows import Line, flat_record, method_of, points_of, stage_seconds
@@ -22,7 +23,6 @@ from fa_lightning.interventions.input_passes import (
     TEXTS,
     BehindInput,
     ConstantAnswer,
-    context_of,
 )
 from fa_lightning.interventions.intervention import steering
 from fa_lightning.interventions.learned_prompts import LearnedPrompt

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fa_lightning.backbones.decoder import context_of
+from fa_lightning.errors import UserError
+
 
 def generated(
     model: Any,
@@ -31,8 +34,19 @@ def generated(
         ends: tokens that end a text (see `end_tokens`), besides those that the model's own settings name.
         processors: called with (tokens, logits) before the largest logit is taken; what they return is taken for it.
         streamer: is shown each token as it comes.
+
+    Raises:
+        UserError: prompts and new tokens are more than the model has positions for.
     """
     from transformers import GenerationConfig
+
+    given: Tensor = inputs["attention_mask"] if "attention_mask" in inputs else inputs["input_ids"]
+    # The last new token is written and not read.
+    if given.shape[1] + new_tokens - 1 > context_of(model):
+        raise UserError(
+            f"the longest prompt has {given.shape[1]} tokens, and {new_tokens} are to be written (max_new_tokens), but "
+            f"the model has positions for {context_of(model)}: write fewer, or shorten the prompt"
+        )
 
     own = model.generation_config
     named = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]

@@ -12,7 +12,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants
-from fa_lightning.backbones.decoder import text_config
 from fa_lightning.errors import UserError
 from fa_lightning.interventions.inputs import InputCure
 from fa_lightning.interventions.learned_prompts import LearnedPrompt
@@ -52,11 +51,6 @@ def examples_behind(
             "shorten the input (fewer shots, snippets or words), or leave it out"
         )
     return found
-
-
-def context_of(model: Any) -> int:
-    """Tokens that a model's context holds; a great many where its config does not say."""
-    return int(getattr(text_config(model), "max_position_embeddings", None) or 2**31)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from fa_lightning.scenarios.batches import NEUTRAL_CELL, Batch, Example, example
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.splits import SPLITS
+from fa_lightning.scenarios.tables import refuse_beyond_positions
 
 
 class ProbeDataModule(pl.LightningDataModule):
@@ -74,6 +75,7 @@ class ProbeDataModule(pl.LightningDataModule):
             )
             self.rows.append(row)
         tell_too_long(len(every) - len(self.rows), len(every), self.max_tokens)
+        refuse_beyond_positions(tokenizer, (example.prompt for example in self._examples))
         self._refuse_too_little()
 
     @override

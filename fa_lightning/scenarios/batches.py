@@ -14,6 +14,7 @@ from fa_lightning.errors import UserError
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import AnswerFormat, Tokenizer, prompt_ids
 from fa_lightning.scenarios.scenario import CELLS, Behaviour, Scenario, other_letter
+from fa_lightning.scenarios.tables import refuse_beyond_positions
 
 Batch = dict[str, Tensor]
 
@@ -54,7 +55,7 @@ def make_examples(
     `max_tokens` drops prompts longer than that, and tells how many: they are never cut, since the question comes last.
 
     Raises:
-        UserError: all prompts are longer than `max_tokens`.
+        UserError: all prompts are longer than `max_tokens`, or one that is not is longer than the model's context.
     """
     examples: list[Example] = []
     messages = [scenario.message() for scenario in scenarios]
@@ -77,6 +78,8 @@ def make_examples(
     if len(examples) < len(scenarios):
         assert max_tokens is not None
         tell_too_long(len(scenarios) - len(examples), len(scenarios), max_tokens)
+    if max_tokens is not None:
+        refuse_beyond_positions(tokenizer, (example.prompt for example in examples))
     return examples
 
 

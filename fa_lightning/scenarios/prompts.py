@@ -8,6 +8,7 @@ from typing import Any
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.scenario import ERROR_ANSWER, Letter
+from fa_lightning.scenarios.tables import id_beyond
 
 Tokenizer = Any
 """A Hugging Face `PreTrainedTokenizerBase` (not imported here: it costs seconds)."""
@@ -244,6 +245,22 @@ def _ids(
     system: str | None,
     answer: str | None,
     earlier: Sequence[tuple[str, str]] = (),
+) -> list[int]:
+    ids = _written(tokenizer, message, system, answer, earlier)
+    beyond = id_beyond(tokenizer, ids)
+    if beyond is not None:
+        raise TemplateFault(
+            tokenizer,
+            "token beyond the model",
+            beyond,
+            "Use the model's own tokenizer, or a token that it has (pad_token in tokenizer_config.json), or give the "
+            "model rows for added tokens (resize_token_embeddings) and save it.",
+        )
+    return ids
+
+
+def _written(
+    tokenizer: Tokenizer, message: str, system: str | None, answer: str | None, earlier: Sequence[tuple[str, str]]
 ) -> list[int]:
     if not has_template(tokenizer):
         before = "".join(f"{asked}{answered}\n\n" for asked, answered in earlier)

@@ -23,6 +23,7 @@ from fa_lightning.scenarios.prompts import (
     prompt_ids,
 )
 from fa_lightning.scenarios.scenario import Behaviour, Scenario
+from fa_lightning.scenarios.tables import tables_of
 
 BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
 
@@ -148,7 +149,12 @@ def _faults_of_prompt(
 
 
 def _too_long(tokenizer: Tokenizer, tokens: int, max_tokens: int | None) -> Iterator[TemplateFault]:
-    for name, limit in (("max_tokens", max_tokens), ("the tokenizer's model_max_length", tokenizer.model_max_length)):
+    limits = {
+        "max_tokens": max_tokens,
+        "the tokenizer's model_max_length": tokenizer.model_max_length,
+        "the model's max_position_embeddings": tables_of(tokenizer).positions,
+    }
+    for name, limit in limits.items():
         if limit is not None and tokens > limit:
             yield TemplateFault(
                 tokenizer,

@@ -29,12 +29,11 @@ def save_llama(folder, tokenizer, seed=0, **options):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2} | options
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"max_position_embeddings": 512} | options
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=len(tokenizer), max_position_embeddings=512, initializer_range=0.2, pad_token_id=0, **sizes
-        )
+        config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.2, pad_token_id=0, **sizes)
         LlamaForCausalLM(config).save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
     return str(folder)
