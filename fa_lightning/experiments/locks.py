@@ -54,38 +54,39 @@ class FolderLocks:
             owner = _owner_of(path)
             if owner is None:
                 continue
-            here = owner["host"] == socket.gethostname()
-            if here and owner["process"] in (os.getpid(), os.getppid()):
-                return
-            if not here:
+            if owner["host"] != socket.gethostname():
                 raise UserError(
                     f"{folder} is in use by process {owner['process']} on host {owner['host']} since {owner['since']}: "
                     f"wait until it ends. If it is gone, delete {_shown(path)} and run again"
                 )
             if _is_alive(owner):
+                if owner["process"] in (os.getpid(), os.getppid()):
+                    return
                 raise UserError(
                     f"{folder} is in use by process {owner['process']} of this host since {owner['since']}: wait until "
                     "it ends, or end it, and run again"
                 )
             if _take_over(path, owner):
                 break
-        self._held.append(folder)
+        self._held.append(path)
 
     def release(self, folder: Path) -> None:
         """Give a lock back; one that is not held is left alone."""
-        if folder not in self._held:
+        self._release(lock_of(folder))
+
+    def release_all(self) -> None:
+        """Give all locks back."""
+        for path in list(self._held):
+            self._release(path)
+
+    def _release(self, path: Path) -> None:
+        if path not in self._held:
             return
-        self._held.remove(folder)
-        path = lock_of(folder)
+        self._held.remove(path)
         owner = _owner_of(path)
         # A child that was forked holds nothing.
         if owner is not None and owner["process"] == os.getpid() and owner["host"] == socket.gethostname():
             path.unlink(missing_ok=True)
-
-    def release_all(self) -> None:
-        """Give all locks back."""
-        for folder in list(self._held):
-            self.release(folder)
 
 
 class FitLock(pl.Callback):

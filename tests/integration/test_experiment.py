@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -389,25 +391,35 @@ def test_an_interrupted_capture_makes_what_is_missing_and_nothing_else(
 # What is refused, and how
 
 
-def in_use(place: Path, stage: str) -> None:
-    """The lock of a run that is at work: the first process of this host, which never ends."""
-    owner = {"host": socket.gethostname(), "process": 1, "began": began(1), "since": "2026-01-02 03:04"}
+def in_use(place: Path, stage: str, process: int) -> None:
+    """The lock of a run that is at work."""
+    owner = {"host": socket.gethostname(), "process": process, "began": began(process), "since": "2026-01-02 03:04"}
     lock_of(place / "checkpoints" / "embedded" / stage).write_text(json.dumps(owner))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="has no first process")
-def test_a_stage_that_another_run_is_at_is_left_alone(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def other() -> Iterator[int]:
+    """Another process of this host."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(900)"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def test_a_stage_that_another_run_is_at_is_left_alone(
+    copied: Path, capsys: pytest.CaptureFixture[str], other: int
+) -> None:
     restart(copied, "03_faking")
-    in_use(copied, "03_faking")
+    in_use(copied, "03_faking", other)
     # A finished stage is only read.
-    in_use(copied, "02_aligned")
+    in_use(copied, "02_aligned", other)
     before = digests(copied / "checkpoints")
     plain = ("fit", "--config", "configs/embedded/03_faking.yaml")
     # A refit of the backbone would delete all that was made from it.
     for words in (FIT, (*FIT, "--refit", "03_faking"), (*FIT, "--refit", "01_backbone"), plain):
         message = refused(capsys, *words)
         assert "checkpoints/embedded/0" in message
-        assert "is in use by process 1 of this host since 2026-01-02 03:04" in message
+        assert f"is in use by process {other} of this host since 2026-01-02 03:04" in message
         assert digests(copied / "checkpoints") == before
     for stage in ("02_aligned", "03_faking"):
         lock_of(copied / "checkpoints" / "embedded" / stage).unlink()

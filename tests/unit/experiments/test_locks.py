@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fa_lightning.errors import UserError
 from fa_lightning.experiments import locks
-from fa_lightning.experiments.locks import FolderLocks, lock_of
+from fa_lightning.experiments.locks import FolderLocks, began, lock_of
 
 posix = pytest.mark.skipif(os.name != "posix", reason="kills and forks")
 
@@ -38,7 +38,7 @@ def hold(folder: Path, process: int, **changed: Any) -> Path:
     owner = {
         "host": socket.gethostname(),
         "process": process,
-        "began": locks.began(process),
+        "began": began(process),
         "since": "2026-01-02 03:04",
     }
     path = lock_of(folder)
@@ -65,6 +65,15 @@ def test_an_error_gives_it_back(tmp_path: Path) -> None:
         held.take(tmp_path / "b")
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_working_folder_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with FolderLocks() as held:
+        held.take(Path("02_aligned"))
+        monkeypatch.chdir("elsewhere")
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
 
 
 @posix
@@ -117,11 +126,21 @@ def test_a_dead_owners_lock_is_taken_over(tmp_path: Path, other: subprocess.Pope
         if ending == "killed":
             other.wait()
         else:
-            while locks.began(other.pid) != "ended":
+            while began(other.pid) != "ended":
                 time.sleep(0.01)
     with FolderLocks() as held:
         held.take(folder)
         assert json.loads(lock_of(folder).read_text())["process"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not began(os.getpid()), reason="the system does not tell when a process began")
+def test_an_earlier_process_of_the_same_id_was_another_one(tmp_path: Path) -> None:
+    """As in a container that is started again, where ids are small and come back."""
+    hold(tmp_path / "02_aligned", os.getpid(), began="1")
+    with FolderLocks() as held:
+        held.take(tmp_path / "02_aligned")
+        assert json.loads(lock_of(tmp_path / "02_aligned").read_text())["began"] == began(os.getpid())
     assert list(tmp_path.iterdir()) == []
 
 
