@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
-from fa_lightning.backbones.targets import PREFIX, load_weights, lora_targets
+from fa_lightning.backbones.targets import PREFIX, linear_layers, load_weights, lora_targets
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.metrics.files import by_number, whole_folder
 from fa_lightning.user_files import json_value, read_text
@@ -36,13 +36,21 @@ def attach_adapter(
         target_modules: names of the linear layers (`q_proj`), or `all-linear`; see `lora_targets`.
 
     Raises:
-        UserError: the backbone has no layer of such a name; those that it has are listed.
+        UserError: the backbone has no layer of such a name, or PEFT can't adapt it; those that it has are listed.
     """
     from peft import LoraConfig, get_peft_model
 
     targets = lora_targets(model, target_modules)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
-    return get_peft_model(ready_for_training(model), config, adapter_name=name)
+    try:
+        return get_peft_model(ready_for_training(model), config, adapter_name=name)
+    except ValueError as error:
+        # It knows layers of some architectures whose weights are read past their module (Mamba's out_proj).
+        held = ", ".join(linear_layers(model))
+        raise UserError(
+            f"target_modules is {target_modules}, but PEFT can't adapt all of these layers: {str(error).rstrip('.')}. "
+            f"The linear layers of {type(model).__name__} are {held}: set model.init_args.target_modules to others"
+        ) from error
 
 
 def ready_for_training(model: Any) -> Any:

@@ -1,5 +1,6 @@
 """Which layers an adapter goes into: names that no layer has, adapters of other layers, and dtypes that differ."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -7,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import MambaConfig, MambaForCausalLM
 
+from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.adapters import PREFIX, Variants, attach_adapter, backbone_of, save_adapter
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.targets import linear_layers
 from fa_lightning.errors import UserError
+from fa_lightning.interventions.intervention import Intervention
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +226,19 @@ def test_one_name_that_no_layer_has_is_refused_with_those_that_there_are(backbon
         ValueError, match=r"target_modules is \[q_prj\], but .* no layer called q_prj; .* q_proj \(2 lay"
     ):
         attach_adapter(load_backbone(backbone), "faking", 2, 8, 0.0, "q_prj")
+
+
+def test_a_model_without_attention_says_which_of_its_layers_take_an_adapter_and_is_steered():
+    torch.manual_seed(0)
+    model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4)).eval()
+    with pytest.raises(UserError, match=r"no layer called q_proj; its linear layers are in_proj \(2 layers\), x_proj"):
+        attach_adapter(model, "faking", 2, 8, 0.0, ["q_proj"])
+    with pytest.raises(UserError, match=r"is all-linear, but PEFT can't adapt .* 'out_proj' is incompatible"):
+        attach_adapter(copy.deepcopy(model), "faking", 2, 8, 0.0, "all-linear")
+    ids = torch.tensor([[5, 9, 11]])
+    plain = model(ids).logits
+    with Intervention(Site(0), torch.ones(32)).on(model):
+        assert not torch.allclose(model(ids).logits, plain, atol=1e-2)
+    with pytest.raises(UserError, match=r"no part named self_attn, .*its parts are norm, mixer"):
+        Intervention(Site(0, "attention"), torch.ones(32)).on(model).__enter__()
+    attach_adapter(model, "faking", 2, 8, 0.0, ["in_proj", "x_proj"])
