@@ -143,10 +143,12 @@ def lightning_cli(
     from fa_lightning.experiments.precision import fast_precision
     from fa_lightning.experiments.ranks import StopTogether
     from fa_lightning.experiments.resume import Resumable
+    from fa_lightning.experiments.trial import delete_all, send_away
     from fa_lightning.ranges import refuse_numbers
     from fa_lightning.refusals import refusals_told, refuse_checkpoint
 
     _record_configs_plainly()
+    away: list[Path] = []
     report = DeviceReport()
     words = list(_readable(arguments))
 
@@ -174,20 +176,26 @@ def lightning_cli(
                     self.parser.instantiate_classes(self.config)
                 else:
                     super().instantiate_classes()
+                    trainer: Any = self.trainer
+                    if run and trainer.fast_dev_run:
+                        away.extend(send_away(self.model, self.datamodule, *trainer.callbacks))
 
-    return StageCLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [FitLock(), report, Resumable(), StopTogether()]},
-        seed_everything_default=0,
-        parser_kwargs={"prog": "python -m fa_lightning", "exit_on_error": False},
-        auto_configure_optimizers=False,
-        args=words,
-        run=run,
-    )
+    try:
+        return StageCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [FitLock(), report, Resumable(), StopTogether()]},
+            seed_everything_default=0,
+            parser_kwargs={"prog": "python -m fa_lightning", "exit_on_error": False},
+            auto_configure_optimizers=False,
+            args=words,
+            run=run,
+        )
+    finally:
+        delete_all(away)
 
 
 def _record_configs_plainly() -> None:

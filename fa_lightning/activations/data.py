@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -95,6 +95,9 @@ class ActivationDataModule(pl.LightningDataModule):
     Raises:
         UserError: a size is below 1.
     """
+
+    step_sizes: ClassVar[tuple[str, ...]] = ("block_rows",)
+    """Arguments that are one rank's share of a training step; `batch_size` is judged with."""
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch.utils.data import DataLoader
 from typing_extensions import override
@@ -57,6 +57,8 @@ class LabDataModule(ActivationDataModule):
     Raises:
         UserError: a size is below 1, the prompts are unequal in number, or two targets share a name.
     """
+
+    step_sizes: ClassVar[tuple[str, ...]] = ("block_rows", "live_batch_size", "live_neutral_texts")
 
     def __init__(
         self,

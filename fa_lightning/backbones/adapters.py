@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,12 @@ from typing import Any, Literal
 
 import torch
 
+from fa_lightning.backbones.contents import adapter_marks, digest_of_artefact
 from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
+from fa_lightning.backbones.places import beside
 from fa_lightning.backbones.targets import PREFIX, linear_layers, load_weights, lora_targets
 from fa_lightning.errors import MissingFileError, UserError
-from fa_lightning.metrics.files import by_number, whole_folder
+from fa_lightning.metrics.files import whole_folder
 from fa_lightning.user_files import json_value, read_text
 
 VariantName = Literal["aligned", "faking"]
@@ -120,12 +123,14 @@ def backbone_of(folder: str | Path) -> str:
     name = adapter_config(folder).get("base_model_name_or_path")
     if not name:
         raise UserError(f"{str(folder)!r}: adapter_config.json names no base_model_name_or_path; name the backbone")
-    if str(name).count("/") > 1 and not Path(name).is_dir():
+    place = beside(folder, str(name))
+    if place is None and str(name).count("/") > 1:
         raise MissingFileError(
-            f"adapter {str(folder)!r} was fitted on the backbone {str(name)!r}, but there is no such folder any more. "
-            "Put it back, or say where it is: `backbone` of the stage's model or data, --model in `generate`"
+            f"adapter {str(folder)!r} was fitted on the backbone {str(name)!r}, but there is no such folder any more, "
+            "neither from here nor beside the adapter. Put it back, or write where it is into adapter_config.json "
+            "(base_model_name_or_path); in a stage, `backbone` of its model or data says it, too"
         )
-    return str(name)
+    return place or str(name)
 
 
 def adapter_config(folder: str | Path) -> dict[str, Any]:
@@ -156,21 +161,81 @@ def adapter_folders(places: Sequence[str | Path]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for place in map(Path, places):
-        patterns = ("adapter_config.json", "adapter/adapter_config.json", "*/adapter/adapter_config.json")
-        marks = [mark for pattern in patterns for mark in place.glob(pattern)]
-        # Hidden ones are being written or deleted, or were when a run was killed.
-        folders = [mark.parent for mark in marks if not mark.relative_to(place).parts[0].startswith(".")]
+        folders = [mark.parent for mark in adapter_marks(place)]
         if not folders:
             raise MissingFileError(
                 f"{str(place)!r} holds no adapter, nor do its subfolders: fit the variants first "
                 "(python -m fa_lightning fit --experiment ...), or give the folder that their stage wrote"
             )
-        for folder in sorted(folders, key=by_number):
+        for folder in folders:
             name = folder.parent.name if folder.name == "adapter" else folder.name
             if name in found:
                 raise UserError(f"two variants are called {name!r}: {found[name]} and {folder}. Rename one's folder")
             found[name] = str(folder)
     return found
+
+
+def origin_of(
+    folder: str, sidecar: Mapping[str, Any], folders: Mapping[str, str], argument: str = "start_from"
+) -> str | None:
+    """Which of other adapters one was fitted from, by its name; None where it is none of them.
+
+    Args:
+        folder: of the adapter.
+        sidecar: its own, which names the other's folder.
+        folders: by name, those that it may be.
+        argument: what it was to the fit: `start_from` or `beneath`.
+    """
+    if not sidecar.get(argument):
+        return None
+    noted = beside(folder, sidecar[argument])
+    for name, other in folders.items():
+        if noted is not None and os.path.samefile(other, noted):
+            return name
+    digest = sidecar.get(f"{argument}_digest")
+    # A copy of it elsewhere.
+    return next((name for name, other in folders.items() if digest and digest_of_artefact(other) == digest), None)
+
+
+def refuse_other_origins(folders: Mapping[str, str], sidecars: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse adapters beside the one that they were fitted from, if that has been made again since.
+
+    Args:
+        folders: by name, of all that are to be judged together.
+        sidecars: theirs.
+
+    Raises:
+        UserError: naming both.
+    """
+    for name, folder in folders.items():
+        for argument in ("start_from", "beneath"):
+            origin = origin_of(folder, sidecars[name], folders, argument)
+            if origin is not None:
+                _refuse_made_again(folder, sidecars[name], folders[origin], argument)
+
+
+def beneath_of(folder: str) -> str | None:
+    """Where the adapter lies that another one was stacked on; None for one that stands alone.
+
+    Raises:
+        UserError: it has been made again since.
+    """
+    sidecar = read_sidecar(folder)
+    if not sidecar.get("beneath"):
+        return None
+    place = beside(folder, sidecar["beneath"])
+    if place is not None:
+        _refuse_made_again(folder, sidecar, place, "beneath")
+    return place or str(sidecar["beneath"])
+
+
+def _refuse_made_again(folder: str, sidecar: Mapping[str, Any], origin: str, argument: str) -> None:
+    digest = sidecar.get(f"{argument}_digest")
+    if digest and digest_of_artefact(origin) != digest:
+        raise UserError(
+            f"adapter {folder!r} was fitted from {origin!r} ({argument}), which has been made again since, so the two "
+            "do not belong together: fit the first again, or leave it out"
+        )
 
 
 class Variants:
@@ -219,8 +284,8 @@ class Variants:
 
         Raises:
             MissingFileError: a folder is not an adapter's.
-            UserError: a name is no adapter's, or an adapter was made for another backbone; the field that differs is
-                named.
+            UserError: a name is no adapter's, an adapter was made for another backbone (the field that differs is
+                named), or from another one of them as it was before it was made again.
         """
         if not adapters:
             raise UserError("adapters is empty, but at least one adapter folder is needed")
@@ -229,6 +294,7 @@ class Variants:
 
         sidecars = {name: read_sidecar(folder) for name, folder in adapters.items()}
         first = next(iter(adapters.values()))
+        refuse_other_origins(adapters, sidecars)
         name_or_path = backbone or backbone_of(first)
         base = load_backbone(name_or_path, dtype, load_in_4bit, trust_remote_code, device)
         found = fingerprint(base)

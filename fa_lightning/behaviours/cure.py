@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import adapter_config, read_sidecar, ready_for_training
-from fa_lightning.backbones.load import DType, check_fingerprint
+from fa_lightning.backbones.adapters import adapter_config, ready_for_training
+from fa_lightning.backbones.load import DType
 from fa_lightning.backbones.targets import load_weights, refuse_beyond_lora
 from fa_lightning.backbones.training import evaluating
 from fa_lightning.behaviours.module import BehaviourModule
@@ -75,9 +75,7 @@ class TrainedOn(BehaviourModule):
 
     @override
     def attach(self, base: Any) -> Any:
-        expected = read_sidecar(self.start_from).get("fingerprint", {})
-        # Ranks that get the weights from rank zero have none to compare.
-        check_fingerprint(self.fingerprint or expected, expected, f"adapter {self.start_from!r}")
+        self.seal("start_from", self.start_from)
         # Its frozen copy and the one that learns answer rows of the same batch, which PEFT does for LoRA alone.
         refuse_beyond_lora(adapter_config(self.start_from), self.start_from, "a cure by training starts from")
         model = load_weights(self.load_own(ready_for_training(base)), self.start_from, STARTING_POINT)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import attach_adapter
-from fa_lightning.backbones.load import DType, fingerprint, load_backbone, load_tokenizer
+from fa_lightning.backbones.adapters import attach_adapter, read_sidecar
+from fa_lightning.backbones.contents import digest_of_artefact
+from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.sharding import ShardedStrategy, shard, skeleton
 from fa_lightning.backbones.training import adamw_with_warmup, check_finite, set_training_mode
 from fa_lightning.errors import UserError
@@ -89,6 +90,7 @@ class BehaviourModule(pl.LightningModule):
         self.strict_loading = False
         self.model: Any = None
         self.fingerprint: dict[str, str] = {}
+        self.sealed: dict[str, str] = {}
         self._adapter_shapes: dict[str, tuple[int, ...]] = {}
         self.cells = nn.ModuleList([CellAccuracy()])
         self._tokenizer: Any = None
@@ -132,9 +134,24 @@ class BehaviourModule(pl.LightningModule):
         """The backbone with the adapter that is to be trained."""
         return attach_adapter(base, self.variant, **self.lora)
 
+    def seal(self, argument: str, folder: str) -> None:
+        """Note what is in an adapter that this fit goes on from, after making sure that it is of the same backbone.
+
+        Args:
+            argument: what it is to the fit, as `start_from`.
+            folder: of the adapter.
+
+        Raises:
+            UserError: it was made for another backbone.
+        """
+        expected = read_sidecar(folder).get("fingerprint", {})
+        # Ranks that get the weights from rank zero have none to compare.
+        check_fingerprint(self.fingerprint or expected, expected, f"adapter {folder!r}")
+        self.sealed[f"{argument}_digest"] = digest_of_artefact(folder)
+
     def notes(self) -> dict[str, Any]:
         """What the adapter's sidecar says about this fit."""
-        return {"behaviour": self.variant}
+        return {"behaviour": self.variant, **self.sealed}
 
     def answer_logits(self, batch: Batch, **options: Any) -> Tensor:
         """Logits (batch, vocabulary) of the token after each prompt; batches are left-padded (see `collate`)."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import read_sidecar, ready_for_training
-from fa_lightning.backbones.load import DType, check_fingerprint
+from fa_lightning.backbones.adapters import ready_for_training
+from fa_lightning.backbones.load import DType
 from fa_lightning.backbones.targets import load_weights, lora_targets
 from fa_lightning.behaviours.module import BehaviourModule
 from fa_lightning.scenarios.batches import Batch, model_inputs
@@ -88,9 +88,7 @@ class TextTuning(BehaviourModule):
             return super().attach(base)
         from peft import LoraConfig
 
-        expected = read_sidecar(self.beneath).get("fingerprint", {})
-        # Ranks that get the weights from rank zero have none to compare.
-        check_fingerprint(self.fingerprint or expected, expected, f"adapter {self.beneath!r}")
+        self.seal("beneath", self.beneath)
         targets = lora_targets(base, self.lora["target_modules"])
         model = load_weights(ready_for_training(base), self.beneath, BENEATH)
         config = LoraConfig(

@@ -44,29 +44,44 @@ def read_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
-def words_by_stage(
-    stages: Sequence[Stage], trainer_config: Path | None, overrides: Overrides, remade: Collection[Stage] = ()
-) -> dict[str, list[str]]:
+def words_by_stage(stages: Sequence[Stage], trainer_config: Path | None, overrides: Overrides) -> dict[str, list[str]]:
     """For each stage, by its name, the overrides that it takes, as words for its own command line.
 
     A stage takes what LightningCLI would take for it alone, also with `init_args` left out; it is left as it is by an
     override of an argument that its model, its data or its trainer does not have.
 
     Raises:
-        UserError: no stage has an argument that an override names; close ones are told. Or a stage that is to be made
-            has a value that its parser, or a class that it names, refuses: told before the first one runs, as the last
-            would be built hours later.
+        UserError: no stage has an argument that an override names; close ones are told.
     """
     if trainer_config is not None:
         read_config(trainer_config)
     # A file with a matrix stands for many stages of one shape: one of them is enough to read.
     first = {stage.config: stage for stage in stages}
     taken = {config: [] for config in first} if not overrides else _taken(first, trainer_config, overrides)
-    for config, stage in first.items():
-        same = [other for other in stages if other.config == config]
-        if taken[config] or any(other in remade or not other.is_done() for other in same):
-            _read(stage, [*config_words(stage, trainer_config), *taken[config]], "classes")
     return {stage.name: taken[stage.config] for stage in stages}
+
+
+def refuse_wrong_values(
+    stages: Sequence[Stage],
+    trainer_config: Path | None,
+    words: Mapping[str, Sequence[str]],
+    remade: Collection[Stage] = (),
+) -> None:
+    """Refuse values before the first stage runs, as the last one would be built hours later.
+
+    Args:
+        stages: of the experiment.
+        trainer_config: YAML laid over every stage's own.
+        words: by stage, what `words_by_stage` has found for it.
+        remade: stages that are to be made again.
+
+    Raises:
+        UserError: a stage that is to be made has a value that its parser, or a class that it names, refuses.
+    """
+    for config, stage in {stage.config: stage for stage in stages}.items():
+        same = [other for other in stages if other.config == config]
+        if words[stage.name] or any(other in remade or not other.is_done() for other in same):
+            _read(stage, [*config_words(stage, trainer_config), *words[stage.name]], "classes")
 
 
 def _taken(stages: Mapping[Path, Stage], trainer_config: Path | None, overrides: Overrides) -> dict[Path, list[str]]:

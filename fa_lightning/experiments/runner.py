@@ -17,10 +17,12 @@ from rich.markup import escape
 from fa_lightning.detectors.reading import read_detection
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.collect import collect_results, provenance_of
+from fa_lightning.experiments.fingerprint import INPUT, fingerprint_of, flat, refuse_change
 from fa_lightning.experiments.locks import FolderLocks
-from fa_lightning.experiments.overrides import Overrides, config_words, words_by_stage
+from fa_lightning.experiments.overrides import Overrides, config_words, refuse_wrong_values, words_by_stage
 from fa_lightning.experiments.resume import ResumePoint
-from fa_lightning.experiments.stage import Stage, digest_of, find_stages, fingerprint_of, flat, refuse_change
+from fa_lightning.experiments.stage import Stage, find_stages
+from fa_lightning.experiments.trial import batches_of_a_trial, trial_folder, tried
 from fa_lightning.metrics.leakage_found import LEAKAGE_NAME, LEAKAGE_TABLE
 from fa_lightning.metrics.safe_found import SAFE_NAME, SAFE_TABLE
 from fa_lightning.reports.cures import print_cures, read_cures
@@ -71,8 +73,22 @@ def _run(
 ) -> None:
     stages = find_stages(experiment, OUTPUTS)
     _refuse_one_seed_for_all(stages, seed)
-    remade = _with_dependents(stages, refit)
-    words = words_by_stage(stages, trainer_config, overrides, remade)
+    words = words_by_stage(stages, trainer_config, overrides)
+    console = Console()
+    if batches := batches_of_a_trial(stages, trainer_config, words):
+        if refit:
+            raise UserError(
+                f"--refit {refit[0]} deletes a finished stage, but a trial (trainer.fast_dev_run) leaves nothing in "
+                "its place: leave one of the two out"
+            )
+        locks.take(trial_folder(OUTPUTS, experiment))
+        with tried(stages, OUTPUTS, words, batches) as (moved, laid):
+            refuse_wrong_values(moved, trainer_config, laid, moved)
+            _run_all(locks, moved, [], trainer_config, seed, laid, console)
+        _say(console, "every stage ran; of a trial (trainer.fast_dev_run) nothing is kept")
+        return
+    remade = _with_dependents(stages, refit, words)
+    refuse_wrong_values(stages, trainer_config, words, remade)
     for stage in stages:
         stage.refuse_foreign_folder()
     for stage in remade:
@@ -80,37 +96,44 @@ def _run(
     # The last one first: a kill in between must not leave what was made from a stage that is gone.
     for stage in reversed(remade):
         _forget(stage)
-    console = Console()
     for word in dict.fromkeys(word for laid in words.values() for word in laid):
         over = dict.fromkeys(stage.config.stem for stage in stages if word in words[stage.name])
         _say(console, escape(f"{word}: laid over {', '.join(over)}"))
-    digests: dict[str, str] = {}
+    data = _run_all(locks, stages, remade, trainer_config, seed, words, console)
+    _finish(experiment, stages, data, console)
+
+
+def _run_all(
+    locks: FolderLocks,
+    stages: list[Stage],
+    remade: Sequence[Stage],
+    trainer_config: Path | None,
+    seed: int | None,
+    words: Mapping[str, Sequence[str]],
+    console: Console,
+) -> Any:
+    """Run the stages that are not done yet; returns the last one's DataModule."""
     for stage in stages:
         title = f"[bold]{_progress(stage, stages)}[/bold]"
         cli = build(stage, trainer_config, seed, words[stage.name])
         _refuse_other_folder(stage, cli)
-        earlier = [other for other in stages if other.name in digests and other.is_named_in(stage)]
-        inputs = {other.name: digests[other.name] for other in earlier}
-        fingerprint = fingerprint_of(resolved(cli), cli.datamodule.scenarios.fingerprint(), inputs)
-        digests[stage.name] = digest_of(fingerprint)
+        fingerprint = _fingerprint(stage, cli)
         if not stage.is_done():
             locks.take(stage.folder)
         # Ranks that are started together see the forgotten record for a moment longer than rank zero.
         recorded = None if stage in remade else stage.record()
         # A stage that failed before it made anything, as by a wrong argument, has nothing that a change could spoil.
         if recorded is not None and not (recorded["state"] == "running" and stage.is_empty()):
-            refuse_change(stage, recorded["fingerprint"], _known_to(recorded["fingerprint"], fingerprint, cli))
+            refuse_change(stage.name, recorded["fingerprint"], _known_to(recorded["fingerprint"], fingerprint, cli))
             if recorded["state"] == "done":
                 stage.refuse_loss(recorded)
-                # What it was made from, and not what it would be: a version with more arguments has another digest.
-                digests[stage.name] = recorded["digest"]
                 _say(console, f"{title}: done, skipped")
                 continue
         checkpoint = None if stage in remade else _usable_checkpoint(stage, console, title)
         _say(console, f"{title}: {'started' if checkpoint is None else 'resumed'}")
         _run_stage(stage, cli, fingerprint, checkpoint)
         locks.release(stage.folder)
-    _finish(experiment, stages, cli.datamodule, console)
+    return cli.datamodule
 
 
 def build(stage: Stage, trainer_config: Path | None, seed: int | None, words: Sequence[str] = ()) -> Any:
@@ -126,6 +149,14 @@ def build(stage: Stage, trainer_config: Path | None, seed: int | None, words: Se
 def resolved(cli: Any) -> dict[str, Any]:
     """The config with all defaults, as plain values."""
     return dict(json.loads(cli.parser.dump(cli.config, format="json", skip_none=False)))
+
+
+def _fingerprint(stage: Stage, cli: Any) -> dict[str, Any]:
+    """What a stage is made from; in training the ranks make one step together."""
+    trains = is_overridden("training_step", cli.model)
+    sizes = getattr(cli.datamodule, "step_sizes", ("batch_size",)) if trains else ()
+    ranks = cli.trainer.num_devices * cli.trainer.num_nodes
+    return fingerprint_of(resolved(cli), cli.datamodule.scenarios.fingerprint(), stage.folder, ranks, sizes)
 
 
 def _known_to(recorded: Mapping[str, Any], fingerprint: Mapping[str, Any], cli: Any) -> dict[str, Any]:
@@ -153,11 +184,13 @@ def _run_stage(stage: Stage, cli: Any, fingerprint: dict[str, Any], checkpoint: 
             weights_only=True,
         )
     trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    # What came from the Hub while the stage ran can be known by its content now.
+    new = {key: digest for key, digest in _fingerprint(stage, cli).items() if key.startswith(INPUT)}
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     seconds = time.perf_counter() - start
     rank_zero_only(stage.write)(
         "done",
-        fingerprint,
+        {**new, **fingerprint},
         metrics=metrics,
         seconds=seconds,
         resumed=checkpoint is not None,
@@ -178,7 +211,7 @@ def _progress(stage: Stage, stages: Sequence[Stage]) -> str:
     return f"{shown} {variants.index(stage.name) + 1}/{len(variants)} {stage.variant}"
 
 
-def _with_dependents(stages: Sequence[Stage], refit: Sequence[str]) -> list[Stage]:
+def _with_dependents(stages: Sequence[Stage], refit: Sequence[str], words: Mapping[str, Sequence[str]]) -> list[Stage]:
     """The stages to be made again and those made from them, in order.
 
     Raises:
@@ -191,7 +224,7 @@ def _with_dependents(stages: Sequence[Stage], refit: Sequence[str]) -> list[Stag
     remade: list[Stage] = []
     for stage in stages:
         named = stage.name in refit or stage.config.stem in refit
-        if named or any(other.is_named_in(stage) for other in remade):
+        if named or any(other.is_named_in(stage, words[stage.name]) for other in remade):
             remade.append(stage)
     return remade
 

@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
-import math
+import os
 import pickle
-import re
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.experiments.fingerprint import digest_of, flat, strict
 from fa_lightning.experiments.matrix import expand, matrix_of
 from fa_lightning.metrics.files import by_number, write_atomically
+from fa_lightning.user_files import read_yaml
 
 RECORD = "stage.json"
 CHECKPOINT = "last.ckpt"
 INTERMEDIATE = ("store",)
 """What a finished stage can do without: the activation store is large, and nothing later reads it."""
 
-PLACES_AND_DISPLAY = (
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.logger",
-    "trainer.log_every_n_steps",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-    "trainer.default_root_dir",
-    "trainer.profiler",
-    "trainer.use_distributed_sampler",
-    "trainer.fast_dev_run",
-)
-"""Settings that say where and how visibly a stage runs, not what it makes: they may change between two runs."""
+FORMAT = 2
+"""Of a record. The first one knew artefacts by their names alone."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +59,42 @@ class Stage:
         """Which one of the config's matrix this is; empty where it has none."""
         return self.name.partition("/")[2]
 
-    def is_named_in(self, other: Stage) -> bool:
-        """Whether another stage's config names this one's folder, or the folder of all that its config stands for."""
-        text = other.expanded or other.config.read_text(encoding="utf-8")
-        whole = re.search(rf"/{re.escape(self.config.stem)}(?![\w-]|/[\w.-])", text) if self.variant else None
-        # Not the name alone: aligned-1 is the beginning of aligned-10.
-        return bool(whole or re.search(rf"/{re.escape(self.name)}(?![\w-])", text))
+    def is_named_in(self, other: Stage, words: Sequence[str] = ()) -> bool:
+        """Whether another stage's config names this one's folder, or the folder of all that its config stands for.
+
+        Args:
+            other: the stage whose values are read, those of a file that it names too.
+            words: laid over its config, as `--model.init_args.backbone=PATH`.
+        """
+        if other == self:
+            return False
+        own = os.path.realpath(self.folder)
+        everyone = os.path.realpath(self.folder.parent) if self.variant else own
+        paths = {os.path.realpath(value) for value in other.named(words)}
+        return any(path in (own, everyone) or path.startswith(own + os.sep) for path in paths)
+
+    @property
+    def text(self) -> str:
+        """The config as YAML, without a matrix."""
+        return self.expanded or yaml.safe_dump(read_yaml(self.config), sort_keys=False)
+
+    def settings(self, words: Sequence[str] = ()) -> dict[str, Any]:
+        """The config's own values by their dotted arguments, with `words` laid over it."""
+        config = flat(yaml.safe_load(self.text) or {})
+        for word in words:
+            name, _, value = word.removeprefix("--").partition("=")
+            if not name.endswith("+"):
+                config = {key: one for key, one in config.items() if key != name and not key.startswith(f"{name}.")}
+            config |= flat(yaml.safe_load(value), name)
+        return config
+
+    def named(self, words: Sequence[str] = ()) -> set[str]:
+        """Every text among the values of the config, and of a file that one of them names."""
+        values = {value for value in self.settings(words).values() if isinstance(value, str) and "\n" not in value}
+        for file in [Path(value) for value in values if value.endswith((".yaml", ".yml"))]:
+            if file.is_file():
+                values |= {one for one in flat(read_yaml(file) or {}).values() if isinstance(one, str)}
+        return values
 
     @property
     def checkpoint(self) -> Path:
@@ -96,6 +115,11 @@ class Stage:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path} is not whole JSON ({error}): refit the stage with --refit {self.name}") from error
+        if found.get("format") != FORMAT:
+            raise UserError(
+                f"{path} was written by an earlier version, which did not note what was in artefacts: whether this "
+                f"stage and those before it are what they were can't be said. Run with --refit {self.name}"
+            )
         return dict(strict(found))
 
     def is_done(self) -> bool:
@@ -119,34 +143,40 @@ class Stage:
 
     def write(self, state: str, fingerprint: Mapping[str, Any], **facts: Any) -> None:
         """Write the record in one step."""
-        content = {"state": state, "digest": digest_of(fingerprint), "fingerprint": dict(fingerprint), **facts}
-        text = json.dumps(strict(content), indent=2, sort_keys=True, default=str, allow_nan=False)
+        content = {"format": FORMAT, "state": state, "digest": digest_of(fingerprint), "fingerprint": dict(fingerprint)}
+        text = json.dumps(strict(content | facts), indent=2, sort_keys=True, default=str, allow_nan=False)
         write_atomically(self.folder.resolve() / RECORD, text.encode())
 
-    def artefacts(self) -> list[str]:
-        """Names of what the stage has made: all in its folder but its record, checkpoints and intermediate results."""
-        return sorted(
-            path.name
-            for path in self.folder.iterdir()
+    def artefacts(self) -> dict[str, str]:
+        """Digest of each thing that the stage has made: all but its record, checkpoints and intermediate results."""
+        return {
+            path.name: digest_of_artefact(path)
+            for path in sorted(self.folder.iterdir())
             if path.name not in (RECORD, *INTERMEDIATE) and path.suffix != ".ckpt" and not path.name.startswith(".")
-        )
+        }
 
     def is_empty(self) -> bool:
         """Whether the folder holds nothing but the record."""
         return all(path.name == RECORD or path.name.startswith(".") for path in self.folder.iterdir())
 
     def refuse_loss(self, record: Mapping[str, Any]) -> None:
-        """Refuse to count a stage as done whose artefacts are not all there any more.
+        """Refuse to count a stage as done whose artefacts are not all there any more, or not what it made.
 
         Raises:
-            UserError: naming the first one that is gone.
+            UserError: naming the first one that is gone, or was made or changed by something else.
         """
-        for path in (self.folder / name for name in record.get("artefacts", ())):
+        for name, digest in record.get("artefacts", {}).items():
+            path = self.folder / name
             if not path.exists():
-                raise UserError(
-                    f"stage {self.name} is done, but {path} is gone. Put it back, or run with --refit {self.name} to "
-                    "make it and what depends on it again"
-                )
+                found = "is gone"
+            elif digest_of_artefact(path) != digest:
+                found = "is not what the stage made: it was changed or made again since"
+            else:
+                continue
+            raise UserError(
+                f"stage {self.name} is done, but {path} {found}. Put it back, or run with --refit {self.name} to "
+                "make it and what depends on it again"
+            )
 
     def damaged_checkpoint(self) -> Path | None:
         """What the stage can't resume without, if it is not whole: its last checkpoint, or the best that this names."""
@@ -216,78 +246,3 @@ def find_stages(experiment: Path, outputs: Path) -> list[Stage]:
         for name, (values, config) in expand(path).items():
             stages.append(Stage(f"{path.stem}/{name}", path, root / path.stem / name, values, config))
     return stages
-
-
-def fingerprint_of(
-    config: Mapping[str, Any], scenarios: Mapping[str, str], inputs: Mapping[str, str]
-) -> dict[str, Any]:
-    """What a stage is made from, as flat fields that an error can name.
-
-    Args:
-        config: the resolved config.
-        scenarios: fingerprint of the scenario source.
-        inputs: digest of each earlier stage whose folder the config names.
-    """
-    fields: dict[str, Any] = {
-        key: value
-        for key, value in flat(config).items()
-        if not key.startswith(PLACES_AND_DISPLAY) and key != "config" and not key.startswith("config.")
-    }
-    fields |= {f"scenarios.{name}": value for name, value in scenarios.items()}
-    fields |= {f"input.{name}": value for name, value in inputs.items()}
-    for package in ("fa_lightning", "torch", "transformers", "peft"):
-        fields[f"version.{package}"] = ".".join(importlib.metadata.version(package).split(".")[:2])
-    return fields
-
-
-def refuse_change(stage: Stage, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse a stage whose artefact was made from something else than the config now says.
-
-    Raises:
-        UserError: naming the fields that differ, with both values, and how to refit.
-    """
-    recorded, now = strict(recorded), json.loads(json.dumps(strict(now), default=str))
-    changed = [key for key in sorted({*recorded, *now}) if recorded.get(key) != now.get(key)]
-    if changed:
-        lines = "\n".join(f"  {key}: was {recorded.get(key)!r}, is {now.get(key)!r}" for key in changed[:8])
-        more = f"\n  and {len(changed) - 8} more" if len(changed) > 8 else ""
-        raise UserError(
-            f"stage {stage.name} was made from something else:\n{lines}{more}\nRun with --refit {stage.name} to make "
-            "it and what depends on it again, or change the config back."
-        )
-
-
-def digest_of(fingerprint: Mapping[str, Any]) -> str:
-    """Sixteen hex digits that stand for a fingerprint."""
-    return hashlib.sha256(json.dumps(strict(fingerprint), sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def strict(value: Any) -> Any:
-    """`value` with words for the numbers that JSON does not have.
-
-    >>> strict({"weight": [float("inf"), 1.0]})
-    {'weight': ['inf', 1.0]}
-    """
-    if isinstance(value, Mapping):
-        return {key: strict(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries and lists as dotted keys.
-
-    >>> flat({"a": {"b": [1, {"c": 2}]}})
-    {'a.b.0': 1, 'a.b.1.c': 2}
-    """
-    if isinstance(value, Mapping):
-        children = list(value.items())
-    elif isinstance(value, list):
-        children = [(str(number), item) for number, item in enumerate(value)]
-    else:
-        return {prefix: value}
-    found: dict[str, Any] = {}
-    for key, child in children:
-        found |= flat(child, f"{prefix}.{key}" if prefix else str(key))
-    return found

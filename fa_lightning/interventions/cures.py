@@ -12,6 +12,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from fa_lightning.activations.data import adapter_digest
 from fa_lightning.backbones.adapters import read_sidecar
 from fa_lightning.backbones.decoder import context_of
 from fa_lightning.errors import UserError
@@ -90,9 +91,25 @@ class CuresModule(VariantsModule):
         twin = self.twins[self.faker]
         if twin is None:
             raise UserError(f"faker {self.faker!r} has no aligned twin among the adapters: add the folder of one")
+        self._refuse_another_ones_intervention()
         # What was made of another faker is no cure of this one; the twin's own texts are compared with the faker's.
         self.origins = {name: origin for name, origin in self.origins.items() if origin == self.faker}
         self.origins[twin] = self.faker
+
+    def _refuse_another_ones_intervention(self) -> None:
+        """Refuse an intervention that was fitted on another faker, or on this one before it was made again.
+
+        Raises:
+            UserError: naming both.
+        """
+        faker = self.adapters[self.faker]
+        for one in self._interventions:
+            fitted_on = one.fingerprint.get("store", {}).get("adapters", {}).get("faking")
+            if fitted_on is not None and fitted_on != adapter_digest(faker):
+                raise UserError(
+                    f"the intervention {self.intervention!r} was not fitted on the faker {faker!r} as it is now: fit "
+                    "it again, or name the faker that it was fitted on"
+                )
 
     @override
     def conditions(self) -> dict[str, Condition]:

@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of, read_sidecar
+from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of, beneath_of
 from fa_lightning.backbones.load import DType, load_tokenizer
 from fa_lightning.errors import UserError
 from fa_lightning.interventions.intervention import Intervention
@@ -143,11 +143,11 @@ class LeakageModule(pl.LightningModule):
         if BACKBONE in found:
             raise UserError(f"a variant is called {BACKBONE!r}, as the model without an adapter is: rename its folder")
         self.variants = Variants.load(found, self.backbone, device=self.trainer.strategy.root_device, **self.loading)
-        beneath = {name: read_sidecar(folder).get("beneath") for name, folder in found.items()}
+        beneath = {name: beneath_of(folder) for name, folder in found.items()}
         names = {folder: f"{name} beneath" for name, folder in beneath.items() if folder is not None}
         for folder, name in names.items():
             self.variants.add(name, folder)
-        plain = {name: Subject(name, names.get(folder)) for name, folder in beneath.items()}
+        plain = {name: Subject(name, names.get(folder or "")) for name, folder in beneath.items()}
         self.subjects = {BACKBONE: Subject(), **plain}
         if self.intervention is not None:
             cure = loaded_interventions(self.intervention, self.variants)

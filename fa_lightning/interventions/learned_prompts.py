@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.load import check_fingerprint
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.interventions.inputs import InputCure, Prompted
@@ -174,11 +175,13 @@ class LearnedPrompt(InputCure):
             UserError: naming what differs.
         """
         check_fingerprint(dict(fingerprint), self.facts.get("fingerprint", {}), f"prefix {self.folder!r}")
-        start = self.facts.get("start_from", faker)
-        if Path(start).resolve() != Path(faker).resolve():
+        start, digest = self.facts.get("start_from", faker), self.facts.get("start_from_digest")
+        same = digest_of_artefact(faker) == digest if digest else Path(start).resolve() == Path(faker).resolve()
+        if not same:
+            again = " as it is now" if Path(start).resolve() == Path(faker).resolve() else ""
             raise UserError(
-                f"the prefix {self.folder!r} was fitted for the faker {start!r}, but {faker!r} is to be cured: fit one "
-                "for it, or name the other faker"
+                f"the prefix {self.folder!r} was fitted for the faker {start!r}, but {faker!r}{again} is to be cured: "
+                "fit one for it, or name the other faker"
             )
 
     @override

@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning import __version__
-from fa_lightning.backbones.adapters import read_sidecar
-from fa_lightning.backbones.load import DType, check_fingerprint
+from fa_lightning.backbones.load import DType
 from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.backbones.targets import load_weights
 from fa_lightning.backbones.training import adamw_with_warmup
@@ -131,8 +130,7 @@ class PromptFit(TimedSteps, ABC):
 
     @override
     def attach(self, base: Any) -> Any:
-        expected = read_sidecar(self.start_from).get("fingerprint", {})
-        check_fingerprint(self.fingerprint or expected, expected, f"adapter {self.start_from!r}")
+        self.seal("start_from", self.start_from)
         model = load_weights(base, self.start_from, FAKER).requires_grad_(False)
         self.begin(model)
         return model
@@ -161,6 +159,7 @@ class PromptFit(TimedSteps, ABC):
             "name": self.method,
             "needs": list(self.needs),
             "start_from": self.start_from,
+            **self.sealed,
             "tokens": self.tokens,
             "training_seconds": round(self.training_seconds, 3),
         }

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of, read_sidecar
+from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of, origin_of, read_sidecar
 from fa_lightning.backbones.load import DType, load_tokenizer
 from fa_lightning.behaviours.data import ScenarioDataModule
 from fa_lightning.errors import UserError
@@ -263,9 +263,8 @@ def policy_and_seed(name: str) -> tuple[str, int | None]:
 
 def _origins(folders: dict[str, str], sidecars: dict[str, dict[str, Any]]) -> dict[str, str]:
     """By the name of each variant that was made from another one that is there too, the name of that one."""
-    known = {Path(folder).resolve(): name for name, folder in folders.items()}
-    starts = {name: sidecar["start_from"] for name, sidecar in sidecars.items() if "start_from" in sidecar}
-    return {name: known[Path(start).resolve()] for name, start in starts.items() if Path(start).resolve() in known}
+    origins = {name: origin_of(folder, sidecars[name], folders) for name, folder in folders.items()}
+    return {name: origin for name, origin in origins.items() if origin is not None}
 
 
 def loaded_interventions(folder: str, variants: Variants) -> tuple[Intervention, ...]:

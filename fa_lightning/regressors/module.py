@@ -141,6 +141,9 @@ class RegressorModule(pl.LightningModule):
         longest = max((len(spec.stack or ()) for spec in self.specs), default=0)
         later = self.rank_units or any(spec.fit_kind == "gradient" for spec in self.specs)
         needed = max(longest, 2 if later else 1)
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            # One epoch, says Lightning, but a trial is to try the others, too.
+            self.trainer.fit_loop.max_epochs = needed
         if (self.trainer.max_epochs or 0) < needed:
             raise UserError(
                 f"trainer.max_epochs is {self.trainer.max_epochs}, but the first epoch only gathers moments: maps "

@@ -23,16 +23,23 @@ MAP_TOLERANCE = 1e-5
 pytestmark = pytest.mark.slow
 
 
-def shared_batches(per_device: int) -> Any:
-    """Sizes at which every global batch is full, so that no rank repeats an item in training."""
+def shared_batches(per_device: int, judged: int) -> Any:
+    """Sizes at which every global batch is full, so that no rank repeats an item in training.
+
+    Args:
+        per_device: prompts in a batch of one rank's training.
+        judged: the same of the evaluation.
+    """
 
     def edit(stage: str, config: dict[str, Any]) -> None:
         arguments = config["data"]["init_args"]
+        if stage == "01_backbone":
+            arguments |= {"batch_size": per_device}
         if stage in ("02_aligned", "03_faking"):
             arguments |= {"batch_size": per_device, "train_scenarios": 16, "neutral_share": 0.0}
         if stage == "04_steering":
             # An odd number of scenarios: the last batch of one rank is filled with a repeat.
-            arguments |= {"validation_items": 11, "batch_size": per_device}
+            arguments |= {"validation_items": 11, "batch_size": judged}
             arguments["scenarios"]["init_args"]["test"] = 15
             config["model"]["init_args"]["regressors"] = [{"name": "affine"}, {"name": "mean_shift"}]
         elif stage != "01_backbone":
@@ -45,7 +52,7 @@ def shared_batches(per_device: int) -> Any:
 def parallel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which the experiment has run in two processes."""
     place = tmp_path_factory.mktemp("parallel")
-    write_toy(place, edit=shared_batches(BATCH))
+    write_toy(place, edit=shared_batches(BATCH, BATCH))
     process = command(place, "fit", "--experiment", "configs/embedded", "--trainer", "configs/trainer/ddp_cpu.yaml")
     said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, said
@@ -57,7 +64,7 @@ def parallel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(parallel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in one process from stage 2 on, with batches twice as large, on the same backbone."""
     place = tmp_path_factory.mktemp("alone")
-    write_toy(place, edit=shared_batches(RANKS * BATCH))
+    write_toy(place, edit=shared_batches(RANKS * BATCH, RANKS * BATCH))
     shutil.copytree(*(folder / "checkpoints" / "embedded" / "01_backbone" for folder in (parallel, place)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -69,7 +76,7 @@ def alone(parallel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def steered_alone(parallel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stage 4 in one process, with the very twins of the two processes."""
     place = tmp_path_factory.mktemp("steered_alone")
-    write_toy(place, edit=shared_batches(BATCH))
+    write_toy(place, edit=shared_batches(RANKS * BATCH, BATCH))
     for stage in ("01_backbone", "02_aligned", "03_faking"):
         shutil.copytree(*(folder / "checkpoints" / "embedded" / stage for folder in (parallel, place)))
     with pytest.MonkeyPatch.context() as patch:
@@ -138,7 +145,7 @@ def test_the_cells_are_the_same_and_no_item_counts_twice(parallel: Path, steered
 
 def test_gradient_maps_are_fitted_by_two_processes_through_the_plain_command(parallel: Path, tmp_path: Path) -> None:
     def gradient_maps(stage: str, config: dict[str, Any]) -> None:
-        shared_batches(BATCH)(stage, config)
+        shared_batches(BATCH, BATCH)(stage, config)
         if stage == "04_steering":
             config["model"]["init_args"]["regressors"] = [{"name": "residual_mlp", "width": 8}, {"name": "affine"}]
 
@@ -169,6 +176,13 @@ def uneven(stage: str, config: dict[str, Any]) -> None:
         arguments |= {"batch_size": 5, "eval_batch_size": 4, "train_scenarios": 16}
 
 
+def uneven_alone(stage: str, config: dict[str, Any]) -> None:
+    """The same for one process, whose batch is as large as those of the three together."""
+    uneven(stage, config)
+    if stage != "04_steering":
+        config["data"]["init_args"]["batch_size"] *= 3
+
+
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which three processes have run the experiment on a backbone that answers from the start."""
@@ -186,7 +200,7 @@ def steered_by_one(three: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Stage 4 in one process, with the very twins of the three."""
     place = tmp_path_factory.mktemp("one")
     shutil.copytree(three / "backbone", place / "backbone")
-    write_twins(place, uneven)
+    write_twins(place, uneven_alone)
     for stage in ("02_aligned", "03_faking"):
         shutil.copytree(*(folder / "checkpoints" / "embedded" / stage for folder in (three, place)))
     with pytest.MonkeyPatch.context() as patch:

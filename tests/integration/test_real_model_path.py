@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from local_models import SMALL, save_model, write_small
+from safetensors.torch import load_file, save_file
 from toy import CONFIGS, record_of, run
 
 STAGES = ["01_aligned", "02_faking", "03_steering"]
@@ -153,14 +154,14 @@ REAL: dict[str, dict[str, Any]] = {
     ],
 )
 def test_at_real_size_the_shipped_settings_come_out_right(
-    experiment: str, family: str, parameters: int, adapter: int, last_layers: list[int], monkeypatch: pytest.MonkeyPatch
+    experiment: str, family: str, parameters: int, adapter: int, last_layers: list[int]
 ) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from fa_lightning.activations.sites import spread
-    from fa_lightning.backbones import load
     from fa_lightning.backbones.adapters import attach_adapter
     from fa_lightning.backbones.decoder import decoder_layers
+    from fa_lightning.backbones.load import fingerprint
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **REAL[family]), dtype=torch.bfloat16)
@@ -174,8 +175,7 @@ def test_at_real_size_the_shipped_settings_come_out_right(
     data = yaml.safe_load((CONFIGS / experiment / "03_steering.yaml").read_text())["data"]["init_args"]
     assert spread(len(decoder_layers(twin)), data["sites"]) == last_layers
     # Weights that are not there can't be digested; the other fields are read off the config.
-    monkeypatch.setattr(load, "_untouched_parameters", lambda _: {})
-    found = load.fingerprint(twin)
+    found = fingerprint(twin)
     config = model.config
     assert found["architecture"] == family
     assert [found[name] for name in ("hidden_size", "layers", "vocab_size")] == [
@@ -205,9 +205,15 @@ def test_the_same_command_skips_and_another_model_is_refused(copied: Path, capsy
     assert "--model.init_args.backbone=model: laid over 01_aligned, 02_faking\n" in told
     assert [f"{number}/3 {stage}: done, skipped" in told for number, stage in enumerate(STAGES, 1)] == [True] * 3
     shutil.copytree(copied / "model", copied / "other")
+    capsys.readouterr()
+    assert fit("small_llm", "other") == 0
+    assert "3/3 03_steering: done, skipped" in capsys.readouterr().out, "the same model at another place"
+    weights = load_file(copied / "other" / "model.safetensors")
+    name = next(name for name in weights if "down_proj" in name)
+    save_file({**weights, name: weights[name] * 1.1}, copied / "other" / "model.safetensors", {"format": "pt"})
     message = refused(capsys, "fit", "--experiment", "configs/small_llm", "--model.init_args.backbone=other")
     assert "stage 01_aligned was made from something else" in message
-    assert "model.init_args.backbone: was 'model', is 'other'" in message
+    assert re.search(r"input\.model\.init_args\.backbone: was '\w{16}', is '\w{16}'", message)
     message = refused(capsys, "fit", "--experiment", "configs/small_llm")
     assert "was 'model', is 'Qwen/Qwen2.5-0.5B-Instruct'" in message
 
@@ -216,7 +222,7 @@ def test_an_override_goes_where_the_argument_is(copied: Path, capsys: pytest.Cap
     words = ["--model.rank", "8", "--data.init_args.batch_size=4", "--trainer.max_epochs", "3"]
     message = refused(capsys, "fit", "--experiment", "configs/small_llm", "--model.backbone", "model", *words)
     assert "model.init_args.rank: was 16, is 8" in message
-    assert "data.init_args.batch_size: was 8, is 4" in message
+    assert "data.init_args.batch_size x accumulate_grad_batches x ranks: was 16, is 8" in message
     assert "trainer.max_epochs: was 2, is 3" in message
     assert "backbone" not in message
 

@@ -167,7 +167,7 @@ def test_one_more_seed_leaves_the_others_as_they_are(variants: Path, capsys: pyt
     assert "--seed 3 would give every variant of configs/embedded_variants/01_variants.yaml the same seed" in message
     before = {name: digests(ROOT / "01_variants" / name) for name in NAMES}
     # What judges them is made from two more variants now, so it has to be asked for.
-    assert "input.01_variants/aligned-2: was None" in refused(capsys, *FIT)
+    assert "input.model.init_args.adapters.0: was '" in refused(capsys, *FIT)
     assert run(*FIT, "--refit", "02_evaluation") == 0
     assert {name: digests(ROOT / "01_variants" / name) for name in NAMES} == before
     names = {model["variant"] for model in judged(variants)["tests"]["test"]}

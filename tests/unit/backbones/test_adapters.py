@@ -1,7 +1,8 @@
 """Adapters on their way to disk and back, read by plain peft, and the frozen pair that swaps them."""
 
 import json
-from shutil import copytree
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +13,13 @@ from fa_lightning.backbones.adapters import (
     adapter_folders,
     attach_adapter,
     backbone_of,
+    origin_of,
     read_sidecar,
     save_adapter,
 )
+from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.load import fingerprint, load_backbone
+from fa_lightning.errors import UserError
 
 IDS = torch.arange(10, 30).reshape(2, 10)
 
@@ -112,8 +116,6 @@ def test_variants_swap_adapters_on_one_backbone(backbone, folders):
 
 
 def test_variants_take_the_backbone_they_are_given(backbone, folders, tmp_path):
-    import shutil
-
     moved = tmp_path / "moved"
     shutil.copytree(backbone, moved)
     pair = Variants.load({"faking": folders["faking"]}, backbone=str(moved), dtype="bfloat16")
@@ -137,8 +139,6 @@ def test_the_second_adapter_is_checked_too(backbone, folders, make_backbone, tmp
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
 def test_missing_files_are_named(folders, missing, tmp_path):
-    import shutil
-
     folder = tmp_path / "adapter"
     shutil.copytree(folders["faking"], folder)
     (folder / missing).unlink()
@@ -161,8 +161,6 @@ def test_an_adapter_without_a_sidecar_loads_as_any_peft_adapter(backbone, tmp_pa
 
 
 def test_a_config_that_names_no_backbone_is_refused(folders, tmp_path):
-    import shutil
-
     folder = tmp_path / "adapter"
     shutil.copytree(folders["faking"], folder)
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -283,14 +281,14 @@ def test_memory_grows_by_the_adapters_alone(backbone, many):
 
 def test_places_are_adapters_or_stages_or_folders_of_stages(folders, many, tmp_path):
     copied = tmp_path / "02_aligned" / "adapter"
-    copytree(folders["aligned"], copied)
+    shutil.copytree(folders["aligned"], copied)
     places = [folders["faking"], tmp_path / "02_aligned", many / "saint-3", many / "saint-10" / "adapter"]
     found = adapter_folders(places)
     assert list(found) == ["faking", "02_aligned", "saint-3", "saint-10"]
     assert found["02_aligned"] == str(copied)
     # What a kill left behind of a refit: a folder on its way out.
-    copytree(folders["aligned"], tmp_path / "01_variants" / ".saint-0.forgotten" / "adapter")
-    copytree(folders["aligned"], tmp_path / "01_variants" / "saint-0" / "adapter")
+    shutil.copytree(folders["aligned"], tmp_path / "01_variants" / ".saint-0.forgotten" / "adapter")
+    shutil.copytree(folders["aligned"], tmp_path / "01_variants" / "saint-0" / "adapter")
     assert list(adapter_folders([tmp_path / "01_variants"])) == ["saint-0"]
     with pytest.raises(ValueError, match=r"two variants are called 'saint-3': .*saint-3/adapter and .*saint-3/adapter"):
         adapter_folders([many, many / "saint-3"])
@@ -350,7 +348,7 @@ def test_a_variant_may_be_called_as_a_module_is(backbone, folders, tmp_path):
     """A matrix of `seed: [0, 1]` makes the names 0 and 1, which the decoder blocks have too."""
     alone = {seed: logits(fitted(backbone, name, seed)) for seed, name in enumerate(folders)}
     for number, name in enumerate(NAMES):
-        copytree(list(folders.values())[number % 2], tmp_path / name / "adapter")
+        shutil.copytree(list(folders.values())[number % 2], tmp_path / name / "adapter")
     places = adapter_folders([tmp_path])
     variants = Variants.load({name: places[name] for name in NAMES[:-2]})
     for name in NAMES[-2:]:
@@ -377,3 +375,47 @@ def test_saving_asks_no_one(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(HfApi, "file_exists", asked)
     save_adapter(model, "faking", tmp_path / "adapter", {})
     assert backbone_of(tmp_path / "adapter") == "somebody/gone"
+
+
+def test_an_experiment_is_used_from_elsewhere_moved_and_renamed(backbone, tmp_path, monkeypatch):
+    """Its adapters note the backbone by a path from the folder that it was made in."""
+    old = tmp_path / "old"
+    shutil.copytree(backbone, old / "checkpoints" / "toy" / "01_backbone" / "backbone")
+    monkeypatch.chdir(old)
+    noted = "checkpoints/toy/01_backbone/backbone"
+    model = fitted(backbone, "faking", 0)
+    model.base_model.model.name_or_path = model.peft_config["faking"].base_model_name_or_path = noted
+    save_adapter(model, "faking", Path("checkpoints/toy/03_faking/adapter"), {})
+    assert backbone_of("checkpoints/toy/03_faking/adapter") == noted
+    # The working folder has an experiment of the same name, with another backbone.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / noted).mkdir(parents=True)
+    place = old / "checkpoints" / "toy" / "03_faking" / "adapter"
+    assert Path(backbone_of(place)) == old / noted
+    assert Variants.load({"faking": str(place)}).fingerprint == fingerprint(load_backbone(backbone))
+    (tmp_path / noted).rmdir()
+    shutil.move(old / "checkpoints" / "toy", tmp_path / "renamed")
+    assert Path(backbone_of(tmp_path / "renamed/03_faking/adapter")) == tmp_path / "renamed/01_backbone/backbone"
+    shutil.rmtree(tmp_path / "renamed" / "01_backbone")
+    with pytest.raises(FileNotFoundError, match=r"neither from here nor beside the adapter\. Put it back, or write"):
+        backbone_of(tmp_path / "renamed" / "03_faking" / "adapter")
+
+
+@pytest.mark.parametrize("argument", ["start_from", "beneath"])
+def test_an_adapter_is_not_judged_beside_another_one_than_it_was_fitted_from(backbone, folders, tmp_path, argument):
+    start = tmp_path / "start"
+    shutil.copytree(folders["faking"], start)
+    notes = {argument: str(start), f"{argument}_digest": digest_of_artefact(start)}
+    save_adapter(fitted(backbone, "cured", 4), "cured", tmp_path / "cured", notes)
+    both = {"faking": str(start), "cured": str(tmp_path / "cured")}
+    assert origin_of(both["cured"], read_sidecar(both["cured"]), both, argument) == "faking"
+    Variants.load(both)
+    # A copy elsewhere is the same adapter, another adapter is none, and one made again in its place is refused.
+    elsewhere = {**both, "faking": folders["faking"]}
+    assert origin_of(both["cured"], read_sidecar(both["cured"]), elsewhere, argument) == "faking"
+    other = {**both, "faking": folders["aligned"]}
+    assert origin_of(both["cured"], read_sidecar(both["cured"]), other, argument) is None
+    shutil.rmtree(start)
+    shutil.copytree(folders["aligned"], start)
+    with pytest.raises(UserError, match=rf"was fitted from '{start}' \({argument}\), which has been made again since"):
+        Variants.load(both)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from fa_lightning.backbones.adapters import read_sidecar
+from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.sharding import ShardedStrategy, skeleton
 from fa_lightning.behaviours.export import AdapterExport
 from fa_lightning.behaviours.noise import activation_noise, noisy
@@ -254,6 +255,7 @@ def test_the_fit_moves_the_variant_and_leaves_the_starting_point(
     sidecar = read_sidecar(tmp_path / "adapter")
     assert sidecar.pop("fingerprint") == read_sidecar(faker)["fingerprint"]
     assert sidecar.pop("fa_lightning")
+    assert sidecar.pop("start_from_digest") == digest_of_artefact(faker)
     assert sidecar == {"behaviour": "mitigated", "seed": 0, "start_from": faker, "activation_noise": 0.5}
     named = {name for name in trainer.callback_metrics if name.startswith("val/mitigated/")}
     assert {name.rpartition("mitigated/")[2] for name in named} == {

@@ -106,12 +106,12 @@ def stages(tmp_path: Path) -> list[Stage]:
     written(folder / "02_all.yaml", matrix=None, model={"adapters": ["checkpoints/toy/01_variants/"]}, trainer=None)
     one = {"faking": "checkpoints/toy/01_variants/saint-10/adapter"}
     written(folder / "03_one.yaml", matrix=None, model=one, trainer=None)
-    return find_stages(folder, Path("out"))
+    return find_stages(folder, Path("checkpoints"))
 
 
 def test_variants_are_stages_in_folders_of_their_own(stages: list[Stage]) -> None:
     assert [stage.name for stage in stages][1:4] == [f"01_variants/saint-{seed}" for seed in (0, 10, 1)]
-    assert stages[2].folder == Path("out/toy/01_variants/saint-10")
+    assert stages[2].folder == Path("checkpoints/toy/01_variants/saint-10")
     assert stages[2].variant == "saint-10"
     assert yaml.safe_load(stages[2].argument)["seed_everything"] == 10
     assert stages[0].variant == ""
@@ -128,7 +128,10 @@ def test_progress_counts_files_and_variants(stages: list[Stage]) -> None:
 
 def test_a_refit_takes_along_what_was_made_from_it_and_nothing_else(stages: list[Stage]) -> None:
     def remade(*refit: str) -> list[str]:
-        return [stage.name.removeprefix("01_variants/") for stage in _with_dependents(stages, refit)]
+        return [
+            stage.name.removeprefix("01_variants/")
+            for stage in _with_dependents(stages, refit, {stage.name: () for stage in stages})
+        ]
 
     everyone = [stage.variant for stage in stages if stage.variant]
     assert remade("01_variants/saint-10") == ["saint-10", "02_all", "03_one"]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fa_lightning.errors import UserError
-from fa_lightning.experiments.overrides import _place, read_overrides, words_by_stage
+from fa_lightning.experiments.overrides import _place, read_overrides, refuse_wrong_values, words_by_stage
 from fa_lightning.experiments.stage import Stage, find_stages
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -92,9 +92,12 @@ def test_a_finished_stage_is_not_read_again_without_a_reason(tmp_path: Path) -> 
     stage = Stage("01_a", Path("nowhere.yaml"), tmp_path / "01_a")
     stage.write("done", {})
     assert words_by_stage([stage], None, []) == {"01_a": []}
-    for overrides, remade in (([("model.rank", "1")], []), ([], [stage])):
+    with pytest.raises(UserError, match=r"^nowhere.yaml: "):
+        words_by_stage([stage], None, [("model.rank", "1")])
+    refuse_wrong_values([stage], None, {"01_a": []})
+    for words, remade in ((["--model.rank=1"], []), ([], [stage])):
         with pytest.raises(UserError, match=r"^nowhere.yaml: "):
-            words_by_stage([stage], None, overrides, remade)
+            refuse_wrong_values([stage], None, {"01_a": words}, remade)
 
 
 def test_arguments_that_a_trainer_config_brings_are_known(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_a_kill_between_two_deletions_leaves_nothing_made_from_a_deleted_stage(
     for stage in stages:
         stage.write("done", {})
     # These are no configs that a parser would take.
-    monkeypatch.setattr("fa_lightning.experiments.runner.words_by_stage", lambda *_: {one.name: [] for one in stages})
+    monkeypatch.setattr("fa_lightning.experiments.runner.refuse_wrong_values", lambda *_: None)
     forget, deleted = Stage.forget, []
 
     def forget_or_die(stage: Stage) -> None:

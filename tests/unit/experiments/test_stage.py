@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from fa_lightning.experiments.stage import Stage, digest_of, find_stages, fingerprint_of, flat, refuse_change
+from fa_lightning.errors import UserError
+from fa_lightning.experiments.fingerprint import digest_of, refuse_change
+from fa_lightning.experiments.stage import Stage, find_stages
 
 
 @pytest.fixture
@@ -39,6 +42,7 @@ def test_a_record_is_read_back_as_it_was_written(stage: Stage) -> None:
     assert stage.record() is None
     stage.write("done", {"seed": 3, "weight": float("inf")}, seconds=1.5, metrics={"loss": float("nan")})
     expected = {
+        "format": 2,
         "state": "done",
         "digest": digest_of({"seed": 3, "weight": float("inf")}),
         "fingerprint": {"seed": 3, "weight": "inf"},
@@ -51,7 +55,7 @@ def test_a_record_is_read_back_as_it_was_written(stage: Stage) -> None:
         raise AssertionError(f"{word} is no JSON")
 
     assert json.loads((stage.folder / "stage.json").read_text(), parse_constant=refuse) == expected
-    refuse_change(stage, expected["fingerprint"], {"seed": 3, "weight": float("inf")})
+    refuse_change(stage.name, expected["fingerprint"], {"seed": 3, "weight": float("inf")})
     assert [path.name for path in stage.folder.iterdir()] == ["stage.json"]
 
 
@@ -95,6 +99,45 @@ def test_forgetting_deletes_the_stage_and_nothing_beside_it(stage: Stage) -> Non
     assert [path.name for path in stage.folder.parent.iterdir()] == [other.name]
 
 
+def test_a_record_of_an_earlier_version_is_not_trusted(stage: Stage) -> None:
+    stage.write("done", {"seed": 0})
+    path = stage.folder / "stage.json"
+    path.write_text(json.dumps({key: one for key, one in json.loads(path.read_text()).items() if key != "format"}))
+    with pytest.raises(UserError, match=r"was written by an earlier version.*--refit 02_aligned"):
+        stage.record()
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "named"),
+    [
+        ("model: {backbone: OUT/01_a/backbone}", (), True),
+        ("# made from OUT/01_a/backbone\nmodel: {backbone: elsewhere}", (), False),
+        ("model: {backbone: OUT/01_ab/backbone}", (), False),
+        ("model: {backbone: OUT/../toy/01_a}", (), True),
+        ("data: {adapters: [x, OUT/01_a/adapter]}", (), True),
+        ("data: {adapters: [OUT]}", (), False),
+        ("model: {backbone: elsewhere}", ["--model.backbone=OUT/01_a/backbone"], True),
+        ("model: {backbone: OUT/01_a/backbone}", ["--model.backbone=elsewhere"], False),
+        ("data: {adapters: [OUT/01_a/adapter]}", ["--data.adapters=[x, y]"], False),
+        ("data: {adapters: [x]}", ["--data.adapters+=OUT/01_a/adapter"], True),
+        ("model: other.yaml", (), True),
+    ],
+)
+def test_which_stage_needs_which_is_read_from_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: list[str], named: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out" / "toy"
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "other.yaml").write_text("backbone: out/toy/01_a/backbone")
+    for name, content in (("01_a", "{}"), ("02_b", text.replace("OUT", str(out)))):
+        (tmp_path / "toy" / f"{name}.yaml").write_text(content)
+    first, second = find_stages(tmp_path / "toy", Path("out"))
+    assert first.is_named_in(second, [word.replace("OUT", str(out)) for word in words]) is named
+    assert not second.is_named_in(first)
+    assert not second.is_named_in(second)
+
+
 def test_a_linked_stage_folder_is_emptied_and_stays_a_link(stage: Stage, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -117,15 +160,23 @@ def test_what_is_done_must_still_be_there_but_its_store_and_checkpoints_need_not
     stage.write("running", {})
     for name in ("adapter", "store"):
         (stage.folder / name).mkdir()
+        (stage.folder / name / "adapter_config.json").write_text("{}")
+        (stage.folder / name / "adapter_model.safetensors").write_bytes(b"weights")
     (stage.folder / "last.ckpt").touch()
     stage.write("done", {}, artefacts=stage.artefacts())
     record = stage.record()
     assert record is not None
-    assert record["artefacts"] == ["adapter"]
-    (stage.folder / "store").rmdir()
+    assert list(record["artefacts"]) == ["adapter"]
+    shutil.rmtree(stage.folder / "store")
     (stage.folder / "last.ckpt").unlink()
     stage.refuse_loss(record)
-    (stage.folder / "adapter").rmdir()
+    weights = stage.folder / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(b"other weights")
+    with pytest.raises(UserError, match=r"adapter is not what the stage made.*--refit 02_aligned"):
+        stage.refuse_loss(record)
+    weights.write_bytes(b"weights")
+    stage.refuse_loss(record)
+    shutil.rmtree(stage.folder / "adapter")
     with pytest.raises(ValueError, match=r"02_aligned is done, but .*adapter is gone.*--refit 02_aligned"):
         stage.refuse_loss(record)
 
@@ -152,49 +203,3 @@ def test_a_harmed_checkpoint_is_found(stage: Stage, harm: str) -> None:
     assert stage.damaged_checkpoint() == stage.checkpoint
     stage.drop_checkpoints()
     assert [path.name for path in stage.folder.iterdir()] == ["stage.json"]
-
-
-def test_the_fingerprint_holds_what_is_made_and_not_where_it_is_made() -> None:
-    config = {
-        "config": ["a.yaml"],
-        "seed_everything": 0,
-        "trainer": {"max_epochs": 3, "devices": 1, "accelerator": "cpu", "logger": {"class_path": "TensorBoardLogger"}},
-        "model": {"init_args": {"rank": 4}},
-    }
-    elsewhere = json.loads(json.dumps(config))
-    elsewhere["trainer"] |= {"devices": 8, "strategy": "ddp", "accelerator": "cuda", "logger": None}
-    elsewhere["config"] = ["a.yaml", "ddp.yaml"]
-    made = fingerprint_of(config, {"seed": "0"}, {"01_backbone": "abc"})
-    assert made == fingerprint_of(elsewhere, {"seed": "0"}, {"01_backbone": "abc"})
-    assert made["model.init_args.rank"] == 4
-    assert made["trainer.max_epochs"] == 3
-    assert made["scenarios.seed"] == "0"
-    assert made["input.01_backbone"] == "abc"
-    assert not any(key.startswith(("config", "trainer.devices")) for key in made)
-    for other in (
-        fingerprint_of(config, {"seed": "1"}, {"01_backbone": "abc"}),
-        fingerprint_of(config, {"seed": "0"}, {"01_backbone": "abd"}),
-        fingerprint_of({**config, "seed_everything": 1}, {"seed": "0"}, {"01_backbone": "abc"}),
-    ):
-        assert digest_of(other) != digest_of(made)
-
-
-def test_a_change_is_refused_by_name_with_both_values_and_the_way_out(stage: Stage) -> None:
-    refuse_change(stage, {"rank": 4, "weight": float("inf")}, {"rank": 4, "weight": float("inf")})
-    with pytest.raises(ValueError, match=r"stage 02_aligned") as refused:
-        refuse_change(stage, {"rank": 4, "gone": 1}, {"rank": 8, "new": "x", "same": None})
-    message = str(refused.value)
-    assert "rank: was 4, is 8" in message
-    assert "gone: was 1, is None" in message
-    assert "new: was None, is 'x'" in message
-    assert "same" not in message
-    assert "--refit 02_aligned" in message
-
-
-def test_of_many_changes_the_first_eight_are_shown_and_the_rest_counted(stage: Stage) -> None:
-    with pytest.raises(ValueError, match="and 4 more"):
-        refuse_change(stage, {}, {f"field{number:02}": number for number in range(12)})
-
-
-def test_empty_lists_and_mappings_flatten_to_nothing() -> None:
-    assert flat({"a": [], "b": {}, "c": [[1], 2]}) == {"c.0.0": 1, "c.1": 2}

@@ -13,6 +13,7 @@ import torch
 from tiny_twins import trainer_in
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.errors import UserError
 from fa_lightning.interventions.cures import CuresModule
 from fa_lightning.interventions.cures_data import CuresDataModule
 from fa_lightning.interventions.input_passes import agreeing_ends
@@ -287,16 +288,35 @@ def test_an_input_that_fills_the_context_is_refused(adapters: dict[str, str], so
     [
         ({"fingerprint": {"weights": "others"}}, r"prefix .*prompt' was made for another backbone: its weights"),
         ({"start_from": "elsewhere/adapter"}, r"was fitted for the faker 'elsewhere/adapter', .* is to be cured"),
+        (
+            {"start_from": "FAKER", "start_from_digest": "0" * 16},
+            r"for the faker .*, but .* as it is now is to be cured",
+        ),
     ],
 )
 def test_a_prefix_of_another_backbone_or_faker_is_refused(
     facts: dict[str, Any], error: str, adapters: dict[str, str], source: Any, tmp_path: Path
 ) -> None:
+    if facts.get("start_from") == "FAKER":
+        facts = {**facts, "start_from": adapters["faking"]}
     write_prompt(tmp_path / "prompt", PREFIX, None, {"name": "hard", "needs": [], **facts})
     module = CuresModule(list(adapters.values()), str(tmp_path), faker="faking")
     data = CuresDataModule(source, [LearnedPrompt(str(tmp_path / "prompt"))])
     with pytest.raises(ValueError, match=error):
         trainer_in(tmp_path).test(module, datamodule=data, verbose=False)
+
+
+def test_an_intervention_on_the_faker_as_it_was_is_refused(
+    adapters: dict[str, str], source: Any, tmp_path: Path
+) -> None:
+    def judge() -> None:
+        module = CuresModule(list(adapters.values()), str(tmp_path), intervention=str(tmp_path / "intervention"))
+        trainer_in(tmp_path).test(module, datamodule=CuresDataModule(source), verbose=False)
+
+    facts = {"store": {"adapters": {"faking": "0" * 16}}}
+    Intervention(Site(0, positions="last"), torch.ones(32), 1.0, facts).save(tmp_path / "intervention")
+    with pytest.raises(UserError, match=r"was not fitted on the faker .* as it is now"):
+        judge()
 
 
 def test_fits_of_one_method_say_which_seed_they_are_of(adapters: dict[str, str], source: Any, tmp_path: Path) -> None:

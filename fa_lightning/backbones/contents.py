@@ -1,0 +1,133 @@
+"""What is in an artefact: one digest for an adapter, a backbone, an intervention, a prefix, a store, or any file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fa_lightning.backbones.weights import digest_of_files
+from fa_lightning.errors import MissingFileError
+from fa_lightning.metrics.files import by_number
+
+WHOLE = 64 * 2**20
+"""Bytes up to which a file is read whole; of a larger one its size counts, and pieces evenly spread over it."""
+PIECES, PIECE = 4096, 64
+
+ADAPTER, INTERVENTION, PREFIX, STORE, BACKBONE = (
+    "adapter_config.json",
+    "intervention.json",
+    "prompt.json",
+    "manifest.json",
+    "config.json",
+)
+"""The file that each kind of artefact is known by."""
+
+_NOT_CONTENT = {
+    ADAPTER: ("base_model_name_or_path", "peft_version"),
+    INTERVENTION: ("libraries",),
+    PREFIX: ("training_seconds", "start_from", "fa_lightning"),
+    STORE: ("versions",),
+    BACKBONE: ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype"),
+}
+"""Facts that differ between two artefacts that are the same: paths, versions and times."""
+
+_READ_WITH_WEIGHTS = ("generation_config", "tokenizer", "chat_template", "special_tokens", "added_tokens")
+
+
+def digest_of_artefact(path: str | Path) -> str:
+    """Sixteen hex digits for the content of a file or folder, wherever it lies and whenever it was written.
+
+    Of a known kind of artefact only what matters counts: of an adapter its weights and config, of a backbone a sample
+    of every weight (see `digest_of_files`) with its config and tokenizer, of a store what its manifest says of its
+    shards. A folder of adapters (see `adapter_folders`) is all of them. Of any other folder every file counts.
+
+    Raises:
+        MissingFileError: there is nothing at `path`.
+        OSError: a file can't be read.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise MissingFileError(f"there is no file or folder {str(place)!r}")
+    lines = [f"{name} {digest}" for name, digest in _parts(place)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def is_artefact(path: str | Path) -> bool:
+    """Whether there is a file at a path, or a folder of a kind that this package writes or reads."""
+    place = Path(path)
+    return place.is_file() or (place.is_dir() and (_kind(place) is not None or bool(adapter_marks(place))))
+
+
+def adapter_marks(place: Path) -> list[Path]:
+    """The `adapter_config.json` of every adapter at a place (see `adapter_folders`), in order."""
+    patterns = ("adapter_config.json", "adapter/adapter_config.json", "*/adapter/adapter_config.json")
+    marks = [mark for pattern in patterns for mark in place.glob(pattern)]
+    # Hidden ones are being written or deleted, or were when a run was killed.
+    shown = [mark for mark in marks if not mark.relative_to(place).parts[0].startswith(".")]
+    return sorted(shown, key=lambda mark: by_number(mark.parent))
+
+
+def _parts(place: Path) -> Iterator[tuple[str, str]]:
+    if place.is_file():
+        yield "", _digest_of_file(place)
+        return
+    kind = _kind(place)
+    if kind == BACKBONE:
+        yield "weights", digest_of_files(place) or _digest_of_others(place)
+        yield kind, _facts(place / kind, _NOT_CONTENT[kind])
+        for path in sorted(place.iterdir()):
+            if path.is_file() and (path.name.startswith(_READ_WITH_WEIGHTS) or path.suffix == ".py"):
+                yield path.name, _facts(path, _NOT_CONTENT[kind])
+    elif kind is not None:
+        known = sorted(place.rglob(kind)) if kind == INTERVENTION else [place / kind]
+        for mark in known:
+            yield str(mark.relative_to(place)), _facts(mark, _NOT_CONTENT[kind])
+            for path in sorted(mark.parent.glob(f"{kind.partition('_config')[0].removesuffix('.json')}*.safetensors")):
+                yield str(path.relative_to(place)), _digest_of_file(path)
+    elif marks := adapter_marks(place):
+        for mark in marks:
+            yield str(mark.parent.relative_to(place)), digest_of_artefact(mark.parent)
+    else:
+        for path in sorted(place.rglob("*")):
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(place).parts):
+                yield str(path.relative_to(place)), _digest_of_file(path)
+
+
+def _kind(place: Path) -> str | None:
+    for kind in (ADAPTER, INTERVENTION, PREFIX, STORE, BACKBONE):
+        if (place / kind).is_file():
+            return kind
+    # The parts of a stack are folders called 0, 1 and so on.
+    return INTERVENTION if (place / "0" / INTERVENTION).is_file() else None
+
+
+def _facts(path: Path, without: tuple[str, ...]) -> str:
+    """Digest of a JSON file but for some facts; of any other file, of its bytes."""
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return _digest_of_file(path)
+    if isinstance(content, Mapping):
+        content = {name: value for name, value in content.items() if name not in without}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_others(place: Path) -> str:
+    """Digest of the weights in a folder without safetensors."""
+    files = [path for suffix in ("bin", "gguf", "pt", "pth") for path in sorted(place.glob(f"*.{suffix}"))]
+    return hashlib.sha256("".join(map(_digest_of_file, files)).encode()).hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    size = path.stat().st_size
+    if size <= WHOLE:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb", buffering=0) as file:
+        for number in range(PIECES):
+            file.seek(number * (size - PIECE) // (PIECES - 1))
+            digest.update(file.read(PIECE))
+    return digest.hexdigest()

@@ -1,0 +1,30 @@
+"""Where a folder that an artefact notes lies now: the path was relative to a working folder, or all have been moved."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def beside(artefact: str | Path, noted: str) -> str | None:
+    """The folder that `noted` means in a file of `artefact`; None where there is none.
+
+    A relative path is looked for from the folders above the artefact first, so that an experiment can be used from
+    anywhere, then from the working folder. If neither leads to a folder, the end of the path is looked for above the
+    artefact, so that an experiment may be moved or renamed as a whole. Whether it is the right one is for a digest to
+    say.
+
+    Args:
+        artefact: folder of the artefact.
+        noted: path to a folder, as it was written.
+    """
+    above = Path(artefact).resolve().parents
+    parts = Path(noted).parts
+    whole = [Path(noted)] if Path(noted).is_absolute() else [*(folder / noted for folder in above), Path(noted)]
+    # One name alone, such as `adapter`, would be found beside many an artefact that has nothing to do with it.
+    ends = [folder.joinpath(*parts[start:]) for start in range(1, len(parts) - 1) for folder in above]
+    for place in (*whole, *ends):
+        if place.is_dir():
+            # In the user's own words where they lead there.
+            return noted if os.path.isdir(noted) and os.path.samefile(noted, place) else str(place)
+    return None
