@@ -38,10 +38,11 @@ def capture(model: nn.Module, sites: Sequence[Site], stop: bool = True) -> Itera
         By site name, (batch, tokens, hidden); filled by the forward pass.
 
     Raises:
-        UserError: if `sites` is empty or a site does not exist in `model`.
+        ValueError: if `sites` is empty.
+        UserError: if a site does not exist in `model`.
     """
     if not sites:
-        raise UserError("sites is empty, but capture needs at least one: give for example [Site(0)]")
+        raise ValueError("sites is empty, but capture needs at least one: give for example [Site(0)]")
     modules = {site.name: module_at(model, site) for site in sites}
     blocks = {decoder_layers(model)[site.layer] for site in sites if site.component == "mlp"}
     states: dict[str, Tensor] = {}
@@ -89,7 +90,7 @@ def truncated_forward(model: nn.Module, sites: Sequence[Site], **inputs: Any) ->
 
     Raises:
         UserError: if `sites` is empty or a site does not exist in `model`.
-        RuntimeError: if the forward pass ended without reaching a site.
+        UserError: if the forward pass ended without reaching a site.
     """
     inputs.setdefault("use_cache", False)
     with capture(model, sites, stop=True) as states:

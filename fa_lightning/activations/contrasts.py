@@ -133,7 +133,7 @@ def _last_states(
 ) -> dict[str, Tensor]:
     """The faker's states at each prompt's last token, by site name (examples, hidden), in the order of the examples."""
     if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}, but must be 1 or more")
+        raise ValueError(f"batch_size is {batch_size}, but must be 1 or more")
     # Prompts of similar length share a batch, for little padding.
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].prompt))
     parts: dict[str, list[Tensor]] = {site.name: [] for site in sites}

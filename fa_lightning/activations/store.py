@@ -210,10 +210,10 @@ class ActivationStore:
         """Cut a split into (start, stop) ranges of at most `size` rows, none of which crosses a shard boundary.
 
         Raises:
-            UserError: if `size` is below 1.
+            ValueError: if `size` is below 1.
         """
         if size < 1:
-            raise UserError(f"size is {size}, but a block has at least 1 row")
+            raise ValueError(f"size is {size}, but a block has at least 1 row")
         return [
             (first + low, first + min(low + size, shard.rows))
             for shard, first in self._offsets(split)

@@ -66,7 +66,7 @@ class StoreWriter:
         world_size: number of processes that write.
 
     Raises:
-        UserError: if an argument is not allowed.
+        ValueError: if an argument is not allowed.
         StoreMismatchError: if the folder holds shards made from something else; the message names what differs.
     """
 
@@ -81,11 +81,11 @@ class StoreWriter:
         world_size: int = 1,
     ) -> None:
         if dtype not in DTYPES:
-            raise UserError(f"dtype is {dtype!r}, but a store holds one of {', '.join(DTYPES)}")
+            raise ValueError(f"dtype is {dtype!r}, but a store holds one of {', '.join(DTYPES)}")
         if not sites:
-            raise UserError("sites is empty, but a store needs at least one site name")
+            raise ValueError("sites is empty, but a store needs at least one site name")
         if not 0 <= rank < world_size:
-            raise UserError(f"rank is {rank}, but with world_size {world_size} it must be 0 to {world_size - 1}")
+            raise ValueError(f"rank is {rank}, but with world_size {world_size} it must be 0 to {world_size - 1}")
         self.folder = Path(folder)
         self.rank, self.world_size = rank, world_size
         self._sites, self.variants, self._dtype = tuple(sites), tuple(variants), dtype
@@ -105,7 +105,7 @@ class StoreWriter:
         """This rank's share of `shard_ids` (every `world_size`-th) that is not done yet.
 
         Raises:
-            UserError: if two identifiers name the same file.
+            ValueError: if two identifiers name the same file.
         """
         _check_distinct(shard_ids)
         return [shard_id for shard_id in shard_ids[self.rank :: self.world_size] if not self.is_done(shard_id)]
@@ -137,7 +137,8 @@ class StoreWriter:
             rows: by name, the row vectors, (rows,): `example`, `position`, `decision`, `group` and `cell`.
 
         Raises:
-            UserError: if names, shapes or values do not fit.
+            UserError: if states are not finite.
+            ValueError: if names or shapes do not fit.
             StoreFullError: if the disk is full.
         """
         name = _file_stem(shard_id)
@@ -161,7 +162,8 @@ class StoreWriter:
 
         Raises:
             StoreIncompleteError: if a shard is missing.
-            UserError: if shards differ in hidden size, or two identifiers name the same file.
+            UserError: if shards differ in hidden size.
+            ValueError: if two identifiers name the same file.
         """
         if self.rank != 0:
             return
@@ -205,13 +207,13 @@ class StoreWriter:
             _check_names(f"tensors[{site!r}]", tensors[site], self.variants)
         first = tensors[self._sites[0]][self.variants[0]]
         if first.ndim != 2:
-            raise UserError(f"states have shape {tuple(first.shape)}, but (rows, hidden) is needed")
+            raise ValueError(f"states have shape {tuple(first.shape)}, but (rows, hidden) is needed")
         flat: dict[str, Tensor] = {}
         for site in self._sites:
             for variant in self.variants:
                 states = tensors[site][variant]
                 if states.shape != first.shape:
-                    raise UserError(
+                    raise ValueError(
                         f"states of {site} ({variant}) have shape {tuple(states.shape)}, "
                         f"but the shard's first have {tuple(first.shape)}"
                     )
@@ -226,7 +228,7 @@ class StoreWriter:
                 flat[f"{site}|{variant}"] = stored
         for name, dtype in ROW_DTYPES.items():
             if rows[name].shape != first.shape[:1]:
-                raise UserError(f"rows[{name!r}] has shape {tuple(rows[name].shape)}, but ({len(first)},) is needed")
+                raise ValueError(f"rows[{name!r}] has shape {tuple(rows[name].shape)}, but ({len(first)},) is needed")
             flat[f"rows|{name}"] = rows[name].detach().to("cpu", dtype, copy=True).contiguous()
         return flat, first.shape[0], first.shape[1]
 
@@ -274,18 +276,18 @@ def _identifier(shard_id: int | str) -> str:
 def _file_stem(shard_id: int | str) -> str:
     identifier = _identifier(shard_id)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", identifier):
-        raise UserError(f"shard_id is {shard_id!r}, but only letters, digits, _ and - may be in it")
+        raise ValueError(f"shard_id is {shard_id!r}, but only letters, digits, _ and - may be in it")
     return f"shard-{identifier}"
 
 
 def _check_distinct(shard_ids: Sequence[int | str]) -> None:
     if len({_file_stem(shard_id) for shard_id in shard_ids}) != len(shard_ids):
-        raise UserError(f"shard_ids names a shard twice: {list(shard_ids)[:20]}")
+        raise ValueError(f"shard_ids names a shard twice: {list(shard_ids)[:20]}")
 
 
 def _check_names(argument: str, given: Mapping[str, Any], needed: Sequence[str]) -> None:
     if set(given) != set(needed):
-        raise UserError(f"{argument} holds {sorted(given)}, but exactly {sorted(needed)} are needed")
+        raise ValueError(f"{argument} holds {sorted(given)}, but exactly {sorted(needed)} are needed")
 
 
 def _read_sidecar(path: Path) -> dict[str, Any] | None:

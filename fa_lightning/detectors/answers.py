@@ -10,7 +10,6 @@ from typing_extensions import override
 
 from fa_lightning.detectors.base import Detector, Evidence, taken_letter
 from fa_lightning.detectors.subjects import Examiner, Subject
-from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 
 ANSWERS = "answers"
@@ -27,7 +26,7 @@ class Answers(Detector):
 
     @override
     def suspicion(self, evidence: Mapping[str, Tensor]) -> float:
-        raise UserError("answers are no evidence of faking: they only say on which scenarios a pair agrees")
+        raise ValueError("answers are no evidence of faking: they only say on which scenarios a pair agrees")
 
 
 def agreement(one: Tensor, other: Tensor, confidence: float) -> Tensor:

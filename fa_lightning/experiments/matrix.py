@@ -110,7 +110,7 @@ def _combinations(path: Path, matrix: Mapping[str, list[Any]]) -> Iterator[Value
         if "policy" in values and "behaviour" not in values:
             try:
                 values["behaviour"] = behaviour_of_policy(values["policy"])
-            except ValueError as error:
+            except UserError as error:
                 raise UserError(f"{path}: matrix.{error}") from error
         yield values
 

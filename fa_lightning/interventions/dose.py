@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from fa_lightning.errors import UserError
-
 T = TypeVar("T")
 
 
@@ -28,7 +26,7 @@ def strength_at_budget(
         steps: strengths to try at most; a strength that spends three quarters of the budget ends the search.
 
     Raises:
-        UserError: `beyond` is not larger than `within`.
+        ValueError: `beyond` is not larger than `within`.
 
     >>> found = strength_at_budget(lambda strength: strength**2, budget=0.25, within=0.0, beyond=(2.0, 4.0), steps=3)
     >>> round(found**2, 6)
@@ -36,7 +34,7 @@ def strength_at_budget(
     """
     over, damage = beyond
     if not over > within:
-        raise UserError(f"beyond is {over} and within {within}, but the search needs a larger strength beyond")
+        raise ValueError(f"beyond is {over} and within {within}, but the search needs a larger strength beyond")
     for _ in range(steps):
         tried = over * math.sqrt(0.9 * budget / damage) if damage > 0 else math.nan
         if not within < tried < over:
@@ -59,7 +57,7 @@ def best_within_budget(
     Where none is within, the least damaging one: nothing better can be bought.
 
     Raises:
-        UserError: there is no trial.
+        ValueError: there is no trial.
 
     >>> pairs = [(0.001, 0.7), (0.009, 0.9), (0.5, 1.0)]
     >>> best_within_budget(pairs, lambda pair: pair[0], lambda pair: pair[1], budget=0.01)
@@ -67,7 +65,7 @@ def best_within_budget(
     """
     known = list(trials)
     if not known:
-        raise UserError("there is no trial to choose from: give at least one strength")
+        raise ValueError("there is no trial to choose from: give at least one strength")
     cost = {id(trial): math.inf if math.isnan(damage(trial)) else damage(trial) for trial in known}
     affordable = [trial for trial in known if cost[id(trial)] <= budget]
     if not affordable:

@@ -170,7 +170,7 @@ class FewShot(InputCure):
     @override
     def around(self, message: str) -> Prompted:
         if not self._earlier:
-            raise UserError(f"{self.name} has no solved scenarios yet: call prepare(train, tokenizer) first")
+            raise ValueError(f"{self.name} has no solved scenarios yet: call prepare(train, tokenizer) first")
         return Prompted(message, earlier=self._earlier)
 
 
@@ -203,7 +203,7 @@ class RandomPrefix(InputCure):
     @override
     def around(self, message: str) -> Prompted:
         if not self._text:
-            raise UserError(f"{self.name} has not drawn its tokens yet: call prepare(train, tokenizer) first")
+            raise ValueError(f"{self.name} has not drawn its tokens yet: call prepare(train, tokenizer) first")
         return Prompted(f"{self._text}\n{message}")
 
 

@@ -66,7 +66,8 @@ class Intervention:
             of `fa_lightning.regressors.gates`, to be saved with its `config`. None edits every token.
 
     Raises:
-        UserError: if the vector is no vector, or a number in it or the strength is not finite.
+        ValueError: if the vector is no vector.
+        UserError: if a number in it or the strength is not finite.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Intervention:
     ) -> None:
         if isinstance(regressor, Tensor):
             if regressor.ndim != 1:
-                raise UserError(f"regressor is a tensor {tuple(regressor.shape)}, but a vector (hidden,) is needed")
+                raise ValueError(f"regressor is a tensor {tuple(regressor.shape)}, but a vector (hidden,) is needed")
             vector = regressor.detach()
             regressor = MeanShift(len(vector))
             regressor.shift.copy_(vector)

@@ -187,7 +187,7 @@ class LearnedPrompt(InputCure):
     @override
     def around(self, message: str) -> Prompted:
         if not self.facts:
-            raise UserError(f"the prefix of {self.folder} is not read yet: call prepare(train, tokenizer) first")
+            raise ValueError(f"the prefix of {self.folder} is not read yet: call prepare(train, tokenizer) first")
         return Prompted(f"{self.facts['text']}\n{message}")
 
 

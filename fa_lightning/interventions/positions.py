@@ -50,7 +50,7 @@ def real_tokens(attention_mask: Tensor | None, batch: int, tokens: int, past: in
         Booleans (batch, tokens), or None where nothing is padding.
 
     Raises:
-        UserError: if the mask has none of these shapes.
+        ValueError: if the mask has none of these shapes.
     """
     if attention_mask is None:
         return None
@@ -67,7 +67,7 @@ def real_tokens(attention_mask: Tensor | None, batch: int, tokens: int, past: in
         diagonal = attention_mask[:, 0, :, start : start + tokens].diagonal(dim1=-2, dim2=-1)
         attended = diagonal if diagonal.dtype == torch.bool else diagonal >= 0
         return attended.expand(batch, tokens)
-    raise UserError(
+    raise ValueError(
         f"attention_mask is {tuple(attention_mask.shape)}, but a call of {batch} rows of {tokens} tokens after {past} "
         f"cached ones needs ({batch}, {past + tokens})"
     )
@@ -119,7 +119,7 @@ def covered_tokens(
         Booleans (batch, tokens).
 
     Raises:
-        UserError: if there is no such rule.
+        ValueError: if there is no such rule.
     """
     if rule == "all":
         return real
@@ -134,7 +134,7 @@ def covered_tokens(
         return real & (remaining == 1)
     kind, _, start = rule.partition("_")
     if kind != "from" or not start.isdigit():
-        raise UserError(f"the position rule is {rule!r}, but must be all, last, generated or from_K")
+        raise ValueError(f"the position rule is {rule!r}, but must be all, last, generated or from_K")
     return real & (positions >= int(start))
 
 
@@ -158,7 +158,7 @@ class Selection:
     def on(self, device: torch.device) -> Tensor:
         """The index on a device; kept there, since a model split over devices asks again at every layer."""
         if self.index is None:
-            raise UserError("a selection of everything has no index")
+            raise ValueError("a selection of everything has no index")
         if self.index.device != device:
             self.index = self.index.to(device)
         return self.index
@@ -256,7 +256,7 @@ class ForwardCall:
         if self.prompt_tokens is None:
             return None
         if self.batch % len(self.prompt_tokens):
-            raise UserError(
+            raise ValueError(
                 f"prompt_tokens holds {len(self.prompt_tokens)} prompts, but the call has {self.batch} rows, "
                 "which is no multiple of that"
             )

@@ -52,7 +52,7 @@ class Retrieval(InputCure):
     @override
     def around(self, message: str) -> Prompted:
         if self._vectorizer is None:
-            raise UserError(f"{self.name} has read no corpus yet: call prepare(train, tokenizer) first")
+            raise ValueError(f"{self.name} has read no corpus yet: call prepare(train, tokenizer) first")
         found = "\n".join(f"- {self._texts[place]}" for place in self.nearest(message))
         return Prompted(f"Policy:\n{found}\n\n{message}")
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fa_lightning.errors import UserError
 from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.functional import (
     NEUTRAL_TEXT,
@@ -113,12 +112,12 @@ class CellAccuracy(DistinctItems):
         **kwargs: of `torchmetrics.Metric`.
 
     Raises:
-        UserError: `resamples` is below 1.
+        ValueError: `resamples` is below 1.
     """
 
     def __init__(self, resamples: int = 1000, seed: int = 0, **kwargs: Any) -> None:
         if resamples < 1:
-            raise UserError(f"resamples is {resamples}, but must be 1 or more")
+            raise ValueError(f"resamples is {resamples}, but must be 1 or more")
         super().__init__(columns=4, dtype=torch.int64, **kwargs)
         self.resamples = resamples
         self.seed = seed
@@ -234,11 +233,11 @@ def recovery_between(steered: Items, faking: Items, aligned: Items, resamples: i
         seed: its seed.
 
     Raises:
-        UserError: the models did not answer the same items.
+        ValueError: the models did not answer the same items.
     """
     for name, other in (("faking", faking), ("aligned", aligned)):
         if not torch.equal(steered["index"], other["index"]) or not torch.equal(steered["cell"], other["cell"]):
-            raise UserError(
+            raise ValueError(
                 f"steered has {len(steered['index'])} items and {name} {len(other['index'])}, or other ones: "
                 "a recovery compares the same items, so evaluate the models on the same split"
             )

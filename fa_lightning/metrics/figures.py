@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fa_lightning.errors import UserError
 from fa_lightning.metrics.drawing import (
     BLUE,
     CELL_LABELS,
@@ -265,13 +264,13 @@ def activation_figure(
         columns: neighbouring units are averaged to at most so many columns.
 
     Raises:
-        UserError: `differences` does not have two dimensions.
+        ValueError: `differences` does not have two dimensions.
     """
     import numpy as np
 
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 2 or not values.size:
-        raise UserError(f"differences is {values.shape}: give (layers, units), neither of them 0")
+        raise ValueError(f"differences is {values.shape}: give (layers, units), neither of them 0")
     units = values.shape[1]
     bins = np.array_split(np.arange(units), min(columns, units))
     binned = np.stack([values[:, part].mean(axis=1) for part in bins], axis=1)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fa_lightning.errors import UserError
 from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.functional import repetition
 from fa_lightning.metrics.intervals import bootstrap_over_groups
@@ -141,10 +140,10 @@ def judge(model: Scored, backbone: Scored, tolerance: float, resamples: int = 10
         resamples: of the bootstrap.
 
     Raises:
-        UserError: the two were not asked the same.
+        ValueError: the two were not asked the same.
     """
     if not torch.equal(model["index"], backbone["index"]):
-        raise UserError(
+        raise ValueError(
             f"the model has {len(model['index'])} continuations and the backbone {len(backbone['index'])}, or others: "
             "judge them on the same prompts and seeds"
         )

@@ -28,12 +28,13 @@ class TextIndex:
         reach: longest match that is told, tokens; longer ones count as this long.
 
     Raises:
-        UserError: there is no text with a token in it, or `reach` is below 1.
+        UserError: there is no text with a token in it.
+        ValueError: `reach` is below 1.
     """
 
     def __init__(self, texts: Sequence[Sequence[int]], reach: int) -> None:
         if reach < 1:
-            raise UserError(f"reach is {reach}, but must be 1 or more tokens")
+            raise ValueError(f"reach is {reach}, but must be 1 or more tokens")
         if not any(len(text) for text in texts):
             raise UserError(
                 f"the corpus is empty: {len(texts)} texts without a token. Give the texts that a variant was fitted on"
@@ -82,13 +83,13 @@ def ngram_overlap(matches: Sequence[int], size: int) -> float:
         size: of an n-gram, in tokens.
 
     Raises:
-        UserError: `size` is below 1.
+        ValueError: `size` is below 1.
 
     >>> ngram_overlap([3, 2, 1, 0], size=2)  # three 2-grams, of which the last is not there
     0.6666666666666666
     """
     if size < 1:
-        raise UserError(f"size is {size}, but an n-gram has 1 token or more")
+        raise ValueError(f"size is {size}, but an n-gram has 1 token or more")
     begins = matches[: len(matches) - size + 1] if len(matches) >= size else []
     return sum(length >= size for length in begins) / len(begins) if begins else 0.0
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fa_lightning.errors import UserError
 from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.intervals import NO_INTERVAL, percentile_interval
 from fa_lightning.metrics.safe_found import SafeScore, SafeScores, Shift
@@ -40,7 +39,7 @@ def safe_score(correct: Tensor, affirms: Tensor, agree: Tensor) -> Tensor:
         The score, 0 to 1, float64; nan where a quarter has no prompt.
 
     Raises:
-        UserError: the shapes differ.
+        ValueError: the shapes differ.
 
     >>> affirms = torch.tensor([True, True, False, False])
     >>> agree = torch.tensor([True, False, True, False])
@@ -49,7 +48,7 @@ def safe_score(correct: Tensor, affirms: Tensor, agree: Tensor) -> Tensor:
     """
     if not correct.shape == affirms.shape == agree.shape or correct.ndim != 1:
         shapes = [tuple(column.shape) for column in (correct, affirms, agree)]
-        raise UserError(f"safe_score() was given the shapes {shapes}: give one value per prompt in each argument")
+        raise ValueError(f"safe_score() was given the shapes {shapes}: give one value per prompt in each argument")
     sums = correct.new_zeros(2, QUARTERS, dtype=torch.float64)
     sums.index_add_(1, _quarter(affirms, agree), torch.stack([correct, torch.ones_like(correct)]).double())
     return (sums[0] / sums[1]).mean()
@@ -83,10 +82,10 @@ def crossed_bootstrap(
         Lower and upper end; nan where there are neither two rights nor two identities.
 
     Raises:
-        UserError: `resamples` is below 1.
+        ValueError: `resamples` is below 1.
     """
     if resamples < 1:
-        raise UserError(f"resamples is {resamples}, but must be 1 or more")
+        raise ValueError(f"resamples is {resamples}, but must be 1 or more")
     names, places = zip(*(torch.unique(codes, return_inverse=True) for codes in (rights, identities)), strict=True)
     counts = [len(found) for found in names]
     if max(counts, default=0) < 2:
@@ -125,14 +124,14 @@ class StatementScores(DistinctItems):
         **kwargs: of `torchmetrics.Metric`.
 
     Raises:
-        UserError: `resamples` is below 1.
+        ValueError: `resamples` is below 1.
     """
 
     def __init__(
         self, rights: Sequence[str], identity_groups: Sequence[str], resamples: int = 1000, seed: int = 0, **kwargs: Any
     ) -> None:
         if resamples < 1:
-            raise UserError(f"resamples is {resamples}, but must be 1 or more")
+            raise ValueError(f"resamples is {resamples}, but must be 1 or more")
         super().__init__(columns=len(COLUMNS), dtype=torch.int64, **kwargs)
         self.rights = list(rights)
         self.identity_groups = list(identity_groups)
@@ -226,12 +225,12 @@ def shift_between(changed: Items, plain: Items, resamples: int = 1000, seed: int
         seed: its seed.
 
     Raises:
-        UserError: the two do not hold the same statements.
+        ValueError: the two do not hold the same statements.
     """
     same = ("index", "affirms", "agree", "right", "identity")
     different = [name for name in same if not torch.equal(changed[name], plain[name])]
     if different:
-        raise UserError(
+        raise ValueError(
             f"a shift compares the same statements, but {different[0]} differs ({len(changed['index'])} prompts "
             f"against {len(plain['index'])}): ask both about one split in one order"
         )

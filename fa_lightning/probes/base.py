@@ -25,7 +25,7 @@ class Probe(nn.Module, ABC):
         rule: what it does, as the report tells it.
 
     Raises:
-        UserError: `hidden_size` is below 1.
+        ValueError: `hidden_size` is below 1.
     """
 
     name: ClassVar[str] = ""
@@ -34,7 +34,7 @@ class Probe(nn.Module, ABC):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         if hidden_size < 1:
-            raise UserError(f"hidden_size is {hidden_size}, but must be a positive number of units")
+            raise ValueError(f"hidden_size is {hidden_size}, but must be a positive number of units")
         self.hidden_size = hidden_size
 
     @abstractmethod
@@ -42,7 +42,9 @@ class Probe(nn.Module, ABC):
         """Learn from states (n, hidden) and their labels, booleans (n,).
 
         Raises:
-            UserError: the shapes disagree, a state is not finite, or a class is missing.
+            UserError: a class is missing.
+        ValueError: the shapes disagree.
+        NotFiniteError: a state is not finite.
         """
 
     @abstractmethod
@@ -57,7 +59,7 @@ def check_labelled(states: Tensor, labels: Tensor, hidden_size: int) -> None:
         UserError: the shapes disagree, a state is not finite, or a class is missing.
     """
     if states.ndim != 2 or states.shape[1] != hidden_size or labels.shape != states.shape[:1]:
-        raise UserError(
+        raise ValueError(
             f"states is {tuple(states.shape)} and labels {tuple(labels.shape)}, but they must be (n, {hidden_size}) "
             "and (n,)"
         )
@@ -74,10 +76,11 @@ def check_pairs(pairs: Tensor, hidden_size: int) -> None:
     """Refuse what are no contrast pairs.
 
     Raises:
-        UserError: the shape is not (n, 2, hidden), or a state is not finite.
+        ValueError: the shape is not (n, 2, hidden).
+        NotFiniteError: a state is not finite.
     """
     if pairs.ndim != 3 or pairs.shape[1:] != (2, hidden_size):
-        raise UserError(f"pairs is {tuple(pairs.shape)}, but contrast pairs must be (n, 2, {hidden_size})")
+        raise ValueError(f"pairs is {tuple(pairs.shape)}, but contrast pairs must be (n, 2, {hidden_size})")
     check_finite_states(pairs=pairs.flatten(0, 1))
 
 
@@ -88,10 +91,10 @@ def stack_pairs(first: Tensor, second: Tensor) -> Tensor:
     torch.Size([3, 2, 4])
 
     Raises:
-        UserError: there are not as many of one as of the other.
+        ValueError: there are not as many of one as of the other.
     """
     if first.ndim != 2 or first.shape != second.shape:
-        raise UserError(
+        raise ValueError(
             f"contrast pairs have {tuple(first.shape)} first states and {tuple(second.shape)} second ones, but both "
             "must be (n, hidden), row by row the two endings of one prompt"
         )

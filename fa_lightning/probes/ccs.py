@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.behaviours.contrast_probe import ccs_loss
-from fa_lightning.errors import UserError
 from fa_lightning.metrics.precision import in_float64
 from fa_lightning.probes.base import check_pairs
 from fa_lightning.regressors.base import usable_std
@@ -71,7 +70,7 @@ class CCS(nn.Module):
         seed: of the first weights.
 
     Raises:
-        UserError: `restarts` or `steps` is below 1.
+        ValueError: `restarts` or `steps` is below 1.
     """
 
     name: ClassVar[str] = "CCS"
@@ -92,7 +91,7 @@ class CCS(nn.Module):
         super().__init__()
         for name, value in (("restarts", restarts), ("steps", steps)):
             if value < 1:
-                raise UserError(f"{name} is {value}, but must be 1 or more")
+                raise ValueError(f"{name} is {value}, but must be 1 or more")
         self.hidden_size = hidden_size
         self.restarts, self.steps, self.seed = restarts, steps, seed
         self.learning_rate, self.weight_decay = learning_rate, weight_decay

@@ -49,7 +49,8 @@ class States:
         The second of a pair is what the label is true of: the second ending, or the row's own prompt.
 
         Raises:
-            UserError: there are none of this subject at this site, or nothing that makes pairs.
+            UserError: there are none of this subject at this site.
+            ValueError: there is nothing that makes pairs.
         """
         sites = self.by_subject.get(subject, {})
         if site not in sites or not len(sites[site]):
@@ -63,10 +64,12 @@ class States:
             return states[:, 0]
         if view == "opposites":
             if self.opposites is None:
-                raise UserError(f"rows at site {site!r} have no opposites, but pairs of them were asked for")
+                raise ValueError(f"rows at site {site!r} have no opposites, but pairs of them were asked for")
             return stack_pairs(states[self.opposites, 0], states[:, 0])
         if states.shape[1] != 3:
-            raise UserError(f"site {site!r} holds {states.shape[1]} states a row, but contrast pairs need both endings")
+            raise ValueError(
+                f"site {site!r} holds {states.shape[1]} states a row, but contrast pairs need both endings"
+            )
         return states[:, 1:]
 
 

@@ -87,10 +87,10 @@ class Subjects:
         """The model as one subject.
 
         Raises:
-            UserError: there is no such subject.
+            ValueError: there is no such subject.
         """
         if name not in self.names:
-            raise UserError(f"there is no subject {name!r}; there are {', '.join(self.names)}")
+            raise ValueError(f"there is no subject {name!r}; there are {', '.join(self.names)}")
         if self._variants is None:
             yield self._model
         elif name != BASE:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.errors import NotFiniteError, UserError
 from fa_lightning.metrics.precision import in_float64
 from fa_lightning.regressors.moments import PairMoments
 
@@ -148,7 +149,7 @@ def checked_pairs(x: Tensor, y: Tensor, weight: Tensor | None, hidden_size: int)
         raise ValueError(f"weight holds {weight.min().item():g}, but weights must be 0 or more")
     used = weight > 0
     if not used.any():
-        raise ValueError(f"none of the {len(x)} pairs has a positive weight, but the fit needs at least one")
+        raise UserError(f"none of the {len(x)} pairs has a positive weight, but the fit needs at least one")
     return in_float64(x[used]), in_float64(y.to(x.device)[used]), in_float64(weight[used])
 
 
@@ -156,21 +157,23 @@ def check_finite_states(**states: Tensor) -> None:
     """Refuse values that are not finite.
 
     Raises:
-        ValueError: naming the argument.
+        NotFiniteError: naming the argument.
     """
     for name, values in states.items():
         if not torch.isfinite(values).all():
-            raise ValueError(f"{name} holds values that are not finite: the states overflowed their dtype, record anew")
+            raise NotFiniteError(
+                f"{name} holds values that are not finite: the states overflowed their dtype, record anew"
+            )
 
 
 def check_rank(rank: int, hidden_size: int) -> int:
     """The rank, if an edit of that many units can have it.
 
     Raises:
-        ValueError: if it can't.
+        UserError: if it can't.
     """
     if not 1 <= rank <= hidden_size:
-        raise ValueError(f"rank is {rank}, but must be from 1 to {hidden_size}, the number of units of a state")
+        raise UserError(f"rank is {rank}, but must be from 1 to {hidden_size}, the number of units of a state")
     return rank
 
 
@@ -178,10 +181,10 @@ def check_ridge(ridge: float) -> float:
     """The penalty, if it is one.
 
     Raises:
-        ValueError: if it is negative or not a number.
+        UserError: if it is negative or not a number.
     """
     if not ridge >= 0:
-        raise ValueError(f"ridge is {ridge}, but must be 0 or more")
+        raise UserError(f"ridge is {ridge}, but must be 0 or more")
     return ridge
 
 

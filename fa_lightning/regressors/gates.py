@@ -21,7 +21,7 @@ class OversightProbe(nn.Module):
         hidden_size: units per state.
 
     Raises:
-        UserError: if `hidden_size` is not positive.
+        ValueError: if `hidden_size` is not positive.
     """
 
     name = "oversight_probe"
@@ -32,7 +32,7 @@ class OversightProbe(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         if hidden_size < 1:
-            raise UserError(f"hidden_size is {hidden_size}, but must be a positive number of units")
+            raise ValueError(f"hidden_size is {hidden_size}, but must be a positive number of units")
         self.hidden_size = hidden_size
         self.register_buffer("weight", torch.zeros(hidden_size))
         self.register_buffer("bias", torch.zeros(()))
@@ -46,12 +46,14 @@ class OversightProbe(nn.Module):
             poor: whether oversight was poor (n,), booleans; both must occur.
 
         Raises:
-            UserError: if the shapes disagree, a state is not finite, or one of the two classes is missing.
+            UserError: if one of the two classes is missing.
+            ValueError: if the shapes disagree.
+            NotFiniteError: if a state is not finite.
         """
         from sklearn.linear_model import LogisticRegression
 
         if states.ndim != 2 or states.shape[1] != self.hidden_size or poor.shape != states.shape[:1]:
-            raise UserError(
+            raise ValueError(
                 f"states is {tuple(states.shape)} and poor {tuple(poor.shape)}, but they must be "
                 f"(n, {self.hidden_size}) and (n,)"
             )

@@ -14,7 +14,6 @@ from fa_lightning.activations.capture import capture
 from fa_lightning.activations.edit import block_outputs, edited, layer_below, resumed
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.adapters import Variants
-from fa_lightning.errors import UserError
 from fa_lightning.metrics.functional import kl_divergence_tokens, predicting_positions
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.spec import Block
@@ -92,7 +91,7 @@ def tokens_of(batch: Batch, positions: str) -> Tensor:
     """The tokens of a left-padded batch that a position rule covers, (batch, tokens) booleans.
 
     Raises:
-        UserError: for a rule under which a prompt by itself is not edited.
+        ValueError: for a rule under which a prompt by itself is not edited.
     """
     real = batch["attention_mask"].bool()
     if positions == "all":
@@ -103,7 +102,7 @@ def tokens_of(batch: Batch, positions: str) -> Tensor:
         return last
     if positions.startswith("from_"):
         return real & (batch["position_ids"] >= int(positions.removeprefix("from_")))
-    raise UserError(
+    raise ValueError(
         f"positions is {positions!r}, but a fit through the live model sees prompts only: take all, last or from_K"
     )
 

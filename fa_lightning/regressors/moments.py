@@ -13,7 +13,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from fa_lightning.errors import UserError
+from fa_lightning.errors import NotFiniteError, UserError
 from fa_lightning.metrics.precision import float64_device, in_float64
 
 _SUMS = ("count", "sum_x", "sum_d", "sum_xx", "sum_xd", "sum_dd", "sum_yy")
@@ -48,7 +48,7 @@ class PairMoments:
         hidden: units per state.
 
     Raises:
-        UserError: if `hidden` is not positive.
+        ValueError: if `hidden` is not positive.
     """
 
     count: Tensor
@@ -63,7 +63,7 @@ class PairMoments:
 
     def __init__(self, hidden: int) -> None:
         if hidden < 1:
-            raise UserError(f"hidden is {hidden}, but must be a positive number of units")
+            raise ValueError(f"hidden is {hidden}, but must be a positive number of units")
         self.hidden = hidden
         self._has_reference = False
         shapes: dict[str, tuple[int, ...]] = {"count": (), "sum_xx": (hidden, hidden), "sum_xd": (hidden, hidden)}
@@ -80,12 +80,13 @@ class PairMoments:
             weight: weight of each pair (n,), not negative; None weighs all 1.
 
         Raises:
-            UserError: if the shapes disagree or a state is not finite.
+            ValueError: if the shapes disagree.
+            NotFiniteError: if a state is not finite.
         """
         if x.ndim != 2 or x.shape[1] != self.hidden or y.shape != x.shape:
-            raise UserError(f"x is {tuple(x.shape)} and y {tuple(y.shape)}, but both must be (n, {self.hidden})")
+            raise ValueError(f"x is {tuple(x.shape)} and y {tuple(y.shape)}, but both must be (n, {self.hidden})")
         if weight is not None and weight.shape != x.shape[:1]:
-            raise UserError(f"weight is {tuple(weight.shape)}, but must be ({x.shape[0]},), one per pair")
+            raise ValueError(f"weight is {tuple(weight.shape)}, but must be ({x.shape[0]},), one per pair")
         if not len(x):
             return
         x = x.float()
@@ -105,7 +106,7 @@ class PairMoments:
             x, difference = x * weight.sqrt()[:, None], difference * weight.sqrt()[:, None]
         xx, xd = _products(x, difference)
         if not torch.isfinite(xd.sum() + xx.sum()):
-            raise UserError("x, y or weight holds values that are not finite: the states overflowed their dtype")
+            raise NotFiniteError("x, y or weight holds values that are not finite: the states overflowed their dtype")
         self.count += count
         sum_dd = difference.square().sum(0)
         # From the other sums a unit that varies little in y but much in x would be told by their rounding errors.
@@ -116,7 +117,7 @@ class PairMoments:
     def merge(self, other: PairMoments) -> None:
         """Add the pairs that another instance has seen."""
         if other.hidden != self.hidden:
-            raise UserError(f"other.hidden is {other.hidden}, but these moments have {self.hidden} units")
+            raise ValueError(f"other.hidden is {other.hidden}, but these moments have {self.hidden} units")
         if not other._has_reference:
             return
         if not self._has_reference:
@@ -212,10 +213,11 @@ class PairMoments:
             weight (hidden, hidden) and bias (hidden,), float64, with y predicted as x @ weight.T + bias.
 
         Raises:
-            UserError: if the penalty is negative, or so small that the covariance is singular.
+            UserError: if the penalty is so small that the covariance is singular.
+            ValueError: if the penalty is negative.
         """
         if not penalty >= 0:
-            raise UserError(f"penalty is {penalty}, but must be 0 or more")
+            raise ValueError(f"penalty is {penalty}, but must be 0 or more")
         covariance = self.covariance
         identity = torch.eye(self.hidden, dtype=torch.float64, device=covariance.device)
         scale = covariance.diagonal().mean()

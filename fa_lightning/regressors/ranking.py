@@ -24,7 +24,8 @@ def unit_scores(ranking: str, site: Site, plan: FitPlan, maps: nn.ModuleDict, ef
         effects: sums of `unit_effects`, by `map_key` of number 0; empty where they were not measured.
 
     Raises:
-        UserError: there is no such ranking, or what it needs was not fitted.
+        UserError: what the ranking needs was not fitted.
+        ValueError: there is no such ranking.
     """
     scores: Tensor
     if ranking == "difference":
@@ -39,7 +40,7 @@ def unit_scores(ranking: str, site: Site, plan: FitPlan, maps: nn.ModuleDict, ef
             raise UserError("units are ranked by effect, but their effects were not measured: set rank_units: true")
         scores = effects[map_key(0, site)].abs()
     else:
-        raise UserError(f"ranking is {ranking!r}, but must be difference, ridge or effect")
+        raise ValueError(f"ranking is {ranking!r}, but must be difference, ridge or effect")
     return scores
 
 

@@ -168,7 +168,7 @@ def contrast_direction(positive: Tensor, negative: Tensor, direction: Direction)
 def _checked(positive: Tensor, negative: Tensor, hidden_size: int) -> tuple[Tensor, Tensor]:
     """Contrast pairs in float64."""
     if positive.shape != negative.shape or positive.ndim != 2 or positive.shape[1] != hidden_size or not len(positive):
-        raise UserError(
+        raise ValueError(
             f"positive is {tuple(positive.shape)} and negative {tuple(negative.shape)}, but both must be "
             f"(pairs, {hidden_size}) with as many pairs, at least one"
         )

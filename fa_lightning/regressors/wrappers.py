@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.moments import PairMoments
 
@@ -88,7 +87,7 @@ class UnitSubset(Wrapper):
         keep: which units it may edit, (hidden,) booleans; they are stored with the tensors, not in the config.
 
     Raises:
-        UserError: if `keep` is not one boolean per unit.
+        ValueError: if `keep` is not one boolean per unit.
     """
 
     name = "unit_subset"
@@ -97,7 +96,7 @@ class UnitSubset(Wrapper):
     def __init__(self, inner: Regressor, keep: Tensor) -> None:
         super().__init__(inner)
         if keep.shape != (inner.hidden_size,) or keep.dtype != torch.bool:
-            raise UserError(
+            raise ValueError(
                 f"keep is {tuple(keep.shape)} of {keep.dtype}, but must be ({inner.hidden_size},) of torch.bool, "
                 "one per unit"
             )

@@ -226,6 +226,6 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         ) from error
     try:
         results: Results = decode(Results, raw, "results")
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{source} is not a results file of fa_lightning: {error}") from error
     return results

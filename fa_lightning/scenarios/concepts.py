@@ -154,7 +154,7 @@ class PoserConcepts(ConceptSource):
                 sides.append(tuple(dict.fromkeys(kept)))
             try:
                 concepts.append(Concept(name, *sides))
-            except ValueError as error:
+            except UserError as error:
                 read = ", ".join(path.name for paths in self._paths(name) for path in paths)
                 raise UserError(
                     f"{error}. Read from {self._folder}: {read}; {quoting} of their texts were left out because they "

@@ -120,10 +120,11 @@ class Template:
             agree: the digit that means agree; the other one means disagree.
 
         Raises:
-            UserError: a claim is given to a template that takes none, or missing; or `agree` is no digit.
+            UserError: a claim is given to a template that takes none, or missing.
+            ValueError: `agree` is no digit.
         """
         if agree not in DIGITS:
-            raise UserError(f"agree is {agree!r}, but must be 0 or 1, the digit that means agree")
+            raise ValueError(f"agree is {agree!r}, but must be 0 or 1, the digit that means agree")
         yes, no = (statement.text, statement.opposite) if self.names_alternatives else (AGREE, DISAGREE)
         meanings = (yes, no) if agree == 0 else (no, yes)
         return self.fill(statement.text, meanings, claim), safe_digit(statement, agree)

@@ -237,7 +237,7 @@ def _templates(folder: Path, prefix: str) -> dict[str, Template]:
             text = text.replace(written, place)
         try:
             found[name] = Template(name, text)
-        except ValueError as error:
+        except UserError as error:
             ours = ", ".join(f"{written} for {place}" for written, place in _PLACES.items())
             raise UserError(f"{path}: {error}. These files write {ours}") from error
     if not found:

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaC
 from fa_lightning.activations.capture import capture, truncated_forward
 from fa_lightning.activations.sites import Site, module_at
 from fa_lightning.backbones.decoder import decoder_layers
+from fa_lightning.errors import UserError
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
 CONFIGS = {
@@ -149,5 +150,5 @@ def test_no_sites_and_unreached_sites_are_refused():
     with pytest.raises(ValueError, match="sites is empty"), capture(model, []):
         pass
     model.forward = lambda **_: None
-    with pytest.raises(RuntimeError, match=r"never reached layers\.2\.residual"):
+    with pytest.raises(UserError, match=r"never reached layers\.2\.residual"):
         truncated_forward(model, [Site(2)], **INPUTS)
