@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
-from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import nn
 
 Precision = Literal["bf16-mixed", "32-true"]
+
+MEASURED = "FA_LIGHTNING_CPU_BFLOAT16"
+"""Environment variable that hands a measurement on to the ranks that this process starts, so that all compute alike."""
 
 _ROWS, _WIDTH = 768, 128
 """A batch of the embedded experiments, in tokens, and their hidden size."""
@@ -28,16 +31,18 @@ def fast_precision(accelerator: str) -> Precision:
     return "bf16-mixed" if cpu_gains_by_bfloat16() else "32-true"
 
 
-@lru_cache(maxsize=1)
 def cpu_gains_by_bfloat16() -> bool:
-    """Whether this processor trains faster in bfloat16, by a measurement of 0.1 to 0.6 s, made once in a process.
+    """Whether this processor trains faster in bfloat16, by a measurement of 0.1 to 0.6 s, made once.
 
     Not by what the processor says of itself: a virtual machine may hide its units, and a library may not use them.
     Where they are used, a step takes about half as long (AVX512-BF16); where they are not, eight times as long (AVX2
     alone), so the noise of a busy machine does not change the answer.
     """
-    rounds = [(_seconds(torch.float32), _seconds(torch.bfloat16)) for _ in range(3)]
-    return min(half for _, half in rounds) < 0.9 * min(full for full, _ in rounds)
+    if MEASURED not in os.environ:
+        rounds = [(_seconds(torch.float32), _seconds(torch.bfloat16)) for _ in range(3)]
+        gains = min(half for _, half in rounds) < 0.9 * min(full for full, _ in rounds)
+        os.environ[MEASURED] = "1" if gains else "0"
+    return os.environ[MEASURED] == "1"
 
 
 def _seconds(dtype: torch.dtype) -> float:

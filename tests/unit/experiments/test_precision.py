@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import pytest
@@ -11,16 +11,16 @@ import yaml
 
 from fa_lightning.cli import lightning_cli
 from fa_lightning.experiments import precision
-from fa_lightning.experiments.precision import cpu_gains_by_bfloat16, fast_precision
+from fa_lightning.experiments.precision import MEASURED, fast_precision
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
-def _forget_the_measurement() -> Iterator[None]:
-    cpu_gains_by_bfloat16.cache_clear()
-    yield
-    cpu_gains_by_bfloat16.cache_clear()
+def _forget_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Set first, so that what a test measures is gone after it.
+    monkeypatch.setenv(MEASURED, "")
+    monkeypatch.delenv(MEASURED)
 
 
 def cpu(monkeypatch: pytest.MonkeyPatch, float32: list[float], bfloat16: list[float]) -> None:
@@ -47,8 +47,9 @@ def test_a_cpu_computes_in_what_it_was_measured_to_be_faster_in(
 ) -> None:
     cpu(monkeypatch, float32, bfloat16)
     assert fast_precision("auto") == expected
-    # The times are used up: a second question is answered without a measurement.
+    # The times are used up: a second question is answered without a measurement, in the ranks that are started too.
     assert fast_precision("cpu") == expected
+    assert os.environ[MEASURED] == ("1" if expected == "bf16-mixed" else "0")
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
