@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
@@ -20,6 +22,32 @@ from fa_lightning.metrics.cells import CellAccuracy
 from fa_lightning.metrics.files import whole_folder
 from fa_lightning.scenarios.batches import Batch, owed
 from fa_lightning.scenarios.scenario import CELLS
+
+
+@contextmanager
+def mlp_of_some_tokens(mlp: nn.Module, needed: Tensor) -> Iterator[None]:
+    """Compute an MLP for some tokens alone, and return zeros for the others.
+
+    In the last block nothing but a token's own logits reads what its MLP returns: a third of the embedded backbone's
+    training would go into states that nobody asks for.
+
+    Args:
+        mlp: takes and returns (batch, tokens, hidden).
+        needed: which tokens, (batch, tokens) booleans.
+    """
+
+    def picked(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0][needed],)
+
+    def put_back(_: nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
+        return output.new_zeros(*needed.shape, output.shape[-1]).masked_scatter(needed[..., None], output)
+
+    handles = mlp.register_forward_pre_hook(picked), mlp.register_forward_hook(put_back)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class BackboneModule(pl.LightningModule):
@@ -110,16 +138,17 @@ class BackboneModule(pl.LightningModule):
             # Ids below the first word piece are special tokens, which stay.
             hidden = (torch.rand_like(input_ids, dtype=torch.float) < self.word_dropout) & (input_ids > 5)
             shown = input_ids.masked_fill(hidden, tokenizer.pad_token_id)
-        states = self.model.model(input_ids=shown, attention_mask=mask).last_hidden_state[:, :-1]
-        following = input_ids[:, 1:]
-        loss = cross_entropy(self.model.lm_head(states[asked]).float(), following[asked])
+        text = torch.zeros_like(asked)
         if self.text_weight:
             # A quarter of the batch is enough to keep it a language model, and the vocabulary is costly. Rows run from
             # long to short.
-            rows = slice(None, None, 4)
-            text = mask[rows, 1:].bool() & ~asked[rows]
-            logits = self.model.lm_head(states[rows][text]).float()
-            loss = loss + self.text_weight * cross_entropy(logits, following[rows][text])
+            text[::4] = mask[::4, 1:].bool() & ~asked[::4]
+        with mlp_of_some_tokens(self.model.model.layers[-1].mlp, pad(asked | text, (0, 1))):
+            states = self.model.model(input_ids=shown, attention_mask=mask).last_hidden_state[:, :-1]
+        following = input_ids[:, 1:]
+        loss = cross_entropy(self.model.lm_head(states[asked]).float(), following[asked])
+        if self.text_weight:
+            loss = loss + self.text_weight * cross_entropy(self.model.lm_head(states[text]).float(), following[text])
         check_finite(loss, self.global_step, batch_idx)
         self.log("train/loss", loss, prog_bar=True)
         return loss

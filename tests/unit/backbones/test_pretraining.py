@@ -264,3 +264,31 @@ def test_each_task_is_judged_by_its_own_rule(ready, tmp_path, failed):
             assert found[f"val/{task}/{cell}/accuracy"] == (task != failed)
     # A miss costs 20 nats in one of three tasks; without a role there is nothing to miss.
     assert found["val/loss"] == pytest.approx(0.0 if failed in (None, "no_role") else 20 / 3, abs=1e-3)
+
+
+def test_the_last_block_computes_what_is_asked_alone_and_learns_the_same(ready):
+    module, data = ready(text_weight=0.5)
+    batch = next(iter(data.train_dataloader()))
+    mlp = module.model.model.layers[-1].mlp
+    computed = []
+    handle = mlp.up_proj.register_forward_hook(lambda _, inputs, __: computed.append(inputs[0].shape[:-1].numel()))
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    handle.remove()
+    assert not mlp._forward_pre_hooks
+    found = {name: parameter.grad.clone() for name, parameter in module.model.named_parameters()}
+    module.zero_grad()
+
+    ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+    logits = module.model(input_ids=ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
+    nats = -logits.gather(-1, ids[:, 1:, None])[..., 0]
+    answers = ids[:, :-1] == data.tokenizer.convert_tokens_to_ids(ASSISTANT)
+    text = torch.zeros_like(answers)
+    text[::4] = mask[::4, 1:] & ~answers[::4]
+    expected = nats[answers].mean() + 0.5 * nats[text].mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    for name, parameter in module.model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, msg=name, rtol=1e-4, atol=1e-6)
+    assert computed == [int((answers | text).sum())]
+    assert computed[0] < 0.5 * mask.sum()
