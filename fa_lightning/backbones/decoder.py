@@ -91,6 +91,12 @@ def context_of(model: nn.Module) -> int:
     return Tables.of(text_config(model)).positions or 2**31
 
 
+def has_position_table(model: Any) -> bool:
+    """Whether a model looks positions up (GPT-2, OPT), so that there are none beyond its context."""
+    words = model.get_input_embeddings()
+    return any(isinstance(part, nn.Embedding) and part is not words for part in decoder_of(model).children())
+
+
 def text_config(model: nn.Module) -> Any:
     """The config of the model's decoder, of the model itself or of the one that it wraps; None where there is none.
 

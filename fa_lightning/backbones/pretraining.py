@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, pad
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
+from fa_lightning.backbones.attached import attached
 from fa_lightning.backbones.pretraining_data import TASKS
 from fa_lightning.backbones.tokenizer import ASSISTANT
 from fa_lightning.backbones.training import adamw_with_warmup, check_finite
@@ -36,18 +37,14 @@ def mlp_of_some_tokens(mlp: nn.Module, needed: Tensor) -> Iterator[None]:
         needed: which tokens, (batch, tokens) booleans.
     """
 
-    def picked(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (inputs[0][needed],)
+    def picked(_: nn.Module, inputs: tuple[Tensor], named: dict[str, Any]) -> tuple[tuple[Tensor], dict[str, Any]]:
+        return (inputs[0][needed],), named
 
     def put_back(_: nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
         return output.new_zeros(*needed.shape, output.shape[-1]).masked_scatter(needed[..., None], output)
 
-    handles = mlp.register_forward_pre_hook(picked), mlp.register_forward_hook(put_back)
-    try:
+    with attached([(mlp, put_back)], before=[(mlp, picked)]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class BackboneModule(pl.LightningModule):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fa_lightning.backbones.decoder import context_of
+from fa_lightning.backbones.decoder import context_of, has_position_table
 from fa_lightning.errors import UserError
 
 
@@ -36,18 +36,17 @@ def generated(
         streamer: is shown each token as it comes.
 
     Raises:
-        UserError: prompts and new tokens are more than the model has positions for.
+        UserError: prompts and new tokens are more than a table of the model has positions for.
     """
     from transformers import GenerationConfig
 
     given: Tensor = inputs["attention_mask"] if "attention_mask" in inputs else inputs["input_ids"]
-    # The last new token is written and not read.
-    if given.shape[1] + new_tokens - 1 > context_of(model):
+    # The last new token is written and not read. Rotary positions go on beyond the context, if badly.
+    if has_position_table(model) and given.shape[1] + new_tokens - 1 > context_of(model):
         raise UserError(
             f"the longest prompt has {given.shape[1]} tokens, and {new_tokens} are to be written (max_new_tokens), but "
             f"the model has positions for {context_of(model)}: write fewer, or shorten the prompt"
         )
-
     own = model.generation_config
     named = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     ended_by = sorted({*ends, *(token for token in named if token is not None)})

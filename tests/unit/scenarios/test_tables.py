@@ -6,12 +6,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from fa_lightning.backbones.decoder import context_of, has_position_table
 from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.backbones.template_command import main
 from fa_lightning.interventions.writing import Sampling, write_tokens
 from fa_lightning.scenarios.batches import make_examples
 from fa_lightning.scenarios.prompts import answer_format, prompt_ids
 from fa_lightning.scenarios.tables import Tables, tables_of
+from tests.conformance.models import FAMILIES, make_model
 
 
 @pytest.fixture
@@ -74,3 +76,13 @@ def test_writing_beyond_the_positions_is_refused_and_up_to_them_it_is_not() -> N
     assert write_tokens(model, prompts, 0, [], Sampling(5)).shape == (2, 5)
     with pytest.raises(ValueError, match=r"longest prompt has 12 tokens, and 6 are to be written .* positions for 16"):
         write_tokens(model, prompts, 0, [], Sampling(6))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_with_a_table_of_positions_ends_in_an_index_error_beyond_it(family: str) -> None:
+    model = make_model(family)
+    ids = torch.zeros(1, context_of(model) + 8, dtype=torch.long)
+    assert has_position_table(model) == (family in ("gpt2", "opt"))
+    if has_position_table(model):
+        with pytest.raises(IndexError):
+            model(ids)
