@@ -112,13 +112,23 @@ def _is_mendable(error: Exception) -> bool:
     """Whether a user can mend it; anything else is a fault of ours, and shows where.
 
     Besides our own class: what the operating system refuses (a full disk, a file without permission), memory that ran
-    out, a lost rank, and Lightning's word for a Trainer that can't be.
+    out, a lost rank, and Lightning's words for a Trainer or a callback that can't be.
     """
     # Memory that ran out and a lost rank are RuntimeErrors in torch; Lightning's class would cost seconds to import.
     explained = hasattr(error, "ran_out") or hasattr(error, "lost_rank")
     refused = isinstance(error, OSError) and error.errno is not None
     named = type(error).__name__ == "MisconfigurationException"
-    return isinstance(error, (UserError, MemoryError)) or refused or explained or named
+    # As EarlyStopping with a metric that no module logs.
+    of_callback = _raised_in(error).startswith("lightning.pytorch.callbacks.")
+    return isinstance(error, (UserError, MemoryError)) or refused or explained or named or of_callback
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module whose function raised an error; empty for one that was never raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
 
 
 def lightning_cli(

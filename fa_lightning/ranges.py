@@ -15,16 +15,19 @@ _COUNT = "1 or more"
 _NOT_NEGATIVE = "0 or more"
 _POSITIVE = "above 0"
 _SHARE = "a share, 0 to 1"
+_NOT_ALL = "0 or more and below 1"
 _SEED = f"a seed, 0 to {LARGEST_SEED}"
 _TESTS = {
     _COUNT: lambda value: value >= 1,
     _NOT_NEGATIVE: lambda value: value >= 0,
     _POSITIVE: lambda value: value > 0,
     _SHARE: lambda value: 0 <= value <= 1,
+    _NOT_ALL: lambda value: 0 <= value < 1,
     _SEED: lambda value: 0 <= value <= LARGEST_SEED,
 }
 
 RANGES: dict[str, str] = {
+    **dict.fromkeys(("dropout", "word_dropout"), _NOT_ALL),
     **dict.fromkeys(("seed", "seeds", "seed_everything", "direction_seed"), _SEED),
     **dict.fromkeys(
         (
@@ -62,7 +65,7 @@ RANGES: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
-            *("dropout", "word_dropout", "warmup_fraction", "neutral_share", "poor_share", "swap_critical"),
+            *("warmup_fraction", "neutral_share", "poor_share", "swap_critical"),
             *("drop_irrelevant", "only_critical", "shuffle_facts", "obedient", "accuracy", "confidence"),
             *("least_agreement", "keep"),
         ),

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from typing_extensions import override
 
 from fa_lightning.activations.record import Plan, plan_shards, record
-from fa_lightning.activations.sites import Site, spread, validate
+from fa_lightning.activations.sites import Site, check_sites, spread, validate
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.activations.store_writer import StoreWriter
 from fa_lightning.backbones.adapters import VARIANTS as PAIR
@@ -93,7 +93,7 @@ class ActivationDataModule(pl.LightningDataModule):
         seed: of the order of blocks.
 
     Raises:
-        UserError: a size is below 1.
+        UserError: a size is below 1, or `sites` names none.
     """
 
     step_sizes: ClassVar[tuple[str, ...]] = ("block_rows",)
@@ -136,6 +136,7 @@ class ActivationDataModule(pl.LightningDataModule):
         for name, size in sizes.items():
             if size < 1:
                 raise UserError(f"{name} is {size}, but must be 1 or more")
+        check_sites(sites)
         self.scenarios = scenarios
         self.adapters: dict[str, str] = {"faking": faking, "aligned": aligned}
         self.others = list(others or [])
@@ -236,7 +237,7 @@ class ActivationDataModule(pl.LightningDataModule):
         return Variants.load(self.adapters, device=device, **self.loading)
 
     def _chosen_sites(self, variants: Variants) -> list[Site]:
-        if isinstance(self.site_names, list) and self.site_names:
+        if isinstance(self.site_names, list):
             sites = [Site.parse(name) for name in self.site_names]
         else:
             layers = len(decoder_layers(variants.model))

@@ -19,6 +19,7 @@ from fa_lightning.backbones.attached import attached
 from fa_lightning.backbones.pretraining_data import TASKS
 from fa_lightning.backbones.tokenizer import ASSISTANT
 from fa_lightning.backbones.training import adamw_with_warmup, check_finite
+from fa_lightning.errors import UserError
 from fa_lightning.metrics.cells import CellAccuracy
 from fa_lightning.metrics.files import whole_folder
 from fa_lightning.scenarios.batches import Batch, owed
@@ -67,6 +68,9 @@ class BackboneModule(pl.LightningModule):
         warmup_fraction: share of all steps spent rising to `learning_rate`.
         text_weight: weight of the language-modelling loss; the answers' weight is 1.
         word_dropout: probability that a prompt token is hidden from the model in training.
+
+    Raises:
+        UserError: there is no layer, or the units can't be shared among the heads.
     """
 
     def __init__(
@@ -83,6 +87,13 @@ class BackboneModule(pl.LightningModule):
         word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if layers < 1:
+            raise UserError(f"layers is {layers}, but must be 1 or more")
+        if heads < 1 or hidden_size % (2 * heads):
+            raise UserError(
+                f"hidden_size is {hidden_size} and heads {heads}, but each head needs an even number of units: give a "
+                "multiple of 2 x heads"
+            )
         self.save_hyperparameters()
         self.export = export
         self.hidden_size = hidden_size

@@ -183,7 +183,10 @@ def _run_stage(stage: Stage, cli: Any, fingerprint: dict[str, Any], checkpoint: 
             ckpt_path=None if checkpoint is None else str(checkpoint),
             weights_only=True,
         )
+        _refuse_nothing(stage, "train", trainer.num_training_batches)
     trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    # What the first loader serves is judged; others may hold nothing.
+    _refuse_nothing(stage, "test", trainer.num_test_batches[0])
     # What came from the Hub while the stage ran can be known by its content now.
     new = {key: digest for key, digest in _fingerprint(stage, cli).items() if key.startswith(INPUT)}
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -199,6 +202,19 @@ def _run_stage(stage: Stage, cli: Any, fingerprint: dict[str, Any], checkpoint: 
         artefacts=stage.artefacts(),
     )
     trainer.strategy.barrier("stage done")
+
+
+def _refuse_nothing(stage: Stage, split: str, batches: float) -> None:
+    """Refuse to count a stage as done whose Trainer had no batch to work on: Lightning only warns.
+
+    Raises:
+        UserError: naming the split.
+    """
+    if batches == 0:
+        raise UserError(
+            f"{stage.config}: the {split} split holds nothing that the stage takes, so nothing was made or judged: "
+            "raise the sizes of its scenarios"
+        )
 
 
 def _progress(stage: Stage, stages: Sequence[Stage]) -> str:

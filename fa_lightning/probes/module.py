@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from typing_extensions import override
 
-from fa_lightning.activations.sites import Site, spread, validate
+from fa_lightning.activations.sites import Site, check_sites, spread, validate
 from fa_lightning.backbones.adapters import adapter_folders, backbone_of
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.load import DType, load_tokenizer
@@ -79,11 +79,7 @@ class ProbeModule(pl.LightningModule):
                 f"adapters is empty, base is {base} and backbone is {backbone!r}, so there is nothing to read: give "
                 "adapter folders, or base: true and a backbone"
             )
-        if sites == []:
-            raise UserError(
-                "sites is [], so there is nothing to read: name sites, as layers.3.residual, give a number of layers, "
-                "or null for all"
-            )
+        check_sites(sites)
         for name, value in (("restarts", restarts), ("steps", steps), *(("label_counts", one) for one in label_counts)):
             if value < 1:
                 raise UserError(f"{name} is {value}, but must be 1 or more")

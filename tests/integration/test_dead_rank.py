@@ -184,6 +184,7 @@ def test_a_rank_that_fails_alone_stops_all(calm: Path, tmp_path: Path, fault: st
         assert "Traceback" not in said
     else:
         assert f"[rank {rank}] stops: KeyError: 'a fault of this rank alone'" in said, said
+        assert "Traceback" in said, "a fault of ours shows where it is, under ranks as without"
     assert record_of(tmp_path, "02_aligned")["state"] == "running"
     assert not (tmp_path / "checkpoints/embedded/02_aligned/adapter").exists()
 

@@ -478,6 +478,17 @@ def test_an_unknown_key_is_named(
     assert f"{field} is no argument" in refused(capsys, *FIT)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_stage_with_nothing_to_work_on_is_never_done(
+    copied: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    change(copied, "02_aligned", f"data.init_args.scenarios.init_args.{split}", 0)
+    change(copied, "02_aligned", "data.init_args.scenarios.init_args.neutral", 0)
+    message = refused(capsys, *FIT, "--refit", "02_aligned")
+    assert f"02_aligned.yaml: the {split} split holds nothing that the stage takes" in message
+    assert record_of(copied, "02_aligned")["state"] == "running"
+
+
 def test_an_unknown_experiment_is_refused_with_an_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

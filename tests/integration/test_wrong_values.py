@@ -101,7 +101,7 @@ def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("02_aligned", "data.init_args.batch_size", 0, "data.init_args.batch_size is 0, but must be 1 or more"),
         ("02_aligned", "data.init_args.eval_batch_size", -1, "eval_batch_size is -1, but must be 1 or more"),
         ("02_aligned", "model.init_args.learning_rate", float("nan"), "learning_rate is nan, but must be above 0"),
-        ("02_aligned", "model.init_args.dropout", 1.5, "model.init_args.dropout is 1.5, but must be a share, 0 to 1"),
+        ("02_aligned", "model.init_args.dropout", 1.5, "model.init_args.dropout is 1.5, but must be 0 or more and"),
         ("02_aligned", "model.init_args.rank", 0, "model.init_args.rank is 0, but must be 1 or more"),
         ("01_backbone", "data.init_args.curriculum.roles", -1.0, "roles is -1.0, but must be 0 or more"),
         (
@@ -125,6 +125,14 @@ def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             float("nan"),
             "clip_val is nan, but must be a number",
         ),
+        ("01_backbone", "model.init_args.layers", 0, "layers is 0, but must be 1 or more"),
+        (
+            "01_backbone",
+            "model.init_args.heads",
+            3,
+            "hidden_size is 16 and heads 3, but each head needs an even number",
+        ),
+        ("04_steering", "data.init_args.sites", [], "sites is [], but must be 1 or more layers, a list of site names"),
         ("02_aligned", "modle", 1, "modle is no argument"),
         ("02_aligned", "model", None, "model"),
     ],

@@ -161,6 +161,16 @@ def test_a_class_of_the_users_own_is_theirs_to_mend(fault: str, capsys: pytest.C
     assert capsys.readouterr().err.splitlines()[-1] == f"error: the config can't be used: planted {fault}"
 
 
+def test_a_callback_that_asks_for_what_no_module_logs_is_the_users_to_mend(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/nope"]
+    words += ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
+    words += ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false", "--trainer.accelerator", "cpu"]
+    assert cli.main(["fit", "--model", "planted.Planted", *PLANTED_DATA, *words]) == 1
+    assert "error: Early stopping conditioned on metric `val/nope` which is not available" in capsys.readouterr().err
+
+
 COMMANDS_OF_OUR_OWN = {
     "generate": "fa_lightning.interventions.command.main",
     "template": "fa_lightning.backbones.template_command.main",

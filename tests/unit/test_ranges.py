@@ -24,7 +24,8 @@ def stage(**arguments: Any) -> dict[str, Any]:
         ({"learning_rate": math.inf}, "model.init_args.learning_rate is inf, but must be above 0"),
         ({"learning_rate": 0.0}, "model.init_args.learning_rate is 0.0, but must be above 0"),
         ({"weight_decay": -0.1}, "model.init_args.weight_decay is -0.1, but must be 0 or more"),
-        ({"dropout": 1.01}, "model.init_args.dropout is 1.01, but must be a share, 0 to 1"),
+        ({"dropout": 1.0}, "model.init_args.dropout is 1.0, but must be 0 or more and below 1"),
+        ({"warmup_fraction": 1.01}, "model.init_args.warmup_fraction is 1.01, but must be a share, 0 to 1"),
         ({"doses": [0.1, 0.0]}, "model.init_args.doses.1 is 0.0, but must be above 0"),
         ({"specs": [{"ridge": -1}]}, "model.init_args.specs.0.ridge is -1, but must be 0 or more"),
         ({"seed": 2**32}, "model.init_args.seed is 4294967296, but must be a seed, 0 to 4294967295"),
@@ -39,7 +40,9 @@ def test_a_number_out_of_range_is_named_with_its_place(arguments: dict[str, Any]
 
 
 def test_what_may_be_is_let_through() -> None:
-    refuse_numbers(stage(decision_weight=math.inf, batch_size=1, seed=2**32 - 1, dropout=1, layers=None, unknown=-5))
+    refuse_numbers(
+        stage(decision_weight=math.inf, batch_size=1, seed=2**32 - 1, warmup_fraction=1, layers=None, unknown=-5)
+    )
     # Another package may give a name another meaning, such as -1 for "as large as it goes".
     refuse_numbers({"callbacks": [{"class_path": "theirs.Callback", "init_args": {"batch_size": -1}}]})
 
