@@ -206,7 +206,7 @@ def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
         ProbeModule(str(tmp_path))
     with pytest.raises(ValueError, match="there is nothing to read"):
         ProbeModule(str(tmp_path), base=False, backbone="x")
-    with pytest.raises(ValueError, match=r"sites is \[\], so there is nothing to read"):
+    with pytest.raises(ValueError, match=r"sites is \[\], but must be 1 or more layers"):
         ProbeModule(str(tmp_path), backbone="x", sites=[])
     with pytest.raises(ValueError, match="steps is 0"):
         ProbeModule(str(tmp_path), backbone="x", steps=0)
