@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig
 
 from fa_lightning.activations.capture import capture, truncated_forward
-from fa_lightning.activations.sites import Site, module_at
+from fa_lightning.activations.sites import Site, hidden_of, module_at, replaced
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.errors import UserError
 
@@ -97,7 +97,8 @@ def test_hooks_are_gone_after_an_exception(model):
 @torch.no_grad()
 def test_steering_before_capture_is_seen(model):
     plain = truncated_forward(model, [Site(1)], **INPUTS)["layers.1.residual"]
-    handle = module_at(model, Site(1)).register_forward_hook(lambda _, __, output: output + 1)
+    block = module_at(model, Site(1))
+    handle = block.register_forward_hook(lambda _, __, output: replaced(output, hidden_of(output) + 1))
     steered = truncated_forward(model, [Site(1)], **INPUTS)["layers.1.residual"]
     handle.remove()
     assert torch.equal(steered, plain + 1)
