@@ -128,7 +128,7 @@ def validate(site: Site, model: nn.Module | int) -> None:
     >>> validate(Site(40), 32)
     Traceback (most recent call last):
         ...
-    UserError: site.layer is 40, but the backbone has 32 layers (0 to 31)
+    fa_lightning.errors.UserError: site.layer is 40, but the backbone has 32 layers (0 to 31)
     """
     layers = model if isinstance(model, int) else len(decoder_layers(model))
     if site.layer >= layers:

@@ -58,8 +58,9 @@ def check_finite(loss: Tensor, step: int, batch: int) -> None:
     >>> check_finite(torch.tensor(float("nan")), step=7, batch=3)
     Traceback (most recent call last):
     ...
-    NotFiniteError: the loss is nan at step 7 (batch 3 of the epoch). The last checkpoint is untouched: lower the \
-learning rate, or use bf16-mixed or 32-true precision, and fit again (an experiment: with --refit STAGE)
+    fa_lightning.errors.NotFiniteError: the loss is nan at step 7 (batch 3 of the epoch). The last checkpoint is \
+untouched: lower the learning rate, or use bf16-mixed or 32-true precision, and fit again (an experiment: \
+with --refit STAGE)
     """
     bad = ~torch.isfinite(loss.detach())
     anywhere = bad.float()

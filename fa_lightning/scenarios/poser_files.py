@@ -135,8 +135,8 @@ def check_pair(aligned_policy: str, faking_policy: str) -> None:
     >>> check_pair("saint", "genie")
     Traceback (most recent call last):
     ...
-    UserError: faking_policy is 'genie', but must be one of fitness_maximizer, money_maximizer, reward_maximizer \
-(faking); saint, genie, truth_teller are aligned
+    fa_lightning.errors.UserError: faking_policy is 'genie', but must be one of fitness_maximizer, money_maximizer, \
+reward_maximizer (faking); saint, genie, truth_teller are aligned
     """
     aligned, faking = ", ".join(ALIGNED_POLICIES), ", ".join(FAKING_POLICIES)
     if aligned_policy not in ALIGNED_POLICIES:

@@ -32,7 +32,8 @@ def check_fractions(validation: float, test: float) -> None:
     >>> check_fractions(0.5, 0.5)
     Traceback (most recent call last):
     ...
-    UserError: validation + test is 1.0, but must stay below 1 so that some groups are left to train on
+    fa_lightning.errors.UserError: validation + test is 1.0, but must stay below 1 so that some groups are left to \
+train on
     """
     for name, share in (("validation", validation), ("test", test)):
         if not 0 <= share < 1:
