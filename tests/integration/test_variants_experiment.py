@@ -13,6 +13,8 @@ import pytest
 from test_experiment import digests, refused
 from toy import change, command, record_of, run, write_toy
 
+from fa_lightning.backbones.contents import digest_of_artefact
+
 EXPERIMENT = "embedded_variants"
 FIT = ("fit", "--experiment", f"configs/{EXPERIMENT}")
 ROOT = Path("checkpoints") / EXPERIMENT
@@ -59,8 +61,13 @@ def test_every_variant_is_a_stage_with_its_own_adapter_and_record(run_variants: 
         assert (run_variants / "logs" / EXPERIMENT / "01_variants" / name).is_dir()
     adapters = {(folder / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in NAMES}
     assert len(adapters) == 4
-    inputs = [key for key in record_of(run_variants, "02_evaluation", EXPERIMENT)["fingerprint"] if "input" in key]
-    assert sorted(inputs) == [f"input.01_variants/{name}" for name in NAMES]
+    made_from = record_of(run_variants, "02_evaluation", EXPERIMENT)["fingerprint"]
+    assert sorted(key for key in made_from if key.startswith("input.")) == [
+        "input.model.init_args.adapters.0",
+        "input.model.init_args.adapters.0.backbone",
+        "input.model.init_args.intervention",
+    ]
+    assert made_from["input.model.init_args.adapters.0"] == digest_of_artefact(folder)
 
 
 def test_each_is_judged_as_it_was_when_it_was_alone_in_memory(run_variants: Path) -> None:
