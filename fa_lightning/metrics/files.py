@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+_SYSTEM = re.compile(r"\(os error (\d+)\)")
+
 
 @contextmanager
 def whole_file(path: Path, temporary: str = "") -> Iterator[BinaryIO]:
@@ -32,13 +34,31 @@ def whole_file(path: Path, temporary: str = "") -> Iterator[BinaryIO]:
     fresh = path.with_name(temporary or f".{path.name}.{os.getpid()}.tmp")
     try:
         with fresh.open("wb") as file:
-            yield file
+            with _told_by_system(path):
+                yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)
         _sync_folder(path.parent)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told_by_system(path: Path) -> Iterator[None]:
+    """Give what the operating system refused, as by a full disk, its own class again, where a library words it anew.
+
+    Raises:
+        OSError: with the system's number and `path`.
+    """
+    try:
+        yield
+    except Exception as error:
+        # In safetensors' words; torch's say nothing of it.
+        told = _SYSTEM.search(str(error))
+        if told is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from error
 
 
 def is_plain(path: Path) -> bool:
@@ -79,7 +99,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(left_over, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
-        yield fresh
+        with _told_by_system(folder):
+            yield fresh
         for path in fresh.rglob("*"):
             if path.is_file():
                 with path.open("rb+") as file:

@@ -94,3 +94,16 @@ def test_a_folder_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pyt
         # The file, its folder; the old one aside, the new one in its place; the folder that holds both.
         assert steps.names == ["fsync", "fsync", "rename", "replace", "fsync"]
         assert content(tmp_path) == {"made/file": "new"}
+
+
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_a_full_disk_is_told_as_such_in_whatever_words_a_library_has_it(tmp_path: Path, whole: Any) -> None:
+    from safetensors import SafetensorError
+
+    with pytest.raises(OSError, match="No space left on device") as full, whole(tmp_path / "new"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert full.value.errno == errno.ENOSPC
+    assert full.value.filename == str(tmp_path / "new")
+    assert not list(tmp_path.iterdir()), "nothing half-written is left"
+    with pytest.raises(SafetensorError, match="header too large"), whole(tmp_path / "new"):
+        raise SafetensorError("Error while deserializing header: header too large")
