@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import MambaConfig, MambaForCausalLM
 
-from fa_lightning.activations.sites import Site
+from fa_lightning.activations.sites import Site, module_at
 from fa_lightning.backbones.adapters import PREFIX, Variants, attach_adapter, backbone_of, save_adapter
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.targets import linear_layers
@@ -249,5 +249,5 @@ def test_a_model_without_attention_says_which_of_its_layers_take_an_adapter_and_
         with pytest.raises(UserError, match=r"MambaModel.forward has no argument called cache"):
             steered()
     with pytest.raises(UserError, match=r"no part named self_attn, .*its parts are norm, mixer"):
-        Intervention(Site(0, "attention"), torch.ones(32)).on(model).__enter__()
+        module_at(model, Site(0, "attention"))
     attach_adapter(model, "faking", 2, 8, 0.0, ["in_proj", "x_proj"])
