@@ -33,9 +33,8 @@ def whole_file(path: Path, temporary: str = "") -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(temporary or f".{path.name}.{os.getpid()}.tmp")
     try:
-        with fresh.open("wb") as file:
-            with _told_by_system(path):
-                yield file
+        with _told_by_system(path), fresh.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)
@@ -46,17 +45,21 @@ def whole_file(path: Path, temporary: str = "") -> Iterator[BinaryIO]:
 
 @contextmanager
 def _told_by_system(path: Path) -> Iterator[None]:
-    """Give what the operating system refused, as by a full disk, its own class again, where a library words it anew.
+    """Name the path in what the operating system refuses, as by a full disk, also where a library words it anew.
 
     Raises:
         OSError: with the system's number and `path`.
     """
     try:
         yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except Exception as error:
         # In safetensors' words; torch's say nothing of it.
         told = _SYSTEM.search(str(error))
-        if told is None or isinstance(error, OSError):
+        if told is None:
             raise
         raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from error
 

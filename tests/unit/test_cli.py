@@ -125,6 +125,12 @@ PLANTED_DATA = ["--data", "planted.PlantedData"]
 QUICK = ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning writes the config of a fit into the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def fit_planted(fault: str, *words: str) -> int:
     return cli.main(["fit", "--model", "planted.Planted", "--model.fault", fault, *words, *PLANTED_DATA, *QUICK])
 

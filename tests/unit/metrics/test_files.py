@@ -103,6 +103,8 @@ def test_a_full_disk_is_told_as_such_in_whatever_words_a_library_has_it(tmp_path
     with pytest.raises(OSError, match="No space left on device") as full, whole(tmp_path / "new"):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert full.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'new'}'"), whole(tmp_path / "new"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert full.value.filename == str(tmp_path / "new")
     assert not list(tmp_path.iterdir()), "nothing half-written is left"
     with pytest.raises(SafetensorError, match="header too large"), whole(tmp_path / "new"):
