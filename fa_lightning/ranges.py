@@ -53,6 +53,7 @@ RANGES: dict[str, str] = {
                 "no_role",
                 "honest_passes",
                 "dose",
+                "doses",
                 "layer",
                 "layers",
                 "samples",
@@ -60,9 +61,7 @@ RANGES: dict[str, str] = {
         ),
         _NOT_NEGATIVE,
     ),
-    **dict.fromkeys(
-        ("learning_rate", "probe_learning_rate", "beta", "doses", "magnitudes", "scales", "top_p"), _POSITIVE
-    ),
+    **dict.fromkeys(("learning_rate", "probe_learning_rate", "beta", "magnitudes", "scales", "top_p"), _POSITIVE),
     **dict.fromkeys(
         (
             *("warmup_fraction", "neutral_share", "poor_share", "swap_critical"),
