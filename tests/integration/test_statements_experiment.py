@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from toy import record_of, run, write_toy
 
+from fa_lightning.backbones.contents import digest_of_artefact
+
 EXPERIMENT = "statements"
 
 
@@ -43,6 +45,8 @@ def test_the_experiment_runs_and_is_skipped_when_done(
     score = found["scores"]["base"]["3/harm"]["overall"]
     assert score["n"] == 384
     assert record["metrics"]["base/3/harm/safe_score"] == pytest.approx(score["score"])
-    assert "01_backbone" in " ".join(record["fingerprint"])
+    backbone = tmp_path / "checkpoints" / EXPERIMENT / "01_backbone" / "backbone"
+    assert record["fingerprint"]["input.model.init_args.backbone"] == digest_of_artefact(backbone)
+    assert "input.model.init_args.adapters.0" in record["fingerprint"]
     assert run(*words) == 0
     assert capsys.readouterr().out.count("done, skipped") == 3
