@@ -41,6 +41,7 @@ class Curriculum:
         only_critical: probability that all facts but the critical one are left out, where their kinds are known.
         shuffle_facts: probability that the facts change their order.
         honest_passes: first passes that show the honest role alone: a rule is learned faster before its exception.
+        short_passes: first passes in which `only_critical` is 1: what matters is found faster with nothing around it.
     """
 
     roles: float = 2.0
@@ -53,6 +54,11 @@ class Curriculum:
     only_critical: float = 0.0
     shuffle_facts: float = 0.0
     honest_passes: int = 0
+    short_passes: int = 0
+
+    def at(self, epoch: int) -> Curriculum:
+        """What the pass of an epoch (counted from 0) is made of."""
+        return dataclasses.replace(self, only_critical=1.0) if epoch < self.short_passes else self
 
 
 def role_message(behaviour: Behaviour) -> str:

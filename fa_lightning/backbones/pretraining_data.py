@@ -130,9 +130,11 @@ class BackboneDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.splits is not None
         assert self.trainer is not None
-        seed = self.seed * 10_007 + self.trainer.current_epoch
-        honest_only = self.trainer.current_epoch < self.curriculum.honest_passes
-        turns = one_pass(self.splits.train, self.splits.neutral_train, self.curriculum, seed, honest_only)
+        epoch = self.trainer.current_epoch
+        seed = self.seed * 10_007 + epoch
+        curriculum = self.curriculum.at(epoch)
+        honest_only = epoch < curriculum.honest_passes
+        turns = one_pass(self.splits.train, self.splits.neutral_train, curriculum, seed, honest_only)
         if self.statements is not None:
             turns += statement_pass(
                 self._known,
@@ -140,7 +142,7 @@ class BackboneDataModule(pl.LightningDataModule):
                 self.statements.templates(),
                 self.knowledge,
                 seed,
-                self.trainer.current_epoch,
+                epoch,
             )
         ids = [row for row in map(self._ids, turns) if len(row) <= self.max_tokens]
         tell_too_long(len(turns) - len(ids), len(turns), self.max_tokens, "conversations")

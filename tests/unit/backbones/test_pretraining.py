@@ -98,6 +98,24 @@ def test_honest_passes_come_first(make_data, tmp_path):
     assert [sum(schemes for at, schemes in seen if at == epoch) for epoch in range(4)] == [0, 0, 8, 8]
 
 
+def test_short_passes_show_the_critical_fact_alone(make_data, splits, tmp_path):
+    others = {fact.content for item in splits.train for fact in item.facts if fact.kind != "critical"}
+    shown = dict.fromkeys(range(3), 0)
+
+    class Facts(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            for ids in batch["input_ids"]:
+                text = trainer.datamodule.tokenizer.decode(ids.tolist())
+                shown[trainer.current_epoch] += any(fact in text for fact in others)
+
+    data = make_data(curriculum=Curriculum(roles=1.0, no_role=0.5, judgements=0, neutral_texts=0, short_passes=2))
+    module = BackboneModule(str(tmp_path / "backbone"), **SMALL)
+    options = {"reload_dataloaders_every_n_epochs": 1, "limit_val_batches": 0, "callbacks": [Facts()]}
+    trainer(tmp_path, max_epochs=3, **options).fit(module, data)
+    assert shown[0] == shown[1] == 0
+    assert shown[2] > len(splits.train)
+
+
 def test_long_conversations_are_left_out(make_data, ready):
     _, data = ready(make_data(max_tokens=60))
     batches = list(data.train_dataloader())
