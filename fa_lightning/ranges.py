@@ -52,6 +52,7 @@ RANGES: dict[str, str] = {
                 "roles",
                 "no_role",
                 "honest_passes",
+                "short_passes",
                 "dose",
                 "doses",
                 "layer",
