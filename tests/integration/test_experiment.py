@@ -230,16 +230,18 @@ def without(place: Path, stage: str, field: str) -> None:
     path.write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize("field", ["data.init_args.scenarios.init_args.seed", "model.init_args.dropout"])
+@pytest.mark.parametrize(
+    ("field", "other"), [("data.init_args.scenarios.init_args.seed", 1), ("model.init_args.dropout", 0.5)]
+)
 def test_an_argument_that_an_older_version_lacked_is_no_change_at_its_default(
-    copied: Path, capsys: pytest.CaptureFixture[str], field: str
+    copied: Path, capsys: pytest.CaptureFixture[str], field: str, other: float
 ) -> None:
     without(copied, "02_aligned", field)
     capsys.readouterr()
     assert run(*FIT) == 0
     assert told(capsys) == dict.fromkeys(STAGES, "done, skipped")
-    change(copied, "02_aligned", field, 1)
-    assert f"{field}: was None, is 1" in refused(capsys, *FIT)
+    change(copied, "02_aligned", field, other)
+    assert f"{field}: was None, is {other}" in refused(capsys, *FIT)
 
 
 def test_an_argument_that_an_older_version_lacked_and_a_list_that_grew_are_told_apart(
