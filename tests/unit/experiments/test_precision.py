@@ -76,6 +76,8 @@ def test_plain_fit_and_runner_choose_alike_and_the_config_stays_open(
     cpu(monkeypatch, [1.0] * 3, [0.5 if gains else 8.0] * 3)
     monkeypatch.chdir(REPOSITORY)
     words = ["--config", "configs/embedded/01_backbone.yaml", "--trainer.accelerator", "cpu"]
+    assert lightning_cli(words, run=False).trainer.precision == "32-true"
+    words += ["--trainer.precision", "null"]
     cli = lightning_cli(words, run=False)
     assert cli.trainer.precision == ("bf16-mixed" if gains else "32-true")
     assert cli.config.trainer.precision is None
