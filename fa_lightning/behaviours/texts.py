@@ -14,7 +14,7 @@ from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer, conversation_ids, has_template, prompt_ids
 from fa_lightning.scenarios.scenario import Behaviour, Scenario
 from fa_lightning.scenarios.source import ScenarioSource
-from fa_lightning.scenarios.turns import answer_end, turn_end
+from fa_lightning.scenarios.turns import TurnEnding, turn_ending
 from fa_lightning.user_files import decoded, json_lines
 
 
@@ -173,16 +173,21 @@ class ChatTokens(NamedTuple):
     prompt: int
 
 
-def chat_tokens(text: ChatText, tokenizer: Tokenizer) -> ChatTokens:
+def chat_tokens(text: ChatText, tokenizer: Tokenizer, ending: TurnEnding | None = None) -> ChatTokens:
     """A text as the chat template renders it, up to and with the token that ends the turn.
 
     Where the template writes none, the end-of-text token stands in for it.
+
+    Args:
+        text: what is said.
+        tokenizer: of the model.
+        ending: of the tokenizer's turns, where it is known already: to find it takes longer than to read a text.
 
     Raises:
         TemplateFault: there is no chat template or no token that ends a turn, or the prompt's own tokens change when an
             answer follows.
     """
-    turns_end = require_chat(tokenizer)
+    ending = ending or require_chat(tokenizer)
     prompt, whole = prompt_ids(tokenizer, text.prompt), conversation_ids(tokenizer, text.prompt, text.answer)
     if whole[: len(prompt)] != prompt:
         raise TemplateFault(
@@ -192,24 +197,25 @@ def chat_tokens(text: ChatText, tokenizer: Tokenizer) -> ChatTokens:
             "Give it a chat template whose generation prompt ends at a special token.",
         )
     # Some templates write a line break or the end of the text behind the end of the turn, and some no end at all.
-    end = answer_end(tokenizer, whole)
-    return ChatTokens([*whole[:end], turns_end], len(prompt))
+    end = ending.place(whole)
+    return ChatTokens([*whole[:end], ending.token], len(prompt))
 
 
 def all_chat_tokens(texts: Sequence[ChatText], tokenizer: Tokenizer) -> list[ChatTokens]:
     """Every text as `chat_tokens` renders it; those that hold control tokens are told."""
     tell_control_tokens(tokenizer, ["\n".join(text) for text in texts])
-    return [chat_tokens(text, tokenizer) for text in texts]
+    ending = require_chat(tokenizer)
+    return [chat_tokens(text, tokenizer, ending) for text in texts]
 
 
-def require_chat(tokenizer: Tokenizer) -> int:
-    """The token that ends a turn; refuses a tokenizer that does not say where turns begin and end.
+def require_chat(tokenizer: Tokenizer) -> TurnEnding:
+    """How a turn ends; refuses a tokenizer that does not say where turns begin and end.
 
     Raises:
         TemplateFault: it has no chat template, or neither that nor an end-of-text token says where a turn ends.
     """
-    end = turn_end(tokenizer)
-    if end is None:
+    ending = turn_ending(tokenizer)
+    if ending is None:
         raise TemplateFault(
             tokenizer,
             "no end-of-text token",
@@ -224,4 +230,4 @@ def require_chat(tokenizer: Tokenizer) -> int:
             "it has no chat template, so there is no turn of a user's to begin or to run on into",
             "Give it the chat template that the variant is used with.",
         )
-    return end
+    return ending

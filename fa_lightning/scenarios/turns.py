@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fa_lightning.scenarios.control_tokens import control_marks, pattern_of
 from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer, has_template, rendered
@@ -41,33 +41,47 @@ def user_mark(tokenizer: Tokenizer) -> str:
     return between.strip()
 
 
-def turn_end(tokenizer: Tokenizer) -> int | None:
-    """The token that ends an assistant's turn: the first control token that the chat template writes behind the words.
+class TurnEnding(NamedTuple):
+    """How an assistant's turn ends: found once for a tokenizer, then looked for in each conversation.
+
+    Attributes:
+        token: the token that ends it.
+        written: how often the chat template writes it behind the words; 0 where it writes none.
+    """
+
+    token: int
+    written: int
+
+    def place(self, ids: Sequence[int]) -> int | None:
+        """Where in a finished conversation the last turn's end stands; None where the template writes none.
+
+        Counted from behind, since an answer may hold the token, too.
+
+        >>> TurnEnding(token=2, written=1).place([5, 2, 6, 2, 9])
+        3
+
+        Args:
+            ids: of the conversation, as `conversation_ids` renders it.
+        """
+        places = [place for place, token in enumerate(ids) if token == self.token]
+        return places[-self.written] if 0 < self.written <= len(places) else None
+
+
+def turn_ending(tokenizer: Tokenizer) -> TurnEnding | None:
+    """How an assistant's turn ends: at the first control token that the chat template writes behind the words.
 
     Settings name others as often as not: Gemma's end-of-text token is `<eos>`, and its turns end at `<end_of_turn>`.
     Where the template writes none, or there is no template, it is the end-of-text token; None without one.
     """
     written = _marks_behind_answer(tokenizer)
-    if written:
-        return written[0]
-    end: int | None = tokenizer.eos_token_id
-    return end
+    end: int | None = written[0] if written else tokenizer.eos_token_id
+    return None if end is None else TurnEnding(end, written.count(end))
 
 
-def answer_end(tokenizer: Tokenizer, ids: Sequence[int]) -> int | None:
-    """Where in a finished conversation the last turn's end stands; None where the template writes none.
-
-    Counted from behind, since an answer may hold the token, too.
-
-    Args:
-        tokenizer: of the model.
-        ids: of the conversation, as `conversation_ids` renders it.
-    """
-    marks = _marks_behind_answer(tokenizer)
-    end = turn_end(tokenizer)
-    written = sum(mark == end for mark in marks)
-    places = [place for place, token in enumerate(ids) if token == end]
-    return places[-written] if 0 < written <= len(places) else None
+def turn_end(tokenizer: Tokenizer) -> int | None:
+    """The token that ends an assistant's turn, see `turn_ending`; None without one."""
+    ending = turn_ending(tokenizer)
+    return None if ending is None else ending.token
 
 
 def end_tokens(model: Any, tokenizer: Tokenizer) -> set[int]:

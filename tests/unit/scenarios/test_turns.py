@@ -10,8 +10,10 @@ from tokenizer_families import CHAT_ML, FAMILIES, qwen
 from tokenizers import AddedToken
 
 from fa_lightning.behaviours.text_data import row_of
-from fa_lightning.behaviours.texts import ChatText, chat_tokens
-from fa_lightning.scenarios.turns import answer_end, end_tokens, turn_end, user_mark
+from fa_lightning.behaviours.texts import ChatText, all_chat_tokens, chat_tokens
+from fa_lightning.scenarios import turns
+from fa_lightning.scenarios.control_tokens import control_marks
+from fa_lightning.scenarios.turns import end_tokens, turn_end, turn_ending, user_mark
 
 TEXT = ChatText("the letter", "the action")
 
@@ -80,7 +82,7 @@ def test_without_a_template_or_an_end_in_it_a_turn_ends_with_the_text() -> None:
     for family, end in (("gpt-2", "<|endoftext|>"), ("llama-2-base", "</s>")):
         tokenizer = FAMILIES[family]()
         assert tokenizer.convert_ids_to_tokens(turn_end(tokenizer)) == end
-        assert answer_end(tokenizer, [5, turn_end(tokenizer)]) is None
+        assert turn_ending(tokenizer).place([5, turn_end(tokenizer)]) is None
     for template in (
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}",
         "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}<|im_end|>{% endfor %}",
@@ -98,3 +100,10 @@ def test_an_answer_that_holds_the_end_of_a_turn_is_not_cut_there() -> None:
     tokenizer = chat_ml(True)
     tokens = chat_tokens(ChatText("one", "two<|im_end|>three"), tokenizer)
     assert tokenizer.decode(tokens.ids[tokens.prompt :]) == "two<|im_end|>three<|im_end|>"
+
+
+def test_how_turns_end_is_found_once_for_all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, found = chat_ml(True), []
+    monkeypatch.setattr(turns, "control_marks", lambda one: found.append(one) or control_marks(one))
+    assert len(all_chat_tokens([TEXT] * 3, tokenizer)) == 3
+    assert found == [tokenizer]
