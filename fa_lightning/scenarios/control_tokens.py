@@ -8,19 +8,25 @@ from collections.abc import Iterable
 
 from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer
 
+_HTML = re.compile(r"</?[a-z]+\d*>")
+
 
 def control_marks(tokenizer: Tokenizer) -> dict[str, int]:
     """How each control token is written, and its id.
 
-    They are the special tokens, and those in brackets that were added to the vocabulary whole.
+    They are the special tokens, and those in brackets that were added to the vocabulary whole: but HTML's only where
+    the chat template writes them, since Gemma has `<b>` and `<table>` whole, and they end no turn.
     """
     marks = {str(tokenizer.convert_ids_to_tokens(token)): int(token) for token in tokenizer.all_special_ids}
+    template = str(tokenizer.chat_template)
     for token, entry in tokenizer.added_tokens_decoder.items():
+        text = entry.content
         # White space and words are added, too (Gemma's runs of line breaks, the embedded backbone's answers).
-        if entry.special or (entry.content[:1] in "<[" and entry.content[-1:] in ">]"):
-            marks[entry.content] = int(token)
-    # A letter may be made the padding, and is language for all that.
-    return {mark: token for mark, token in marks.items() if not mark.isalnum()}
+        in_brackets = text[:1] in "<[" and text[-1:] in ">]"
+        if entry.special or (in_brackets and (text in template or not _HTML.fullmatch(text))):
+            marks[text] = int(token)
+    # A letter or a sign may be made the padding, and is language for all that.
+    return {mark: token for mark, token in marks.items() if len(mark) > 1 and not mark.isalnum()}
 
 
 def pattern_of(marks: Iterable[str]) -> re.Pattern[str]:

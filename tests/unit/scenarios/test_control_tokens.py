@@ -6,7 +6,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from tokenizer_families import CHAT_ML, FAMILIES, qwen
+from tokenizer_families import CHAT_ML, FAMILIES, gemma, qwen
+from tokenizers import AddedToken
 
 from fa_lightning.behaviours.texts import ChatText, all_chat_tokens
 from fa_lightning.interventions import writing
@@ -68,3 +69,20 @@ def test_nothing_is_told_of_plain_texts() -> None:
         warnings.simplefilter("error")
         make_examples([scenario("Plain.")], tokenizer, answer_format(tokenizer))
         all_chat_tokens([ChatText("a", "b")], tokenizer)
+
+
+def test_html_that_a_vocabulary_holds_whole_is_language_and_what_the_template_writes_is_none() -> None:
+    tokenizer = gemma()
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in ("<b>", "</h1>", "<unused7>", "<|user|>")])
+    assert control_fault(tokenizer, ["Some <b>bold</b> text</h1> of a page"]) is None
+    assert "<|user|>" in control_marks(tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace("<end_of_turn>", "</h1>")
+    assert set(control_marks(tokenizer)) & {"<b>", "</h1>"} == {"</h1>"}
+
+
+@pytest.mark.parametrize("padding", ["A", "!"])
+def test_a_letter_or_a_sign_that_pads_is_language(padding: str) -> None:
+    tokenizer = qwen(CHAT_ML)
+    tokenizer.pad_token = padding
+    assert padding in tokenizer.all_special_tokens
+    assert control_fault(tokenizer, ["A plain text!"]) is None
