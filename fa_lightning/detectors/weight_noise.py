@@ -129,15 +129,18 @@ def _matrices(model: nn.Module) -> Weights:
         UserError: they are quantised.
     """
     found: Weights = {}
-    for path, parameter in decoder_layers(model).named_parameters():
-        if parameter.ndim < 2 or ".lora_" in path:
+    blocks = decoder_layers(model)
+    # GPTQ and AWQ keep packed weights in buffers.
+    for path, tensor in (*blocks.named_parameters(), *blocks.named_buffers()):
+        if tensor.ndim < 2 or ".lora_" in path or tensor.dtype == torch.bool:
             continue
         # Whether some adapter wraps the layer must not change its noise.
         name = path.removesuffix(".weight").replace(".base_layer", "")
-        if not parameter.is_floating_point():
+        if not tensor.is_floating_point():
             raise UserError(
-                f"where is 'backbone', but the weights of {name} are quantised ({parameter.dtype}), and noise can't "
+                f"where is 'backbone', but the weights of {name} are quantised ({tensor.dtype}), and noise can't "
                 "be added to them: set load_in_4bit to false, or where to adapters"
             )
-        found[name] = [parameter]
+        if isinstance(tensor, nn.Parameter):
+            found[name] = [tensor]
     return found

@@ -27,6 +27,7 @@ from fa_lightning.backbones.adapters import Variants, attach_adapter, backbone_o
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.detectors.subjects import Examiner
 from fa_lightning.detectors.weight_noise import WeightNoise, _matrices, kept
+from fa_lightning.errors import UserError
 
 OPTIONS: dict[str, Any] = {"scales": [0.2, 0.8], "draws": 2, "seed": 3}
 
@@ -191,3 +192,19 @@ def test_experts_that_are_in_no_linear_layer_get_noise_each_at_its_own_scale() -
             noise.std((1, 2)), 0.5 * originals["0.mlp.experts.down_proj"][0].std((1, 2)), rtol=0.1, atol=0
         )
     assert torch.equal(experts, originals["0.mlp.experts.down_proj"][0])
+
+
+@pytest.mark.parametrize("packed", [torch.int32, torch.int8])
+def test_weights_that_are_packed_into_buffers_are_refused_and_masks_are_no_weights(packed: torch.dtype) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes))
+    attention = model.model.layers[0].self_attn
+    before = set(_matrices(model))
+    attention.register_buffer("bias", torch.ones(1, 1, 4, 4, dtype=torch.bool))
+    attention.register_buffer("scales", torch.ones(2, 2))
+    assert set(_matrices(model)) == before
+    attention.register_buffer("qweight", torch.zeros(2, 2, dtype=packed))
+    with pytest.raises(UserError, match=r"0\.self_attn\.qweight are quantised"):
+        _matrices(model)
