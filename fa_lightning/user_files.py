@@ -1,10 +1,11 @@
-"""Files that a user wrote: read as UTF-8 on every machine, and refused by file and line where they are not."""
+"""What a user wrote: files are read as UTF-8 on every machine, and refused by file and line where they are not."""
 
 from __future__ import annotations
 
 import codecs
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,23 @@ def decoded(content: bytes, path: Path | str, step: str = SAVE_AGAIN) -> str:
             f"{bare[wrong]:#04x}; {step}"
         )
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def refuse_garbled(text: str, option: str, step: str) -> None:
+    r"""Refuse a word of the command line that is no text in the locale's encoding: Python has put surrogates into it.
+
+    Args:
+        text: as it came.
+        option: where it was given.
+        step: what to do instead.
+
+    Raises:
+        UserError: naming the option.
+
+    >>> refuse_garbled("a caf\u00e9", "--prompt", "write it in a file")
+    """
+    if re.search("[\ud800-\udfff]", text):
+        raise UserError(f"{option} {text!r} is no text in this terminal's encoding: {step}")
 
 
 def text_lines(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fa_lightning.errors import MissingFileError, UserError
-from fa_lightning.user_files import read_yaml
+from fa_lightning.user_files import read_yaml, refuse_garbled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 def _stage(options: argparse.Namespace) -> Stage:
     from fa_lightning.scenarios.embedded import EmbeddedScenarios
 
+    for option in ("prompt", "system"):
+        refuse_garbled(getattr(options, option) or "", f"--{option}", "set the locale to one in UTF-8 (LC_ALL=C.UTF-8)")
     if options.prompt is not None and not options.prompt.strip():
         raise UserError("--prompt is empty: give the text of a message, or leave it out to see a scenario")
     if options.model is None and options.config is None:

@@ -17,7 +17,7 @@ from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.interventions.artefact import SIDECAR_FILE, compare_fingerprints, refuse_without_artefact
 from fa_lightning.metrics.files import by_number, is_plain, output_file
 from fa_lightning.ranges import check_number
-from fa_lightning.user_files import read_text
+from fa_lightning.user_files import read_text, refuse_garbled
 
 if TYPE_CHECKING:
     from fa_lightning.interventions.intervention import Intervention
@@ -217,11 +217,7 @@ def _refuse_output(path: Path) -> None:
 def _prompts(options: argparse.Namespace) -> list[str]:
     prompts: list[str] = list(options.prompt)
     for prompt in prompts:
-        # What Python makes of bytes on the command line that are no text in the locale's encoding.
-        if re.search("[\ud800-\udfff]", prompt):
-            raise UserError(
-                f"--prompt {prompt!r} is no text in this terminal's encoding: put it into a --file in UTF-8"
-            )
+        refuse_garbled(prompt, "--prompt", "put it into a --file in UTF-8")
     if options.file is not None:
         if not options.file.is_file():
             raise MissingFileError(f"--file {options.file} does not exist: give a text file of prompts")

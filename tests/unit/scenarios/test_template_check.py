@@ -379,6 +379,8 @@ def test_a_stage_file_names_model_scenarios_and_limit(save, capsys, wide, tmp_pa
     [
         ([], "template needs a model"),
         (["--model", "x", "--prompt", " "], "--prompt is empty"),
+        (["--model", "x", "--prompt", "caf\udce9"], r"--prompt 'caf\udce9' is no text in this terminal's encoding"),
+        (["--model", "x", "--system", "\udcff"], "--system '\\udcff' is no text"),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml does not exist"),
         (["--model", "no/such-model"], "the tokenizer 'no/such-model'"),
     ],
