@@ -89,8 +89,8 @@ def truncated_forward(model: nn.Module, sites: Sequence[Site], **inputs: Any) ->
         By site name, (batch, tokens, hidden), detached.
 
     Raises:
-        UserError: if `sites` is empty or a site does not exist in `model`.
-        UserError: if the forward pass ended without reaching a site.
+        ValueError: if `sites` is empty.
+        UserError: if a site does not exist in `model`, or the forward pass ended without reaching it.
     """
     inputs.setdefault("use_cache", False)
     with capture(model, sites, stop=True) as states:

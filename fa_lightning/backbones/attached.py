@@ -30,7 +30,7 @@ def attached(after: Hooks, before: Hooks = ()) -> Iterator[None]:
 
     Args:
         after: called with (module, arguments, output); what a hook returns takes the output's place.
-        before: called with (module, arguments, keyword arguments).
+        before: called with (module, arguments, keyword arguments), whose place what a hook returns takes.
     """
     with ExitStack() as stack:
         stack.enter_context(uncompiled())

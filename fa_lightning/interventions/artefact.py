@@ -31,7 +31,7 @@ def write_artefact(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
     so a kill at any moment leaves either the old artefact, the new one or one that `read_artefact` refuses.
 
     Raises:
-        UserError: if a fact is not JSON-able.
+        TypeError: if a fact is not JSON-able.
     """
     from safetensors.torch import save
 

@@ -134,7 +134,7 @@ class CellAccuracy(DistinctItems):
             answered: whether the answer is a letter, (batch,) booleans.
 
         Raises:
-            UserError: the shapes differ.
+            ValueError: the shapes differ.
         """
         self._append(index, correct.bool(), cell, group, answered.bool())
 
@@ -205,7 +205,7 @@ class NeutralTextDamage(DistinctItems):
             tokens: predicted tokens, (batch,).
 
         Raises:
-            UserError: the shapes differ.
+            ValueError: the shapes differ.
         """
         self._append(index, kl, nll_steered, nll_base, tokens)
 

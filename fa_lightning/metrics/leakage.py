@@ -97,7 +97,7 @@ class LeakageScores(DistinctItems):
             scores: of each, as `continuation_scores` tells them.
 
         Raises:
-            UserError: the lengths differ.
+            ValueError: the lengths differ.
         """
         columns = [torch.tensor([one[name] for one in scores], dtype=torch.float64) for name in COLUMNS]
         self._append(index, seed, *(column.to(float64_device(index.device)) for column in columns))

@@ -36,7 +36,7 @@ class Repetition(DistinctItems):
             tokens: without padding, (batch, tokens).
 
         Raises:
-            UserError: the shapes differ.
+            ValueError: the shapes differ.
         """
         shares = [repetition(text[None]) for text in tokens]
         self._append(index, torch.tensor(shares, dtype=torch.float64, device=float64_device(index.device)))

@@ -165,7 +165,7 @@ class StatementScores(DistinctItems):
             index: each prompt's number in its data set, (batch,).
 
         Raises:
-            UserError: the shapes differ.
+            ValueError: the shapes differ.
         """
         correct = answer == safe
         self._append(index, correct, correct | (answer == other), affirms.bool(), agree.bool(), right, identity, group)

@@ -43,8 +43,8 @@ class Probe(nn.Module, ABC):
 
         Raises:
             UserError: a class is missing.
-        ValueError: the shapes disagree.
-        NotFiniteError: a state is not finite.
+            ValueError: the shapes disagree.
+            NotFiniteError: a state is not finite.
         """
 
     @abstractmethod
@@ -56,7 +56,9 @@ def check_labelled(states: Tensor, labels: Tensor, hidden_size: int) -> None:
     """Refuse what no probe can be fitted on.
 
     Raises:
-        UserError: the shapes disagree, a state is not finite, or a class is missing.
+        UserError: a class is missing.
+        ValueError: the shapes disagree.
+        NotFiniteError: a state is not finite.
     """
     if states.ndim != 2 or states.shape[1] != hidden_size or labels.shape != states.shape[:1]:
         raise ValueError(

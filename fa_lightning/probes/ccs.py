@@ -36,7 +36,7 @@ class Slots(nn.Module):
         """Take the slots' means and deviations from pairs (n, 2, hidden).
 
         Raises:
-            UserError: these are no contrast pairs.
+            ValueError: these are no contrast pairs.
         """
         check_pairs(pairs, self.hidden_size)
         self.to(pairs.device)
@@ -105,7 +105,7 @@ class CCS(nn.Module):
         """Find the direction in pairs (n, 2, hidden); `losses` then holds that of every restart.
 
         Raises:
-            UserError: these are no contrast pairs.
+            ValueError: these are no contrast pairs.
         """
         self.slots.fit(pairs)
         self.to(pairs.device)

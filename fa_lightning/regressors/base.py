@@ -137,7 +137,9 @@ def checked_pairs(x: Tensor, y: Tensor, weight: Tensor | None, hidden_size: int)
     """Pairs and weights in float64, on the device of `x` or what stands in for it, without those of weight 0.
 
     Raises:
-        ValueError: if the shapes disagree, a value is not finite, or no pair has a positive weight.
+        ValueError: if the shapes disagree or a weight is negative.
+        NotFiniteError: if a value is not finite.
+        UserError: if no pair has a positive weight.
     """
     if x.ndim != 2 or x.shape[1] != hidden_size or y.shape != x.shape:
         raise ValueError(f"x is {tuple(x.shape)} and y {tuple(y.shape)}, but both must be (n, {hidden_size})")

@@ -181,7 +181,8 @@ class RegressorModule(pl.LightningModule):
         """How much each unit matters at a site, (hidden,): by `difference`, `ridge` weight or `effect` on the answer.
 
         Raises:
-            UserError: there is no such ranking, or what it needs was not fitted.
+            UserError: what the ranking needs was not fitted.
+            ValueError: there is no such ranking.
         """
         return unit_scores(ranking, site, self._plan, self.maps, self.effects)
 

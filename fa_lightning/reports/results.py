@@ -170,7 +170,7 @@ def write_results(path: str | os.PathLike[str], results: Results) -> Path:
         The file written.
 
     Raises:
-        UserError: a value has no JSON form; the message names its place.
+        TypeError: a value has no JSON form; the message names its place.
         UserError: a value does not fit its field; the message names its place.
     """
     target = Path(path)

@@ -59,7 +59,7 @@ class RecordPlace:
     number: int
 
     def refuse(self, field: str, what: str) -> NoReturn:
-        """Raise a ValueError that names the file, the record and the field."""
+        """Raise a UserError that names the file, the record and the field."""
         raise UserError(
             f"{self.file}, record {self.number} (from 0), field {field!r}: {what}. "
             f"If you did not edit the file, {RESTORE}"

@@ -13,7 +13,8 @@ from tests.conformance.models import PROMPTS, make_model
 
 NEW, PAD = 6, 0
 
-# What a model may bring along in its generation_config.json, each enough to change or break plain greedy text.
+# What a model may bring along in its generation_config.json. All change or break plain greedy text, but three that do
+# so elsewhere: forced_bos_token_id for prompts of one token, min_new_tokens before an end, a static cache on a GPU.
 SETTINGS: list[dict[str, Any]] = [
     {"repetition_penalty": 50.0},
     {"no_repeat_ngram_size": 1},
