@@ -178,7 +178,7 @@ def explanation(trainer: pl.Trainer, module: Any, error: BaseException, activity
     resumed = any(isinstance(callback, ResumePoint) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     after = (
         "Nothing that was done is lost: if other programs held the memory, the same command goes on from the last "
-        f"checkpoint; with a changed setting, add --refit {stage}"
+        f"checkpoint. Where it refuses a changed setting, add --refit {stage}"
         if resumed
         else "Nothing half-made was written"
     )

@@ -51,9 +51,9 @@ SPEED = frozenset(
 DISPLAY_CALLBACKS = frozenset(
     ("ProgressBar", "TQDMProgressBar", "RichProgressBar", "ModelSummary", "RichModelSummary", "LearningRateMonitor")
 )
-ACCUMULATION = "trainer.accumulate_grad_batches"
-OF_ALL = " x accumulate_grad_batches x ranks"
-"""Behind the name of a size: what all ranks together take for one step."""
+OF_ALL = " x ranks"
+"""Behind the name of a size: what all ranks together take at once. Their batches are the same on any number of ranks;
+those of an accumulated step are others than one large batch, so `accumulate_grad_batches` counts by itself."""
 
 
 def fingerprint_of(
@@ -74,8 +74,8 @@ def fingerprint_of(
         scenarios: fingerprint of the scenario source.
         folder: of the stage.
         ranks: that train together.
-        step_sizes: arguments of the data that are one rank's share of a training step. In their place stands what the
-            ranks and the accumulated batches make of them, which must be the same elsewhere.
+        step_sizes: arguments of the data that are one rank's share of a training batch. In their place stands what the
+            ranks make of them together, which must be the same elsewhere.
     """
     fields: dict[str, Any] = {}
     for key, value in flat(_without_display(config)).items():
@@ -88,10 +88,9 @@ def fingerprint_of(
             # Where scenarios lie is no matter: their fingerprint says what they are.
             fields[key] = value
             fields |= {INPUT + name: digest for name, digest in _inputs(key, value)}
-    accumulated = fields.pop(ACCUMULATION, 1) or 1 if step_sizes else 1
     for name in step_sizes:
         if (size := fields.pop(f"data.init_args.{name}", None)) is not None:
-            fields[f"data.init_args.{name}{OF_ALL}"] = size * accumulated * ranks
+            fields[f"data.init_args.{name}{OF_ALL}"] = size * ranks
     fields |= {f"scenarios.{name}": value for name, value in scenarios.items()}
     for package in ("fa_lightning", "torch", "transformers", "peft"):
         fields[f"version.{package}"] = ".".join(importlib.metadata.version(package).split(".")[:2])

@@ -89,9 +89,10 @@ def test_a_trial_of_one_stage_by_its_file_overwrites_nothing(copied: Path, stage
 def test_a_limit_makes_another_stage(copied: Path, capsys: Capture) -> None:
     message = refused(capsys, *FIT, "--trainer.limit_train_batches", "1")
     assert "trainer.limit_train_batches: was None, is 1" in message
-    assert "data.init_args.batch_size x accumulate_grad_batches x ranks: was 8, is 16" in refused(
+    assert "trainer.accumulate_grad_batches: was 1, is 2" in refused(
         capsys, *FIT, "--trainer.accumulate_grad_batches", "2"
     )
+    assert "data.init_args.batch_size x ranks: was 8, is 16" in refused(capsys, *FIT, "--data.batch_size", "16")
 
 
 def test_an_adapter_replaced_in_a_finished_stage_is_seen_by_all_that_use_it(copied: Path, capsys: Capture) -> None:

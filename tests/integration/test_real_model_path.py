@@ -377,9 +377,7 @@ def test_memory_that_runs_out_in_training_is_explained_and_the_same_command_resu
     places = [message.index(part) for part in order]
     assert places == sorted(places)
     assert "gradient_checkpointing" not in message, "it is on already"
-    assert (
-        "the same command goes on from the last checkpoint; with a changed setting, add --refit 01_aligned" in message
-    )
+    assert "the same command goes on from the last checkpoint. Where it refuses a changed setting, add --ref" in message
     assert message.count("\n") == 1
     folder = copied / "checkpoints" / "small_llm" / "01_aligned"
     assert record_of(copied, "01_aligned", "small_llm")["state"] == "running"

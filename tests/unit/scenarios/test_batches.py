@@ -140,6 +140,13 @@ def test_ranks_share_the_global_batches_of_one_rank(count):
     assert repeated == (count % 12 % 3 != 0)
 
 
+def test_two_accumulated_halves_are_other_items_than_one_large_batch():
+    """So a fit that accumulates is another fit, though its steps are as large."""
+    halves = dealt(640, batch_size=8, epoch=3)
+    steps = {frozenset(halves[at] + halves[at + 1]) for at in range(0, len(halves), 2)}
+    assert not steps & {frozenset(batch) for batch in dealt(640, batch_size=16, epoch=3)}
+
+
 def test_a_last_batch_smaller_than_the_ranks_reaches_all_of_them():
     parts = [dealt(9, batch_size=2, ranks=4, rank=rank, shuffle=False) for rank in range(4)]
     assert [len(part) for part in parts] == [2, 2, 2, 2]
