@@ -78,9 +78,13 @@ def test_the_job_asks_for_a_task_a_gpu_and_tells_lightning_as_many() -> None:
     subprocess.run(["bash", "-n", str(JOB)], check=True)
 
 
-@pytest.mark.parametrize("ends", ["by itself", "out of time"])
-def test_the_script_requeues_once_its_time_is_up(tmp_path: Path, ends: str) -> None:
-    """The job file in a shell, with stand-ins for SLURM's programs."""
+@pytest.mark.parametrize(("ends", "restarts"), [("by itself", "1"), ("out of time", "0")])
+def test_the_script_requeues_once_its_time_is_up(tmp_path: Path, ends: str, restarts: str) -> None:
+    """The job file in a shell, with stand-ins for SLURM's programs; a requeued one takes its own old locks away."""
+    locks = [tmp_path / "checkpoints" / name / ".01_aligned.lock" for name in ("llama2_7b", "another")]
+    for lock in locks:
+        lock.parent.mkdir(parents=True)
+        lock.touch()
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, body in {
@@ -91,6 +95,7 @@ def test_the_script_requeues_once_its_time_is_up(tmp_path: Path, ends: str) -> N
         path.write_text(f"#!/bin/bash\n[ {name} = srun ] && echo $$ > {tmp_path}/srun.pid\n{body}\n")
         path.chmod(0o755)
     environment = {**os.environ, **variables(0), "PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "123"}
+    environment["SLURM_RESTART_COUNT"] = restarts
     process = subprocess.Popen(["bash", str(JOB)], cwd=tmp_path, env=environment)
     if ends == "out of time":
         deadline = time.monotonic() + 20
@@ -105,6 +110,7 @@ def test_the_script_requeues_once_its_time_is_up(tmp_path: Path, ends: str) -> N
     assert log[0].endswith("--trainer.num_nodes 2 --trainer.devices 1")
     assert ("scontrol requeue 123" in log) is (ends == "out of time")
     assert (process.returncode == 0) is (ends == "by itself")
+    assert [lock.is_file() for lock in locks] == [restarts == "0", True]
 
 
 def sizes(per_device: int) -> Any:
