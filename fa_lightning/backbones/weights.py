@@ -13,6 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from fa_lightning.errors import UnavailableError
+from fa_lightning.user_files import json_value, read_text
+
+MEND = "fetch or make the model again"
+
 SPOTS, RUN = 64, 4
 """Values that are read of a tensor: runs of so many neighbours, as evenly spread as can be. A run costs what one value
 does, since a disk reads pages, and 64 places find a change that is confined to one attention head."""
@@ -30,7 +35,8 @@ def digest_of_files(folder: Path) -> str | None:
     headers and 256 values of each tensor are read: a fraction of a second for a 7B model.
 
     Raises:
-        OSError: a file can't be read, or is cut short.
+        OSError: a file can't be read.
+        UserError: a file is damaged or cut short.
     """
     files = weight_files(folder)
     if not files:
@@ -56,7 +62,7 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     if index.is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        shards = json_value(read_text(index), index, MEND)["weight_map"].values()
         return [folder / name for name in sorted(set(shards))]
     return []
 
@@ -70,10 +76,15 @@ def _entries(file: Path) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
         size = opened.seek(0, os.SEEK_END)
         opened.seek(0)
         start = 8 + int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(start - 8)) if start <= size else {}
+        try:
+            header = json.loads(opened.read(start - 8)) if start <= size else {}
+        except ValueError as error:
+            raise UnavailableError(
+                f"{file} is damaged: it does not begin with the list of its weights; {MEND}"
+            ) from error
         end = max((start + facts["data_offsets"][1] for facts in _tensors(header).values()), default=start)
         if end > size:
-            raise OSError(f"{file} is cut short: its weights should end at byte {end} of {size}")
+            raise UnavailableError(f"{file} is cut short: its weights should end at byte {end} of {size}; {MEND}")
         for name, facts in _tensors(header).items():
             first, last = facts["data_offsets"]
             # Other types are whole numbers of a quantiser, or smaller floats: their bytes are what they are.

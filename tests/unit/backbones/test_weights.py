@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fa_lightning.backbones.load import fingerprint, load_backbone
 from fa_lightning.backbones.weights import digest_of_files, digest_of_model, spots
+from fa_lightning.errors import UserError
 
 
 def changed(backbone, place, change):
@@ -102,10 +103,26 @@ def test_samples_are_evenly_spread_from_the_first_value_to_the_last(size):
     assert steps.max() <= size / 63 + 1
 
 
-def test_a_file_that_is_cut_short_is_told(backbone, tmp_path):
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda content: content[: len(content) // 2], r"model\.safetensors is cut short"),
+        (lambda content: content[:4], r"model\.safetensors is cut short"),
+        # What stands in its place where large files were not fetched.
+        (lambda content: b"version https://git-lfs.github.com/spec/v1\n", r"model\.safetensors is cut short"),
+        (lambda content: content[:8] + b"\0" * 8 + content[16:], r"model\.safetensors is damaged"),
+    ],
+)
+def test_a_file_that_is_not_whole_is_told_as_the_users_to_mend(backbone, tmp_path, spoil, told):
     content = Path(backbone, "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(OSError, match="is cut short"):
+    (tmp_path / "model.safetensors").write_bytes(spoil(content))
+    with pytest.raises(UserError, match=told + ".*; fetch or make the model again"):
+        digest_of_files(tmp_path)
+
+
+def test_a_damaged_index_is_told(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {')
+    with pytest.raises(UserError, match=r"model\.safetensors\.index\.json is no valid JSON"):
         digest_of_files(tmp_path)
 
 
