@@ -16,12 +16,13 @@ WHOLE = 64 * 2**20
 """Bytes up to which a file is read whole; of a larger one its size counts, and pieces evenly spread over it."""
 PIECES, PIECE = 4096, 64
 
-ADAPTER, INTERVENTION, PREFIX, STORE, BACKBONE = (
+ADAPTER, INTERVENTION, PREFIX, STORE, BACKBONE, EXAMINATION = KINDS = (
     "adapter_config.json",
     "intervention.json",
     "prompt.json",
     "manifest.json",
     "config.json",
+    "detection.json",
 )
 """The file that each kind of artefact is known by."""
 
@@ -31,6 +32,7 @@ _NOT_CONTENT = {
     PREFIX: ("training_seconds", "start_from", "fa_lightning"),
     STORE: ("versions",),
     BACKBONE: ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype"),
+    EXAMINATION: (),
 }
 """Facts that differ between two artefacts that are the same: paths, versions and times."""
 
@@ -42,7 +44,8 @@ def digest_of_artefact(path: str | Path) -> str:
 
     Of a known kind of artefact only what matters counts: of an adapter its weights and config, of a backbone a sample
     of every weight (see `digest_of_files`) with its config and tokenizer, of a store what its manifest says of its
-    shards. A folder of adapters (see `adapter_folders`) is all of them. Of any other folder every file counts.
+    shards, of an examination what was found. A folder of adapters (see `adapter_folders`) is all of them. Of any other
+    folder every file counts.
 
     Raises:
         MissingFileError: there is nothing at `path`.
@@ -97,7 +100,7 @@ def _parts(place: Path) -> Iterator[tuple[str, str]]:
 
 
 def _kind(place: Path) -> str | None:
-    for kind in (ADAPTER, INTERVENTION, PREFIX, STORE, BACKBONE):
+    for kind in KINDS:
         if (place / kind).is_file():
             return kind
     # The parts of a stack are folders called 0, 1 and so on.

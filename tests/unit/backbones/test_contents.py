@@ -78,10 +78,19 @@ def evidence(folder: Path, seed: int, note: str) -> None:
     (folder / f".{note}.tmp").write_text(note)
 
 
+def examination(folder: Path, seed: int, note: str) -> None:
+    """What detectors found of many models; a single one is judged beside it (`population`)."""
+    folder.mkdir(parents=True)
+    (folder / "detection.json").write_text(json.dumps({"suspects": [seed]}))
+    (folder / "report.html").write_text(note)
+
+
 BACKBONE: list[str] = []
 
 
-@pytest.mark.parametrize("write", [adapter, intervention, stack, prefix, store, changed_backbone, adapters, evidence])
+@pytest.mark.parametrize(
+    "write", [adapter, intervention, stack, prefix, store, changed_backbone, adapters, examination, evidence]
+)
 def test_content_counts_and_nothing_else(backbone: str, tmp_path: Path, write: Write) -> None:
     BACKBONE[:] = [backbone]
     for name, seed, note in (("one", 0, "here"), ("moved/same", 0, "there, later"), ("other", 1, "here")):
