@@ -150,7 +150,8 @@ def read_yaml(path: Path | str) -> Any:
     text = read_text(path)
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
+        # The second of a date that there is none of, as 2024-13-01.
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
         reason = " ".join(str(getattr(error, "problem", None) or error).split())

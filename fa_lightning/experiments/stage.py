@@ -85,7 +85,7 @@ class Stage:
             name, _, value = word.removeprefix("--").partition("=")
             if not name.endswith("+"):
                 config = {key: one for key, one in config.items() if key != name and not key.startswith(f"{name}.")}
-            config |= flat(yaml.safe_load(value), name)
+            config |= flat(_value_of(value), name)
         return config
 
     def named(self, words: Sequence[str] = ()) -> set[str]:
@@ -120,7 +120,7 @@ class Stage:
                 f"{path} was written by an earlier version, which did not note what was in artefacts: whether this "
                 f"stage and those before it are what they were can't be said. Run with --refit {self.name}"
             )
-        return dict(strict(found))
+        return dict(found)
 
     def is_done(self) -> bool:
         """Whether an earlier run has finished this stage."""
@@ -213,6 +213,19 @@ class Stage:
             if self.folder.is_symlink():
                 folder.mkdir()
             shutil.rmtree(away)
+
+
+def _value_of(word: str) -> Any:
+    """The value that a word of the command line stands for; one that is no YAML is the text itself.
+
+    >>> _value_of("[a, b]"), _value_of("Be honest: always: please")
+    (['a', 'b'], 'Be honest: always: please')
+    """
+    try:
+        return yaml.safe_load(word)
+    except (yaml.YAMLError, ValueError):
+        # The second of a date that there is none of.
+        return word
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -24,9 +24,9 @@ def batches_of_a_trial(
     stages: Sequence[Stage], trainer_config: Path | None, words: Mapping[str, Sequence[str]]
 ) -> int | bool:
     """How many batches an experiment is to be tried with; False where it is to be run."""
-    asked = [stage.settings(words[stage.name]).get(FAST) for stage in stages]
-    if trainer_config is not None:
-        asked.append(flat(read_yaml(trainer_config) or {}).get(FAST))
+    laid = {} if trainer_config is None else flat(read_yaml(trainer_config) or {})
+    over = [f"--{FAST}={laid[FAST]}"] if FAST in laid else []
+    asked = [stage.settings([*over, *words[stage.name]]).get(FAST) for stage in stages]
     return next((number for number in asked if number), False)
 
 

@@ -17,6 +17,7 @@ from poser_folder import record
 
 from fa_lightning.behaviours.texts import FileTexts
 from fa_lightning.cli import lightning_cli
+from fa_lightning.errors import UserError
 from fa_lightning.experiments.matrix import matrix_of
 from fa_lightning.interventions.command import _prompts
 from fa_lightning.interventions.retrieval import read_corpus
@@ -121,6 +122,9 @@ def test_what_is_no_json_or_yaml_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: 1\nb: [\n")
     with pytest.raises(ValueError, match=r"a\.yaml is no valid YAML: .* at line 3"):
         read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("a: 2024-13-01\n")
+    with pytest.raises(UserError, match=r"b\.yaml is no valid YAML: month must be in 1\.\.12"):
+        read_yaml(tmp_path / "b.yaml")
     with pytest.raises(FileNotFoundError, match=r"missing\.txt is no file"):
         read_text(tmp_path / "missing.txt")
     (tmp_path / "a.txt.gz").write_bytes(b"no archive")

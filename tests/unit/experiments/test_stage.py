@@ -120,6 +120,7 @@ def test_a_record_of_an_earlier_version_is_not_trusted(stage: Stage) -> None:
         ("model: {backbone: OUT/01_a/backbone}", ["--model.backbone=elsewhere"], False),
         ("data: {adapters: [OUT/01_a/adapter]}", ["--data.adapters=[x, y]"], False),
         ("data: {adapters: [x]}", ["--data.adapters+=OUT/01_a/adapter"], True),
+        ("data: {adapters: [OUT/01_a/adapter]}", ["--data.text=no YAML: at: all"], True),
         ("model: other.yaml", (), True),
     ],
 )
