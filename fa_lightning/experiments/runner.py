@@ -118,9 +118,9 @@ def _run_all(
         cli = build(stage, trainer_config, seed, words[stage.name])
         _refuse_other_folder(stage, cli)
         fingerprint = _fingerprint(stage, cli)
-        if not stage.is_done():
-            locks.take(stage.folder)
         # Ranks that are started together see the forgotten record for a moment longer than rank zero.
+        if stage in remade or not stage.is_done():
+            locks.take(stage.folder)
         recorded = None if stage in remade else stage.record()
         # A stage that failed before it made anything, as by a wrong argument, has nothing that a change could spoil.
         if recorded is not None and not (recorded["state"] == "running" and stage.is_empty()):
@@ -187,20 +187,20 @@ def _run_stage(stage: Stage, cli: Any, fingerprint: dict[str, Any], checkpoint: 
     trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     # What the first loader serves is judged; others may hold nothing.
     _refuse_nothing(stage, "test", trainer.num_test_batches[0])
-    # What came from the Hub while the stage ran can be known by its content now.
-    new = {key: digest for key, digest in _fingerprint(stage, cli).items() if key.startswith(INPUT)}
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     seconds = time.perf_counter() - start
-    rank_zero_only(stage.write)(
-        "done",
-        {**new, **fingerprint},
-        metrics=metrics,
-        seconds=seconds,
-        resumed=checkpoint is not None,
-        # A fact and no field of the fingerprint: the fit of another machine stays done here.
-        precision=str(trainer.precision),
-        artefacts=stage.artefacts(),
-    )
+    if trainer.is_global_zero:
+        # What came from the Hub while the stage ran can be known by its content now.
+        new = {key: digest for key, digest in _fingerprint(stage, cli).items() if key.startswith(INPUT)}
+        stage.write(
+            "done",
+            {**new, **fingerprint},
+            metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
+            seconds=seconds,
+            resumed=checkpoint is not None,
+            # A fact and no field of the fingerprint: the fit of another machine stays done here.
+            precision=str(trainer.precision),
+            artefacts=stage.artefacts(),
+        )
     trainer.strategy.barrier("stage done")
 
 
