@@ -186,15 +186,19 @@ def origin_of(
         folders: by name, those that it may be.
         argument: what it was to the fit: `start_from` or `beneath`.
     """
-    if not sidecar.get(argument):
-        return None
-    noted = beside(folder, sidecar[argument])
-    for name, other in folders.items():
-        if noted is not None and os.path.samefile(other, noted):
-            return name
+    in_place = _origin_in_place(folder, sidecar, folders, argument)
     digest = sidecar.get(f"{argument}_digest")
+    if in_place is not None or not digest:
+        return in_place
     # A copy of it elsewhere.
-    return next((name for name, other in folders.items() if digest and digest_of_artefact(other) == digest), None)
+    return next((name for name, other in folders.items() if digest_of_artefact(other) == digest), None)
+
+
+def _origin_in_place(folder: str, sidecar: Mapping[str, Any], folders: Mapping[str, str], argument: str) -> str | None:
+    """Which of other adapters lies where one was fitted from, whatever is in it now."""
+    noted = beside(folder, sidecar[argument]) if sidecar.get(argument) else None
+    same = (name for name, other in folders.items() if noted is not None and os.path.samefile(other, noted))
+    return next(same, None)
 
 
 def refuse_other_origins(folders: Mapping[str, str], sidecars: Mapping[str, Mapping[str, Any]]) -> None:
@@ -209,7 +213,7 @@ def refuse_other_origins(folders: Mapping[str, str], sidecars: Mapping[str, Mapp
     """
     for name, folder in folders.items():
         for argument in ("start_from", "beneath"):
-            origin = origin_of(folder, sidecars[name], folders, argument)
+            origin = _origin_in_place(folder, sidecars[name], folders, argument)
             if origin is not None:
                 _refuse_made_again(folder, sidecars[name], folders[origin], argument)
 
