@@ -276,7 +276,7 @@ def _refuse_left_over_rank() -> None:
 
 
 def _run(command: str, words: list[str]) -> int:
-    if command in ("fit", "validate", "test", "predict"):
+    if command in ("fit", "validate", "test"):
         _refuse_left_over_rank()
     if command == "fit" and not _is_plain(words):
         return _experiment(words)

@@ -35,9 +35,9 @@ from fa_lightning.scenarios.statement_templates import Template, digit_format, t
 from fa_lightning.scenarios.tables import refuse_beyond_positions
 
 PLAIN = "plain_"
+"""Before the names of a batch's tensors: the same prompts without their claims."""
 FORMS = 4
 """Prompts of one scenario: it and what it says without its critical fact, each in both orders of its actions."""
-"""Before the names of a batch's tensors: the same prompts without their claims."""
 
 
 class OppositesDataset(ExampleDataset):
