@@ -17,6 +17,7 @@ from fa_lightning.errors import UserError
 from fa_lightning.interventions.ordinary_tokens import ordinary_tokens
 from fa_lightning.interventions.prompt_fits import PromptFit
 from fa_lightning.scenarios.batches import Batch, model_inputs, owed
+from fa_lightning.scenarios.tables import ids_within
 
 
 def swaps(
@@ -147,7 +148,7 @@ class GreedyCoordinateGradient(PromptFit):
         """Gradient (tokens, vocabulary) of the loss with respect to the prefix's one-hot tokens, and the loss, nats."""
         words = self.model.get_input_embeddings()
         # Some models scale what the table holds, so it is asked for and not read.
-        table = words(torch.arange(len(self.tokenizer), device=self.device)).detach()
+        table = words(torch.arange(len(ids_within(self.tokenizer)), device=self.device)).detach()
         chosen = one_hot(self.current, len(table)).to(table.dtype).requires_grad_()
         inputs = self.slot.with_vectors(self.model, batch, chosen @ table)
         logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.prompts import Tokenizer
+from fa_lightning.scenarios.tables import ids_within
 
 
 def ordinary_tokens(tokenizer: Tokenizer) -> list[int]:
@@ -19,7 +20,7 @@ def ordinary_tokens(tokenizer: Tokenizer) -> list[int]:
     marks = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     special = marks | set(tokenizer.all_special_ids)
     found = []
-    for token in range(len(tokenizer)):
+    for token in ids_within(tokenizer):
         if token in special:
             continue
         text = tokenizer.decode([token])

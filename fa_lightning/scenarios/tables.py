@@ -35,6 +35,12 @@ def tables_of(tokenizer: Any) -> Tables:
     return getattr(tokenizer, TABLES, None) or Tables()
 
 
+def ids_within(tokenizer: Any) -> range:
+    """The ids that a tokenizer knows and its model has rows for: words may have been added without any."""
+    rows = tables_of(tokenizer).ids
+    return range(len(tokenizer) if rows is None else min(len(tokenizer), rows))
+
+
 def id_beyond(tokenizer: Any, ids: Iterable[int]) -> str | None:
     """What is wrong where ids, or the padding beside them, are beyond the model's table; None if nothing."""
     rows = tables_of(tokenizer).ids

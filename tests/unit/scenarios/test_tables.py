@@ -9,10 +9,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from fa_lightning.backbones.decoder import context_of, has_position_table
 from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.backbones.template_command import main
+from fa_lightning.interventions.ordinary_tokens import ordinary_tokens
 from fa_lightning.interventions.writing import Sampling, write_tokens
 from fa_lightning.scenarios.batches import make_examples
 from fa_lightning.scenarios.prompts import answer_format, prompt_ids
-from fa_lightning.scenarios.tables import Tables, tables_of
+from fa_lightning.scenarios.tables import Tables, ids_within, tables_of
 from tests.conformance.models import FAMILIES, make_model
 
 
@@ -43,6 +44,19 @@ def test_a_model_that_was_given_a_row_for_it_is_fine(padded: Path) -> None:
     model.resize_token_embeddings(model.config.vocab_size + 1)
     model.save_pretrained(padded)
     assert prompt_ids(load_tokenizer(str(padded)), "Hello")
+
+
+def test_a_word_without_a_row_is_never_put_into_a_prompt(backbone: str, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    known = len(tokenizer)
+    assert tokenizer.add_tokens(["zebra", "quagga"]) == 2
+    AutoModelForCausalLM.from_pretrained(backbone).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert ids_within(tokenizer) == range(known + 2)
+    loaded = load_tokenizer(str(tmp_path))
+    assert len(loaded) == known + 2
+    assert ids_within(loaded) == range(known)
+    assert set(ordinary_tokens(tokenizer)) - set(ordinary_tokens(loaded)) == {known, known + 1}
 
 
 def test_a_tokenizer_alone_is_asked_nothing(backbone: str, tmp_path: Path) -> None:
