@@ -222,7 +222,7 @@ def test_an_override_goes_where_the_argument_is(copied: Path, capsys: pytest.Cap
     words = ["--model.rank", "8", "--data.init_args.batch_size=4", "--trainer.max_epochs", "3"]
     message = refused(capsys, "fit", "--experiment", "configs/small_llm", "--model.backbone", "model", *words)
     assert "model.init_args.rank: was 16, is 8" in message
-    assert "data.init_args.batch_size x accumulate_grad_batches x ranks: was 16, is 8" in message
+    assert "data.init_args.batch_size x ranks: was 8, is 4" in message
     assert "trainer.max_epochs: was 2, is 3" in message
     assert "backbone" not in message
 
