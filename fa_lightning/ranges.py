@@ -126,7 +126,7 @@ def refuse_idle(config: Mapping[str, Any]) -> None:
         value = (config.get("trainer") or {}).get(name)
         if value is not None and value == 0:
             raise UserError(
-                f"trainer.{name} is {value}, so the stage would count as done with nothing made or judged: give it a "
+                f"trainer.{name} is {value:g}, so the stage would count as done with nothing made or judged: give it a "
                 "number above 0, or leave it out"
             )
 

@@ -218,7 +218,9 @@ def test_useful_operations_are_those_that_torch_counts() -> None:
     # It computes the whole square of scores, of which the causal half is useful.
     useless_half = tokens * shape.layers * 2 * tokens * shape.hidden
     useful = tokens * shape.layers * gpu.layer_flops(shape, tokens)
-    assert counter.get_total_flops() == useful + useless_half
+    # Older transformers make the angles of the rotary positions by a product, which newer ones do not.
+    angles = 2 * tokens * (shape.hidden // shape.heads // 2)
+    assert counter.get_total_flops() - (useful + useless_half) in (0, angles)
 
 
 def test_the_gpu_parts_run_on_a_tiny_shape() -> None:

@@ -204,7 +204,9 @@ def test_three_processes_count_every_item_once(variants: Path) -> None:
     assert sum(alone["test"][0]["n"].values()) == 32
     trainer = variants / "configs" / "trainer" / "ddp_cpu.yaml"
     trainer.write_text(trainer.read_text().replace("devices: 2", "devices: 3"))
-    process = command(variants, *FIT, "--refit", "02_evaluation", "--trainer", str(trainer))
+    # The stage alone: three ranks would fit the variants of the stage before it on batches three times as large.
+    stage = variants / "configs" / EXPERIMENT / "02_evaluation.yaml"
+    process = command(variants, "test", "--config", str(stage), "--config", str(trainer))
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
     assert "MEMBER: 3/3" in said
