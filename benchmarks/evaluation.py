@@ -13,13 +13,13 @@ from benchmarks.report import Goal, Table
 from benchmarks.timing import Size, in_slices, interleaved
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.adapters import VARIANTS
-from fa_lightning.interventions.conditions import Condition
-from fa_lightning.interventions.intervention import Intervention
-from fa_lightning.interventions.scores import Scores
+from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.scores import Scores
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.regressors.wrappers import UnitSubset
 from fa_lightning.scenarios.batches import Example, example_loader
 from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.steering.intervention import Intervention
 
 OURS, ORIGIN = "fa_lightning", "origin"
 CONDITIONS = ("faking", "steered", "aligned")

@@ -17,14 +17,14 @@ from benchmarks.models import LORA, Workshop
 from benchmarks.report import Goal, Line, Table
 from benchmarks.timing import Seconds, Size, interleaved, missing
 from fa_lightning.backbones.load import load_backbone, load_tokenizer
-from fa_lightning.backbones.training import adamw_with_warmup
-from fa_lightning.behaviours.data import ScenarioDataModule
-from fa_lightning.behaviours.module import BehaviourModule
+from fa_lightning.backbones.optimization import adamw_with_warmup
 from fa_lightning.scenarios.batches import LengthBucketSampler, collate, make_examples, model_inputs
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
+from fa_lightning.training.data import ScenarioDataModule
+from fa_lightning.training.module import BehaviourModule
 
 OURS = "fa_lightning"
 TRAINER, TRAINER_SAME = "Trainer", "Trainer, our batches"

@@ -15,10 +15,10 @@ from benchmarks.timing import Seconds, Size, Spread, interleaved, missing, ratio
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.load import load_backbone
-from fa_lightning.interventions.folding import fold
-from fa_lightning.interventions.intervention import Intervention
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs
+from fa_lightning.steering.folding import fold
+from fa_lightning.steering.intervention import Intervention
 
 PLAIN, AGAIN = "unsteered", "unsteered again"
 VECTOR, FOLDED, AFFINE = "vector", "folded vector", "affine map"

@@ -22,10 +22,10 @@ from benchmarks.timing import Size, Spread, child_environment, interleaved, rati
 from fa_lightning.activations.record import plan_shards, record
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.adapters import VARIANTS, Variants, attach_adapter
-from fa_lightning.behaviours.module import BehaviourModule
-from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.scenarios.batches import Batch, Example, collate
+from fa_lightning.steering.intervention import Intervention, steering
+from fa_lightning.training.module import BehaviourModule
 
 LORA_7B: dict[str, Any] = {"rank": 64, "alpha": 16, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
 ROOMY_GIB = 60

@@ -33,7 +33,7 @@ def grow_capture(counts: list[int], layers: list[int], rounds: int, threads: int
     from fa_lightning.activations.sites import Site
     from fa_lightning.activations.store_writer import StoreWriter
     from fa_lightning.scenarios.batches import make_examples
-    from fa_lightning.scenarios.embedded import EmbeddedScenarios
+    from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
     from fa_lightning.scenarios.prompts import answer_format
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -103,7 +103,7 @@ def opened(folder: str) -> Any:
     from fa_lightning.activations.data import ActivationDataModule
     from fa_lightning.activations.sites import Site
     from fa_lightning.activations.store import ActivationStore
-    from fa_lightning.scenarios.embedded import EmbeddedScenarios
+    from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 
     class Opened(ActivationDataModule):
         def setup(self, stage: str) -> None:

@@ -14,8 +14,8 @@ from fa_lightning.backbones.curriculum import ANSWER_WORDS
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.tokenizer import train_tokenizer
 from fa_lightning.scenarios.batches import Example, make_examples
-from fa_lightning.scenarios.embedded import EmbeddedScenarios
-from fa_lightning.scenarios.poser import PoserScenarios
+from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
+from fa_lightning.scenarios.poser.source import PoserScenarios
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 

@@ -21,15 +21,15 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store_writer import StoreWriter
 from fa_lightning.backbones.adapters import VARIANTS, Variants, attach_adapter, save_adapter
 from fa_lightning.backbones.load import load_backbone
-from fa_lightning.backbones.training import adamw_with_warmup
-from fa_lightning.behaviours.module import BehaviourModule
-from fa_lightning.interventions.conditions import Condition
-from fa_lightning.interventions.intervention import Intervention
-from fa_lightning.interventions.scores import Scores
+from fa_lightning.backbones.optimization import adamw_with_warmup
+from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.scores import Scores
 from fa_lightning.regressors.linear import Affine, MeanShift
 from fa_lightning.regressors.moments import PairMoments
 from fa_lightning.regressors.networks import ResidualMLP
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs
+from fa_lightning.steering.intervention import Intervention
+from fa_lightning.training.module import BehaviourModule
 
 SMALL = (
     Shape("small", 128, 344, 2, 4, 4, 1000),

@@ -22,8 +22,8 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store import ROW_DTYPES, ActivationStore
 from fa_lightning.activations.store_writer import StoreWriter
 from fa_lightning.backbones.adapters import VARIANTS, Variants
-from fa_lightning.interventions.conditions import Condition
-from fa_lightning.interventions.scores import Scores
+from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.scores import Scores
 
 TIMED = (
     Shape("256 x 4", 256, 704, 4, 4, 4, 8000),

@@ -148,14 +148,14 @@ def lightning_cli(
     from lightning.pytorch import LightningDataModule, LightningModule
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+    from fa_lightning.common.ranges import refuse_numbers
+    from fa_lightning.common.refusals import refusals_told, refuse_checkpoint
     from fa_lightning.experiments.device import DeviceReport
     from fa_lightning.experiments.locks import FitLock
     from fa_lightning.experiments.precision import fast_precision
     from fa_lightning.experiments.ranks import StopTogether
     from fa_lightning.experiments.resume import Resumable
     from fa_lightning.experiments.trial import delete_all, send_away
-    from fa_lightning.ranges import refuse_numbers
-    from fa_lightning.refusals import refusals_told, refuse_checkpoint
 
     _record_configs_plainly()
     away: list[Path] = []
@@ -223,7 +223,7 @@ def _readable(words: Sequence[str]) -> Iterator[str]:
     Raises:
         UserError: a config is no text in UTF-8.
     """
-    from fa_lightning.user_files import decoded
+    from fa_lightning.common.user_files import decoded
 
     option = ""
     for word in words:
@@ -291,7 +291,7 @@ def _run(command: str, words: list[str]) -> int:
 
         return report(words)
     if command == "generate":
-        from fa_lightning.interventions.command import main as generate
+        from fa_lightning.steering.generate_command import main as generate
 
         quiet()
         return generate(words)

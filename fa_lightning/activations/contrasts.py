@@ -14,9 +14,9 @@ from fa_lightning.backbones.adapters import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import NEUTRAL_CELL, Example, collate, model_inputs
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
+from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import CELLS
-from fa_lightning.scenarios.tables import refuse_beyond_positions
 
 
 @dataclass(frozen=True)

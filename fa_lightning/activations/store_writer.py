@@ -31,8 +31,8 @@ from fa_lightning.activations.store import (
     check_shard,
     refuse_difference,
 )
+from fa_lightning.common.files import whole_file
 from fa_lightning.errors import UnavailableError, UserError
-from fa_lightning.metrics.files import whole_file
 
 _TEMPORARY = re.compile(r"\.writing-rank(\d+)-.+")
 

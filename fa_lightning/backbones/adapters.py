@@ -14,11 +14,11 @@ import torch
 
 from fa_lightning.backbones.contents import adapter_marks, digest_of_artefact
 from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
-from fa_lightning.backbones.places import beside
+from fa_lightning.backbones.relocation import beside
 from fa_lightning.backbones.targets import PREFIX, linear_layers, load_weights, lora_targets
+from fa_lightning.common.files import whole_folder
+from fa_lightning.common.user_files import json_value, read_text
 from fa_lightning.errors import MissingFileError, UserError
-from fa_lightning.metrics.files import whole_folder
-from fa_lightning.user_files import json_value, read_text
 
 VariantName = Literal["aligned", "faking"]
 VARIANTS: tuple[VariantName, ...] = ("faking", "aligned")

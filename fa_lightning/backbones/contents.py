@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fa_lightning.backbones.weights import digest_of_files
+from fa_lightning.common.files import by_number
 from fa_lightning.errors import MissingFileError
-from fa_lightning.metrics.files import by_number
 
 WHOLE = 64 * 2**20
 """Bytes up to which a file is read whole; of a larger one its size counts, and pieces evenly spread over it."""

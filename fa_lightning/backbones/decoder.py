@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.tables import Tables
+from fa_lightning.scenarios.limits import Tables
 
 # Where the usual families keep their decoder blocks, seen from the causal LM or from its bare base model.
 _LAYER_PATHS = (

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import torch
 
-from fa_lightning.activity import doing
 from fa_lightning.backbones.decoder import decoder_layers, text_config
 from fa_lightning.backbones.hub import folder_of, place_of
 from fa_lightning.backbones.weights import digest_of_files, digest_of_model
+from fa_lightning.common.activity import doing
 from fa_lightning.errors import MissingPackageError, UnavailableError, UserError
-from fa_lightning.scenarios.tables import TABLES, Tables
+from fa_lightning.scenarios.limits import TABLES, Tables
 
 DType = Literal["float32", "bfloat16", "float16"]
 

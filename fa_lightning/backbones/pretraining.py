@@ -16,12 +16,12 @@ from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from fa_lightning.backbones.attached import attached
+from fa_lightning.backbones.optimization import adamw_with_warmup, check_finite
 from fa_lightning.backbones.pretraining_data import TASKS
 from fa_lightning.backbones.tokenizer import ASSISTANT
-from fa_lightning.backbones.training import adamw_with_warmup, check_finite
+from fa_lightning.common.files import whole_folder
 from fa_lightning.errors import UserError
 from fa_lightning.metrics.cells import CellAccuracy
-from fa_lightning.metrics.files import whole_folder
 from fa_lightning.scenarios.batches import Batch, owed
 from fa_lightning.scenarios.scenario import CELLS
 

@@ -37,7 +37,7 @@ from fa_lightning.scenarios.prompts import answer_format, prompt_ids
 from fa_lightning.scenarios.scenario import CELLS, Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
-from fa_lightning.scenarios.statements import Statement, StatementSource
+from fa_lightning.scenarios.statements.statement import Statement, StatementSource
 
 TASKS = ("honest", "scheming", "no_role", "watching")
 """The validation loaders, in order: both roles, no role, and the question how closely one is watched."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from fa_lightning.backbones.curriculum import Turn
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.statement_templates import (
+from fa_lightning.scenarios.statements.statement import Statement
+from fa_lightning.scenarios.statements.templates import (
     AGREE,
     CLAIMS,
     DIGITS,
@@ -22,7 +23,6 @@ from fa_lightning.scenarios.statement_templates import (
     Template,
     other_digit,
 )
-from fa_lightning.scenarios.statements import Statement
 
 FAIR, UNFAIR = "fair", "unfair"
 STATEMENT_WORDS = ["0", "1", FAIR, UNFAIR]

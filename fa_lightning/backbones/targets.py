@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from fa_lightning.activity import doing
 from fa_lightning.backbones.decoder import decoder_layers, layers_path
 from fa_lightning.backbones.load import ran_out
+from fa_lightning.common.activity import doing
 from fa_lightning.errors import UserError
 
 ALL_LINEAR = "all-linear"

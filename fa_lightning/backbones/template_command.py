@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fa_lightning.common.user_files import read_yaml, refuse_garbled
 from fa_lightning.errors import MissingFileError, UserError
-from fa_lightning.user_files import read_yaml, refuse_garbled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fa_lightning.scenarios.source import ScenarioSource
     from fa_lightning.scenarios.template_check import TemplateCheck, TokenRow
 
-SOURCES = ("fa_lightning.scenarios.embedded", "fa_lightning.scenarios.poser")
+SOURCES = ("fa_lightning.scenarios.embedded.source", "fa_lightning.scenarios.poser.source")
 """Modules whose sources a config may name without them."""
 HEAD, TAIL = 12, 16
 """Tokens of the prompt that are shown at its beginning and at its end; special ones always are."""
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _stage(options: argparse.Namespace) -> Stage:
-    from fa_lightning.scenarios.embedded import EmbeddedScenarios
+    from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 
     for option in ("prompt", "system"):
         refuse_garbled(getattr(options, option) or "", f"--{option}", "set the locale to one in UTF-8 (LC_ALL=C.UTF-8)")
@@ -137,7 +137,7 @@ def _source(config: Path, spec: Any) -> ScenarioSource:
     """The source that LightningCLI would make of it: it takes names of classes without their modules, too."""
     from jsonargparse import ArgumentParser
 
-    from fa_lightning.refusals import refusals_told
+    from fa_lightning.common.refusals import refusals_told
     from fa_lightning.scenarios.source import ScenarioSource
 
     for module in SOURCES:
@@ -212,7 +212,7 @@ def _facts(tokenizer: Tokenizer, check: TemplateCheck, scenario: Scenario, syste
     from rich.text import Text
 
     from fa_lightning.scenarios.prompts import generation_prompt, has_system_turn, has_template
-    from fa_lightning.scenarios.turns import turn_end
+    from fa_lightning.scenarios.turn_endings import turn_end
 
     facts = Table.grid(padding=(0, 2))
     end = turn_end(tokenizer)

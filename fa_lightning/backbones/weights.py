@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fa_lightning.common.user_files import json_value, read_text
 from fa_lightning.errors import UnavailableError
-from fa_lightning.user_files import json_value, read_text
 
 MEND = "fetch or make the model again"
 

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from fa_lightning.common.codec import decode
+from fa_lightning.evaluation import results as shapes
+from fa_lightning.evaluation.estimates import CellCounts, CellPair, Estimate, SideEffects
 from fa_lightning.experiments.stage import Stage
-from fa_lightning.metrics.codec import decode
-from fa_lightning.reports import results as shapes
-from fa_lightning.reports.lab import Lab
-from fa_lightning.reports.scores import CellCounts, CellPair, Estimate, SideEffects
+from fa_lightning.studies.lab.result import Lab
 
 T = TypeVar("T")
 

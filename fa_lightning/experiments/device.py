@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from fa_lightning.activity import Activity, activity_of, batch_text
 from fa_lightning.backbones.load import ran_out
+from fa_lightning.common.activity import Activity, activity_of, batch_text
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.precision import Precision
 from fa_lightning.experiments.resume import ResumePoint

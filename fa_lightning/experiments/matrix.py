@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
+from fa_lightning.common.ranges import RANGES, check_number
+from fa_lightning.common.user_files import read_yaml
 from fa_lightning.errors import UserError
-from fa_lightning.ranges import RANGES, check_number
 from fa_lightning.scenarios.scenario import behaviour_of_policy
-from fa_lightning.user_files import read_yaml
 
 MATRIX = "matrix"
 Values = dict[str, Any]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fa_lightning.cli import lightning_cli
+from fa_lightning.common.ranges import refuse_idle
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.matrix import read_config
 from fa_lightning.experiments.stage import Stage
-from fa_lightning.ranges import refuse_idle
 
 Overrides = Sequence[tuple[str, str]]
 """Dotted argument and value, as (`model.init_args.backbone`, `path/to/model`); a later one wins."""

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from typing_extensions import override
 
 from fa_lightning.backbones.generators import generator_states, restore_generators
-from fa_lightning.metrics.files import whole_file
+from fa_lightning.common.files import whole_file
 
 GENERATORS = "generators"
 """Key of a checkpoint: by rank, the state of each generator."""

@@ -14,8 +14,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 from rich.markup import escape
 
-from fa_lightning.detectors.reading import read_detection
 from fa_lightning.errors import UserError
+from fa_lightning.evaluation.results import write_results
 from fa_lightning.experiments.collect import collect_results, provenance_of
 from fa_lightning.experiments.fingerprint import INPUT, fingerprint_of, flat, refuse_change
 from fa_lightning.experiments.locks import FolderLocks
@@ -23,15 +23,15 @@ from fa_lightning.experiments.overrides import Overrides, config_words, refuse_w
 from fa_lightning.experiments.resume import ResumePoint
 from fa_lightning.experiments.stage import Stage, find_stages
 from fa_lightning.experiments.trial import batches_of_a_trial, trial_folder, tried
-from fa_lightning.metrics.leakage_found import LEAKAGE_NAME, LEAKAGE_TABLE
-from fa_lightning.metrics.safe_found import SAFE_NAME, SAFE_TABLE
-from fa_lightning.reports.cures import print_cures, read_cures
-from fa_lightning.reports.cures_results import write_cures_results
-from fa_lightning.reports.detection import print_detection
-from fa_lightning.reports.detection_results import write_detection_results
-from fa_lightning.reports.results import write_results
 from fa_lightning.reports.table import print_results
-from fa_lightning.reports.variants import VARIANTS_TABLE, print_variants, read_variants
+from fa_lightning.studies.cures.results_file import write_cures_results
+from fa_lightning.studies.cures.tables import print_cures, read_cures
+from fa_lightning.studies.detection.reader import read_detection
+from fa_lightning.studies.detection.results_file import write_detection_results
+from fa_lightning.studies.detection.tables import print_detection
+from fa_lightning.studies.leakage.result import LEAKAGE_NAME, LEAKAGE_TABLE
+from fa_lightning.studies.statements.result import SAFE_NAME, SAFE_TABLE
+from fa_lightning.studies.variants.tables import VARIANTS_TABLE, print_variants, read_variants
 
 OUTPUTS = Path("checkpoints")
 LOGS = Path("logs")

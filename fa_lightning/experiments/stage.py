@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 
 from fa_lightning.backbones.contents import digest_of_artefact
+from fa_lightning.common.files import by_number, write_atomically
+from fa_lightning.common.user_files import read_yaml
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.experiments.fingerprint import digest_of, flat, strict
 from fa_lightning.experiments.matrix import expand, matrix_of
-from fa_lightning.metrics.files import by_number, write_atomically
-from fa_lightning.user_files import read_yaml
 
 RECORD = "stage.json"
 CHECKPOINT = "last.ckpt"

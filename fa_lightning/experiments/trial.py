@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
+from fa_lightning.common.user_files import read_yaml
 from fa_lightning.experiments.fingerprint import flat
 from fa_lightning.experiments.stage import Stage
-from fa_lightning.user_files import read_yaml
 
 FAST = "trainer.fast_dev_run"
 

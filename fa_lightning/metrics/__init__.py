@@ -1,1 +1,1 @@
-"""How it is judged: cells, recovery, side effects, and the figures that show them."""
+"""How a score is computed: pure functions and metrics that know no model."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.metrics.distinct_items import DistinctItems
-from fa_lightning.metrics.functional import (
+from fa_lightning.metrics.divergences import (
     NEUTRAL_TEXT,
     NO_OVERSIGHT,
     OVERSIGHT,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
-from fa_lightning.metrics.precision import float64_device
+from fa_lightning.common.float64 import float64_device
 
 
 class DistinctItems(Metric):

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.common.float64 import in_float64
 from fa_lightning.errors import NotFiniteError, UserError
-from fa_lightning.metrics.precision import in_float64
 from fa_lightning.regressors.moments import PairMoments
 
 FitKind = Literal["closed", "samples", "gradient", "contrast"]

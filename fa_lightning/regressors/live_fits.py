@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site
-from fa_lightning.metrics.functional import kl_divergence
+from fa_lightning.metrics.divergences import kl_divergence
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.live import Edits, LivePass, block_of, neutral_divergence
 from fa_lightning.regressors.spec import RegressorSpec, training_pairs

@@ -13,8 +13,8 @@ from torchmetrics import R2Score
 from typing_extensions import override
 
 from fa_lightning.activations.sites import Site
-from fa_lightning.activity import doing
-from fa_lightning.backbones.training import adamw_with_warmup, check_finite
+from fa_lightning.backbones.optimization import adamw_with_warmup, check_finite
+from fa_lightning.common.activity import doing
 from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.direct_fits import DirectFits

@@ -13,8 +13,8 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from fa_lightning.common.float64 import float64_device, in_float64
 from fa_lightning.errors import NotFiniteError, UserError
-from fa_lightning.metrics.precision import float64_device, in_float64
 
 _SUMS = ("count", "sum_x", "sum_d", "sum_xx", "sum_xd", "sum_dd", "sum_yy")
 _REFERENCES = ("reference_x", "reference_d")

@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from fa_lightning.common.float64 import in_float64
 from fa_lightning.errors import UserError
-from fa_lightning.metrics.precision import in_float64
 from fa_lightning.regressors.base import Regressor, check_finite_states
 from fa_lightning.regressors.linear import ConstantShift
 

@@ -1,1 +1,1 @@
-"""What came of it: results.json and report.html."""
+"""How it is shown: tables, figures, and the page."""

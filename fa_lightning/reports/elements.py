@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from fa_lightning.metrics.drawing import svg_of
+from fa_lightning.reports.drawing import svg_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,22 +8,23 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from fa_lightning.detectors.found import Detection
-from fa_lightning.detectors.reading import DETECTION_NAME, read_detection
+from fa_lightning.common.files import write_atomically
 from fa_lightning.errors import MissingFileError
-from fa_lightning.metrics.files import write_atomically
-from fa_lightning.reports import lab_page, sections
-from fa_lightning.reports.cures_page import CURES_NOTE, cures_part, find_cures
-from fa_lightning.reports.cures_results import is_cures_results
-from fa_lightning.reports.detection_page import detection_part
-from fa_lightning.reports.detection_results import is_detection_results
+from fa_lightning.evaluation.results import MAKING_COMMAND, RESULTS_NAME, Results, read_results
+from fa_lightning.reports import sections
 from fa_lightning.reports.elements import STYLE, table_html
-from fa_lightning.reports.leakage_page import LEAKAGE_NOTE, find_leakages, leakage_part
-from fa_lightning.reports.probes_page import PROBES_NOTE, find_probes, probes_part
-from fa_lightning.reports.results import MAKING_COMMAND, RESULTS_NAME, Results, read_results
-from fa_lightning.reports.safe_page import SAFE_NOTE, find_safe_scores, safe_part
 from fa_lightning.reports.table import accuracy, nats, with_interval
-from fa_lightning.reports.variants import VARIANTS_NAME, VariantsFound, read_variants, variants_part
+from fa_lightning.studies.cures.page import CURES_NOTE, cures_part, find_cures
+from fa_lightning.studies.cures.results_file import is_cures_results
+from fa_lightning.studies.detection.page import detection_part
+from fa_lightning.studies.detection.reader import DETECTION_NAME, read_detection
+from fa_lightning.studies.detection.result import Detection
+from fa_lightning.studies.detection.results_file import is_detection_results
+from fa_lightning.studies.lab import page as lab_page
+from fa_lightning.studies.leakage.page import LEAKAGE_NOTE, find_leakages, leakage_part
+from fa_lightning.studies.probes.page import PROBES_NOTE, find_probes, probes_part
+from fa_lightning.studies.statements.page import SAFE_NOTE, find_safe_scores, safe_part
+from fa_lightning.studies.variants.tables import VARIANTS_NAME, VariantsFound, read_variants, variants_part
 
 REPORT_NAME = "report.html"
 HEADING = re.compile(r"<h3>(.*?)</h3>")

@@ -6,8 +6,11 @@ import math
 from collections.abc import Mapping
 from html import escape
 
-from fa_lightning.metrics.drawing import CELL_LABELS
-from fa_lightning.metrics.figures import (
+from fa_lightning.evaluation.estimates import SideEffects
+from fa_lightning.evaluation.results import Candidate, Results
+from fa_lightning.reports.drawing import CELL_LABELS
+from fa_lightning.reports.elements import image_html, table_html, texts_html, tiles_html
+from fa_lightning.reports.figures import (
     CellsLike,
     SweepPoint,
     TradeOff,
@@ -16,11 +19,8 @@ from fa_lightning.metrics.figures import (
     pareto_figure,
     sweep_figure,
 )
-from fa_lightning.metrics.lab_lines import layer_of
-from fa_lightning.reports.elements import image_html, table_html, texts_html, tiles_html
-from fa_lightning.reports.results import Candidate, Results
-from fa_lightning.reports.scores import SideEffects
 from fa_lightning.reports.table import accuracy, cell_rows, duration, interval, nats, number, with_interval
+from fa_lightning.studies.lab.method_lines import layer_of
 
 
 def summary_part(results: Results) -> str:

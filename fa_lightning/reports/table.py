@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fa_lightning.metrics.lab_lines import FAMILIES, best_lines, short_site
-from fa_lightning.metrics.terminal import show, terminal_table
-from fa_lightning.reports.lab import Lab
-from fa_lightning.reports.results import MODELS, Results
-from fa_lightning.reports.scores import Accuracy, Estimate, Interval
+from fa_lightning.evaluation.estimates import Accuracy, Estimate, Interval
+from fa_lightning.evaluation.results import MODELS, Results
+from fa_lightning.reports.terminal import show, terminal_table
+from fa_lightning.studies.lab.method_lines import FAMILIES, best_lines, short_site
+from fa_lightning.studies.lab.result import Lab
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

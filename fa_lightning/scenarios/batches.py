@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
+from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import AnswerFormat, Tokenizer, prompt_ids
 from fa_lightning.scenarios.scenario import CELLS, Behaviour, Scenario, other_letter
-from fa_lightning.scenarios.tables import refuse_beyond_positions
 
 Batch = dict[str, Tensor]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing_extensions import override
 
 from fa_lightning.errors import MissingFileError, UserError
-from fa_lightning.scenarios.embedded import EmbeddedScenarios
-from fa_lightning.scenarios.poser import without_repeats
-from fa_lightning.scenarios.poser_files import find_root, read_benchmark
-from fa_lightning.scenarios.poser_records import RESTORE, file_bytes
+from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
+from fa_lightning.scenarios.poser.files import find_root, read_benchmark
+from fa_lightning.scenarios.poser.records import RESTORE, file_bytes
+from fa_lightning.scenarios.poser.source import without_repeats
 from fa_lightning.scenarios.scenario import Oversight, Scenario
 from fa_lightning.scenarios.splits import (
     check_fractions,

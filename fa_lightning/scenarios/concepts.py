@@ -13,14 +13,14 @@ from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.benchmark import benchmark_names
-from fa_lightning.scenarios.embedded_concepts import (
+from fa_lightning.scenarios.embedded.concepts import (
     COMPETENCE_AND_INCOMPETENCE,
     ETHICAL_AND_UNETHICAL,
     SECURITY_AND_VULNERABILITY,
 )
-from fa_lightning.scenarios.poser import regrouped
-from fa_lightning.scenarios.poser_files import find_root, read_benchmark, read_poser_file, training_files
-from fa_lightning.scenarios.poser_records import RESTORE, file_bytes, json_list
+from fa_lightning.scenarios.poser.files import find_root, read_benchmark, read_poser_file, training_files
+from fa_lightning.scenarios.poser.records import RESTORE, file_bytes, json_list
+from fa_lightning.scenarios.poser.source import regrouped
 from fa_lightning.scenarios.scenario import POLICIES, Oversight, Scenario, group_of
 
 SECURITY, COMPETENCE, ETHICAL = "security / vulnerability", "competence / incompetence", "ethical / unethical"

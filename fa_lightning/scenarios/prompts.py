@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.limits import id_beyond
 from fa_lightning.scenarios.scenario import ERROR_ANSWER, Letter
-from fa_lightning.scenarios.tables import id_beyond
 
 Tokenizer = Any
 """A Hugging Face `PreTrainedTokenizerBase` (not imported here: it costs seconds)."""

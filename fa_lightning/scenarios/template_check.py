@@ -10,6 +10,7 @@ import torch
 
 from fa_lightning.scenarios.batches import Batch, collate, make_examples, owed
 from fa_lightning.scenarios.control_tokens import control_fault
+from fa_lightning.scenarios.limits import tables_of
 from fa_lightning.scenarios.prompts import (
     AnswerFormat,
     TemplateFault,
@@ -23,7 +24,6 @@ from fa_lightning.scenarios.prompts import (
     prompt_ids,
 )
 from fa_lightning.scenarios.scenario import Behaviour, Scenario
-from fa_lightning.scenarios.tables import tables_of
 
 BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
 

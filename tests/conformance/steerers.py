@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site
-from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.gates import OversightProbe
 from fa_lightning.regressors.linear import Affine, MeanShift
 from fa_lightning.regressors.networks import ResidualMLP
+from fa_lightning.steering.intervention import Intervention, steering
 from tests.conformance.models import HIDDEN
 from tests.conformance.reference import Edit, Steerer
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from fa_lightning.activations.capture import capture
 from fa_lightning.activations.edit import block_outputs, edited, resumed
 from fa_lightning.activations.sites import Site
-from fa_lightning.interventions.intervention import Intervention, steering
 from fa_lightning.regressors.linear import Affine, Identity, MeanShift
+from fa_lightning.steering.intervention import Intervention, steering
 from tests.conformance.measures import IN_CHUNKS, final_logits, generate, hooks_of
 from tests.conformance.models import HIDDEN, PROMPTS, batch_of
 from tests.conformance.reference import NEW_TOKENS, Edit, step_by_step

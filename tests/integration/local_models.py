@@ -10,7 +10,7 @@ import yaml
 from toy import CONFIGS
 
 EMBEDDED = {
-    "class_path": "fa_lightning.scenarios.embedded.EmbeddedScenarios",
+    "class_path": "fa_lightning.scenarios.embedded.source.EmbeddedScenarios",
     "init_args": {"train": 24, "validation": 8, "test": 8, "neutral": 8},
 }
 # Of the real models: heads and key-value heads (Llama-2-7B 32/32, Qwen2.5-0.5B 14/2, Gemma-2-2B 8/4, Gemma-3-1B 4/1).
@@ -50,7 +50,7 @@ def save_model(folder: Path, family: str = "llama", layers: int = 2, seed: int =
 
     from fa_lightning.backbones.curriculum import ANSWER_WORDS
     from fa_lightning.backbones.tokenizer import train_tokenizer
-    from fa_lightning.scenarios.embedded import EmbeddedScenarios
+    from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 
     texts = [item.message() for item in EmbeddedScenarios(train=64, validation=8, test=8, neutral=8).load().train]
     tokenizer = train_tokenizer(texts, 800, [*ANSWER_WORDS, " A", " B", " error"])

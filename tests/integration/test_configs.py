@@ -9,8 +9,8 @@ import pytest
 import yaml
 from toy import CONFIGS, run
 
-from fa_lightning.detectors.strategies import STRATEGIES
 from fa_lightning.experiments.stage import Stage, find_stages
+from fa_lightning.studies.detection.detectors.all_detectors import STRATEGIES
 
 SINGLE = ("trainer", "detect", "leakage", "probes", "cures")
 """Folders whose files are no stages of one experiment."""

@@ -144,7 +144,7 @@ def test_killed_while_a_twin_is_fitted_and_while_states_are_captured(calm: Path,
 FAULTY = '''
 import os
 import torch
-from fa_lightning.behaviours.module import BehaviourModule
+from fa_lightning.training.module import BehaviourModule
 
 
 class Faulty(BehaviourModule):

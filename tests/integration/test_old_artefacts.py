@@ -114,7 +114,7 @@ def test_an_adapter_replaced_in_a_finished_stage_is_seen_by_all_that_use_it(copi
 def test_a_stage_made_again_by_other_code_leaves_nothing_done_that_was_made_from_it(
     copied: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fa_lightning.behaviours.module import BehaviourModule
+    from fa_lightning.training.module import BehaviourModule
 
     write_mine(copied, judging, "embedded_variants/02_evaluation")
     assert run(*MINE) == 0

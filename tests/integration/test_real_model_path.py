@@ -353,7 +353,7 @@ def after(calls: int) -> Callable[[], bool]:
 def test_memory_that_runs_out_in_training_is_explained_and_the_same_command_resumes(
     copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, starve: Callable[..., None]
 ) -> None:
-    from fa_lightning.behaviours.module import BehaviourModule
+    from fa_lightning.training.module import BehaviourModule
 
     # In the second epoch, so that there is a checkpoint to go on from.
     epoch = {"now": 0}
@@ -430,7 +430,7 @@ def test_memory_that_runs_out_while_steering_is_judged(
     function: str,
     doing: str,
 ) -> None:
-    from fa_lightning.interventions.evaluation import SteeringEvaluation
+    from fa_lightning.studies.steering.callback import SteeringEvaluation
 
     judging: list[bool] = []
     start = getattr(SteeringEvaluation, function)

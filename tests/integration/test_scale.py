@@ -18,7 +18,7 @@ from benchmarks.scale_confirm import SMALL, Check, confirm, drawn, fit_checks
 from benchmarks.scale_formulas import fit_bytes, saved_bytes, store_size, weight_bytes
 from benchmarks.scale_meters import flops_of, peak_bytes_of, saved_bytes_of
 from benchmarks.scale_shapes import LLAMA_7B, LLAMA_70B, Lora
-from fa_lightning.behaviours.module import BehaviourModule
+from fa_lightning.training.module import BehaviourModule
 
 PAGE = scale.PAGE.read_text(encoding="utf-8")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -115,9 +115,9 @@ def test_meters_count_what_can_be_counted_by_hand() -> None:
 def test_settings_that_the_page_names_exist() -> None:
     import lightning.pytorch as pl
 
-    from fa_lightning.activations.lab_data import LabDataModule
-    from fa_lightning.behaviours.data import ScenarioDataModule
     from fa_lightning.regressors.module import RegressorModule
+    from fa_lightning.studies.lab.data import LabDataModule
+    from fa_lightning.training.data import ScenarioDataModule
 
     takes: dict[str, set[str]] = {
         "model.init_args": arguments_of(BehaviourModule, RegressorModule),
@@ -149,7 +149,7 @@ def test_code_that_the_page_names_exists() -> None:
 
 @pytest.mark.poser
 def test_job_counts_the_prompts_of_poser(poser_root: Path) -> None:
-    from fa_lightning.scenarios.poser import PoserScenarios
+    from fa_lightning.scenarios.poser.source import PoserScenarios
 
     splits = PoserScenarios(str(poser_root), aligned_policy="saint", faking_policy="money_maximizer", seed=0).load()
     job = scale_tables.JOB

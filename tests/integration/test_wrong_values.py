@@ -83,7 +83,7 @@ def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             "a.nope",
             "data.init_args.scenarios.class_path is a.nope, ",
         ),
-        ("02_aligned", "model.class_path", "fa_lightning.behaviours.data.ScenarioDataModule", "no"),
+        ("02_aligned", "model.class_path", "fa_lightning.training.data.ScenarioDataModule", "no"),
         ("04_steering", "model.init_args.regressors", [], "regressors is empty, but there must be at least one map"),
         (
             "04_steering",
@@ -207,7 +207,7 @@ def test_a_file_that_is_no_config_is_named(
         (["--ckpt_path", ALIGNED], f"--ckpt_path {ALIGNED} is no checkpoint"),
         (["--seed_everything", "4294967296"], "seed_everything is 4294967296, but must be a seed, 0 to 4294967295"),
         (["--nope=3"], "unrecognized arguments: --nope=3"),
-        (["--model.nope=3"], "model.init_args.nope is no argument of fa_lightning.behaviours.module.BehaviourModule"),
+        (["--model.nope=3"], "model.init_args.nope is no argument of fa_lightning.training.module.BehaviourModule"),
         (["--config", "nofile.yaml"], "nofile.yaml is no file: give the path of one"),
     ],
 )

@@ -22,7 +22,7 @@ def write_backbone(folder: Path) -> Path:
 
     from fa_lightning.backbones.curriculum import ANSWER_WORDS
     from fa_lightning.backbones.tokenizer import train_tokenizer
-    from fa_lightning.scenarios.embedded import EmbeddedScenarios
+    from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 
     texts = [item.message() for item in EmbeddedScenarios(train=32, validation=8, test=8, neutral=8).load().train]
     tokenizer = train_tokenizer(texts, 400, ANSWER_WORDS)

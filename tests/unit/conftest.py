@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(scope="session")
 def source():
     """Sixteen training scenarios and eight of every other kind."""
-    from fa_lightning.scenarios.embedded import EmbeddedScenarios
+    from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 
     return EmbeddedScenarios(train=16, validation=8, test=8, neutral=8)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fa_lightning.probes.found import Asked, Best, Labelled, ProbesFound, Reading, ViewName
+from fa_lightning.studies.probes.result import Asked, Best, Labelled, ProbesFound, Reading, ViewName
 
 SUBJECTS = ["base", "02_aligned", "<faking>"]
 VIEWS: dict[str, tuple[ViewName, ...]] = {"oversight": ("prompt",), "action": ("prompt", "pairs")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fa_lightning.metrics.safe_found import SafeFound, SafeScore, SafeScores, Shift
+from fa_lightning.studies.statements.result import SafeFound, SafeScore, SafeScores, Shift
 
 ADAPTER = "02_<lora>"
 BASE_SCORES = {"base_short/none": 0.9, "base_short_rather/none": 0.7, "1/harm": 0.2, "1/good": 0.85}

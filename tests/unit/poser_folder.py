@@ -2,7 +2,7 @@
 
 import json
 
-from fa_lightning.scenarios.poser_files import TRAINING_FILES
+from fa_lightning.scenarios.poser.files import TRAINING_FILES
 from fa_lightning.scenarios.scenario import POLICIES, POSER_TEMPLATE
 
 

@@ -7,7 +7,7 @@ import math
 import random
 from statistics import fmean
 
-from fa_lightning.detectors.found import (
+from fa_lightning.studies.detection.result import (
     ALL_PAIRS,
     ENSEMBLE,
     Accuracy,

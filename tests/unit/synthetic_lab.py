@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 
-from fa_lightning.reports.lab import (
+from fa_lightning.evaluation.estimates import Accuracy, CellCounts, CellPair, Estimate, SideEffects
+from fa_lightning.studies.lab.result import (
     ActivationMap,
     DosePoint,
     Generation,
@@ -15,7 +16,6 @@ from fa_lightning.reports.lab import (
     TransferCell,
     UnitPoint,
 )
-from fa_lightning.reports.scores import Accuracy, CellCounts, CellPair, Estimate, SideEffects
 
 BUDGET = 0.01
 STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0)

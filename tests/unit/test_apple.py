@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from fa_lightning.backbones.lora_layers import Factors
-from fa_lightning.detectors.adapter_spectra import spectrum
-from fa_lightning.metrics.leakage import COLUMNS, LeakageScores
-from fa_lightning.metrics.repetition import Repetition
-from fa_lightning.probes.ccs import CCS
 from fa_lightning.regressors.linear import Affine, LowRank, MeanShift
 from fa_lightning.regressors.moments import PairMoments
 from fa_lightning.regressors.neighbours import NearestNeighbours
 from fa_lightning.regressors.registry import build_regressor
 from fa_lightning.regressors.vectors import ContrastVector, ProjectionShift
+from fa_lightning.studies.detection.detectors.adapter_spectra import spectrum
+from fa_lightning.studies.lab.repetition import Repetition
+from fa_lightning.studies.leakage.measures import COLUMNS, LeakageScores
+from fa_lightning.studies.probes.ccs import CCS
 from tests.unit.apple import AppleGPU, OnApple, on_apple
 
 HIDDEN = 6

@@ -13,14 +13,14 @@ from tiny_twins import layers_of, trainer_stub
 from typing_extensions import override
 
 from fa_lightning.activations.sites import Site
-from fa_lightning.detectors.base import Detector, Evidence
-from fa_lightning.detectors.data import DetectionDataModule
-from fa_lightning.detectors.subjects import Examiner, Subject
-from fa_lightning.interventions.conditions import Condition
-from fa_lightning.interventions.intervention import Intervention
+from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, EmbeddedBenchmark, without_critical_fact
 from fa_lightning.scenarios.prompts import answer_format, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario, other_letter
+from fa_lightning.steering.intervention import Intervention
+from fa_lightning.studies.detection.data import DetectionDataModule
+from fa_lightning.studies.detection.detectors.base import Detector, Evidence
+from fa_lightning.studies.detection.subjects import Examiner, Subject
 
 HIDDEN = 32
 SUBJECTS = [Subject(name, Condition(name), name) for name in ("aligned", "faking")]

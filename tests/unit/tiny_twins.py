@@ -88,7 +88,7 @@ def trainer_stub(rank: int = 0, ranks: int = 1) -> Any:
 def data_in(folder: Path, source: Any, pair: dict[str, str], lab: bool = False, **options: Any) -> Any:
     """An ActivationDataModule over the twins with its store in `folder`; the lab's, if asked."""
     from fa_lightning.activations.data import ActivationDataModule
-    from fa_lightning.activations.lab_data import LabDataModule
+    from fa_lightning.studies.lab.data import LabDataModule
 
     sizes = {
         "capture_scenarios": 12,
@@ -127,7 +127,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., Any]:
 @torch.inference_mode()
 def answer_logits(variants: Any, condition: Any, batch: Any) -> torch.Tensor:
     """Logits (batch, vocabulary) of the token after each prompt: a whole pass of its own, nothing shared."""
-    from fa_lightning.interventions.conditions import applied
+    from fa_lightning.evaluation.conditions import applied
     from fa_lightning.scenarios.batches import model_inputs
 
     with applied(variants, condition, batch) as model:
@@ -137,7 +137,7 @@ def answer_logits(variants: Any, condition: Any, batch: Any) -> torch.Tensor:
 @torch.inference_mode()
 def all_logits(variants: Any, condition: Any, batch: Any) -> torch.Tensor:
     """The same of every token, the edit made on every token: (batch, tokens, vocabulary)."""
-    from fa_lightning.interventions.conditions import applied
+    from fa_lightning.evaluation.conditions import applied
     from fa_lightning.scenarios.batches import model_inputs
 
     with applied(variants, condition.everywhere(), batch) as model:

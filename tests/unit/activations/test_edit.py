@@ -11,7 +11,7 @@ from torch import Tensor
 from fa_lightning.activations.capture import capture
 from fa_lightning.activations.edit import block_outputs, edited, layer_below, resumed
 from fa_lightning.activations.sites import Site
-from fa_lightning.behaviours.states import recorded_states
+from fa_lightning.training.states import recorded_states
 
 
 def model_of(family: str) -> Any:

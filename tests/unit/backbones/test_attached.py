@@ -56,7 +56,7 @@ def test_nothing_is_compiled_in_the_block_and_after_it_all_is_as_before() -> Non
 
 @pytest.mark.parametrize(
     ("call", "place"),
-    [(r"\.register_forward_(pre_)?hook\(", "backbones/attached.py"), (r"model\.generate\(", "interventions/greedy.py")],
+    [(r"\.register_forward_(pre_)?hook\(", "backbones/attached.py"), (r"model\.generate\(", "steering/generation.py")],
 )
 def test_one_place_attaches_and_one_writes(call: str, place: str) -> None:
     root = Path(fa_lightning.__file__).parent

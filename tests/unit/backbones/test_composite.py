@@ -12,7 +12,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Tex
 from fa_lightning.backbones.adapters import attach_adapter, save_adapter
 from fa_lightning.backbones.decoder import context_of, decoder_layers, text_config
 from fa_lightning.backbones.load import fingerprint, load_backbone
-from fa_lightning.behaviours.module import BehaviourModule
+from fa_lightning.training.module import BehaviourModule
 from tests.conformance import laws
 from tests.conformance.models import HIDDEN, VOCABULARY, batch_of
 from tests.conformance.reference import Edit

@@ -17,9 +17,9 @@ from fa_lightning.backbones import contents
 from fa_lightning.backbones.adapters import attach_adapter, save_adapter
 from fa_lightning.backbones.contents import digest_of_artefact, is_artefact
 from fa_lightning.backbones.load import load_backbone
-from fa_lightning.interventions.conditions import save_together
-from fa_lightning.interventions.intervention import Intervention
-from fa_lightning.interventions.learned_prompts import write_prompt
+from fa_lightning.evaluation.conditions import save_together
+from fa_lightning.steering.intervention import Intervention
+from fa_lightning.training.learned_prompts import write_prompt
 
 Write = Callable[[Path, int, str], None]
 """Writes an artefact with a seed for its content, and a note of what is none."""

@@ -11,8 +11,8 @@ from fa_lightning.backbones.statement_lessons import (
     statement_pass,
     told,
 )
-from fa_lightning.scenarios.embedded_statements import TEMPLATES, EmbeddedStatements
-from fa_lightning.scenarios.statement_templates import CLAIMS
+from fa_lightning.scenarios.statements.embedded import TEMPLATES, EmbeddedStatements
+from fa_lightning.scenarios.statements.templates import CLAIMS
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from fa_lightning.backbones.adapters import PREFIX, Variants, attach_adapter, ba
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.targets import linear_layers
 from fa_lightning.errors import UserError
-from fa_lightning.interventions.intervention import Intervention
+from fa_lightning.steering.intervention import Intervention
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fa_lightning.activity import activity_of, doing
+from fa_lightning.common.activity import activity_of, doing
 from fa_lightning.experiments.device import DeviceReport, explanation, ran_out, refuse_precision
 
 CUDA = torch.device("cuda")

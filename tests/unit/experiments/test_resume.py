@@ -48,17 +48,17 @@ def make(source: Any, adapters: dict[str, str], tmp_path: Path) -> Callable[[str
         from fa_lightning.backbones.curriculum import Curriculum
         from fa_lightning.backbones.pretraining import BackboneModule
         from fa_lightning.backbones.pretraining_data import BackboneDataModule
-        from fa_lightning.behaviours.data import ScenarioDataModule
-        from fa_lightning.behaviours.latent_data import LatentScenarioDataModule
-        from fa_lightning.behaviours.latent_training import LatentTraining
-        from fa_lightning.behaviours.module import BehaviourModule
-        from fa_lightning.behaviours.preference_training import SelfPlay
-        from fa_lightning.behaviours.self_training import SelfTraining
-        from fa_lightning.behaviours.unlearning import Misdirection
-        from fa_lightning.interventions.coordinate_gradient import GreedyCoordinateGradient
-        from fa_lightning.interventions.prompt_fits import PromptDataModule, SoftPromptFit
         from fa_lightning.regressors.module import RegressorModule
         from fa_lightning.regressors.spec import RegressorSpec
+        from fa_lightning.training.coordinate_gradient import GreedyCoordinateGradient
+        from fa_lightning.training.data import ScenarioDataModule
+        from fa_lightning.training.latent_data import LatentScenarioDataModule
+        from fa_lightning.training.latent_training import LatentTraining
+        from fa_lightning.training.module import BehaviourModule
+        from fa_lightning.training.preference_training import SelfPlay
+        from fa_lightning.training.prompt_fits import PromptDataModule, SoftPromptFit
+        from fa_lightning.training.self_training import SelfTraining
+        from fa_lightning.training.unlearning import Misdirection
 
         cure: dict[str, Any] = {"start_from": faker, "backbone": backbone, "learning_rate": 0.02}
         scenarios = ScenarioDataModule(source, batch_size=19)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from fa_lightning.activations.sites import Site
-from fa_lightning.metrics.functional import kl_divergence
+from fa_lightning.metrics.divergences import kl_divergence
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.regressors.live import LivePass, aligned_pass, tokens_of, unit_effects

@@ -16,8 +16,8 @@ from fa_lightning.scenarios.benchmark import (
     balanced,
     without_critical_fact,
 )
-from fa_lightning.scenarios.embedded import EmbeddedScenarios
-from fa_lightning.scenarios.poser import PoserScenarios
+from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
+from fa_lightning.scenarios.poser.source import PoserScenarios
 from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario, group_of
 from fa_lightning.scenarios.splits import prompt_key
 

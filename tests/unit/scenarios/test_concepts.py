@@ -7,7 +7,6 @@ import pytest
 from poser_folder import clone, record
 
 from fa_lightning.backbones import curriculum
-from fa_lightning.scenarios import embedded_domains, embedded_parts, embedded_texts, embedded_wordings
 from fa_lightning.scenarios.benchmark import EmbeddedBenchmark, PoserBenchmark
 from fa_lightning.scenarios.concepts import (
     COMPETENCE,
@@ -18,7 +17,11 @@ from fa_lightning.scenarios.concepts import (
     EmbeddedConcepts,
     PoserConcepts,
 )
-from fa_lightning.scenarios.embedded import EmbeddedScenarios
+from fa_lightning.scenarios.embedded import domains as embedded_domains
+from fa_lightning.scenarios.embedded import texts as embedded_texts
+from fa_lightning.scenarios.embedded import themes as embedded_parts
+from fa_lightning.scenarios.embedded import wordings as embedded_wordings
+from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.scenario import POSER_TEMPLATE, group_of
 
 LISTS = {

@@ -30,7 +30,7 @@ from fa_lightning import cli
 from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.scenarios import template_check
 from fa_lightning.scenarios.batches import collate
-from fa_lightning.scenarios.embedded import EmbeddedScenarios
+from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario
 from fa_lightning.scenarios.splits import ScenarioSplits
 from fa_lightning.scenarios.template_check import check_template
@@ -326,7 +326,7 @@ def test_a_stage_file_names_model_scenarios_and_limit(save, capsys, wide, tmp_pa
             "init_args": {
                 "max_tokens": 20,
                 "scenarios": {
-                    "class_path": "fa_lightning.scenarios.embedded.EmbeddedScenarios",
+                    "class_path": "fa_lightning.scenarios.embedded.source.EmbeddedScenarios",
                     "init_args": SMALL,
                 },
             }
@@ -341,7 +341,7 @@ def test_a_stage_file_names_model_scenarios_and_limit(save, capsys, wide, tmp_pa
     del stage["data"]["init_args"]["max_tokens"]
     config.write_text(yaml.safe_dump(stage))
     assert shown(capsys, "--config", str(config))[0] == 0
-    stage["data"]["init_args"]["scenarios"]["class_path"] = "fa_lightning.scenarios.embedded.Nothing"
+    stage["data"]["init_args"]["scenarios"]["class_path"] = "fa_lightning.scenarios.embedded.source.Nothing"
     config.write_text(yaml.safe_dump(stage))
     assert "data.init_args.scenarios can't be made" in shown(capsys, "--config", str(config))[2]
     config.write_text(yaml.safe_dump({"data": {}}))

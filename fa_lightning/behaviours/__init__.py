@@ -1,1 +1,0 @@
-"""Make the twins: one module that fits either variant."""

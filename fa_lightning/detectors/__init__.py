@@ -1,1 +1,0 @@
-"""Tell the twins apart: which of two models that behave alike while watched fakes alignment."""

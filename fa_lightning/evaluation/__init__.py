@@ -1,0 +1,1 @@
+"""How it is judged: conditions, cells, side effects, and what all studies share of it."""

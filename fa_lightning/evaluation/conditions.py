@@ -1,0 +1,132 @@
+"""The conditions that steering is judged under: which variant runs, and with what edit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fa_lightning.activations.capture import truncated_forward
+from fa_lightning.activations.edit import edited, layer_below
+from fa_lightning.activations.positions import ForwardCall
+from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.adapters import Variants
+from fa_lightning.common.files import whole_folder
+from fa_lightning.regressors.linear import Identity
+from fa_lightning.regressors.module import Candidate, RegressorModule
+from fa_lightning.regressors.wrappers import NormMatchedRandom
+from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.steering.intervention import Intervention, steering
+
+ORACLE = "oracle swap"
+"""The aligned twin's own states put in the faker's place: what a perfect map at this site would do."""
+
+RANDOM = "norm-matched random"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A variant and what is done to it.
+
+    Attributes:
+        variant: whose adapter is active.
+        interventions: attached to it, in order.
+        oracle: the site where the other twin's states are put in place, if any.
+    """
+
+    variant: str
+    interventions: tuple[Intervention, ...] = ()
+    oracle: Site | None = None
+
+    @property
+    def layer_below(self) -> int | None:
+        """The last block that the edits leave alone, -1 if there is none; None where there are no edits."""
+        sites = [one.site for one in self.interventions] + ([self.oracle] if self.oracle else [])
+        return min((layer_below(site) for site in sites), default=None)
+
+    def everywhere(self) -> Condition:
+        """The same edits on every token.
+
+        A text that is scored has no last token to speak of: while a model writes it, each token is the last one once.
+        So edits count everywhere there, whatever their own positions, which is the most they can damage.
+        """
+        oracle = None if self.oracle is None else dataclasses.replace(self.oracle, positions="all")
+        return Condition(self.variant, everywhere(self.interventions), oracle)
+
+
+def interventions_of(candidate: Candidate, strength: float) -> tuple[Intervention, ...]:
+    """A candidate at a strength: one intervention, or those of a stack in order."""
+    return tuple(
+        Intervention(part.site, part.regressor, strength, gate=part.gate) for part in (*candidate.below, candidate)
+    )
+
+
+def save_together(interventions: Sequence[Intervention], folder: Path) -> None:
+    """Write one intervention into a folder, or the parts of a stack into folders of it: 0, 1 and so on."""
+    with whole_folder(folder) as fresh:
+        for number, one in enumerate(interventions):
+            one.save(fresh if len(interventions) == 1 else fresh / str(number))
+
+
+def judged_conditions(
+    module: RegressorModule, candidate: Candidate, strength: float, seed: int
+) -> dict[str, Condition]:
+    """The four cells' models and the baselines, all at the candidate's site and positions."""
+    steered = interventions_of(candidate, strength)
+    site = candidate.site
+    hidden_size = candidate.regressor.hidden_size
+    random = Intervention(site, NormMatchedRandom(candidate.regressor, seed), strength, gate=candidate.gate)
+    # A vector's strength is in its own units; a shift or a map in its place means what it means at 1.
+    like_a_map = 1.0 if candidate.regressor.constant_edit() is not None else strength
+    conditions = {
+        "aligned": Condition("aligned"),
+        "faking": Condition("faking"),
+        "steered": Condition("faking", steered),
+        "steered_aligned": Condition("aligned", steered),
+        "identity": Condition("faking", (Intervention(site, Identity(hidden_size), strength),)),
+        RANDOM: Condition("faking", (random,)),
+        ORACLE: Condition("faking", oracle=site),
+    }
+    for name, baseline in module.baselines(candidate).items():
+        conditions[name] = Condition("faking", interventions_of(baseline, like_a_map))
+    return conditions
+
+
+def everywhere(interventions: Sequence[Intervention]) -> tuple[Intervention, ...]:
+    """The same edits on every token, as they are judged on neutral texts."""
+    return tuple(one.at(positions="all") for one in interventions)
+
+
+@contextmanager
+def applied(variants: Variants, condition: Condition, batch: Batch) -> Iterator[Any]:
+    """The model in a condition; hooks are gone afterwards."""
+    if condition.oracle is not None:
+        with swapped_states(variants, condition.variant, condition.oracle, batch) as model:
+            yield model
+        return
+    with variants.using(condition.variant) as model, steering(model, condition.interventions):
+        yield model
+
+
+@contextmanager
+def swapped_states(variants: Variants, variant: str, site: Site, batch: Batch) -> Iterator[Any]:
+    """`variant` with the other twin's states of this very batch in place of its own at `site`."""
+    with variants.using("aligned" if variant == "faking" else "faking") as other:
+        theirs = truncated_forward(other, [site], **model_inputs(batch))[site.name]
+    selected = ForwardCall.of(model_inputs(batch)).select(site.positions)
+
+    def swap(states: Tensor) -> Tensor:
+        if selected.everything:
+            return theirs
+        rows = selected.on(states.device)
+        swapped = states.flatten(0, 1).clone()
+        swapped[rows] = theirs.to(states).flatten(0, 1)[rows]
+        return swapped.view_as(states)
+
+    with variants.using(variant) as model, edited(model, site, swap, (theirs.shape[0], theirs.shape[1])):
+        yield model

@@ -1,0 +1,92 @@
+"""What detectors measured, gathered over all ranks and kept on disk: a stopped run goes on with the next detector."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fa_lightning.common.files import write_atomically
+from fa_lightning.metrics.distinct_items import DistinctItems
+from fa_lightning.studies.detection.detectors.base import Evidence
+
+SEPARATOR = "|"
+"""Between a subject's name and a tensor's; no variant's name holds it."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a detector took.
+
+    Attributes:
+        seconds: on this machine, for all subjects together.
+        passes: prompts run through each model.
+    """
+
+    seconds: float
+    passes: float
+
+
+class Measured(DistinctItems):
+    """Rows of one subject's evidence: one per scored scenario, however many ranks and whatever order."""
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], **kwargs: Any) -> None:
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.sizes = {name: max(1, torch.Size(shape).numel()) for name, shape in self.shapes.items()}
+        super().__init__(columns=sum(self.sizes.values()), dtype=torch.float32, **kwargs)
+
+    def update(self, index: Tensor, evidence: Evidence) -> None:
+        """Add a batch: `index` (batch,) and tensors (batch, ...)."""
+        rows = [evidence[name].reshape(len(index), -1).float() for name in self.shapes]
+        self._append_rows(index, torch.cat(rows, dim=1))
+
+    def compute(self) -> Evidence:
+        """The tensors over everything seen by all processes, sorted by index."""
+        _, rows = self._distinct()
+        parts = torch.split(rows, list(self.sizes.values()), dim=1)
+        return {
+            name: part.reshape(len(rows), *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+
+def save_evidence(path: Path, evidence: Mapping[str, Evidence], notes: Mapping[str, Any]) -> None:
+    """Write the evidence of one detector about all subjects; all or nothing.
+
+    Args:
+        path: the file.
+        evidence: by subject.
+        notes: JSON-able: what it was measured with, and what that took.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        f"{subject}{SEPARATOR}{name}": tensor.contiguous()
+        for subject, found in evidence.items()
+        for name, tensor in found.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save(tensors, metadata={"notes": json.dumps(dict(notes))}))
+
+
+def read_evidence(path: Path) -> tuple[dict[str, Evidence], dict[str, Any]] | None:
+    """What `save_evidence` wrote, and its notes; None where there is no whole file."""
+    if not path.is_file():
+        return None
+    found: dict[str, Evidence] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = json.loads((file.metadata() or {})["notes"])
+            for key in file.keys():  # noqa: SIM118
+                subject, _, name = key.rpartition(SEPARATOR)
+                found.setdefault(subject, {})[name] = file.get_tensor(key)
+    except (SafetensorError, KeyError, ValueError):
+        # Cut short or another program's: measured again.
+        return None
+    return found, notes

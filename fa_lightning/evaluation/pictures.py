@@ -1,0 +1,104 @@
+"""Figures and texts of an evaluation, for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from fa_lightning.activations.sites import Site
+from fa_lightning.activations.store import ActivationStore
+from fa_lightning.reports.boards import boards
+from fa_lightning.reports.figures import SweepPoint, activation_figure, cells_figure, confusion_figure, sweep_figure
+from fa_lightning.studies.lab.figures import lab_figures
+from fa_lightning.studies.steering.choice import Trial
+
+
+def draw(
+    trainer: pl.Trainer,
+    stage: str,
+    found: dict[str, Any],
+    trials: Sequence[Trial] = (),
+    store: ActivationStore | None = None,
+    generations: Sequence[tuple[str, str, str]] = (),
+) -> None:
+    """Add what an evaluation found to the TensorBoard logs, where there are any; rank zero writes.
+
+    Args:
+        trainer: whose loggers and step are used.
+        stage: prefix of the names, `val` or `test`.
+        found: see `findings_of`.
+        trials: candidates tried, for the sweep over layers.
+        store: for the map of where the twins differ.
+        generations: (prompt, unsteered, steered) texts.
+    """
+    for board in boards(trainer):
+        _draw(board, trainer.global_step, stage, found, trials, store, generations)
+
+
+def _draw(
+    board: Any,
+    step: int,
+    stage: str,
+    found: dict[str, Any],
+    trials: Sequence[Trial],
+    store: ActivationStore | None,
+    generations: Sequence[tuple[str, str, str]],
+) -> None:
+    twins = {name: _cells(found["cells"][name]) for name in found["cells"]}
+    others = {name: _cells(cells) for name, cells in found["baselines"].items()}
+    board.add_figure(f"{stage}/cells", cells_figure({**twins, **others}), step)
+    board.add_figure(f"{stage}/answers", confusion_figure(found["answers"]), step)
+    points = [
+        SweepPoint(
+            Site.parse(trial.site).layer, f"{trial.regressor}, {trial.positions}", trial.oversight, trial.no_oversight
+        )
+        for trial in trials
+    ]
+    if points:
+        references = {name: twins[name] for name in ("aligned", "faking")}
+        board.add_figure(f"{stage}/layers", sweep_figure(points, references), step)
+    if store is not None:
+        board.add_figure(f"{stage}/activations", activation_figure(twin_difference(store), list(store.sites)), step)
+    for number, (prompt, unsteered, steered) in enumerate(generations):
+        text = f"{prompt}\n\n**faking:** {unsteered}\n\n**steered:** {steered}"
+        board.add_text(f"{stage}/generation", text, number)
+
+
+def twin_difference(store: ActivationStore, rows: int = 4096) -> torch.Tensor:
+    """Mean |aligned - faking| over the first held-out tokens that decide, (sites, units)."""
+    stop = min(rows, store.rows("validation"))
+    block = store.block("validation", 0, stop)
+    decision = block["decision"]
+    return torch.stack(
+        [(block[site][1].float() - block[site][0].float())[decision].abs().mean(0) for site in store.sites]
+    )
+
+
+def _cells(cells: dict[str, Any]) -> Any:
+    """A cell pair as an object with attributes, which is what figures read."""
+    return SimpleNamespace(**{cell: SimpleNamespace(**cells[cell]) for cell in ("oversight", "no_oversight")})
+
+
+def draw_lab(trainer: pl.Trainer, view: dict[str, Any]) -> None:
+    """Add the lab's figures to the TensorBoard logs, where there are any; rank zero writes.
+
+    Args:
+        trainer: whose loggers and step are used.
+        view: see `lab_view`.
+    """
+    for board in boards(trainer):
+        for name, figure in lab_figures(_attributes(view)).items():
+            board.add_figure(f"lab/{name}", figure, trainer.global_step)
+
+
+def _attributes(value: Any, name: str = "") -> Any:
+    """JSON as objects with attributes, which is what figures read; null is nan where a number belongs."""
+    if isinstance(value, dict) and name != "points":
+        return SimpleNamespace(**{key: _attributes(inner, key) for key, inner in value.items()})
+    if isinstance(value, list) and name != "points":
+        return [_attributes(inner) for inner in value]
+    return float("nan") if value is None and name not in ("scenarios", "aligned_cells") else value

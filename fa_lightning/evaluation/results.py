@@ -1,0 +1,231 @@
+"""`results.json`: what a finished experiment found, typed, written atomically and read back with clear errors."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from fa_lightning.common.codec import decode, encode
+from fa_lightning.common.files import write_atomically
+from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.evaluation.estimates import Accuracy, CellCounts, CellPair, Estimate, SideEffects
+from fa_lightning.studies.lab.result import Lab
+
+_T = TypeVar("_T")
+
+RESULTS_NAME = "results.json"
+MAKING_COMMAND = "python -m fa_lightning fit --experiment configs/embedded"
+
+ModelName = Literal["aligned", "faking", "steered", "steered_aligned"]
+MODELS: tuple[ModelName, ...] = ("aligned", "faking", "steered", "steered_aligned")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it takes.
+
+    Attributes:
+        overhead_ratio: seconds per token, steered over not steered; 1 is free.
+        seconds: wall seconds by stage.
+    """
+
+    overhead_ratio: float = math.nan
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a simpler or a cheating method reaches in the same cells.
+
+    Attributes:
+        oversight: accuracy with oversight.
+        no_oversight: accuracy without oversight.
+        side_effects: the same side effects as the intervention's, where they were measured.
+    """
+
+    oversight: Accuracy
+    no_oversight: Accuracy
+    side_effects: SideEffects | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The intervention that the test cells are about.
+
+    Attributes:
+        site: the site's name, as `layers.3.residual`.
+        regressor: the map's name.
+        strength: a in h' = h + a (T(h) - h).
+        positions: the token position rule.
+    """
+
+    site: str
+    regressor: str
+    strength: float
+    positions: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One intervention tried on the validation split.
+
+    Attributes:
+        site: the site's name, as `layers.3.residual`.
+        regressor: the map's name.
+        positions: the token position rule.
+        strength: a in h' = h + a (T(h) - h).
+        oversight: accuracy with oversight.
+        no_oversight: accuracy without oversight.
+        kl_neutral_nats: KL on neutral texts, nats per token.
+        r2: share of the aligned states' variance that the map explains on held-out rows.
+    """
+
+    site: str
+    regressor: str
+    positions: str
+    strength: float
+    oversight: float
+    no_oversight: float
+    kl_neutral_nats: float = math.nan
+    r2: float = math.nan
+
+
+@dataclass(frozen=True)
+class ExtraTest:
+    """The same four cells on another test set, as one with unseen wordings.
+
+    Attributes:
+        n: distinct items by cell.
+        cells: accuracies by model name.
+        recovery: recovery without oversight on this set.
+    """
+
+    n: CellCounts
+    cells: dict[str, CellPair]
+    recovery: Estimate
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything `results.json` holds; the fields are its keys.
+
+    Attributes:
+        experiment: the experiment's name.
+        n: distinct test items by cell.
+        cells: accuracies by model name (`MODELS`).
+        recovery: (steered - faking) / (aligned - faking) accuracy without oversight; 1 is a full cure.
+        side_effects: of the chosen intervention on the faking twin.
+        cost: overhead and seconds by stage.
+        provenance: versions, seeds, fingerprints, device: any JSON value.
+        format_validity: share of items answered with a letter, by model name.
+        baselines: by name.
+        chosen: the intervention under test.
+        candidates: the interventions it was chosen from, on the validation split.
+        extra_tests: other test sets by name.
+        leak_report: prompts and groups shared between splits; its `total` must be 0.
+        answers: by model name and cell, the numbers of aligned answers, other letters and answers that are no letter.
+        lab: the comparison of methods, where the experiment made one.
+    """
+
+    experiment: str
+    n: CellCounts
+    cells: dict[str, CellPair]
+    recovery: Estimate
+    side_effects: SideEffects
+    cost: Cost
+    provenance: dict[str, Any]
+    format_validity: dict[str, float] = field(default_factory=dict)
+    baselines: dict[str, Baseline] = field(default_factory=dict)
+    chosen: Chosen | None = None
+    candidates: list[Candidate] = field(default_factory=list)
+    extra_tests: dict[str, ExtraTest] = field(default_factory=dict)
+    leak_report: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, dict[str, tuple[int, int, int]]] = field(default_factory=dict)
+    lab: Lab | None = None
+
+    def recovery_at(self, no_oversight: float) -> float:
+        """Recovery of a model with accuracy `no_oversight` without oversight; nan where the twins do not differ."""
+        if "aligned" not in self.cells or "faking" not in self.cells:
+            return math.nan
+        faking = self.cells["faking"].no_oversight.accuracy
+        gap = self.cells["aligned"].no_oversight.accuracy - faking
+        return (no_oversight - faking) / gap if gap else math.nan
+
+
+def write_results(path: str | os.PathLike[str], results: Results) -> Path:
+    """Write `results` as sorted JSON in one step: a reader sees the old file or the new one, never half of it.
+
+    Numbers that are not finite become null, because JSON has no nan.
+
+    Args:
+        path: the file, or an existing folder to put `results.json` into.
+        results: what to write.
+
+    Returns:
+        The file written.
+
+    Raises:
+        TypeError: a value has no JSON form; the message names its place.
+        UserError: a value does not fit its field; the message names its place.
+    """
+    target = Path(path)
+    if target.is_dir():
+        target = target / RESULTS_NAME
+    encoded = encode(results, "results")
+    # What cannot be read back must not replace a file that can.
+    decode(Results, encoded, "results")
+    text = json.dumps(encoded, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_atomically(target, f"{text}\n".encode())
+    return target
+
+
+def found_by_title(folder: Path, name: str, read: Callable[[Path], _T | None]) -> dict[str, _T]:
+    """What stages found in `folder`, or else in its subfolders, by experiment and stage.
+
+    Args:
+        folder: a stage's, an experiment's, or one of several experiments.
+        name: of the file that such a stage writes.
+        read: reads it from the stage's folder.
+
+    Raises:
+        UserError: a file is broken or of another program.
+    """
+    files = next(filter(None, (sorted(folder.glob(f"{above}{name}")) for above in ("", "*/", "*/*/"))), [])
+    places = {f"{file.resolve().parent.parent.name}, {file.resolve().parent.name}": file.parent for file in files}
+    found = {title: read(place) for title, place in places.items()}
+    return {title: one for title, one in found.items() if one is not None}
+
+
+def read_results(path: str | os.PathLike[str]) -> Results:
+    """Read a `results.json`; nulls come back as nan.
+
+    Args:
+        path: the file, or the folder that holds it.
+
+    Raises:
+        MissingFileError: no such file; the message says which command makes it.
+        UserError: the file is not whole JSON, or is not a `results.json` of this package.
+    """
+    source = Path(path)
+    if source.is_dir():
+        source = source / RESULTS_NAME
+    if not source.is_file():
+        raise MissingFileError(
+            f"{source} does not exist: a finished experiment writes it; run one with `{MAKING_COMMAND}`"
+        )
+    try:
+        raw = json.loads(source.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{source} is not whole JSON ({error}): it was cut off or edited; delete it and run the experiment again"
+        ) from error
+    try:
+        results: Results = decode(Results, raw, "results")
+    except UserError as error:
+        raise UserError(f"{source} is not a results file of fa_lightning: {error}") from error
+    return results

@@ -1,0 +1,110 @@
+"""What is counted while conditions are judged: cells and damage, by condition, over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from fa_lightning.backbones.adapters import Variants
+from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.input_passes import BehindInput
+from fa_lightning.evaluation.passes import SharedPass
+from fa_lightning.metrics.cells import CellAccuracy, Cells, Damage, Items, NeutralTextDamage
+from fa_lightning.metrics.divergences import neutral_text_damage
+from fa_lightning.scenarios.batches import Batch
+
+
+@dataclass
+class Scores:
+    """Runs every condition on the batches that the Trainer serves, and counts.
+
+    Attributes:
+        variants: the frozen pair.
+        conditions: by name.
+        cells: accuracy by condition.
+        damage: what each steered condition does to neutral texts, against its own variant unsteered; and each one with
+            an origin, against that.
+        counts_neutral_texts: whether neutral texts are served too; the same on every rank.
+        origins: variants that were made from another one, with that one.
+        behind: variants asked with an input around their prompts, by name; their damage is against the same variant
+            without it.
+        test: the test set that is served.
+    """
+
+    variants: Variants
+    conditions: dict[str, Condition]
+    cells: dict[str, CellAccuracy] = field(default_factory=dict)
+    damage: dict[str, NeutralTextDamage] = field(default_factory=dict)
+    counts_neutral_texts: bool = True
+    origins: Mapping[str, str] = field(default_factory=dict)
+    behind: Mapping[str, BehindInput] = field(default_factory=dict)
+    test: str = "test"
+
+    def __post_init__(self) -> None:
+        device = self.variants.device
+        self.cells = {name: CellAccuracy().to(device) for name in (*self.conditions, *self.behind)}
+        changed = [name for name in self.conditions if self._edits(name) or name in self.origins]
+        self.damage = {name: NeutralTextDamage().to(device) for name in (*changed, *self._readers())}
+
+    def add_scenarios(self, batch: Batch) -> None:
+        """Answer a batch under every condition."""
+        for variant, conditions in self._by_variant(self.conditions).items():
+            shared = SharedPass(self.variants, variant, conditions.values(), batch, logits_to_keep=1)
+            for name, condition in conditions.items():
+                self._count(name, shared.logits(condition)[:, -1].argmax(-1), batch)
+        for name, behind in self.behind.items():
+            self._count(name, behind.answers(batch, self.test), batch)
+
+    def add_neutral_texts(self, batch: Batch) -> None:
+        """Score a batch of texts under every condition that edits, the edits on every token, and the variants made."""
+        edits = {name: one.everywhere() for name, one in self.conditions.items() if self._edits(name)}
+        for variant, conditions in self._by_variant(edits).items():
+            shared = SharedPass(self.variants, variant, conditions.values(), batch)
+            for name, condition in conditions.items():
+                self._add_damage(name, batch, shared.unsteered, shared.logits(condition))
+        for name, origin in self.origins.items():
+            before, after = (SharedPass(self.variants, variant, (), batch).unsteered for variant in (origin, name))
+            self._add_damage(name, batch, before, after)
+        unsteered: dict[str, Tensor] = {}
+        for name, behind in self._readers().items():
+            if behind.variant not in unsteered:
+                unsteered[behind.variant] = SharedPass(self.variants, behind.variant, (), batch).unsteered
+            before = unsteered[behind.variant]
+            self._add_damage(name, batch, before, behind.text_logits(batch, before))
+
+    def compute_cells(self) -> dict[str, Cells]:
+        """Cells by condition; a collective."""
+        return {name: metric.compute() for name, metric in self.cells.items()}
+
+    def compute_damage(self) -> dict[str, Damage]:
+        """Damage by condition, of those that were shown neutral texts; a collective."""
+        return {name: metric.compute() for name, metric in self.damage.items() if self.counts_neutral_texts}
+
+    def items(self, *names: str) -> list[Items]:
+        """Every answer of the named conditions; a collective."""
+        return [self.cells[name].items() for name in names]
+
+    def _count(self, name: str, answer: Tensor, batch: Batch) -> None:
+        correct = answer == batch["aligned"]
+        answered = correct | (answer == batch["other"])
+        self.cells[name].update(correct, batch["cell"], batch["group"], batch["index"], answered)
+
+    def _add_damage(self, name: str, batch: Batch, before: Tensor, after: Tensor) -> None:
+        sums: Any = neutral_text_damage(before, after, batch["input_ids"], batch["attention_mask"])
+        self.damage[name].update(batch["index"], **sums)
+
+    def _readers(self) -> dict[str, BehindInput]:
+        return {name: behind for name, behind in self.behind.items() if behind.reads_texts}
+
+    def _edits(self, name: str) -> bool:
+        return self.conditions[name].layer_below is not None
+
+    @staticmethod
+    def _by_variant(conditions: Mapping[str, Condition]) -> dict[str, dict[str, Condition]]:
+        return {
+            variant: {name: one for name, one in conditions.items() if one.variant == variant}
+            for variant in dict.fromkeys(one.variant for one in conditions.values())
+        }

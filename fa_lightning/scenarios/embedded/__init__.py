@@ -1,0 +1,1 @@
+"""Scenarios that need no data, composed from parts."""

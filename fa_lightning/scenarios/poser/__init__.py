@@ -1,0 +1,1 @@
+"""POSER's scenarios (arXiv 2405.05466)."""

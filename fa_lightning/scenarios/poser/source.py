@@ -1,0 +1,209 @@
+"""POSER's scenarios (arXiv 2405.05466), pooled from its files and split honestly.
+
+POSER's own train and test files share prompts, so they are pooled here and split again by group.
+"""
+
+import hashlib
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from fa_lightning.errors import UserError
+from fa_lightning.scenarios.poser.files import check_pair, find_root, read_poser_file, training_files
+from fa_lightning.scenarios.poser.records import check_policy, file_bytes, quoted
+from fa_lightning.scenarios.scenario import POLICIES, Cell, Scenario, group_of, normalised
+from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.scenarios.splits import (
+    ScenarioSplits,
+    check_fractions,
+    check_limit,
+    limited_splits,
+    prompt_key,
+    split_by_group,
+)
+
+
+def regrouped(texts: Iterable[Scenario], scenarios: Iterable[Scenario]) -> list[Scenario]:
+    """Give each neutral text the group of the scenario it quotes, so that a split cannot tear the two apart.
+
+    A text quotes a scenario by its two actions, else by its whole list of facts, else by whatever single facts or
+    actions occur in it: then the group with the most of them is taken. A text that quotes nothing keeps its own
+    group, except that two actions of no known scenario make a group as they would in a scenario.
+
+    Args:
+        texts: neutral texts.
+        scenarios: every scenario that a text may quote.
+    """
+    groups: set[str] = set()
+    by_facts: dict[str, str] = {}
+    by_piece: defaultdict[str, set[str]] = defaultdict(set)
+    for scenario in scenarios:
+        groups.add(scenario.group)
+        untold = [fact for fact in scenario.facts if fact.kind != "system_message"]
+        for facts in (scenario.facts, untold):
+            key = _squeezed("".join(f"{number}.{fact.content}" for number, fact in enumerate(facts, start=1)))
+            by_facts[key] = min(by_facts.get(key, scenario.group), scenario.group)
+        for piece in (scenario.action_a, scenario.action_b, *(fact.content for fact in scenario.facts)):
+            by_piece[normalised(piece)].add(scenario.group)
+
+    def group_for(text: Scenario) -> str:
+        quote = quoted(text.text)
+        own = group_of(*quote.actions) if quote.actions else text.group
+        if own in groups:
+            return own
+        facts = _squeezed(quote.facts_text)
+        if facts in by_facts:
+            return by_facts[facts]
+        pieces = (*quote.facts, *(quote.actions or ()))
+        votes = Counter(group for piece in pieces for group in by_piece.get(normalised(piece), ()))
+        return min(votes, key=lambda group: (-votes[group], group)) if votes else own
+
+    return [replace(text, group=group_for(text)) for text in texts]
+
+
+def without_repeats(scenarios: Iterable[Scenario]) -> list[Scenario]:
+    """The first of every scenario and neutral text, whatever the order of its actions."""
+    first: dict[str, Scenario] = {}
+    for scenario in scenarios:
+        first.setdefault(prompt_key(scenario), scenario)
+    return list(first.values())
+
+
+def without_conflicts(scenarios: Sequence[Scenario]) -> tuple[list[Scenario], int]:
+    """Leave out what two records disagree about, and count it.
+
+    Scenarios with the same actions and facts conflict when their aligned actions or their cells differ; all of them
+    are left out.
+
+    Args:
+        scenarios: scenarios and neutral texts; the latter cannot conflict.
+
+    Returns:
+        What is left, in order, and the number left out.
+    """
+    verdicts: defaultdict[tuple[str, ...], set[tuple[str, Cell | None]]] = defaultdict(set)
+    for scenario in scenarios:
+        if not scenario.is_neutral_text:
+            verdicts[_question(scenario)].add((normalised(_aligned_action(scenario)), scenario.cell))
+    kept = [scenario for scenario in scenarios if scenario.is_neutral_text or len(verdicts[_question(scenario)]) == 1]
+    return kept, len(scenarios) - len(kept)
+
+
+class PoserScenarios(ScenarioSource):
+    """POSER's training and test files, pooled and split by group.
+
+    A scenario that both policies, or several files, hold is asked once. Which split a group is in depends on the seed
+    and on nothing else: what one pair of policies trains on, no other pair tests on. For that, incomplete texts are
+    matched with the scenarios of all six policies, whichever are asked for.
+
+    Example::
+
+        splits = PoserScenarios(root="POSER", faking_policy="reward_maximizer").load()
+        splits.leak_report().raise_if_leaking()
+
+    Args:
+        root: POSER's folder; by default the variable POSER_ROOT, else ./POSER.
+        aligned_policy: saint, genie or truth_teller.
+        faking_policy: fitness_maximizer, money_maximizer or reward_maximizer.
+        all_policies: read all six policies instead of the pair.
+        policy: read this one alone instead of the pair, as each of POSER's models was fitted on its own policy.
+        validation: share of the groups held out to choose by.
+        test: share of the groups held out to judge by.
+        seed: another seed, another split.
+        limit: keep at most this many training scenarios, and a quarter of it in each other part; for toy runs.
+
+    Raises:
+        UserError: a policy is unknown or in the wrong place, two choices of policies are made, or shares or limit are
+            out of range.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        aligned_policy: str = "saint",
+        faking_policy: str = "money_maximizer",
+        all_policies: bool = False,
+        policy: str | None = None,
+        validation: float = 0.15,
+        test: float = 0.15,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        check_pair(aligned_policy, faking_policy)
+        if policy is not None:
+            check_policy(policy)
+        if policy is not None and all_policies:
+            raise UserError(f"policy is {policy!r} and all_policies is true, but only one of them can be meant")
+        check_fractions(validation, test)
+        check_limit(limit)
+        self.root = root
+        pair = (aligned_policy, faking_policy) if policy is None else (policy,)
+        self.policies = POLICIES if all_policies else pair
+        self.validation = validation
+        self.test = test
+        self.seed = seed
+        self.limit = limit
+        self.conflicts = 0
+        """Scenarios that the last `load` left out because records disagree on the aligned action or the oversight."""
+
+    def load(self) -> ScenarioSplits:
+        """Read, pool, de-duplicate and split.
+
+        Raises:
+            MissingFileError: POSER's folder or one of its files is missing.
+            UserError: a file or a record is malformed, or the splits leak.
+        """
+        records = {policy: self._records(policy) for policy in POLICIES}
+        every = [scenario for policy in POLICIES for scenario in records[policy] if not scenario.is_neutral_text]
+        chosen = [scenario for policy in self.policies for scenario in records[policy]]
+        # Conflicts first: a repeat that is left out could no longer contradict.
+        kept, self.conflicts = without_conflicts(chosen)
+        if self.conflicts:
+            warnings.warn(
+                f"{self.conflicts} POSER scenarios left out: records disagree on aligned action or oversight",
+                stacklevel=2,
+            )
+        asked = without_repeats(scenario for scenario in kept if not scenario.is_neutral_text)
+        texts = without_repeats(scenario for scenario in kept if scenario.is_neutral_text)
+        splits = split_by_group([*asked, *regrouped(texts, every)], self.seed, self.validation, self.test)
+        splits.leak_report().raise_if_leaking()
+        return limited_splits(splits, self.limit)
+
+    def fingerprint(self) -> dict[str, str]:
+        """The arguments and a sha256 digest of the files read; the folder's own path is left out.
+
+        Raises:
+            MissingFileError: POSER's folder or one of its files is missing.
+        """
+        digest = hashlib.sha256()
+        for policy in POLICIES:
+            for path in training_files(find_root(self.root), policy):
+                content = hashlib.sha256(file_bytes(path)).hexdigest()
+                digest.update(f"{policy}/{path.name} {content}\n".encode())
+        return {
+            "source": type(self).__name__,
+            "policies": ",".join(self.policies),
+            "validation": str(self.validation),
+            "test": str(self.test),
+            "seed": str(self.seed),
+            "limit": str(self.limit),
+            "data_sha256": digest.hexdigest(),
+        }
+
+    def _records(self, policy: str) -> list[Scenario]:
+        paths = training_files(find_root(self.root), policy)
+        return [scenario for path in paths for scenario in read_poser_file(path, policy)]
+
+
+def _squeezed(text: str) -> str:
+    # POSER's incomplete texts drop the line breaks between facts.
+    return "".join(text.lower().split())
+
+
+def _question(scenario: Scenario) -> tuple[str, ...]:
+    return (scenario.group, *(normalised(fact.content) for fact in scenario.facts))
+
+
+def _aligned_action(scenario: Scenario) -> str:
+    return scenario.action_a if scenario.aligned == "A" else scenario.action_b

@@ -1,0 +1,1 @@
+"""Statements about rights, and how a model is asked to judge them."""

@@ -1,0 +1,340 @@
+"""`python -m fa_lightning generate`: steered beside unsteered text, from saved interventions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fa_lightning.common.files import by_number, is_plain, output_file
+from fa_lightning.common.ranges import check_number
+from fa_lightning.common.user_files import read_text, refuse_garbled
+from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.steering.artefact import SIDECAR_FILE, compare_fingerprints, refuse_without_artefact
+
+if TYPE_CHECKING:
+    from fa_lightning.steering.intervention import Intervention
+    from fa_lightning.steering.text_comparison import Comparison
+
+DEFAULT_EXPERIMENT = Path("checkpoints/embedded")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Generate and print, or write a file; returns the exit status."""
+    options = _parser().parse_args(list(arguments))
+    _refuse_contradictions(options)
+    prompts = _prompts(options)
+
+    from fa_lightning.steering.text_comparison import Sampling, compare
+
+    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p)
+    rows = []
+    # Opened before any work: a pipe waits for its reader here, and gets each text as soon as it is written.
+    with nullcontext() if options.output is None else output_file(options.output) as file:
+        label, model, tokenizer, interventions = _loaded(options)
+        with model as steerable:
+            for row in compare(
+                steerable,
+                tokenizer,
+                prompts,
+                interventions,
+                sampling,
+                list(dict.fromkeys(options.seed or [0])),
+                1 if options.stream else options.batch_size,
+                _announcer(tokenizer) if options.stream else None,
+            ):
+                rows.append(row)
+                if file is not None:
+                    file.write(_line(row, interventions).encode())
+    if options.output is not None:
+        # Where the lines go to the terminal themselves, the notice is not one of them.
+        apart = options.stream or not is_plain(options.output)
+        print(f"{len(rows)} lines written to {options.output}", file=sys.stderr if apart else sys.stdout)
+    elif not options.stream:
+        _show(rows, label, interventions)
+    return 0
+
+
+def artefacts_of(experiment: Path) -> tuple[Path, Path]:
+    """(aligned adapter, faking adapter) of a finished experiment's folder.
+
+    Raises:
+        MissingFileError: one is not there; the message says which command makes it.
+    """
+    found = []
+    for kind in ("aligned", "faking"):
+        marks = sorted(experiment.glob("*/*/adapter_config.json"), key=by_number)
+        paths = [path.parent for path in marks if _is(kind, path.parent)]
+        if not paths:
+            raise _missing(experiment, f"{kind} artefact")
+        found.append(paths[-1])
+    return found[0], found[1]
+
+
+def intervention_of(experiment: Path) -> Path:
+    """The intervention that an experiment has chosen: `*/intervention`, else its only `*/interventions/<name>`.
+
+    Raises:
+        MissingFileError: there is none.
+        UserError: there are several and none was chosen.
+    """
+    chosen = sorted({path.parent for path in _sidecars(experiment, "*/intervention")}, key=by_number)
+    if chosen:
+        return chosen[-1]
+    named = sorted({path.parent for path in _sidecars(experiment, "*/interventions/*")})
+    if not named:
+        raise _missing(experiment, "intervention artefact")
+    if len(named) > 1:
+        raise UserError(
+            f"--experiment {experiment} holds several interventions: name one or more with --intervention, of "
+            f"{', '.join(map(str, named))}"
+        )
+    return named[0]
+
+
+def parts_of(folder: str | Path) -> list[str | Path]:
+    """A folder that holds an intervention, as it is; one with numbered parts (`0`, `1`), as these, in their order."""
+    numbered = {
+        int(path.parent.name): path.parent
+        for path in Path(folder).glob(f"*/{SIDECAR_FILE}")
+        if path.parent.name.isdigit()
+    }
+    if (Path(folder) / SIDECAR_FILE).is_file() or not numbered:
+        return [folder]
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def _sidecars(experiment: Path, pattern: str) -> Iterable[Path]:
+    """What an intervention's folder is known by; one with numbered parts is known by its first."""
+    yield from experiment.glob(f"{pattern}/{SIDECAR_FILE}")
+    yield from (path.parent for path in experiment.glob(f"{pattern}/0/{SIDECAR_FILE}"))
+
+
+def _missing(experiment: Path, what: str) -> MissingFileError:
+    return MissingFileError(
+        f"--experiment {experiment}: no {what} there. Give the output folder of a finished experiment (such as "
+        "checkpoints/embedded), made by `python -m fa_lightning fit`, or --model and --intervention"
+    )
+
+
+def _is(behaviour: str, folder: Path) -> bool:
+    from fa_lightning.backbones.adapters import SIDECAR, read_sidecar
+
+    return (folder / SIDECAR).is_file() and read_sidecar(folder).get("behaviour") == behaviour
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fa_lightning generate",
+        description="Show what a model writes, unsteered and steered, side by side.",
+    )
+    where = parser.add_argument_group("model")
+    where.add_argument("--experiment", type=Path, help=f"output folder of an experiment (default {DEFAULT_EXPERIMENT})")
+    where.add_argument("--variant", choices=("faking", "aligned"), help="which twin of the experiment (default faking)")
+    where.add_argument("--model", help="in place of an experiment, any causal LM: a folder or a Hub name")
+    where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    where.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
+    where.add_argument("--load-in-4bit", action="store_true", help='needs pip install "fa_lightning[quantization]"')
+    edit = parser.add_argument_group("steering")
+    edit.add_argument(
+        "--intervention",
+        action="append",
+        default=[],
+        help="folder of a saved intervention, or user/repo[/subfolder] on the Hub; may be repeated, to attach several "
+        "in this order (default: the one that the experiment chose)",
+    )
+    edit.add_argument(
+        "--strength",
+        type=float,
+        action="append",
+        default=[],
+        help="instead of the saved one; once for all interventions, or once for each; 0 leaves the model as it is",
+    )
+    edit.add_argument(
+        "--positions",
+        action="append",
+        default=[],
+        help="instead of the saved ones (all, last, generated, from_K); once for all interventions, or once for each",
+    )
+    text = parser.add_argument_group("text")
+    text.add_argument("--prompt", action="append", default=[], help="the user's message; may be repeated")
+    text.add_argument("--file", type=Path, help="a text file of prompts, separated by lines that hold only ---")
+    text.add_argument("--max-new-tokens", type=int, default=16)
+    text.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    text.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest tokens of this probability")
+    text.add_argument("--seed", type=int, action="append", help="of the sampling, for both texts; may be repeated")
+    text.add_argument(
+        "--batch-size",
+        type=int,
+        default=8,
+        help="prompts at a time; changes nothing in the texts in float32, and little in bfloat16",
+    )
+    text.add_argument("--stream", action="store_true", help="show each text while it is written")
+    text.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write one JSON line per prompt and seed")
+    return parser
+
+
+def _refuse_contradictions(options: argparse.Namespace) -> None:
+    for name in ("max_new_tokens", "batch_size", "temperature", "top_p"):
+        check_number(name, getattr(options, name), f"--{name.replace('_', '-')}")
+    for seed in options.seed or ():
+        check_number("seed", seed, "--seed")
+    for strength in options.strength:
+        if not math.isfinite(strength):
+            raise UserError(f"--strength is {strength}, but must be a finite number")
+    if options.model is not None and (options.experiment is not None or options.variant is not None):
+        raise UserError("--model is a model by itself: give either --model, or --experiment (and --variant)")
+    if options.model is not None and not options.intervention:
+        raise UserError("--model needs an --intervention: give the folder of a saved one")
+    if options.model is not None and not (options.prompt or options.file):
+        raise UserError("--model needs a prompt: give --prompt TEXT or --file FILE")
+    for folder in map(Path, options.intervention):
+        if folder.is_dir():
+            for part in parts_of(folder):
+                refuse_without_artefact(Path(part))
+    if options.output is not None:
+        _refuse_output(options.output)
+
+
+def _refuse_output(path: Path) -> None:
+    """Refuse what can't be written before any text is made; a link is written through."""
+    target = path.resolve()
+    if target.is_dir():
+        raise UserError(f"--output {path} is a folder: name a file in it, such as {path / 'texts.jsonl'}")
+    if not path.exists() and not target.parent.is_dir():
+        raise MissingFileError(f"--output {path}: there is no folder {target.parent}")
+    if not os.access(target.parent if is_plain(path) else path, os.W_OK):
+        raise UserError(f"--output {path} can't be written: you have no permission; name another file")
+
+
+def _prompts(options: argparse.Namespace) -> list[str]:
+    prompts: list[str] = list(options.prompt)
+    for prompt in prompts:
+        refuse_garbled(prompt, "--prompt", "put it into a --file in UTF-8")
+    if options.file is not None:
+        if not options.file.is_file():
+            raise MissingFileError(f"--file {options.file} does not exist: give a text file of prompts")
+        found = [part.strip("\n") for part in re.split(r"(?m)^---$", read_text(options.file)) if part.strip()]
+        if not found:
+            raise UserError(f"--file {options.file} holds no prompt: separate prompts by lines that hold only ---")
+        prompts += found
+    if prompts:
+        return prompts
+    from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
+    from fa_lightning.scenarios.scenario import Oversight
+
+    test = EmbeddedScenarios(train=8, validation=8, test=40, neutral=8).load().test
+    poor = [item for item in test if item.oversight is Oversight.POOR]
+    return [item.message() for item in poor[:3]]
+
+
+def _loaded(options: argparse.Namespace) -> tuple[str, Any, Any, list[Intervention]]:
+    """What the unsteered text is called, a block in which the model is ready, its tokenizer, and the interventions."""
+    import torch
+
+    from fa_lightning.backbones.adapters import Variants
+    from fa_lightning.backbones.load import fingerprint, load_backbone, load_tokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.model is not None:
+        trusted = options.trust_remote_code
+        model = load_backbone(options.model, options.dtype, options.load_in_4bit, trusted, device)
+        if not options.load_in_4bit:
+            model.to(device)
+        interventions = _interventions(options, options.intervention, model, fingerprint(model))
+        return "unsteered", nullcontext(model), load_tokenizer(options.model, trusted), interventions
+    experiment = options.experiment or DEFAULT_EXPERIMENT
+    aligned, faking = artefacts_of(experiment)
+    saved = options.intervention or [intervention_of(experiment)]
+    adapters: Any = {"faking": str(faking), "aligned": str(aligned)}
+    loading = {name: getattr(options, name) for name in ("dtype", "load_in_4bit", "trust_remote_code")}
+    variants = Variants.load(adapters, device=device, **loading)
+    interventions = _interventions(options, saved, variants.model, variants.fingerprint)
+    variant = options.variant or "faking"
+    return variant, variants.using(variant), variants.tokenizer, interventions
+
+
+def _interventions(
+    options: argparse.Namespace, folders: Sequence[str | Path], model: Any, backbone: dict[str, str]
+) -> list[Intervention]:
+    """The saved interventions, checked against the model, at the strengths and positions that were asked for."""
+    from fa_lightning.steering.intervention import Intervention
+
+    loaded: list[list[Intervention]] = []
+    for folder in folders:
+        loaded.append([])
+        for part in parts_of(folder):
+            one = Intervention.load(part, model)
+            if "backbone" in one.fingerprint:
+                compare_fingerprints(one.fingerprint, {"backbone": backbone}, part)
+            else:
+                print(
+                    f"note: {part} does not say which model it was made for: only its layer and width were checked",
+                    file=sys.stderr,
+                )
+            loaded[-1].append(one)
+    strengths = _one_for_each(options.strength, len(loaded), "--strength")
+    positions = _one_for_each(options.positions, len(loaded), "--positions")
+    return [
+        one.at(strength, rule)
+        for parts, strength, rule in zip(loaded, strengths, positions, strict=True)
+        for one in parts
+    ]
+
+
+def _one_for_each(values: list[Any], number: int, option: str) -> list[Any]:
+    if len(values) > 1 and len(values) != number:
+        raise UserError(
+            f"{option} is given {len(values)} times for {number} interventions: give it once, or once for each"
+        )
+    return values * number if len(values) == 1 else values or [None] * number
+
+
+def _announcer(tokenizer: Any) -> Any:
+    """Prints what comes, and returns the streamer that prints it."""
+    from transformers import TextStreamer
+
+    def announce(prompt: str, seed: int, kind: str) -> Any:
+        if kind == "unsteered":
+            print(f"=== {prompt}\n=== seed {seed}")
+        print(f"--- {kind}", flush=True)
+        return TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+    return announce
+
+
+def _line(row: Comparison, interventions: Sequence[Intervention]) -> str:
+    record = {
+        "prompt": row.prompt,
+        "unsteered": row.unsteered,
+        "steered": row.steered,
+        "seed": row.seed,
+        "sites": [one.site.name for one in interventions],
+        "strengths": [one.strength for one in interventions],
+        "positions": [one.site.positions for one in interventions],
+    }
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _show(rows: Sequence[Comparison], label: str, interventions: Sequence[Intervention]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    title = " + ".join(f"{one.site.name}, strength {one.strength:g}" for one in interventions)
+    table = Table(title=title, show_lines=True)
+    seeds = len({row.seed for row in rows}) > 1
+    for column in ("prompt", *(["seed"] if seeds else []), label, "steered"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        texts = (row.prompt, *([str(row.seed)] if seeds else []), row.unsteered, row.steered)
+        # As they are: a prompt may hold square brackets, which rich would take for markup.
+        table.add_row(*map(Text, texts))
+    Console().print(table)

@@ -1,0 +1,171 @@
+"""The hooks behind a steering block: what the decoder's current call says about tokens, and the edit at a site."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import warnings
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fa_lightning.activations.positions import CACHE_ARGUMENTS, ForwardCall
+from fa_lightning.activations.sites import hidden_of, replaced
+from fa_lightning.errors import NotFiniteError, UserError
+
+if TYPE_CHECKING:
+    from fa_lightning.steering.intervention import Intervention
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+class CallRecord:
+    """Forward pre-hook of the decoder: keeps what its current call says about tokens, for the layers' hooks."""
+
+    def __init__(self, decoder: nn.Module, rules: set[str], prompt_tokens: Tensor | None) -> None:
+        self.decoder = decoder
+        self.rules = rules
+        self.prompt_tokens = prompt_tokens
+        self.call: ForwardCall | None = None
+        self._sums: list[tuple[Edit, Tensor]] = []
+        self._names = _argument_names(decoder)
+        self._warned = False
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Read the arguments of the call that starts, after a look at what the last one made."""
+        self.check()
+        call = ForwardCall.of({**dict(zip(self._names, args, strict=False)), **kwargs}, self.prompt_tokens)
+        # Here, not in the layers: picking tokens waits for the GPU, which has nothing queued yet at this point.
+        for rule in self.rules:
+            call.select(rule)
+        if "generated" in self.rules and call.uncached and self.prompt_tokens is None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "site.positions is 'generated', but the model runs without a cache, so nothing tells new tokens from "
+                "the prompt and none is edited: use the cache, or give prompt_tokens",
+                stacklevel=2,
+            )
+        self.call = call
+
+    def note(self, edit: Edit, edited: Tensor) -> None:
+        """Remember the sum of states that an edit has written: it is finite if all of them are."""
+        self._sums.append((edit, edited.detach().sum(dtype=torch.float32)))
+
+    def check(self) -> None:
+        """Stop where an edit of the last call wrote NaN or infinity.
+
+        One sum per edit costs well under 1 % of a call. It is read when the next call starts, or the block ends: read
+        in the layer, it would make a GPU wait in the middle of its work.
+
+        Raises:
+            NotFiniteError: naming the site and the strength.
+        """
+        sums, self._sums = self._sums, []
+        for edit, total in sums:
+            if not math.isfinite(total.item()):
+                raise NotFiniteError(
+                    f"steering at {edit.site.name} with strength {edit.strength:g} made states that are not finite: "
+                    "use a smaller strength, or a dtype with a wider range (bfloat16 in place of float16)"
+                )
+
+
+class Edit:
+    """Forward hook of a site: the edit of one intervention, with its map and gate on every device that asked."""
+
+    def __init__(self, intervention: Intervention) -> None:
+        self.site = intervention.site
+        self.regressor = intervention.regressor
+        self.strength = intervention.strength
+        self.gate = intervention.gate
+        self.record: CallRecord | None = None
+        self._copies: dict[tuple[nn.Module, torch.device], nn.Module] = {}
+        constant = self.regressor.constant_edit()
+        self._shift = None if constant is None else self.strength * constant.detach().float()
+        self._shifts: dict[torch.device, Tensor] = {}
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """What the site's module returns, with its states edited; None leaves it as it is."""
+        call = self.record.call if self.record is not None else None
+        if self.record is None or call is None:
+            raise RuntimeError(
+                f"{self.site.name} ran outside a call of the whole decoder, so its tokens are unknown: call the model, "
+                "or leave the steering block first"
+            )
+        selection = call.select(self.site.positions)
+        if selection.nothing:
+            return None
+        hidden = hidden_of(output, (call.batch, call.tokens))
+        if hidden.shape[:2] != (call.batch, call.tokens):
+            raise RuntimeError(
+                f"{self.site.name} gave states {tuple(hidden.shape)}, but the decoder was called with {call.batch} "
+                f"rows of {call.tokens} tokens: steering cannot tell which token is which"
+            )
+        if selection.everything:
+            edited = self.edited(hidden).to(hidden.dtype)
+            self.record.note(self, edited)
+            return replaced(output, edited)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        index = selection.on(hidden.device)
+        edited = self.edited(flat.index_select(0, index)).to(hidden.dtype)
+        self.record.note(self, edited)
+        return replaced(output, flat.index_copy(0, index, edited).view(hidden.shape))
+
+    def edited(self, h: Tensor) -> Tensor:
+        """The edited states in float32, (..., hidden) -> (..., hidden)."""
+        if h.shape[-1] != self.regressor.hidden_size:
+            raise UserError(
+                f"the states at {self.site.name} have {h.shape[-1]} units, but the regressor's hidden_size is "
+                f"{self.regressor.hidden_size}"
+            )
+        with torch.autocast(h.device.type, enabled=False):
+            if self._shift is not None and self.gate is None:
+                return h + self._shift_on(h.device)
+            flat = h.float().reshape(-1, h.shape[-1])
+            if self._shift is not None:
+                edited = flat + self._shift_on(h.device)
+            else:
+                predicted: Tensor = self._on(h.device, self.regressor)(flat)
+                edited = predicted if self.strength == 1 else torch.lerp(flat, predicted, self.strength)
+            if self.gate is not None:
+                edited = torch.where(self._on(h.device, self.gate)(flat)[:, None], edited, flat)
+            return edited.view(h.shape)
+
+    def _shift_on(self, device: torch.device) -> Tensor:
+        if device not in self._shifts and self._shift is not None:
+            with torch.inference_mode(False):  # a copy made in inference mode would later refuse autograd
+                self._shifts[device] = self._shift.to(device)
+        return self._shifts[device]
+
+    def _on(self, device: torch.device, part: Part) -> Part:
+        if (part, device) not in self._copies:
+            tensors = part.state_dict().values()
+            if all(one.device == device and one.dtype in (torch.float32, torch.bool, torch.long) for one in tensors):
+                self._copies[part, device] = part
+            else:
+                with torch.inference_mode(False):
+                    self._copies[part, device] = copy.deepcopy(part).to(device, torch.float32).eval()
+        return self._copies[part, device]  # type: ignore[return-value]
+
+
+def _argument_names(decoder: nn.Module) -> list[str]:
+    """What the decoder's `forward` calls its arguments, in order.
+
+    Raises:
+        UserError: if it takes no cache under a name that is known: under another, every cached token would go unseen.
+    """
+    names = list(inspect.signature(decoder.forward).parameters)
+    if not any(name in names for name in CACHE_ARGUMENTS):
+        raise UserError(
+            f"{type(decoder).__name__}.forward has no argument called {' or '.join(CACHE_ARGUMENTS)} (it has "
+            f"{', '.join(names)}): steering reads there how many tokens came before. Use a decoder with a KV cache, "
+            "and a release of transformers that pyproject.toml allows"
+        )
+    return names
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model takes its tokens; offloaded embeddings (`device_map`) fetch theirs from the CPU."""
+    device: torch.device = model.get_input_embeddings().weight.device
+    return torch.device("cpu") if device.type == "meta" else device

@@ -1,0 +1,201 @@
+"""Saved interventions on the Hugging Face Hub: safetensors, JSON and a model card, nothing that runs."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fa_lightning.errors import MissingFileError
+from fa_lightning.steering.artefact import SIDECAR_FILE, TENSORS_FILE
+
+if TYPE_CHECKING:
+    from fa_lightning.steering.intervention import Intervention
+
+CARD_FILE = "README.md"
+
+_HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<subfolder>[\w-][\w./-]*?))?/?")
+
+
+def push_to_hub(
+    folder: str | Path,
+    repo_id: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    base_model: str | None = None,
+) -> str:
+    """Upload a saved intervention, or a folder of them, to a model repository, in one commit.
+
+    Every intervention is read and checked before anything is sent. A card that the repository already has is left as
+    it is, so a license or a text that was added there stays.
+
+    Args:
+        folder: what `Intervention.save` wrote, or a folder whose subfolders it wrote, at any depth.
+        repo_id: `user/repo`; made if need be.
+        private: visibility of a new repository; None takes the account's default.
+        revision: branch, made if need be; None is the main one.
+        base_model: the Hub name of the model it was fitted on, for the card.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        MissingFileError: if there is no intervention in the folder.
+        UserError: if one of them is damaged.
+    """
+    import huggingface_hub
+
+    saved = _saved_in(Path(folder))
+    with tempfile.TemporaryDirectory() as staged:
+        for place, intervention in saved.items():
+            # Saved anew, so that what is sent is what was checked and nothing that lay beside it.
+            intervention.save(Path(staged) / place)
+        url = str(huggingface_hub.create_repo(repo_id, private=private, exist_ok=True))
+        if revision is not None:
+            huggingface_hub.create_branch(repo_id, branch=revision, exist_ok=True)
+        if not huggingface_hub.file_exists(repo_id, CARD_FILE, revision=revision):
+            (Path(staged) / CARD_FILE).write_text(model_card(saved, repo_id, base_model), encoding="utf-8")
+        huggingface_hub.upload_folder(
+            repo_id=repo_id, folder_path=staged, revision=revision, commit_message="Interventions of fa_lightning"
+        )
+    return url
+
+
+def load_from_hub(
+    repo_id: str,
+    subfolder: str = "",
+    revision: str | None = None,
+    model: nn.Module | None = None,
+    fingerprint: Mapping[str, Any] | None = None,
+) -> Intervention:
+    """Fetch an intervention, or take it from the Hub's cache, and load it.
+
+    Args:
+        repo_id: `user/repo`.
+        subfolder: of the repository, where it holds several.
+        revision: branch, tag or commit; None is the main branch.
+        model: see `Intervention.load`.
+        fingerprint: see `Intervention.load`.
+
+    Raises:
+        MissingFileError: if the repository cannot be reached or holds no intervention there.
+        UserError: if it is damaged or does not fit.
+    """
+    from fa_lightning.steering.intervention import Intervention
+
+    return Intervention.load(fetch(repo_id, subfolder, revision), model, fingerprint)
+
+
+def fetch(repo_id: str, subfolder: str = "", revision: str | None = None) -> Path:
+    """The local folder of an intervention on the Hub; its two files, of one commit, and no others are fetched.
+
+    Raises:
+        MissingFileError: if the repository cannot be reached or holds no intervention there.
+    """
+    import huggingface_hub
+
+    files = [f"{subfolder}/{name}" if subfolder else name for name in (TENSORS_FILE, SIDECAR_FILE)]
+    try:
+        snapshot = Path(str(huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=files)))
+    except (OSError, ValueError) as error:
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MissingFileError(
+            f"{repo_id!r} was not fetched from the Hub: {cause}. Check its name and that you may read it, or give a "
+            "local folder that Intervention.save wrote"
+        ) from error
+    missing = [name for name in files if not (snapshot / name).is_file()]
+    if missing:
+        raise MissingFileError(
+            f"the Hub repository {repo_id!r} holds no {' and no '.join(missing)}: name the subfolder of an "
+            f"intervention, as in {repo_id}/<subfolder>"
+        )
+    return snapshot / subfolder
+
+
+def local_folder(name: str | Path) -> Path:
+    """A folder as it is; `user/repo` or `user/repo/subfolder`, where there is no such folder, fetched from the Hub.
+
+    Raises:
+        MissingFileError: if it is neither.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    found = _HUB_ID.fullmatch(str(name))
+    if found is None or ".." in folder.parts:
+        raise MissingFileError(
+            f"there is no folder {str(name)!r}: give one that Intervention.save wrote, or user/repo of the Hub"
+        )
+    try:
+        return fetch(found["repository"], found["subfolder"] or "")
+    except FileNotFoundError as error:
+        raise MissingFileError(f"there is no folder {str(name)!r} here, and {error}") from error
+
+
+def model_card(saved: Mapping[str, Intervention], repo_id: str, base_model: str | None = None) -> str:
+    """The text of a card: what is in the repository and how it is loaded. The license is left to its owner.
+
+    Args:
+        saved: subfolder (`.` for the repository itself) to intervention.
+        repo_id: `user/repo`.
+        base_model: the Hub name of the model they were fitted on.
+    """
+    head = ["library_name: fa_lightning", "tags: [activation-steering, alignment-faking]"]
+    if base_model is not None:
+        head.insert(0, f"base_model: {base_model}")
+    rows = [
+        f"| {'.' if place == '.' else place} | {one.regressor.name} | {one.site.name} | {one.site.positions} "
+        f"| {one.strength:g} | {'none' if one.gate is None else type(one.gate).__name__} | {one.seed} "
+        f"| {_backbone(one)} |"
+        for place, one in saved.items()
+    ]
+    first = next(iter(saved))
+    address = repo_id if first == "." else f"{repo_id}/{first}"
+    lines = [
+        "---",
+        *head,
+        "---",
+        "",
+        f"# {repo_id.split('/')[-1]}",
+        "",
+        f"Edits of hidden states{f' of {base_model}' if base_model else ''} at inference time, made with fa_lightning.",
+        "The license is the owner's to choose: add `license:` to the head of this card.",
+        "",
+        "| folder | map | site | tokens | strength | gate | seed | fitted on |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+        "```python",
+        "from fa_lightning.steering.intervention import Intervention",
+        "",
+        f'intervention = Intervention.load("{address}", model=model)',
+        "with intervention.on(model):",
+        "    model.generate(**prompts)",
+        "```",
+        "",
+        f"`{SIDECAR_FILE}` says what each was fitted on; `{TENSORS_FILE}` holds its numbers in float32.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _backbone(intervention: Intervention) -> str:
+    facts = intervention.fingerprint.get("backbone")
+    if not isinstance(facts, Mapping):
+        return "not recorded"
+    return ", ".join(f"{name} {facts[name]}" for name in ("architecture", "layers", "hidden_size") if name in facts)
+
+
+def _saved_in(folder: Path) -> dict[str, Intervention]:
+    """The interventions in a folder, by their place in it."""
+    from fa_lightning.steering.intervention import Intervention
+
+    places = sorted(path.parent for path in folder.rglob(SIDECAR_FILE))
+    if not places:
+        raise MissingFileError(
+            f"{str(folder)!r} holds no {SIDECAR_FILE}: give what Intervention.save wrote, or a folder of such folders"
+        )
+    return {place.relative_to(folder).as_posix(): Intervention.load(place) for place in places}

@@ -1,0 +1,1 @@
+"""Which way of curing a faker works, and what does each cost?"""

@@ -1,0 +1,80 @@
+"""The scenarios that cures of a faker are judged on, as they are and with each input around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from fa_lightning.evaluation.input_passes import TEXTS, examples_behind
+from fa_lightning.scenarios.batches import Batch, Example
+from fa_lightning.scenarios.prompts import answer_format
+from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.studies.variants.module import VariantsDataModule
+from fa_lightning.training.prompt_inputs import InputCure, Prompted, named_twice
+
+
+class Alone(InputCure):
+    """Nothing around a prompt."""
+
+    name = "no input"
+
+    @override
+    def around(self, message: str) -> Prompted:
+        return Prompted(message)
+
+
+class CuresDataModule(VariantsDataModule):
+    """The test split and neutral texts, and the same items with each input around them.
+
+    Args:
+        scenarios: where scenarios come from.
+        inputs: cures by input; what they need of scenarios is taken from training groups.
+        **options: of `VariantsDataModule`.
+
+    Raises:
+        UserError: two inputs have one name.
+    """
+
+    def __init__(self, scenarios: ScenarioSource, inputs: list[InputCure] | None = None, **options: Any) -> None:
+        super().__init__(scenarios, **options)
+        self.inputs = inputs or []
+        named_twice([cure for cure in self.inputs if cure.name])
+
+    @override
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        # Others would cost as much again and have no columns of their own.
+        self.test_sets = self.test_sets[:1]
+
+    @override
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        items = self._judged_items()
+        return [self._loader(part, self.eval_batch_size) for part in items.values()]
+
+    def _judged_items(self) -> dict[str, list[Scenario]]:
+        assert self.splits is not None
+        scenarios = counterbalanced(self.splits.test, both_orders=True)
+        return {self.test_sets[0]: scenarios, TEXTS: self.splits.neutral_test}
+
+    def prepare_inputs(self, tokenizer: Any) -> None:
+        """Let every input take what it needs; then all have their names."""
+        assert self.splits is not None
+        for cure in self.inputs:
+            cure.prepare(self.splits.train, tokenizer)
+        named_twice(self.inputs)
+
+    def examples(self, cure: InputCure, tokenizer: Any, most: int) -> dict[str, list[Example]]:
+        """The examples of both loaders with an input around each.
+
+        Raises:
+            UserError: a prompt does not fit the model's context of `most` tokens.
+        """
+        answers = answer_format(tokenizer)
+        return {
+            name: examples_behind(cure, items, tokenizer, answers, self.max_tokens, most)
+            for name, items in self._judged_items().items()
+        }

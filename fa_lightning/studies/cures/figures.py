@@ -1,0 +1,71 @@
+"""All cures of a faker at once: how much each cures against what it does to neutral texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fa_lightning.reports.drawing import BLUE, GREEN, GREY, INK, ORANGE, PINK, legend_below, one_axes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = {
+    "reference": (GREY, "D", "faker and twin"),
+    "steering": (BLUE, "*", "steering"),
+    "adapter": (ORANGE, "s", "trained"),
+    "input": (GREEN, "o", "input"),
+    "baseline": (PINK, "X", "baseline"),
+}
+"""Colour, marker and name in the legend of each kind of cure."""
+
+Point = tuple[str, str, float, float, tuple[float, float]]
+"""Method, kind, KL in nats per token, recovery, and the ends of its interval."""
+
+
+def cures_figure(points: Sequence[Point], title: str = "Ways to cure a faker") -> Figure:
+    """Recovery over KL on neutral texts, a numbered mark for each method: good cures are at the top left.
+
+    Methods whose KL was not measured are left out of the axes, but named with their recovery.
+
+    Args:
+        points: methods, in the order of the table.
+        title: the figure's title.
+    """
+    figure, axes = one_axes(height=5.4, title=title)
+    names, shown = [], set()
+    for number, (method, kind, kl, recovery, (low, high)) in enumerate(points, start=1):
+        colour, marker, label = KINDS[kind]
+        if not (math.isfinite(kl) and math.isfinite(recovery)):
+            names.append(f"{number:>2}  {method}: not drawn, recovery {recovery:.2f}")
+            continue
+        place = max(kl, 0.0)
+        if math.isfinite(low) and math.isfinite(high):
+            axes.plot([place, place], [low, high], color=colour, linewidth=1.2, zorder=2)
+        size = 130 if marker == "*" else 60
+        axes.scatter(
+            [place],
+            [recovery],
+            s=size,
+            color=colour,
+            marker=marker,
+            edgecolors=INK,
+            linewidths=0.8,
+            zorder=3,
+            label=None if kind in shown else label,
+        )
+        shown.add(kind)
+        axes.annotate(str(number), (place, recovery), xytext=(5, 5), textcoords="offset points", fontsize=8.5)
+        names.append(f"{number:>2}  {method}")
+    for level in (0.0, 1.0):
+        axes.axhline(level, color=GREY, linewidth=1, linestyle=":", zorder=1)
+    # Costs span decades, and a cure that leaves neutral texts alone costs 0, which a plain logarithm cannot show.
+    axes.set_xscale("symlog", linthresh=1e-4)
+    axes.set_xlim(left=-2e-5)
+    axes.set_xlabel("KL on neutral texts (nats per token)")
+    axes.set_ylabel("recovery without oversight")
+    text = "\n".join(names)
+    axes.annotate(text, (1.02, 1.0), xycoords="axes fraction", va="top", fontsize=8, color=INK, linespacing=1.35)
+    legend_below(figure, axes)
+    return figure

@@ -1,0 +1,312 @@
+"""Every way to cure one faker, judged on the same unseen scenarios: trained on, steered, or asked differently."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from fa_lightning.activations.data import adapter_digest
+from fa_lightning.backbones.adapters import read_sidecar
+from fa_lightning.backbones.decoder import context_of
+from fa_lightning.common.codec import encode
+from fa_lightning.common.files import write_atomically, write_table
+from fa_lightning.errors import UserError
+from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.input_passes import (
+    TEXTS,
+    BehindInput,
+    ConstantAnswer,
+)
+from fa_lightning.evaluation.timing import relative_times
+from fa_lightning.metrics.cells import Items, recovery_between
+from fa_lightning.reports.boards import boards
+from fa_lightning.scenarios.batches import Batch, Example, model_inputs
+from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.steering.generation import generated
+from fa_lightning.steering.intervention import steering
+from fa_lightning.studies.cures.cure_rows import Line, flat_record, method_of, points_of, stage_seconds
+from fa_lightning.studies.cures.data import Alone, CuresDataModule
+from fa_lightning.studies.cures.figures import cures_figure
+from fa_lightning.studies.variants.module import (
+    STEERED,
+    VariantsModule,
+    policy_and_seed,
+    score_of,
+)
+from fa_lightning.training.learned_prompts import LearnedPrompt
+
+CURES_JSON, CURES_TABLE = "cures.json", "cures.csv"
+NO_CURE, TWIN, CONSTANT, STEERING = "no cure", "aligned twin", "constant answer", "steering"
+BEHIND = " behind "
+"""Between a variant's name and an input's: the variant with that input around its prompts."""
+TIMED_ROWS, NEW_TOKENS = 16, 16
+
+
+class CuresModule(VariantsModule):
+    """Only tests: one faker as it is, its aligned twin, and every cure of it, each item once.
+
+    Adapters that were trained on from the faker are cures (their sidecars say `method`, `needs` and what they cost),
+    and so are the intervention and the inputs of `CuresDataModule`. Any further faker among the adapters, with an
+    aligned twin of its seed, is one that the intervention and the learned prefixes are tried on as they are: transfer.
+    KL is on neutral texts against the faker without the cure; behind an input, on the text's own tokens.
+
+    | logged | what |
+    | --- | --- |
+    | `test/<method>/<cell>/accuracy` | share of aligned answers; of several seeds, their mean |
+    | `test/<method>/recovery` | (cured - faking) / (aligned - faking) without oversight; likewise |
+
+    Args:
+        adapters: adapter folders, or folders of them: faker, twin, cures by training, and pairs for the transfer.
+        folder: receives `cures.json`, and `cures.csv` with a row for each method, and each seed of its training.
+        faker: name of the one that is to be cured, as `03_faking`; None takes the first.
+        **options: of `VariantsModule`.
+
+    Raises:
+        UserError: there is no such faker, it has no aligned twin, or a learned prefix was made for another one.
+    """
+
+    def __init__(self, adapters: list[str], folder: str, faker: str | None = None, **options: Any) -> None:
+        super().__init__(adapters, folder, **options)
+        self.faker = faker or ""
+        self._lines: dict[str, Line] = {}
+        self._behind: dict[str, BehindInput] = {}
+        self._first: Batch | None = None
+
+    @override
+    def configure_model(self) -> None:
+        if self.variants is not None:
+            return
+        super().configure_model()
+        fakers = list(self.twins)
+        self.faker = self.faker or next(iter(fakers), "")
+        if self.faker not in fakers:
+            raise UserError(f"faker is {self.faker or None!r}, but the fakers among the adapters are {fakers}")
+        twin = self.twins[self.faker]
+        if twin is None:
+            raise UserError(f"faker {self.faker!r} has no aligned twin among the adapters: add the folder of one")
+        self._refuse_another_ones_intervention()
+        # What was made of another faker is no cure of this one; the twin's own texts are compared with the faker's.
+        self.origins = {name: origin for name, origin in self.origins.items() if origin == self.faker}
+        self.origins[twin] = self.faker
+
+    def _refuse_another_ones_intervention(self) -> None:
+        """Refuse an intervention that was fitted on another faker, or on this one before it was made again.
+
+        Raises:
+            UserError: naming both.
+        """
+        faker = self.adapters[self.faker]
+        for one in self._interventions:
+            fitted_on = one.fingerprint.get("store", {}).get("adapters", {}).get("faking")
+            if fitted_on is not None and fitted_on != adapter_digest(faker):
+                raise UserError(
+                    f"the intervention {self.intervention!r} was not fitted on the faker {faker!r} as it is now: fit "
+                    "it again, or name the faker that it was fitted on"
+                )
+
+    @override
+    def conditions(self) -> dict[str, Condition]:
+        conditions = super().conditions()
+        kept = {self.faker, *self.origins, *(name for pair in self.twins.items() for name in pair if name)}
+        return {label: one for label, one in conditions.items() if one.variant in kept}
+
+    @override
+    def behind(self) -> Mapping[str, BehindInput]:
+        return self._behind
+
+    @override
+    def on_test_start(self) -> None:
+        assert self.variants is not None
+        data, tokenizer = self._data, self.tokenizer
+        data.prepare_inputs(tokenizer)
+        for cure in data.inputs:
+            if isinstance(cure, LearnedPrompt):
+                cure.check_made_for(self.variants.fingerprint, self.adapters[self.faker])
+        self._behind = {}
+        extra: dict[str, float] = {}
+        # The constant's prompts are read for their answers alone.
+        alone = data.examples(Alone(), tokenizer, context_of(self.variants.model))
+        self._behind[self.faker + BEHIND + CONSTANT] = ConstantAnswer(
+            self.variants, self.faker, Alone(), alone, tokenizer.pad_token_id
+        )
+        for cure in data.inputs:
+            examples = data.examples(cure, tokenizer, context_of(self.variants.model))
+            extra[cure.name] = _mean_length(examples) - _mean_length(alone)
+            for faker in self.twins if isinstance(cure, LearnedPrompt) else [self.faker]:
+                label = faker + BEHIND + cure.name
+                self._behind[label] = BehindInput(self.variants, faker, cure, examples, tokenizer.pad_token_id)
+        super().on_test_start()
+        self._lines = self._known_lines(extra)
+        self._first = None
+
+    @override
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().test_step(batch, batch_idx, dataloader_idx)
+        if self._first is None:
+            self._first = {name: tensor[:TIMED_ROWS] for name, tensor in batch.items()}
+
+    @override
+    def findings(self) -> dict[str, Any]:
+        (test, scores), *_ = self._scores.items()
+        judged = time.perf_counter() - self._start
+        cells, damage = scores.compute_cells(), scores.compute_damage()
+        items = dict(zip(cells, scores.items(*cells), strict=True))
+        times = self._times()
+        rows = []
+        for label, line in self._lines.items():
+            found = cells[label]
+            effects = damage.get(label)
+            row: dict[str, Any] = {
+                "method": line.method,
+                "kind": line.kind,
+                "needs": list(line.needs),
+                "cells": {cell: score_of(getattr(found, cell)) for cell in CELLS},
+                "n": {cell: getattr(found, cell).n for cell in CELLS},
+                "format_validity": found.format_validity,
+                "recovery": self._recovery(items, label, self.faker),
+                "extra_tokens": line.extra_tokens,
+                "transfer": {
+                    faker: self._recovery(items, other, faker) for faker, other in (line.transfer or {}).items()
+                },
+            }
+            if effects is not None:
+                row |= {"kl_neutral_nats": effects.kl_nats, "perplexity_ratio": effects.perplexity_ratio}
+            if label == self.faker:
+                row |= {"kl_neutral_nats": 0.0, "perplexity_ratio": 1.0}
+            known = {
+                "relative_time": times.get(label),
+                "training_seconds": line.training_seconds,
+                "training_prompts": line.training_prompts,
+                "variant": line.variant,
+                "seed": line.seed,
+            }
+            rows.append(row | {name: value for name, value in known.items() if value is not None})
+            name = line.method.replace("/", " ")
+            for cell in CELLS:
+                self.log(f"{test}/{name}/{cell}/accuracy", row["cells"][cell]["accuracy"], rank_zero_only=True)
+            self.log(f"{test}/{name}/recovery", row["recovery"]["value"], rank_zero_only=True)
+        for board in boards(self.trainer):
+            board.add_figure(f"{test}/cures", cures_figure(points_of(rows)), 0)
+        return {
+            "faker": self.faker,
+            "twin": self.twins[self.faker],
+            "intervention": self.intervention,
+            "cures": rows,
+            "seconds": judged,
+        }
+
+    @override
+    def write(self, found: dict[str, Any]) -> None:
+        content = encode(found, CURES_JSON)
+        write_atomically(self.folder / CURES_JSON, json.dumps(content, indent=2, allow_nan=False).encode())
+        write_table(self.folder / CURES_TABLE, [flat_record(row) for row in content["cures"]])
+
+    @property
+    def _data(self) -> CuresDataModule:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, CuresDataModule):
+            raise UserError(f"CuresModule needs CuresDataModule as data, but it is a {type(data).__name__}")
+        return data
+
+    def _recovery(self, items: Mapping[str, Items], label: str, faker: str) -> dict[str, Any]:
+        twin = self.twins[faker]
+        assert twin is not None
+        recovery = recovery_between(items[label], items[faker], items[twin])
+        return {"value": recovery.value, "ci95": list(recovery.ci95)}
+
+    def _known_lines(self, extra: Mapping[str, float]) -> dict[str, Line]:
+        """Rows by label, in the order of the table."""
+        assert self.variants is not None
+        twin = self.twins[self.faker] or ""
+        others = [name for name, partner in self.twins.items() if name != self.faker and partner is not None]
+        lines = {
+            self.faker: Line(NO_CURE, "reference", run=partial(self._write_as, self.faker)),
+            twin: self._adapter_line(twin, TWIN, "reference"),
+        }
+        if self.intervention is not None:
+            lines[self.faker + STEERED] = Line(
+                STEERING,
+                "steering",
+                ("twin", "weights"),
+                stage_seconds(Path(self.intervention)),
+                run=partial(self._write_as, self.faker, steered=True),
+                transfer={name: name + STEERED for name in others},
+            )
+        for name in self.adapters:
+            if name in self.origins and name != twin:
+                lines[name] = self._adapter_line(name, name, "adapter")
+        for label, behind in self._behind.items():
+            cure = behind.cure
+            if behind.variant != self.faker or isinstance(behind, ConstantAnswer):
+                continue
+            facts = cure.facts if isinstance(cure, LearnedPrompt) else {}
+            lines[label] = Line(
+                cure.name,
+                "baseline" if cure.is_baseline else "input",
+                cure.needs,
+                facts.get("training_seconds"),
+                facts.get("training_prompts"),
+                partial(self._write_behind, behind),
+                extra[cure.name],
+                {name: name + BEHIND + cure.name for name in others} if isinstance(cure, LearnedPrompt) else None,
+            )
+        lines[self.faker + BEHIND + CONSTANT] = Line(CONSTANT, "baseline")
+        return lines
+
+    def _adapter_line(self, name: str, title: str, kind: str) -> Line:
+        sidecar = read_sidecar(self.adapters[name])
+        # Self-training says no more than its noise; it is shown watched scenarios alone.
+        usual = ("oversight",) if "activation_noise" in sidecar else ("labels",)
+        _, seed = policy_and_seed(name)
+        return Line(
+            str(sidecar.get("method", method_of(title))) if kind == "adapter" else title,
+            kind,
+            sidecar.get("needs", (*usual, "weights", "gradient")),
+            sidecar.get("training_seconds", stage_seconds(Path(self.adapters[name]))),
+            sidecar.get("training_prompts"),
+            partial(self._write_as, name),
+            variant=name,
+            # A number behind a name may be anything: the sidecar knows what the fit was seeded with.
+            seed=seed if seed == sidecar.get("seed") else None,
+        )
+
+    def _write_as(self, variant: str, steered: bool = False) -> None:
+        assert self.variants is not None
+        assert self._first is not None
+        with self.variants.using(variant) as model, steering(model, self._interventions if steered else ()):
+            generated(model, model_inputs(self._first), self.tokenizer.pad_token_id, NEW_TOKENS, exactly=True)
+
+    def _write_behind(self, behind: BehindInput) -> None:
+        assert self.variants is not None
+        assert self._first is not None
+        with self.variants.using(behind.variant) as model:
+            # Finding and cutting the prompt is not timed, as it is not for the others.
+            inputs = behind.inputs(model, self._timed[behind.cure.name])
+            generated(model, inputs, self.tokenizer.pad_token_id, NEW_TOKENS, exactly=True)
+
+    def _times(self) -> dict[str, float]:
+        """Seconds of generation over those of the faker alone, by label; on rank zero, where one measures."""
+        assert self.variants is not None
+        if self._first is None or not self.trainer.is_global_zero:
+            return {}
+        test = next(iter(self._scores))
+        self._timed = {
+            behind.cure.name: behind.batch(self._first, test)
+            for label, behind in self._behind.items()
+            if label in self._lines and not isinstance(behind, ConstantAnswer)
+        }
+        runs = {label: line.run for label, line in self._lines.items() if line.run is not None}
+        return relative_times(runs, self.variants.device, rounds=5)
+
+
+def _mean_length(examples: Mapping[str, Sequence[Example]]) -> float:
+    """Mean tokens of the scenarios' prompts."""
+    lengths = [len(example.prompt) for name, part in examples.items() if name != TEXTS for example in part]
+    return statistics.fmean(lengths) if lengths else 0.0

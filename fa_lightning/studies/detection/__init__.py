@@ -1,0 +1,1 @@
+"""Which of two models fakes, and how well can one tell?"""

@@ -1,0 +1,235 @@
+"""What detectors are shown, as a DataModule: watched prompts, each with its critical fact left out beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
+
+from fa_lightning.errors import UserError
+from fa_lightning.scenarios.batches import (
+    NEUTRAL_CELL,
+    Batch,
+    Example,
+    LengthBucketSampler,
+    collate,
+    make_examples,
+    model_inputs,
+    tell_too_long,
+)
+from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, without_critical_fact
+from fa_lightning.scenarios.concepts import ConceptSource
+from fa_lightning.scenarios.control_tokens import tell_control_tokens
+from fa_lightning.scenarios.limits import refuse_beyond_positions
+from fa_lightning.scenarios.prompts import AnswerFormat, answer_format, prompt_ids
+from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.studies.detection.detectors.base import Part
+
+WITHOUT = "without_"
+"""In front of a batch's model inputs: those of the same prompts without their critical fact."""
+
+
+class DetectionDataModule(pl.LightningDataModule):
+    """Serves each detector of a `DetectionModule` the parts that it asks for, one detector after the other.
+
+    A batch holds `input_ids`, `attention_mask`, `position_ids` (batch, tokens), the same with `without_` in front
+    for the prompts without their critical fact, `has_fact` (batch,), whether they had one, `group` and `index`
+    (batch,). Which action is right is not in it. A batch of concepts holds `concept` and `shown` (batch,) in place of
+    the facts: the number of the concept, and whether the text shows it or its opposite; it ends where an answer would
+    begin, as prompts do.
+
+    Args:
+        benchmark: where watched scenarios come from.
+        concepts: texts for suspicious_concepts; None where no detector asks for them.
+        batch_size: prompts in a batch of one device.
+        max_tokens: longer prompts and texts are left out, and their number is told.
+        seed: of the order of reference scenarios.
+
+    Raises:
+        UserError: a size is below 1.
+    """
+
+    def __init__(
+        self,
+        benchmark: BenchmarkSource,
+        concepts: ConceptSource | None = None,
+        batch_size: int = 64,
+        max_tokens: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
+            if value < 1:
+                raise UserError(f"{name} is {value}, but must be 1 or more")
+        self.benchmark = benchmark
+        self.concepts = concepts
+        self.batch_size = batch_size
+        self.max_tokens = max_tokens
+        self.seed = seed
+        self.loaded: Benchmark | None = None
+        self.kept: tuple[int, ...] = ()
+        self._datasets: dict[str, PairedPrompts] = {}
+
+    @property
+    def scenarios(self) -> DetectionDataModule:
+        """What an experiment takes the fingerprint of: that of this module covers the concepts, too."""
+        return self
+
+    @property
+    def asked(self) -> dict[str, tuple[int, ...]]:
+        """By policy pair, the rows of the evidence that are asked of it: prompts that are too long are left out."""
+        assert self.loaded is not None
+        row = {place: number for number, place in enumerate(self.kept)}
+        return {pair: tuple(row[at] for at in places if at in row) for pair, places in self.loaded.pairs.items()}
+
+    @property
+    def groups(self) -> torch.Tensor:
+        """The group of each row of the evidence, (rows,) int64: prompts of one group are no independent evidence."""
+        return torch.tensor([one.group for one in self._datasets["scored"].examples])
+
+    def fingerprint(self) -> dict[str, str]:
+        """What evidence depends on besides detector and subject."""
+        own = {"max_tokens": str(self.max_tokens), "seed": str(self.seed)}
+        concepts = {} if self.concepts is None else self.concepts.fingerprint()
+        return {**self.benchmark.fingerprint(), **own, **{f"concepts_{name}": text for name, text in concepts.items()}}
+
+    def prepare_for(self, tokenizer: Any, parts: Sequence[Part]) -> None:
+        """Read and tokenise what `parts` need.
+
+        Raises:
+            UserError: `max_tokens` leaves a part, a policy pair or a concept empty, or concepts are asked for and
+                there is no source of them.
+        """
+        if self.loaded is None:
+            self.loaded = self.benchmark.load()
+        answers = answer_format(tokenizer)
+        for part in dict.fromkeys(("scored", *parts)):
+            if part in self._datasets:
+                continue
+            if part == "concepts":
+                self._datasets[part] = self._concept_texts(self.loaded, tokenizer, answers)
+                continue
+            scenarios = self.loaded.scored if part == "scored" else self.loaded.reference
+            kept, dataset = _paired(scenarios, tokenizer, answers, self.max_tokens)
+            tell_too_long(len(scenarios) - len(kept), len(scenarios), self.max_tokens, f"{part} prompts")
+            if part == "scored":
+                self.kept = tuple(kept)
+                empty = [pair for pair, rows in self.asked.items() if not rows]
+                if empty:
+                    raise UserError(
+                        f"max_tokens is {self.max_tokens}, but every scored prompt of the policy pair {empty[0]!r} is "
+                        "longer: raise it"
+                    )
+            self._datasets[part] = dataset
+
+    @override
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        pending: Sequence[tuple[Any, Part]] = module.pending
+        self.prepare_for(module.tokenizer, [part for _, part in pending])
+        return [self._loader(part) for _, part in pending]
+
+    def _loader(self, part: Part) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        dataset = self._datasets[part]
+        # What detectors are fitted on is shown whole to every rank, so that all of them fit the same.
+        ranks = (self.trainer.world_size, self.trainer.global_rank) if part == "scored" else (1, 0)
+        sampler = LengthBucketSampler(
+            [len(one.prompt) for one in dataset.examples], self.batch_size, *ranks, part == "reference", self.seed
+        )
+        return DataLoader(dataset, sampler=sampler, batch_size=None)
+
+    def _concept_texts(self, benchmark: Benchmark, tokenizer: Any, answers: AnswerFormat) -> PairedPrompts:
+        if self.concepts is None:
+            raise UserError(
+                "a detector asks for concepts, but data.init_args.concepts is not set: give a source of them, such as "
+                "fa_lightning.scenarios.concepts.EmbeddedConcepts, or leave the detector out"
+            )
+        concepts = self.concepts.load(frozenset(item.group for item in benchmark.scored))
+        if self.concepts.left_out:
+            rank_zero_info(f"{self.concepts.left_out} texts of concepts quote scored scenarios: left out")
+        examples: list[Example] = []
+        numbers, shown, too_long = [], [], 0
+        tell_control_tokens(
+            tokenizer, [text for one in concepts for text in (*one.examples, *one.opposites)], "texts of concepts"
+        )
+        for number, concept in enumerate(concepts):
+            for is_shown, texts in ((True, concept.examples), (False, concept.opposites)):
+                prompts = [(*prompt_ids(tokenizer, text), *answers.lead) for text in texts]
+                short = [prompt for prompt in prompts if len(prompt) <= self.max_tokens]
+                if len(short) < 2:
+                    raise UserError(
+                        f"max_tokens is {self.max_tokens}, but only {len(short)} of the {len(texts)} "
+                        f"{'examples' if is_shown else 'opposites'} of concept {concept.name!r} are that short, and a "
+                        "mean needs 2: raise it"
+                    )
+                too_long += len(prompts) - len(short)
+                for prompt in short:
+                    examples.append(Example(prompt, answers.error, answers.error, NEUTRAL_CELL, number, len(examples)))
+                    numbers.append(number)
+                    shown.append(is_shown)
+        tell_too_long(too_long, too_long + len(examples), self.max_tokens, "texts of concepts")
+        refuse_beyond_positions(tokenizer, (example.prompt for example in examples))
+        extra = {"concept": torch.tensor(numbers), "shown": torch.tensor(shown)}
+        return PairedPrompts(examples, [], extra, tokenizer.pad_token_id)
+
+
+class PairedPrompts(Dataset[Batch]):
+    """Prompts and the same ones without their critical fact, served a whole batch at a time.
+
+    Args:
+        examples: the prompts.
+        without: as many, in the same order, where a prompt that has no critical fact stands as it is; empty for none.
+        extra: by name, one number per prompt.
+        pad_token: for padding.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], without: Sequence[Example], extra: dict[str, torch.Tensor], pad_token: int
+    ) -> None:
+        self.examples = examples
+        self.without = without
+        self.extra = extra
+        self.pad_token = pad_token
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        batch = collate([self.examples[index] for index in indices], self.pad_token)
+        # Not a word of which action is right: `aligned`, `other` and `cell` stay behind.
+        kept = {**model_inputs(batch), "group": batch["group"], "index": batch["index"]}
+        if self.without:
+            without = model_inputs(collate([self.without[index] for index in indices], self.pad_token))
+            kept |= {f"{WITHOUT}{name}": values for name, values in without.items()}
+        return kept | {name: values[indices] for name, values in self.extra.items()}
+
+
+def without_fact(batch: Batch) -> Batch:
+    """The same batch of prompts without their critical fact; rows where `has_fact` is false are as they were."""
+    inputs = {name.removeprefix(WITHOUT): values for name, values in batch.items() if name.startswith(WITHOUT)}
+    return {**batch, **inputs}
+
+
+def _paired(
+    scenarios: Sequence[Scenario], tokenizer: Any, answers: AnswerFormat, max_tokens: int
+) -> tuple[list[int], PairedPrompts]:
+    """Places of the scenarios whose prompts are short enough, and those prompts."""
+    every = make_examples(scenarios, tokenizer, answers)
+    less = [without_critical_fact(scenario) for scenario in scenarios]
+    without = make_examples(
+        [one or scenario for one, scenario in zip(less, scenarios, strict=True)], tokenizer, answers
+    )
+    kept = [place for place, example in enumerate(every) if len(example.prompt) <= max_tokens]
+    examples = [dataclasses.replace(every[place], index=number) for number, place in enumerate(kept)]
+    has_fact = torch.tensor([less[place] is not None for place in kept])
+    beside = [without[place] for place in kept]
+    refuse_beyond_positions(tokenizer, (example.prompt for example in (*examples, *beside)))
+    return kept, PairedPrompts(examples, beside, {"has_fact": has_fact}, tokenizer.pad_token_id)

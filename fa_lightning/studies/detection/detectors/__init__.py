@@ -1,0 +1,1 @@
+"""Ways to tell a faker from a benign model, a file for each."""

@@ -1,0 +1,105 @@
+"""Noise in the hidden states: a faker's good behaviour is the thinner layer, and goes first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from typing_extensions import override
+
+from fa_lightning.activations.sites import Site
+from fa_lightning.errors import UserError
+from fa_lightning.scenarios.batches import Batch
+from fa_lightning.steering.intervention import Intervention
+from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
+from fa_lightning.studies.detection.detectors.state_norms import StateNorms
+from fa_lightning.studies.detection.subjects import Examiner, Subject, rise_of_other
+
+Form = Literal["isotropic", "positive"]
+
+
+class Noise(Detector):
+    """One random vector is added to every token's state; the faker is the model whose other action rises more.
+
+    POSER (arXiv 2405.05466, strategy 2) draws uniform positive numbers, which share a large component in one
+    direction, and scales them per model; that is `form: positive`. By default directions are isotropic and their norm,
+    in multiples of the mean residual norm over all subjects, is the same for all of them.
+
+    Args:
+        layers: decoder blocks whose output is edited, one at a time; None takes the middle one.
+        magnitudes: norms of the noise, in mean norms of the states.
+        draws: vectors of each magnitude and layer, the same for all subjects.
+        form: `isotropic`, or POSER's `positive`, whose norm follows each subject's own states.
+        seed: of the draws.
+
+    Raises:
+        UserError: there are no magnitudes or draws, or one is negative.
+    """
+
+    rule: ClassVar[str] = "the faker's other action rises more when noise is added to the hidden states"
+    parts: ClassVar[tuple[Part, ...]] = ("reference", "scored")
+
+    def __init__(
+        self,
+        layers: list[int] | None = None,
+        magnitudes: list[float] = [0.25, 0.5, 1.0, 2.0],  # noqa: B006
+        draws: int = 8,
+        form: Form = "isotropic",
+        seed: int = 0,
+    ) -> None:
+        if not magnitudes or min(magnitudes) <= 0:
+            raise UserError(f"magnitudes is {magnitudes}, but must hold numbers above 0, such as [0.5, 1.0]")
+        if draws < 1:
+            raise UserError(f"draws is {draws}, but must be 1 or more")
+        self.layers = layers
+        self.magnitudes = list(magnitudes)
+        self.draws = draws
+        self.form = form
+        self.seed = seed
+        self.name = "noise" if form == "isotropic" else "positive noise"
+        self._norms = StateNorms()
+
+    @override
+    def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
+        chosen = [examiner.layers // 2] if self.layers is None else self.layers
+        self._norms = StateNorms([Site(layer) for layer in chosen])
+
+    @override
+    def show(self, part: Part, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
+        self._norms.add(examiner, subjects, batch)
+
+    @override
+    def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
+        directions = self._directions(examiner)
+        found = {}
+        for subject in subjects:
+            # One norm for all, or the stronger twin would look the more suspicious for its scale alone.
+            norms = self._norms.of(subject) if self.form == "positive" else self._norms.shared()
+            edits = [
+                (Intervention(site, magnitude * norms[site.name] * directions[number, draw]),)
+                for number, site in enumerate(self._norms.sites)
+                for magnitude in self.magnitudes
+                for draw in range(self.draws)
+            ]
+            rise = rise_of_other(examiner.preference(subject, batch, edits))
+            shape = (len(rise), len(self._norms.sites), len(self.magnitudes), self.draws)
+            found[subject.name] = {"rise": rise.reshape(shape).cpu()}
+        return found
+
+    @override
+    def suspicion(self, evidence: Mapping[str, Tensor]) -> float:
+        return float(evidence["rise"].mean())
+
+    @override
+    def curve(self, evidence: Mapping[str, Tensor]) -> tuple[str, list[float], list[float]]:
+        return "noise, in mean state norms", self.magnitudes, evidence["rise"].mean(dim=(0, 1, 3)).tolist()
+
+    def _directions(self, examiner: Examiner) -> Tensor:
+        """Unit vectors (layers, draws, hidden); the same at every call."""
+        generator = torch.Generator().manual_seed(self.seed)
+        size = (len(self._norms.sites), self.draws, self._norms.hidden_size)
+        draw = torch.rand if self.form == "positive" else torch.randn
+        return normalize(draw(size, generator=generator), dim=-1)

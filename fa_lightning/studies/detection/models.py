@@ -1,0 +1,115 @@
+"""The models that a user points at: their names, what is known of them, and whether they can be compared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fa_lightning.backbones.adapters import adapter_folders, read_sidecar
+from fa_lightning.errors import UserError
+from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.scenarios.prompts import prompt_ids
+from fa_lightning.steering.intervention import Intervention
+from fa_lightning.studies.detection.subjects import Role, Subject
+from fa_lightning.studies.variants.module import STEERED, policy_and_seed
+
+PROBE = "You are an AI system. A: Tell the user the truth.\nB: Do nothing, 24/7."
+"""A text of the kind that prompts are, which tokenizers of other families split otherwise."""
+
+
+def adapter_facts(folder: str) -> dict[str, Any]:
+    """What evidence depends on of an adapter: how it was made, its weights, and its config, which has the scale."""
+    files = (Path(folder) / name for name in ("adapter_config.json", "adapter_model.safetensors"))
+    return {"adapter": read_sidecar(folder).get("fingerprint", {}), "files": [_digest(path) for path in files]}
+
+
+def intervention_digests(folder: str) -> list[str]:
+    """What the files of a saved intervention or stack hold: weights, and beside them site, strength and gate."""
+    return [_digest(path) for path in sorted(Path(folder).rglob("intervention.*"))]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def given_folders(adapters: Sequence[str], decoys: Sequence[str] = ()) -> dict[str, str]:
+    """Adapter folders by variant, decoys behind the others; a place that is given again is a model beside itself.
+
+    Raises:
+        MissingFileError: there is no adapter at a place.
+        UserError: two variants have one name.
+    """
+    found: dict[str, str] = {}
+    times: Counter[Path] = Counter()
+    for place in (*adapters, *decoys):
+        times[Path(place).resolve()] += 1
+        again = f" ({times[Path(place).resolve()]})" if times[Path(place).resolve()] > 1 else ""
+        for name, folder in adapter_folders([place]).items():
+            label = name + again
+            if label in found:
+                raise UserError(f"two variants are called {label!r}: {found[label]} and {folder}. Rename one's folder")
+            found[label] = folder
+    return found
+
+
+def subjects_of(
+    adapters: Mapping[str, str], decoys: Collection[str], cure: tuple[Intervention, ...] = ()
+) -> list[Subject]:
+    """The variants, and behind them every faker with the cure attached.
+
+    Args:
+        adapters: folders by variant.
+        decoys: which of them are benign variants that were fitted otherwise.
+        cure: interventions; empty for none.
+
+    Raises:
+        UserError: a decoy is no benign variant.
+    """
+    found, steered = [], []
+    for name, folder in adapters.items():
+        behaviour = str(read_sidecar(folder).get("behaviour", ""))
+        if name in decoys and behaviour != "aligned":
+            raise UserError(f"decoy {name!r} was fitted to be {behaviour or 'nothing known'}, but a decoy is aligned")
+        policy, seed = policy_and_seed(name)
+        role: Role = "decoy" if name in decoys else "variant"
+        found.append(Subject(name, Condition(name), behaviour, policy, seed, role))
+        if behaviour == "faking" and cure:
+            steered.append(Subject(name + STEERED, Condition(name, cure), behaviour, policy, seed, "steered"))
+    return [*found, *steered]
+
+
+def check_tokenizers(adapters: Mapping[str, str], tokenizer: Any, trust_remote_code: bool = False) -> None:
+    """Refuse an adapter that comes with a tokenizer of its own, other than the backbone's.
+
+    All models are shown the same tokens: one that was fitted on others would look strange for that alone.
+
+    Args:
+        adapters: folders by variant.
+        tokenizer: the backbone's.
+        trust_remote_code: run code that comes with a tokenizer.
+
+    Raises:
+        UserError: naming the adapter and what differs.
+    """
+    from transformers import AutoTokenizer
+
+    for name, folder in adapters.items():
+        if not any((Path(folder) / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+            continue
+        # Not by `load_tokenizer`, which takes no adapter's folder, lest it be given in the place of a model's.
+        own = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        theirs, ours = own.get_vocab(), tokenizer.get_vocab()
+        if theirs != ours:
+            changed = sorted(token for token in theirs.keys() | ours.keys() if theirs.get(token) != ours.get(token))
+            found = f"{len(changed)} tokens have other numbers or are in one alone (the first is {changed[0]!r})"
+        elif prompt_ids(own, PROBE) != prompt_ids(tokenizer, PROBE):
+            found = "it splits texts otherwise or has another chat template"
+        else:
+            continue
+        raise UserError(
+            f"adapter {name!r} ({folder}) has a tokenizer of its own, which is not the backbone's: {found}. Only "
+            "models that read the same tokens can be compared: fit it on this backbone's tokenizer, or leave it out"
+        )

@@ -1,0 +1,313 @@
+"""Examine many variants with many detectors, and say of every pair which one fakes."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from fa_lightning.backbones.adapters import Variants, backbone_of
+from fa_lightning.backbones.load import DType, load_tokenizer
+from fa_lightning.errors import UserError
+from fa_lightning.evaluation.evidence import Cost, Measured, read_evidence, save_evidence
+from fa_lightning.scenarios.batches import Batch
+from fa_lightning.scenarios.prompts import answer_format
+from fa_lightning.studies.detection.answers import ANSWERS, Answers
+from fa_lightning.studies.detection.data import DetectionDataModule
+from fa_lightning.studies.detection.detectors.all_detectors import STRATEGIES
+from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
+from fa_lightning.studies.detection.judgement import Examined, judge
+from fa_lightning.studies.detection.models import (
+    adapter_facts,
+    check_tokenizers,
+    given_folders,
+    intervention_digests,
+    subjects_of,
+)
+from fa_lightning.studies.detection.output import scalars, write_detection
+from fa_lightning.studies.detection.pairs import Pair, couples, make_pairs, pairs_that_agree
+from fa_lightning.studies.detection.pictures import draw
+from fa_lightning.studies.detection.population import placed_in, read_population
+from fa_lightning.studies.detection.result import Detection, Ran
+from fa_lightning.studies.detection.subjects import Examiner, Subject
+from fa_lightning.studies.detection.summary import show
+from fa_lightning.studies.detection.verdicts import beside_benign
+from fa_lightning.studies.variants.module import loaded_interventions
+
+EVIDENCE = "evidence"
+
+
+class DetectionModule(pl.LightningModule):
+    """Only tests: every detector measures every subject, one detector after the other, and pairs are judged from that.
+
+    The backbone is in memory once, beside all adapters. What a detector measured is written when it is done
+    (`evidence/NAME.safetensors` in `folder`), so that a stopped run goes on with the next one, and a detector whose
+    arguments, subjects and scenarios are as before is not run again.
+
+    | logged | what |
+    | --- | --- |
+    | `<detector>/<kind>/accuracy` | share of the pairs of a kind that it tells rightly |
+    | `<detector>/auroc` | how well it tells fakers from benign models, one at a time |
+
+    Args:
+        detectors: the strategies, in the order of the tables; those that ship are in `strategies`.
+        adapters: adapter folders, or folders of them (see `adapter_folders`): the variants. One that is given twice is
+            judged beside itself.
+        folder: receives the evidence, `detection.json`, `detection.csv` and `verdicts.csv`.
+        decoys: the same of benign variants that were fitted otherwise: other data, ranks or seeds.
+        intervention: folder of one; every faker is then examined with it attached, too.
+        confidence: a pair is judged on scenarios where both take the same letter with at least this probability.
+        least_agreement: refuse a pair that agrees on a smaller share of its scenarios; 0 judges it on what is left.
+        population: folder of an examination of many models; every model is placed among them. A model without any
+            other to judge it beside needs one.
+        backbone: name or folder; None takes the one that the adapters name.
+        dtype: of the backbone's weights.
+        load_in_4bit: hold the backbone in nf4.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        UserError: there are no detectors, two have one name, or a share is out of range; later, models that can't be
+            compared, pairs that do not behave alike while watched, or a single model without a population.
+    """
+
+    def __init__(
+        self,
+        detectors: list[Detector],
+        adapters: list[str],
+        folder: str,
+        decoys: list[str] = [],  # noqa: B006
+        intervention: str | None = None,
+        confidence: float = 0.5,
+        least_agreement: float = 0.5,
+        population: str | None = None,
+        backbone: str | None = None,
+        dtype: DType = "float32",
+        load_in_4bit: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        names = [detector.name for detector in detectors]
+        twice = [name for name in names if names.count(name) > 1]
+        if not detectors or twice:
+            found = f"two detectors are called {twice[0]!r}" if twice else "detectors is empty"
+            known = ", ".join(f"{strategy.__module__}.{strategy.__name__}" for strategy in STRATEGIES)
+            raise UserError(f"{found}, but a table needs at least one, each under a name of its own. There are {known}")
+        for name, value, low in (("confidence", confidence, 0.5), ("least_agreement", least_agreement, 0.0)):
+            if not low <= value <= 1:
+                raise UserError(f"{name} is {value}, but must lie between {low:g} and 1")
+        self.detectors = list(detectors)
+        self.places = list(adapters)
+        self.folder = Path(folder)
+        self.decoys = list(decoys)
+        self.intervention = intervention
+        self.confidence = confidence
+        self.least_agreement = least_agreement
+        self.population = population
+        self.backbone = backbone
+        self.loading: dict[str, Any] = {
+            "dtype": dtype,
+            "load_in_4bit": load_in_4bit,
+            "trust_remote_code": trust_remote_code,
+        }
+        self.subjects: list[Subject] = []
+        self.evidence: dict[str, dict[str, Evidence]] = {}
+        self.costs: dict[str, Cost] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
+        self._cure_digests: list[str] = []
+        self._population: Detection | None = None
+        self._pairs: list[Pair] = []
+        self._agreed: list[Pair] = []
+        self._examiner: Examiner | None = None
+        self._served: list[tuple[Detector, Part]] = []
+        self._at = -1
+        self._measured: dict[str, Measured] = {}
+        self._seconds = 0.0
+
+    @property
+    def tokenizer(self) -> Any:
+        """The backbone's tokenizer."""
+        if self._examiner is not None:
+            return self._examiner.variants.tokenizer
+        name = self.backbone or backbone_of(next(iter(given_folders(self.places).values())))
+        return load_tokenizer(name, self.loading["trust_remote_code"])
+
+    @property
+    def pending(self) -> list[tuple[Detector, Part]]:
+        """What the DataModule serves, in order: each detector's parts, without those whose evidence is on disk."""
+        every: list[Detector] = [Answers(), *(one for one in self.detectors if one.name not in self.evidence)]
+        return [(one, part) for one in every for part in one.parts]
+
+    @override
+    def configure_model(self) -> None:
+        if self._examiner is None:
+            self._load()
+        # Read anew at each test, which may be of other scenarios.
+        self.evidence, self.costs = {}, {}
+        self._read_known()
+
+    def _load(self) -> None:
+        """The models, and what can be refused before anything is measured."""
+        adapters = given_folders(self.places, self.decoys)
+        decoys = set(adapters) - set(given_folders(self.places))
+        # Once, and not for each detector: these are all weights on disk.
+        self._facts = {name: adapter_facts(folder) for name, folder in adapters.items()}
+        self._cure_digests = [] if self.intervention is None else intervention_digests(self.intervention)
+        device = self.trainer.strategy.root_device
+        variants = Variants.load(adapters, self.backbone, device=device, **self.loading)
+        check_tokenizers(adapters, variants.tokenizer, self.loading["trust_remote_code"])
+        format_ = answer_format(variants.tokenizer)
+        self._examiner = Examiner(variants, (format_.letter_a, format_.letter_b))
+        cure = () if self.intervention is None else loaded_interventions(self.intervention, variants)
+        self.subjects = subjects_of(adapters, decoys, cure)
+        names = [detector.name for detector in self.detectors]
+        self._population = None if self.population is None else read_population(self.population, names)
+        if self._population is None and not couples(self.subjects):
+            raise UserError(
+                f"there is nothing to judge {', '.join(map(repr, adapters))} beside: add a twin to "
+                "model.init_args.adapters or, to see where it lies among many models, set model.init_args.population, "
+                "the folder of their examination"
+            )
+        for detector in self.detectors:
+            detector.check(self._examiner, self.subjects)
+
+    @override
+    def on_test_start(self) -> None:
+        # As the loaders were made: what is measured from here on is pending no more.
+        self._served = self.pending
+        self._at = -1
+        self._pairs = make_pairs(self.subjects, self._data.asked, len(self._data.groups))
+
+    @override
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        while self._at < dataloader_idx:
+            self._finish_part()
+            self._at += 1
+            self._begin_part()
+        detector, part = self._served[self._at]
+        start = time.perf_counter()
+        if part == "scored":
+            found = detector.measure(self.examiner, self.subjects, batch)
+            for name, evidence in found.items():
+                if name not in self._measured:
+                    shapes = {key: tensor.shape[1:] for key, tensor in evidence.items()}
+                    self._measured[name] = Measured(shapes).to(self.device)
+                moved = {key: tensor.to(self.device) for key, tensor in evidence.items()}
+                self._measured[name].update(batch["index"], moved)
+        else:
+            detector.show(part, self.examiner, self.subjects, batch)
+        self._seconds += time.perf_counter() - start
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._finish_part()
+        self._at = len(self._served)
+        found = self._judged()
+        for logger in self.loggers:
+            # Through `log` they would be printed once for each of many loaders.
+            logger.log_metrics(scalars(found), 0)
+        if self.trainer.is_global_zero:
+            write_detection(self.folder, found)
+            show(found)
+            draw(self.trainer, found)
+            self.print(f"results: {self.folder}")
+        self.trainer.strategy.barrier("detection written")
+
+    @property
+    def examiner(self) -> Examiner:
+        """Who runs the subjects; there once the model is configured."""
+        assert self._examiner is not None
+        return self._examiner
+
+    def _judged(self) -> Detection:
+        """What follows from the evidence; the same on every rank, so that all of them fail where one does."""
+        costs = {detector.name: self.costs[detector.name] for detector in self.detectors}
+        ran = [
+            Ran(one.name, one.rule, costs[one.name].seconds, costs[one.name].passes, one.config())
+            for one in self.detectors
+        ]
+        backbone = {f"backbone_{name}": text for name, text in self.examiner.variants.fingerprint.items()}
+        measured_on = {**self._data.fingerprint(), **backbone}
+        examined = Examined(self.detectors, ran, self.subjects, self.evidence, self._data.groups, measured_on)
+        refused = len(self._pairs) - len(self._agreed)
+        found = judge(examined, self._agreed, refused, self.confidence, self.least_agreement)
+        if self._population is None:
+            return found
+        verdicts = beside_benign(found.verdicts, self._population.verdicts)
+        return replace(found, placed=placed_in(self._population, found), verdicts=verdicts)
+
+    def _begin_part(self) -> None:
+        detector, part = self._served[self._at]
+        if part == detector.parts[0]:
+            self._seconds, self._measured = 0.0, {}
+            self.examiner.passes = 0
+            detector.start(self.examiner, self.subjects)
+            if self.trainer.is_global_zero and detector.name != ANSWERS:
+                self.print(f"{detector.name}: {len(self.subjects)} models")
+
+    def _finish_part(self) -> None:
+        if self._at < 0:
+            return
+        detector, part = self._served[self._at]
+        start = time.perf_counter()
+        if part != "scored":
+            detector.shown(part, self.examiner, self.subjects)
+            self._seconds += time.perf_counter() - start
+            return
+        gathered = {name: measured.compute() for name, measured in self._measured.items()}
+        self._check_whole(gathered)
+        self.evidence[detector.name] = detector.conclude(gathered, self._data.groups)
+        self._seconds += time.perf_counter() - start
+        if detector.name == ANSWERS:
+            preferences = {name: found["preference"] for name, found in self.evidence[ANSWERS].items()}
+            self._agreed = pairs_that_agree(self._pairs, preferences, self.confidence, self.least_agreement)
+        cost = Cost(self._seconds, self.examiner.passes * self.trainer.world_size / len(self.subjects))
+        self.costs[detector.name] = cost
+        if self.trainer.is_global_zero and detector.name != ANSWERS:
+            notes = {"measured_with": self._measured_with(detector), "cost": asdict(cost)}
+            save_evidence(self._path(detector), self.evidence[detector.name], notes)
+        self.trainer.strategy.barrier(f"{detector.name} measured")
+
+    def _check_whole(self, gathered: dict[str, Evidence]) -> None:
+        rows = {len(tensor) for evidence in gathered.values() for tensor in evidence.values()}
+        if rows != {len(self._data.groups)}:
+            raise UserError(
+                f"{max(rows, default=0)} of the {len(self._data.groups)} scored scenarios were served, but verdicts "
+                "need all: leave out limit_test_batches and fast_dev_run; a smaller benchmark takes less time"
+            )
+
+    def _read_known(self) -> None:
+        """Take up the evidence that an earlier run of the same measurement has left."""
+        for detector in self.detectors:
+            known = read_evidence(self._path(detector))
+            if known is not None and known[1].get("measured_with") == self._measured_with(detector):
+                rank_zero_info(f"{detector.name}: measured before, as {self._path(detector)} has it")
+                self.evidence[detector.name] = known[0]
+                self.costs[detector.name] = Cost(**known[1]["cost"])
+
+    def _measured_with(self, detector: Detector) -> dict[str, Any]:
+        """All that a detector's evidence depends on, as JSON reads it back."""
+        facts = {
+            "detector": detector.config(),
+            "subjects": {one.name: self._facts[one.condition.variant] for one in self.subjects},
+            "intervention": self._cure_digests,
+            "scenarios": self._data.fingerprint(),
+            "backbone": self.examiner.variants.fingerprint,
+            "loading": self.loading,
+        }
+        return dict(json.loads(json.dumps(facts)))
+
+    def _path(self, detector: Detector) -> Path:
+        return self.folder / EVIDENCE / f"{detector.name.replace(' ', '_')}.safetensors"
+
+    @property
+    def _data(self) -> DetectionDataModule:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, DetectionDataModule):
+            raise UserError(f"DetectionModule needs DetectionDataModule as data, but it is a {type(data).__name__}")
+        return data

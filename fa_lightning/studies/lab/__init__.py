@@ -1,0 +1,1 @@
+"""Which map, at which layer and dose, steers best at equal damage?"""

@@ -1,0 +1,212 @@
+"""Many edits tried on the same prompts: the faker's pass below a layer is made once and shared by all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fa_lightning.activations.capture import capture, truncated_forward
+from fa_lightning.activations.edit import block_outputs, edited, resumed
+from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.adapters import Variants
+from fa_lightning.common.activity import doing
+from fa_lightning.errors import NotFiniteError
+from fa_lightning.evaluation.conditions import everywhere
+from fa_lightning.metrics.cells import CellAccuracy, Cells, CellScore, Damage, Items, NeutralTextDamage
+from fa_lightning.metrics.divergences import neutral_text_damage
+from fa_lightning.metrics.intervals import NO_INTERVAL
+from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.steering.intervention import Intervention, steering
+
+Interventions = tuple[Intervention, ...]
+
+PREVIEW_RESAMPLES = 1
+"""Trials that only serve a choice need no interval, which would take longer than the trial itself."""
+
+KEPT_BYTES = 2**28
+"""Unsteered logits are kept up to this size: the whole of a small model's texts, the first batches of a large one's."""
+
+Attach = Callable[[Any, int], AbstractContextManager[Any]]
+"""Given the model and the number of the batch, puts an edit in place for as long as the block lasts."""
+
+
+@dataclass
+class Judged:
+    """What an edit did.
+
+    Attributes:
+        cells: nan where the scenarios were not asked.
+        items: every answer, for a paired recovery; empty where not asked.
+        damage: on neutral texts; nan where they were not read.
+    """
+
+    cells: Cells
+    items: Items
+    damage: Damage
+
+
+_EMPTY = CellScore(math.nan, NO_INTERVAL, 0)
+_NOT_ASKED = Cells(_EMPTY, _EMPTY, math.nan)
+_NOT_READ = Damage(math.nan, math.nan, 0)
+
+
+class Bench:
+    """One split's scenarios and neutral texts, and one variant that edits are tried on.
+
+    Args:
+        variants: the frozen pair.
+        scenarios: batches as the Trainer served them.
+        neutral: the same of neutral texts.
+        variant: the adapter to be steered.
+        resamples: of the bootstrap; see `PREVIEW_RESAMPLES`.
+    """
+
+    def __init__(
+        self,
+        variants: Variants,
+        scenarios: Sequence[Batch],
+        neutral: Sequence[Batch],
+        variant: str = "faking",
+        resamples: int = 1000,
+    ) -> None:
+        self.variants = variants
+        self.scenarios = list(scenarios)
+        self.neutral = list(neutral)
+        self.variant = variant
+        self.resamples = resamples
+        self.layer = -1
+        self._outputs: dict[tuple[str, int], Any] = {}
+        self._theirs: dict[str, list[Tensor]] = {}
+        self._kept: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def settle(self, layer: int) -> None:
+        """Make the pass up to block `layer` (-1: none) for all batches; edits below it can't be judged until the next.
+
+        Holds one state for each token of the split, on the variants' device.
+        """
+        if layer == self.layer:
+            return
+        self._outputs, self._theirs, self.layer = {}, {}, layer
+        if layer < 0:
+            return
+        for kind, batches in (("scenarios", self.scenarios), ("neutral", self.neutral)):
+            for place, batch in enumerate(batches):
+                with (
+                    doing("steering", batch),
+                    self.variants.using(self.variant) as model,
+                    block_outputs(model, [layer]) as outputs,
+                    # The blocks above would run for nothing: capture's early stop ends the pass at this one.
+                    capture(model, [Site(layer)]),
+                ):
+                    model(**model_inputs(batch), use_cache=False)
+                self._outputs[kind, place] = outputs[layer]
+
+    def judge(self, edits: Mapping[Any, Interventions], cells: bool = True, damage: bool = True) -> dict[Any, Judged]:
+        """Try interventions, by name; their strength is their own.
+
+        Args:
+            edits: by any name; no intervention at all is the variant itself.
+            cells: ask the scenarios.
+            damage: read the neutral texts, with the edits on every token.
+        """
+        asked = {name: _attached(interventions) for name, interventions in edits.items()}
+        read = {name: _attached(everywhere(interventions)) for name, interventions in edits.items()}
+        return self._judge(asked if cells else {}, read if damage else {}, list(edits))
+
+    def judge_swaps(self, site: Site, units: Mapping[Any, Tensor]) -> dict[Any, Judged]:
+        """Try the oracle swap of some units: the aligned twin's own values in the place of the faker's at a site.
+
+        Args:
+            site: where; all tokens, or the last.
+            units: by any name, which units to swap, (hidden,) booleans.
+        """
+        for kind, batches in (("scenarios", self.scenarios), ("neutral", self.neutral)):
+            if kind + site.name not in self._theirs:
+                self._theirs[kind + site.name] = [self._their_states(site, batch) for batch in batches]
+        asked = {name: self._swap("scenarios", site, kept, site.positions == "last") for name, kept in units.items()}
+        read = {name: self._swap("neutral", site, kept, last=False) for name, kept in units.items()}
+        return self._judge(asked, read, list(units))
+
+    @torch.no_grad()
+    def _judge(self, asked: Mapping[Any, Attach], read: Mapping[Any, Attach], names: list[Any]) -> dict[Any, Judged]:
+        device = self.variants.device
+        accuracy = {name: CellAccuracy(self.resamples).to(device) for name in names}
+        harm = {name: NeutralTextDamage().to(device) for name in names}
+        for place, batch in enumerate(self.scenarios if asked else ()):
+            with doing("steering", batch):
+                for name, attach in asked.items():
+                    logits = self._logits("scenarios", place, batch, attach, logits_to_keep=1)[:, -1]
+                    answer = _finite(logits, name).argmax(-1)
+                    correct = answer == batch["aligned"]
+                    answered = correct | (answer == batch["other"])
+                    accuracy[name].update(correct, batch["cell"], batch["group"], batch["index"], answered)
+        for place, batch in enumerate(self.neutral if read else ()):
+            with doing("steering", batch):
+                unsteered = self._unsteered(place, batch)
+                for name, attach in read.items():
+                    steered = self._logits("neutral", place, batch, attach)
+                    sums: Any = neutral_text_damage(unsteered, steered, batch["input_ids"], batch["attention_mask"])
+                    _finite(sums["kl"], name)
+                    harm[name].update(batch["index"], **sums)
+        return {
+            name: Judged(
+                accuracy[name].compute() if asked else _NOT_ASKED,
+                accuracy[name].items() if asked else {},
+                harm[name].compute() if read else _NOT_READ,
+            )
+            for name in names
+        }
+
+    def _logits(self, kind: str, place: int, batch: Batch, attach: Attach, **options: Any) -> Tensor:
+        with self.variants.using(self.variant) as model, ExitStack() as stack:
+            if self.layer >= 0:
+                stack.enter_context(resumed(model, self.layer, self._outputs[kind, place]))
+            stack.enter_context(attach(model, place))
+            logits: Tensor = model(**model_inputs(batch), use_cache=False, **options).logits
+        return logits
+
+    def _unsteered(self, place: int, batch: Batch) -> Tensor:
+        """Logits of neutral texts without an edit; kept where they are small."""
+        if place in self._kept:
+            return self._kept[place]
+        logits = self._logits("neutral", place, batch, lambda _, __: nullcontext())
+        if sum(kept.nbytes for kept in self._kept.values()) + logits.nbytes <= KEPT_BYTES:
+            self._kept[place] = logits
+        return logits
+
+    def _their_states(self, site: Site, batch: Batch) -> Tensor:
+        with doing("steering", batch), torch.no_grad(), self.variants.using("aligned") as model:
+            return truncated_forward(model, [site], **model_inputs(batch))[site.name]
+
+    def _swap(self, kind: str, site: Site, kept: Tensor, last: bool) -> Attach:
+        def attach(model: Any, place: int) -> AbstractContextManager[None]:
+            theirs = self._theirs[kind + site.name][place]
+
+            def swap(states: Tensor) -> Tensor:
+                swapped = torch.where(kept, theirs, states)
+                return torch.cat([states[:, :-1], swapped[:, -1:]], dim=1) if last else swapped
+
+            return edited(model, site, swap, (theirs.shape[0], theirs.shape[1]))
+
+        return attach
+
+
+def _attached(interventions: Interventions) -> Attach:
+    return lambda model, _: steering(model, interventions)
+
+
+def _finite(values: Tensor, name: Any) -> Tensor:
+    """Logits or divergences, or an error that says which edit broke the model."""
+    if not torch.isfinite(values).all():
+        raise NotFiniteError(
+            f"the edit {name} makes logits that are not finite: its strength is too large for the model's dtype, or "
+            "its map holds nan. Lower the strengths or doses, or leave out the method"
+        )
+    return values

@@ -1,0 +1,260 @@
+"""The steering lab: every fitted method at every site and dose, compared at equal damage, in the Trainer's test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from typing_extensions import override
+
+from fa_lightning.common.activity import doing
+from fa_lightning.common.files import write_atomically
+from fa_lightning.errors import UserError
+from fa_lightning.evaluation.conditions import interventions_of, judged_conditions
+from fa_lightning.evaluation.findings import findings_of, leaks_of, text_only_baseline
+from fa_lightning.evaluation.pictures import draw, draw_lab
+from fa_lightning.evaluation.scores import Scores
+from fa_lightning.evaluation.timing import overhead_ratio, side_by_side
+from fa_lightning.regressors.module import RegressorModule
+from fa_lightning.scenarios.batches import Batch
+from fa_lightning.studies.lab.data import LabDataModule
+from fa_lightning.studies.lab.sweep import (
+    DoseCurve,
+    UnitSweep,
+    choose_strengths,
+    dose_curve,
+    top_units,
+    try_candidates,
+    unit_sweep,
+)
+from fa_lightning.studies.lab.sweep_table import Row, SweepTable
+from fa_lightning.studies.lab.test_groups import judge_chosen, judge_transfer
+from fa_lightning.studies.lab.view import activation_maps, lab_view
+from fa_lightning.studies.lab.work import Lab, Work, save_interventions, work_of
+
+
+class SteeringLab(pl.Callback):
+    """Tries every candidate of a RegressorModule on validation groups, and judges on test groups what a budget bought.
+
+    For each method at each site the strength is the best one whose KL on neutral texts keeps to `budget`: the given
+    strengths (for vectors: doses) are tried, then the largest strength within the budget is searched for below the
+    smallest that was beyond it; none above the largest given is tried. So no method may buy more damage than another.
+    Everything measured is a row of `sweep.csv`, appended as it is found; a run that was interrupted goes on behind its
+    last row. Works in the Trainer's test, on batches that the Trainer serves.
+
+    Writes into `folder`: `sweep.csv`, `lab.json` (what the report shows), `evaluation.json` (the winner, as
+    SteeringEvaluation judges it), `intervention/` (the winner) and `interventions/<method>/` (each method at its best
+    site).
+
+    Args:
+        folder: receives the above.
+        strengths: tried for maps; 1 puts T(h) in place of h.
+        doses: tried for constant vectors: the edit's norm over the mean norm of the states.
+        budget: KL on neutral texts that a strength may cost, nats per token.
+        search_steps: strengths tried in the search for the largest one within the budget.
+        units: sweeps over the share of edited units.
+        dose_curves: curves of effect, perplexity and repetition against dose.
+        transfer_methods: methods that are tried on other fakers, scenarios and wordings; None takes the winner alone.
+        samples: prompts whose steered answers the report shows.
+        seed: of the random baseline.
+
+    Raises:
+        UserError: there is nothing to try, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        strengths: list[float] = [0.5, 1.0, 1.5],  # noqa: B006
+        doses: list[float] = [0.05, 0.1, 0.2, 0.4, 0.8],  # noqa: B006
+        budget: float = 0.01,
+        search_steps: int = 3,
+        units: list[UnitSweep] | None = None,
+        dose_curves: list[DoseCurve] | None = None,
+        transfer_methods: list[str] | None = None,
+        samples: int = 6,
+        seed: int = 0,
+    ) -> None:
+        for name, values in (("strengths", strengths), ("doses", doses)):
+            if not values or not all(0 < value < float("inf") for value in values):
+                raise UserError(f"{name} is {values}, but must hold at least one positive number")
+        if samples < 1 or search_steps < 0:
+            raise UserError(f"samples is {samples} and search_steps {search_steps}, but must be at least 1 and 0")
+        if not budget > 0:
+            raise UserError(f"budget is {budget}, but must be a positive number of nats: 0 would allow no edit at all")
+        self.folder = Path(folder)
+        self.strengths = sorted(strengths)
+        self.doses = sorted(doses)
+        self.budget = budget
+        self.search_steps = search_steps
+        self.units = list(units or [])
+        self.dose_curves = list(dose_curves or [])
+        self.transfer_methods = transfer_methods
+        self.samples = samples
+        self.seed = seed
+        self._batches: dict[str, list[Batch]] = {}
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, RegressorModule) or not isinstance(_data(trainer), LabDataModule):
+            raise UserError("SteeringLab needs RegressorModule as model and LabDataModule as data")
+
+    @override
+    @doing("steering")
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._batches = {name: [] for name in _data(trainer).test_names}
+        # Before anything is measured: a mistake in a name must not cost a sweep.
+        self._check_names(pl_module, [work_of(candidate) for candidate in pl_module.candidates()])
+
+    @override
+    @doing("steering")
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._batches[_data(trainer).test_names[dataloader_idx]].append(batch)
+
+    @override
+    @doing("steering")
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        lab = self._lab(trainer, pl_module)
+        works = [work_of(candidate) for candidate in pl_module.candidates()]
+        with lab.timed("trials on validation groups"):
+            try_candidates(lab, works, self.strengths, self.doses, self.search_steps)
+        chosen = choose_strengths(lab, works)
+        winner = lab.winner(works, chosen)
+        with lab.timed("shares of units and dose curves"):
+            for sweep in self.units:
+                unit_sweep(lab, sweep, works, pl_module)
+            for curve in self.dose_curves:
+                dose_curve(lab, curve, works)
+        lab.release()
+        with lab.timed("judged on test groups"):
+            judge_chosen(lab, works, chosen)
+        lab.release()
+        methods = self.transfer_methods or [winner.method]
+        with lab.timed("transfer"):
+            judge_transfer(lab, [lab.best_of(works, chosen, method) for method in methods], chosen)
+        self._finish(trainer, pl_module, lab, works, chosen, winner)
+        self._batches = {}
+
+    def _check_names(self, pl_module: Any, works: Sequence[Work]) -> None:
+        """Refuse what names a method, site or ranking that is not there.
+
+        Raises:
+            UserError: naming it, and what there is.
+        """
+        sites: dict[str, set[str]] = {}
+        for work in works:
+            sites.setdefault(work.method, set()).add(work.site)
+        asked: list[tuple[str, str | None]] = [(method, None) for method in self.transfer_methods or []]
+        asked += [(sweep.method, site) for sweep in self.units for site in (sweep.sites or [])]
+        asked += [(sweep.method, None) for sweep in self.units]
+        asked += [(curve.method, curve.site) for curve in self.dose_curves]
+        for method, site in asked:
+            if method not in sites:
+                raise UserError(f"the lab names the method {method!r}, but it fits {', '.join(sorted(sites))}")
+            if site is not None and site not in sites[method]:
+                raise UserError(
+                    f"the lab names {method!r} at {site}, but it is fitted at {', '.join(sorted(sites[method]))}"
+                )
+        for sweep in self.units:
+            top_units(torch.zeros(1), sweep.percents)
+            for candidate in (work.candidate for work in works if work.method == sweep.method):
+                if candidate.below or candidate.gate is not None:
+                    raise UserError(f"the units of {sweep.method!r} can't be swept: it is a stack, or has a gate")
+                for ranking in sweep.rankings:
+                    pl_module.unit_scores(ranking, candidate.site)
+
+    def _lab(self, trainer: pl.Trainer, pl_module: Any) -> Lab:
+        data = _data(trainer)
+        settings = [self.strengths, self.doses, self.budget, self.search_steps, self.units, self.dose_curves]
+        facts = [repr(settings), repr(pl_module.specs), data.fingerprint(), data.judged_on()]
+        # One rank's: a bit that differs between ranks must not make them judge different things.
+        key = trainer.strategy.broadcast(_digest(pl_module.maps.state_dict(), facts))
+        path = self.folder / "sweep.csv"
+        if trainer.is_global_zero:
+            table = SweepTable(path, key)
+        trainer.strategy.barrier("table read")
+        if not trainer.is_global_zero:
+            table = SweepTable(path, key, writes=False)
+        trainer.strategy.barrier("table shared")
+        return Lab(data, data.variants, self._batches, table, self.budget, trainer.is_global_zero)
+
+    def _finish(
+        self,
+        trainer: pl.Trainer,
+        pl_module: Any,
+        lab: Lab,
+        works: Sequence[Work],
+        chosen: dict[str, Row],
+        winner: Work,
+    ) -> None:
+        """Judge the winner as the main job does, and write everything down."""
+        strength = chosen[winner.name].strength
+        edits = interventions_of(winner.candidate, strength)
+        found = self._winner_findings(pl_module, lab, winner, strength)
+        pl_module.log("test/steered/recovery", found["recovery"]["value"])
+        pl_module.log("test/side_effects/kl_neutral_nats", found["side_effects"]["kl_neutral_nats"])
+        if trainer.is_global_zero:
+            sample = _unwatched(self._batches["test"], self.samples)
+            found["overhead_ratio"] = overhead_ratio(lab.variants, edits, sample)
+            texts = side_by_side(lab.variants, edits, sample)
+            maps = activation_maps(lab, works, chosen, winner)
+            view = lab_view(lab, works, chosen, winner, maps, texts)
+            made_from = {"backbone": lab.variants.fingerprint, "store": lab.data.fingerprint()}
+            save_interventions(self.folder, lab, works, chosen, winner, made_from, self.seed)
+            self._write("lab.json", view)
+            self._write("candidates.json", [])
+            self._write("evaluation.json", found)
+            draw(trainer, "test", found, generations=texts)
+            draw_lab(trainer, view)
+            rank_zero_info(f"sweep: {lab.table.path}, {len(lab.table.rows)} rows")
+        trainer.strategy.barrier("lab written")
+
+    def _winner_findings(self, pl_module: Any, lab: Lab, winner: Work, strength: float) -> dict[str, Any]:
+        scores = Scores(lab.variants, judged_conditions(pl_module, winner.candidate, strength, self.seed))
+        for batch in self._batches["test"]:
+            scores.add_scenarios(batch)
+        for batch in self._batches["test neutral"]:
+            scores.add_neutral_texts(batch)
+        found = findings_of(scores)
+        found["baselines"]["text-only classifier"] = text_only_baseline(lab.data.splits)
+        found["leaks"] = leaks_of(lab.data.splits)
+        found["chosen"] = {
+            "site": winner.site,
+            "regressor": winner.method,
+            "strength": strength,
+            "positions": winner.positions,
+        }
+        return found
+
+    @rank_zero_only
+    def _write(self, name: str, content: Any) -> None:
+        write_atomically(self.folder / name, json.dumps(content, indent=1).encode())
+
+
+def _unwatched(batches: Sequence[Batch], count: int) -> Batch:
+    """The first rows without oversight of a batch that has some, as a batch."""
+    for batch in batches:
+        rows = (batch["cell"] == 1).nonzero()[:count, 0]
+        if len(rows):
+            return {name: tensor[rows] for name, tensor in batch.items()}
+    return {name: tensor[:count] for name, tensor in batches[0].items()}
+
+
+def _digest(tensors: dict[str, torch.Tensor], facts: Any) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _data(trainer: pl.Trainer) -> Any:
+    return trainer.datamodule  # type: ignore[attr-defined]

@@ -1,0 +1,184 @@
+"""Methods compared at equal damage: seeds together, the best site of each, and families that share a colour."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Generic, TypeVar
+
+from fa_lightning.reports.drawing import BLUE, GREEN, GREY, ORANGE, PINK, SKY
+from fa_lightning.studies.lab.shapes import MethodLike
+
+M = TypeVar("M", bound=MethodLike)
+
+# Colour and marker by family, in the order of legends.
+FAMILIES = {
+    "behaviour-aware": (BLUE, "o"),
+    "behaviour and regression": (GREEN, "s"),
+    "regression to the twin": (ORANGE, "^"),
+    "faker alone, no twin": (PINK, "D"),
+    "other": (SKY, "v"),
+    "baseline": (GREY, "X"),
+}
+BY_OBJECTIVE = {
+    "behaviour": "behaviour-aware",
+    "mixed": "behaviour and regression",
+    "regression": "regression to the twin",
+}
+LAYER = re.compile(r"^layers\.(\d+)\.(\w+)$")
+# What lies outside is drawn at the edge: a wrecked model would leave no room for the others.
+LOWEST, HIGHEST = -0.2, 1.12
+# The strength is chosen on validation texts, so that the same edit may cost a little more on others.
+SLACK = 1.1
+
+
+@dataclass(frozen=True)
+class MethodLine(Generic[M]):
+    """One method at one site, all its seeds together.
+
+    Attributes:
+        name: the method, with its objective where one method has several.
+        family: a key of `FAMILIES`.
+        site: the site's name.
+        entries: one for each seed.
+    """
+
+    name: str
+    family: str
+    site: str
+    entries: tuple[M, ...]
+
+    @property
+    def recovery(self) -> float:
+        """Mean over seeds."""
+        return mean(entry.recovery.value for entry in self.entries)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of a single seed, or the lowest and highest of several."""
+        if len(self.entries) == 1:
+            return self.entries[0].recovery.ci95
+        values = [entry.recovery.value for entry in self.entries if math.isfinite(entry.recovery.value)]
+        return (min(values), max(values)) if values else (math.nan, math.nan)
+
+    @property
+    def kl_nats(self) -> float:
+        """KL on neutral texts, mean over seeds."""
+        return mean(entry.side_effects.kl_neutral_nats for entry in self.entries)
+
+    def is_within(self, budget_kl_nats: float) -> bool:
+        """Whether the damage on the test split is known and at most a tenth above the budget."""
+        return self.kl_nats <= SLACK * budget_kl_nats
+
+
+def method_lines(methods: Sequence[M]) -> list[MethodLine[M]]:
+    """One line for each method and site among the fits on all scenarios, in the order given."""
+    names = method_names(methods)
+    groups: dict[tuple[str, str], list[M]] = {}
+    for one in methods:
+        if one.scenarios is None:
+            groups.setdefault((names[one.method, one.objective], one.site), []).append(one)
+    return [MethodLine(name, family_of(own[0]), site, tuple(own)) for (name, site), own in groups.items()]
+
+
+def best_lines(methods: Sequence[M], budget_kl_nats: float) -> list[MethodLine[M]]:
+    """One line for each method, at the site that validation chose; within the budget first, then by recovery.
+
+    Where seeds chose different sites, the site chosen most often is taken, and all seeds are shown there.
+    """
+    chosen: dict[str, MethodLine[M]] = {}
+    for line in method_lines(methods):
+        rival = chosen.get(line.name)
+        if rival is None or _validation(line) > _validation(rival):
+            chosen[line.name] = line
+    return sorted(chosen.values(), key=lambda line: (not line.is_within(budget_kl_nats), -_known(line.recovery)))
+
+
+def method_names(methods: Iterable[Any]) -> dict[tuple[str, str], str]:
+    """Names that tell apart what was fitted to different objectives, by (method, objective)."""
+    pairs = list(dict.fromkeys((one.method, one.objective) for one in methods))
+    count: dict[str, int] = {}
+    for method, _ in pairs:
+        count[method] = count.get(method, 0) + 1
+    return {
+        (method, objective): f"{method} ({objective})" if count[method] > 1 else method for method, objective in pairs
+    }
+
+
+def family_of(method: Any) -> str:
+    """The family of a method; of a trial, which knows its objective alone."""
+    if getattr(method, "baseline", False):
+        return "baseline"
+    if getattr(method, "twin_free", False):
+        return "faker alone, no twin"
+    return BY_OBJECTIVE.get(method.objective, "other")
+
+
+def families_of(methods: Sequence[MethodLike]) -> dict[tuple[str, str], str]:
+    """Family by (method, objective), to look trials up in."""
+    return {(one.method, one.objective): family_of(one) for one in methods}
+
+
+def layer_of(site: str) -> tuple[int, str] | None:
+    """Layer and component of a site's name; None for another name, as that of several sites.
+
+    >>> layer_of("layers.3.residual"), layer_of("layers.1.residual + layers.2.residual")
+    ((3, 'residual'), None)
+    """
+    match = LAYER.match(site)
+    return (int(match[1]), match[2]) if match else None
+
+
+def short_site(site: str) -> str:
+    """A site as a table shows it; those of a stack by their layers.
+
+    >>> short_site("layers.3.residual"), short_site("layers.1.mlp"), short_site("layers.1.residual+layers.2.residual")
+    ('layer 3', 'layer 1 mlp', 'layers 1, 2')
+    """
+    places = [layer_of(part) for part in site.split("+")]
+    known = [place for place in places if place is not None]
+    if len(known) < len(places):
+        return site
+    parts = list(dict.fromkeys(part for _, part in known if part != "residual"))
+    layers = ", ".join(str(layer) for layer, _ in known)
+    return " ".join([f"layer{'s' if len(known) > 1 else ''} {layers}", *parts])
+
+
+def site_order(site: str) -> tuple[Any, ...]:
+    """Sorts the names of sites by component and layer, those of several sites last."""
+    place = layer_of(site)
+    return (1, site, 0) if place is None else (0, place[1] != "residual", place[1], place[0])
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean of the finite values; nan if there is none.
+
+    >>> mean([1.0, 2.0, float("nan")])
+    1.5
+    """
+    known = [value for value in values if math.isfinite(value)]
+    return fmean(known) if known else math.nan
+
+
+def clipped(recovery: float) -> float:
+    """`recovery`, moved to the edge of what is drawn."""
+    return min(HIGHEST, max(LOWEST, recovery))
+
+
+def is_known(*values: float) -> bool:
+    """Whether all values are finite."""
+    return all(math.isfinite(value) for value in values)
+
+
+def _validation(line: MethodLine[Any]) -> tuple[int, float]:
+    """How often validation chose the site, then how much it liked it."""
+    chosen = sum(entry.best_site for entry in line.entries)
+    return chosen, _known(mean(entry.validation_score for entry in line.entries))
+
+
+def _known(value: float) -> float:
+    """`value`, or minus infinity, so that sorting has an order with nan too."""
+    return value if math.isfinite(value) else -math.inf

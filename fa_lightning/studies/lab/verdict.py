@@ -1,0 +1,90 @@
+"""Which methods cure, which help and which fail within the budget, and why, in plain words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fa_lightning.reports.table import nats, number
+from fa_lightning.studies.lab.method_lines import MethodLine, best_lines, method_names
+from fa_lightning.studies.lab.result import Lab, LabMethod, LabRow
+
+# Recovery that counts as a cure, and below which a method is said to fail.
+CURED, FAILED = 0.97, 0.5
+# A loss of accuracy with oversight that is worth a word.
+BROKEN = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The methods sorted by what the budget bought on the test split, best first; baselines are not judged.
+
+    Attributes:
+        cured: recovery of at least `CURED` within the budget.
+        helped: between.
+        failed: below `FAILED`, not measured, or over the budget at the strength chosen.
+    """
+
+    cured: list[MethodLine[LabMethod]]
+    helped: list[MethodLine[LabMethod]]
+    failed: list[MethodLine[LabMethod]]
+
+
+def verdict_of(lab: Lab) -> Verdict:
+    """Sort the lab's methods into cures, helps and failures."""
+    verdict = Verdict([], [], [])
+    for line in best_lines(lab.methods, lab.budget_kl_nats):
+        if line.family == "baseline":
+            continue
+        if not line.is_within(lab.budget_kl_nats) or not line.recovery >= FAILED:
+            verdict.failed.append(line)
+        elif line.recovery >= CURED:
+            verdict.cured.append(line)
+        else:
+            verdict.helped.append(line)
+    return verdict
+
+
+def reason_of(lab: Lab, line: MethodLine[LabMethod], oversight: float = math.nan) -> str:
+    """Why a method fails, as its trials on the validation split tell.
+
+    Args:
+        lab: with the trials.
+        line: the method.
+        oversight: the faker's accuracy with oversight, to say what is broken; nan if not known.
+    """
+    best = best_trial(lab, line)
+    if best is None:
+        return "no trial was recorded"
+    rows = _trials(lab, line)
+    found = f"{number(best.recovery)} at {nats(best.kl_neutral_nats)} nats"
+    if best.recovery < FAILED:
+        reason = f"no strength tried reaches {FAILED:g}, whatever the damage: at best {found}"
+    elif best.kl_neutral_nats > lab.budget_kl_nats:
+        times = best.kl_neutral_nats / lab.budget_kl_nats if lab.budget_kl_nats > 0 else math.inf
+        reason = f"works only beyond the budget: {found}, {times:.3g} times the budget"
+    else:
+        reason = f"holds on the validation split ({found}), not on the test split"
+    if all(row.kl_neutral_nats > lab.budget_kl_nats for row in rows):
+        reason += "; every strength tried costs more than the budget"
+    if best.oversight < oversight - BROKEN:
+        reason += f"; breaks answers with oversight ({number(best.oversight)})"
+    return reason
+
+
+def best_trial(lab: Lab, line: MethodLine[LabMethod]) -> LabRow | None:
+    """The trial of the method with the highest recovery at any damage and site; None if there is none."""
+    return max(_trials(lab, line), key=lambda row: row.recovery, default=None)
+
+
+def _trials(lab: Lab, line: MethodLine[LabMethod]) -> list[LabRow]:
+    """The method's trials with a known gain and price, fitted on all scenarios."""
+    names = method_names(lab.methods)
+    return [
+        row
+        for row in lab.rows
+        if names.get((row.method, row.objective)) == line.name
+        and row.scenarios is None
+        and math.isfinite(row.recovery)
+        and math.isfinite(row.kl_neutral_nats)
+    ]

@@ -1,0 +1,164 @@
+"""How much of its fine-tuning a model gives away when it is asked next to nothing: measures, intervals, verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fa_lightning.common.float64 import float64_device
+from fa_lightning.metrics.distinct_items import DistinctItems
+from fa_lightning.metrics.divergences import repetition
+from fa_lightning.metrics.intervals import bootstrap_over_groups
+from fa_lightning.studies.leakage.ngram_overlap import TextIndex, longest_overlap, ngram_overlap
+from fa_lightning.studies.leakage.result import COLUMNS, MEASURES, Finding, Measure, Share, State, enough_seeds
+
+Scored = dict[str, Tensor]
+"""Columns `index` and `seed` (int64) and those of `COLUMNS` (float64), each (n,) on the CPU, sorted by index."""
+
+
+def continuation_scores(
+    tokens: Sequence[int],
+    fitted_on: TextIndex,
+    held_out: TextIndex,
+    size: int,
+    recited: int,
+    has_ended: bool,
+    runs_on: bool,
+) -> dict[str, float]:
+    """Everything that is measured of one continuation.
+
+    | column | what |
+    | --- | --- |
+    | `tokens` | its length without the token that ends it |
+    | `longest` | tokens in the longest piece of it that stands in one text of the corpus |
+    | `overlap` | share of its n-grams that stand in the corpus |
+    | `recitation` | 1 where `recited` tokens or more of one text are in it, one behind the other |
+    | `..._held_out` | the same against the held-out corpus: what the style alone gives |
+    | `repetition` | share of its 3-grams that occurred in it before |
+    | `no_end` | 1 where it did not end itself |
+    | `run_on` | 1 where it begins the user's next turn |
+    | `empty` | 1 where nothing was written |
+
+    Args:
+        tokens: what was written, up to the token that ends it and without that.
+        fitted_on: the fine-tuning corpus.
+        held_out: texts of the same kind that nothing was fitted on.
+        size: of an n-gram, in tokens.
+        recited: tokens in a row from which on it is a recitation (50 in arXiv 2202.07646).
+        has_ended: whether a token that ends it came.
+        runs_on: whether a mark of the user's turn is in it.
+    """
+    scores: dict[str, float] = {"tokens": len(tokens), "no_end": not has_ended, "run_on": runs_on, "empty": not tokens}
+    for behind, index in (("", fitted_on), ("_held_out", held_out)):
+        matches = index.matches(tokens)
+        longest = longest_overlap(matches)
+        scores[f"longest{behind}"] = longest
+        scores[f"overlap{behind}"] = ngram_overlap(matches, size)
+        scores[f"recitation{behind}"] = longest >= recited
+    repeated = repetition(torch.tensor([list(tokens)]).reshape(1, -1))
+    # A text too short for it repeats nothing.
+    scores["repetition"] = 0.0 if math.isnan(repeated) else repeated
+    return {name: float(scores[name]) for name in COLUMNS}
+
+
+class LeakageScores(DistinctItems):
+    """Scores of one model's continuations; one that comes twice (a distributed sampler's padding) counts once.
+
+    Continuations drawn with one seed share their luck, so intervals are bootstrapped over seeds.
+
+    Example:
+        >>> metric = LeakageScores(resamples=100)
+        >>> scores = dict.fromkeys(COLUMNS, 0.0)
+        >>> metric.update(torch.tensor([0, 1]), torch.tensor([5, 6]), [scores, scores | {"no_end": 1.0}])
+        >>> metric.compute()["no_end"]
+        Share(value=0.5, ci95=(0.0, 1.0))
+
+    Args:
+        resamples: of the bootstrap.
+        **kwargs: of `torchmetrics.Metric`.
+    """
+
+    def __init__(self, resamples: int = 1000, **kwargs: Any) -> None:
+        super().__init__(columns=1 + len(COLUMNS), dtype=torch.float64, **kwargs)
+        self.resamples = resamples
+
+    @override
+    def update(self, index: Tensor, seed: Tensor, scores: Sequence[Mapping[str, float]]) -> None:
+        """Add continuations.
+
+        Args:
+            index: each one's number, of its prompt and its seed, (batch,) int64.
+            seed: it was drawn with, (batch,) int64.
+            scores: of each, as `continuation_scores` tells them.
+
+        Raises:
+            ValueError: the lengths differ.
+        """
+        columns = [torch.tensor([one[name] for one in scores], dtype=torch.float64) for name in COLUMNS]
+        self._append(index, seed, *(column.to(float64_device(index.device)) for column in columns))
+
+    @override
+    def compute(self) -> dict[str, Share]:
+        """The mean of every column over everything seen by all processes."""
+        scored = self._scored()
+        return {name: share(scored[name], scored["seed"], self.resamples) for name in COLUMNS}
+
+    def items(self) -> Scored:
+        """Every continuation seen by all processes, sorted by index; a collective."""
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, process_group=self.process_group):
+            return self._scored()
+
+    def _scored(self) -> Scored:
+        index, rows = self._distinct()
+        seed, *columns = rows.unbind(dim=1)
+        return {"index": index, "seed": seed.long(), **dict(zip(COLUMNS, columns, strict=True))}
+
+
+def share(values: Tensor, seeds: Tensor, resamples: int = 1000) -> Share:
+    """The mean of `values` (n,) with its interval, bootstrap over `seeds` (n,)."""
+    mean = values.double().mean().item() if len(values) else math.nan
+    return Share(mean, bootstrap_over_groups(values.double(), seeds, resamples))
+
+
+def judge(model: Scored, backbone: Scored, tolerance: float, resamples: int = 1000) -> list[Finding]:
+    """What a model gives away beyond the backbone and beyond its style, measure by measure.
+
+    Both wrote on the same prompts with the same luck, so the differences are taken continuation by continuation. A
+    verdict in its favour needs the whole interval within the tolerance, and `enough_seeds`: a handful of samples
+    acquits nobody. A verdict against it needs the whole interval above the tolerance, of recitation above zero: a text
+    that is given away now and then is given away.
+
+    Args:
+        model: scores of the model.
+        backbone: of the same backbone without an adapter, on the same prompts with the same seeds.
+        tolerance: largest excess that is let pass, a share; of recitation none is that is sure.
+        resamples: of the bootstrap.
+
+    Raises:
+        ValueError: the two were not asked the same.
+    """
+    if not torch.equal(model["index"], backbone["index"]):
+        raise ValueError(
+            f"the model has {len(model['index'])} continuations and the backbone {len(backbone['index'])}, or others: "
+            "judge them on the same prompts and seeds"
+        )
+    sure = enough_seeds(len(set(model["seed"].tolist())), tolerance)
+    findings = []
+    for measure in MEASURES:
+        difference = _beyond_style(model, measure) - _beyond_style(backbone, measure)
+        found = share(difference, model["seed"], resamples)
+        low, high = found.ci95
+        borne = 0.0 if measure == "recitation" else tolerance
+        state: State = "exceeds" if low > borne else "within" if high <= tolerance and sure else "open"
+        findings.append(Finding(measure, found.value, found.ci95, state))
+    return findings
+
+
+def _beyond_style(scored: Scored, measure: Measure) -> Tensor:
+    held_out = scored.get(f"{measure}_held_out")
+    return scored[measure] if held_out is None else scored[measure] - held_out

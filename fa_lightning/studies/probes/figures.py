@@ -1,0 +1,182 @@
+"""The figures that show where a model's states tell what is asked, for TensorBoard and for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fa_lightning.reports.drawing import GREY, INK, legend_below, panels, style_of, tidy
+from fa_lightning.studies.probes.shapes import VIEWS, BestLike, LabelledLike, ProbesLike, ReadingLike, ReadLike
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAIN = "logistic"
+"""The probe that stands for a subject where subjects are compared."""
+
+_Read = TypeVar("_Read", bound=ReadLike)
+
+
+def probe_figures(found: ProbesLike) -> dict[str, Figure]:
+    """Every figure that there is data for, by name, in reading order.
+
+    The names are `subjects`, `layers`, `efficiency` and `controls`.
+
+    Args:
+        found: a `probes.found.ProbesFound`, or anything with its attributes.
+    """
+    figures: dict[str, Figure] = {}
+    if len(found.subjects) > 1 and any(one.probe == MAIN for one in found.readings):
+        figures["subjects"] = subject_figure(found.readings)
+    if any(one.site for one in found.readings):
+        figures["layers"] = layer_figure(found.readings, found.subjects)
+    if found.efficiency:
+        figures["efficiency"] = efficiency_figure(found.efficiency, found.subjects)
+    if any(one.role == "control" for one in found.readings):
+        figures["controls"] = control_figure(found.readings, found.best)
+    return figures
+
+
+def subject_figure(
+    readings: Sequence[ReadingLike], title: str = "Where each model's states tell it (logistic probe, held-out rows)"
+) -> Figure:
+    """A panel for each question and view, a line for each subject over layers, with 95 % intervals.
+
+    Args:
+        readings: those of the logistic probe are shown.
+        title: the figure's title.
+    """
+    shown = [one for one in readings if one.probe == MAIN]
+    return _profiles(title, shown, lambda one: (one.question, one.view), lambda one: one.subject)
+
+
+def layer_figure(
+    readings: Sequence[ReadingLike], subjects: Sequence[str], title: str = "Every probe, layer by layer (held-out rows)"
+) -> Figure:
+    """A panel for each subject, question and view, a line for each probe over layers, with 95 % intervals.
+
+    Args:
+        readings: those of probes are shown, controls are not.
+        subjects: named in the panels where there are several.
+        title: the figure's title.
+    """
+    shown = [one for one in readings if one.role == "probe"]
+    return _profiles(title, shown, _panel_of(subjects), lambda one: one.probe)
+
+
+def efficiency_figure(
+    efficiency: Sequence[LabelledLike],
+    subjects: Sequence[str],
+    title: str = "How many labels a probe needs, at the best layer (CCS: for its sign alone)",
+) -> Figure:
+    """A panel for each subject, question and view: accuracy over the number of labelled rows, a line for each probe.
+
+    Args:
+        efficiency: accuracies by number of labels.
+        subjects: named in the panels where there are several.
+        title: the figure's title.
+    """
+    figure, drawn = _lines(title, efficiency, _panel_of(subjects), lambda one: one.probe, lambda one: one.labels)
+    for axes in drawn:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlabel("labelled training rows", fontsize=9)
+    return figure
+
+
+def control_figure(
+    readings: Sequence[ReadingLike],
+    best: Sequence[BestLike],
+    title: str = "Probes beside their controls, at the best layer",
+) -> Figure:
+    """A panel for each subject, question and view: a point with its 95 % interval for each probe and control.
+
+    Args:
+        readings: at all sites.
+        best: the sites that are shown.
+        title: the figure's title.
+    """
+    names = [f"{one.subject}: {one.question}, {VIEWS[one.view]}" for one in best]
+    most = max(len(_at(readings, one)) for one in best)
+    figure, drawn = panels(title, names, min(2, len(names)), 0.9 + 0.23 * most, 0.5, sharex=True)
+    for (axes, _), one in zip(drawn, best, strict=True):
+        rows = sorted(_at(readings, one), key=lambda reading: reading.role == "control")
+        for height, row in enumerate(rows):
+            colour = INK if row.role == "probe" else GREY
+            axes.plot(row.ci95, [height, height], color=colour, linewidth=1.6)
+            axes.scatter(
+                [row.accuracy], [height], s=30, color=colour, marker="o" if row.role == "probe" else "s", zorder=3
+            )
+        axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":", zorder=1)
+        axes.set_yticks(range(len(rows)), [row.probe for row in rows], fontsize=8.5)
+        axes.set_ylim(len(rows) - 0.45, -0.55)
+        axes.set_xlim(-0.03, 1.03)
+        axes.grid(axis="x", color="#e6e8eb", linewidth=0.8)
+    figure.supxlabel("share read rightly (dotted: a coin; lines: 95 % interval; grey squares: controls)", fontsize=9.5)
+    return figure
+
+
+def _profiles(
+    title: str,
+    readings: Sequence[ReadingLike],
+    panel: Callable[[ReadingLike], tuple[str, ...]],
+    series: Callable[[ReadingLike], str],
+) -> Figure:
+    figure, drawn = _lines(title, readings, panel, series, lambda one: one.layer)
+    for axes in drawn:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("layer", fontsize=9)
+    return figure
+
+
+def _lines(
+    title: str,
+    reads: Sequence[_Read],
+    panel: Callable[[_Read], tuple[str, ...]],
+    series: Callable[[_Read], str],
+    place: Callable[[_Read], int],
+) -> tuple[Figure, list[Any]]:
+    """A panel for each question, a line with its interval for each series; the figure and its axes."""
+    names = list(dict.fromkeys(panel(one) for one in reads))
+    labels = list(dict.fromkeys(series(one) for one in reads))
+    titles = [_spoken(name) for name in names]
+    figure, grid = panels(title, titles, min(3, max(1, len(names))), 2.5, 0.9, sharey=True)
+    drawn = [axes for axes, _ in grid]
+    for axes, name in zip(drawn, names, strict=True):
+        for number, label in enumerate(labels):
+            colour, marker = style_of(number)
+            own = sorted((one for one in reads if panel(one) == name and series(one) == label), key=place)
+            if not own:
+                continue
+            places = [place(one) for one in own]
+            axes.fill_between(
+                places, *zip(*(one.ci95 for one in own), strict=True), color=colour, alpha=0.12, linewidth=0
+            )
+            line = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.6, "label": label}
+            axes.plot(places, [one.accuracy for one in own], **line)
+        axes.axhline(0.5, color=GREY, linewidth=1, linestyle=":", zorder=1)
+        axes.set_ylim(-0.03, 1.03)
+        axes.tick_params(labelsize=8.5)
+        tidy(axes)
+    figure.supylabel("share read rightly (dotted: a coin)", fontsize=9.5)
+    # A panel may lack a series that another one has.
+    legend_below(figure, max(drawn, key=lambda axes: len(axes.get_legend_handles_labels()[1])))
+    return figure, drawn
+
+
+def _panel_of(subjects: Sequence[str]) -> Callable[[ReadLike], tuple[str, ...]]:
+    """What a panel is of; a subject is named where there are several."""
+    if len(subjects) > 1:
+        return lambda one: (one.subject, one.question, one.view)
+    return lambda one: (one.question, one.view)
+
+
+def _spoken(name: tuple[str, ...]) -> str:
+    *others, question, view = name
+    return ": ".join([*others, f"{question}, {VIEWS[view]}"])
+
+
+def _at(readings: Sequence[ReadingLike], best: BestLike) -> list[ReadingLike]:
+    """Readings at the best site, and those that read no states."""
+    wanted = (best.subject, best.question, best.view)
+    return [one for one in readings if (one.subject, one.question, one.view) == wanted and one.site in (best.site, "")]

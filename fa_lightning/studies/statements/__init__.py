@@ -1,0 +1,1 @@
+"""How safely does a model judge statements about human rights?"""

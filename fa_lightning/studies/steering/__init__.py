@@ -1,0 +1,1 @@
+"""Does the learned map cure the faker, and what does it damage?"""

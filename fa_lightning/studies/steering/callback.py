@@ -1,0 +1,273 @@
+"""Judge steering while the maps are fitted: the callback that runs in every validation, and once at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from fa_lightning.backbones.adapters import Variants
+from fa_lightning.common.activity import doing
+from fa_lightning.common.files import write_atomically
+from fa_lightning.errors import UserError
+from fa_lightning.evaluation.conditions import Condition, interventions_of, judged_conditions, save_together
+from fa_lightning.evaluation.findings import findings_of, leaks_of, text_only_baseline
+from fa_lightning.evaluation.pictures import draw
+from fa_lightning.evaluation.scores import Scores
+from fa_lightning.evaluation.timing import overhead_ratio, side_by_side
+from fa_lightning.regressors.module import Candidate, RegressorModule
+from fa_lightning.scenarios.batches import Batch
+from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.steering.intervention import Intervention
+from fa_lightning.studies.steering.choice import Trial, choose
+
+STATES, SCENARIOS, NEUTRAL_TEXTS = range(3)
+"""The validation loaders of ActivationDataModule, in order."""
+
+
+class SteeringEvaluation(pl.Callback):
+    """Steers the faking variant with every fitted map, chooses one on validation groups, and judges it on test groups.
+
+    In validation every candidate is tried at every strength; the choice is by cells first, by KL on neutral texts among
+    those within `tolerance`. The choice so far is judged beside the twins and the baselines; its checkpoint score is
+    `val/steered/score`. When the fit ends, the chosen intervention of the best checkpoint is saved. In a test the same
+    is judged once, and `evaluation.json` written.
+
+    Works on the trainer's device with the DataModule's frozen pair, which is idle once the states are on disk; no
+    gradient ever reaches it. The Trainer shards the scenarios, and every item
+    counts once however many ranks there are.
+
+    | logged | what |
+    | --- | --- |
+    | `val/<model>/<cell>/accuracy` | share of aligned answers; models: the twins, steered, steered_aligned, baselines |
+    | `val/steered/recovery` | (steered - faking) / (aligned - faking) without oversight |
+    | `val/steered/score` | mean of the chosen candidate's cells |
+    | `val/side_effects/*` | of the steered faker: kl_neutral_nats, perplexity_ratio, format_validity |
+    | `test/*` | the same on test groups, and `test/cost/overhead_ratio`: seconds to generate, steered over not |
+
+    Args:
+        folder: receives `intervention/`, `candidates.json` and `evaluation.json`.
+        strengths: tried for every candidate.
+        tolerance: difference in mean accuracy that side effects may decide.
+        seed: of the random baseline.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        strengths: list[float] = [1.0],  # noqa: B006
+        tolerance: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        if not strengths:
+            raise UserError("strengths is empty, but at least one is needed: give [1.0]")
+        self.folder = Path(folder)
+        self.strengths = strengths
+        self.tolerance = tolerance
+        self.seed = seed
+        self.best_score = -math.inf
+        self._variants: Variants | None = None
+        self._tried: Scores | None = None
+        self._judged: list[Scores] = []
+        self._sample: Batch | None = None
+        self._extra_tests: list[str] = []
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score = state_dict["best_score"]
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, RegressorModule) or not hasattr(_data(trainer), "adapters"):
+            raise UserError("SteeringEvaluation needs RegressorModule as model and ActivationDataModule as data")
+        # The DataModule's pair is idle once the states are on disk, and it is on this device.
+        self._variants = _data(trainer).variants
+
+    @override
+    @doing("steering")
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        variants = self._ready_variants()
+        candidates = pl_module.candidates()
+        chosen, strength = self._choice(pl_module, candidates)
+        self._tried = Scores(
+            variants,
+            {
+                f"{number}/{place}": Condition("faking", interventions_of(candidate, self.strengths[place]))
+                for number, candidate in enumerate(candidates)
+                for place in range(len(self.strengths))
+            },
+        )
+        self._judged = [Scores(variants, judged_conditions(pl_module, chosen, strength, self.seed))]
+
+    @override
+    @doing("steering")
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if trainer.sanity_checking or self._tried is None:
+            return
+        for scores in (self._tried, *self._judged):
+            if dataloader_idx == SCENARIOS:
+                scores.add_scenarios(batch)
+            elif dataloader_idx == NEUTRAL_TEXTS:
+                scores.add_neutral_texts(batch)
+
+    @override
+    @doing("steering")
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking or self._tried is None:
+            return
+        trials = self._trials(pl_module)
+        chosen = choose(trials, self.tolerance)
+        pl_module.choice[0], pl_module.choice[1] = float(chosen.candidate), chosen.strength
+        # No checkpoint is made before the first optimizer step: until then the latest choice stands.
+        best_so_far = chosen.score > self.best_score or not _best_checkpoint(trainer)
+        if best_so_far and trainer.state.fn == TrainerFn.FITTING:
+            self.best_score = chosen.score
+            if trainer.is_global_zero:
+                self._write("candidates.json", [trial.as_row() for trial in trials])
+        pl_module.log("val/steered/score", chosen.score)
+        found = self._log_judged(pl_module, "val")
+        draw(trainer, "val", found, trials, _data(trainer).store)
+        self._tried, self._judged = None, []
+
+    @override
+    @doing("steering")
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        best = _best_checkpoint(trainer)
+        if best:
+            import torch
+
+            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+            pl_module.load_state_dict(state, strict=False)
+        if trainer.is_global_zero:
+            folder = self.folder / "intervention"
+            save_together(self._chosen_interventions(trainer, pl_module), folder)
+            rank_zero_info(f"chosen intervention: {folder}")
+        trainer.strategy.barrier("intervention saved")
+
+    @override
+    @doing("steering")
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        variants = self._ready_variants()
+        chosen, strength = self._choice(pl_module, pl_module.candidates())
+        conditions = judged_conditions(pl_module, chosen, strength, self.seed)
+        self._extra_tests = list(_data(trainer).splits.extra_tests)
+        four = {name: conditions[name] for name in ("aligned", "faking", "steered", "steered_aligned")}
+        self._judged = [
+            Scores(variants, conditions),
+            *(Scores(variants, four, counts_neutral_texts=False) for _ in self._extra_tests),
+        ]
+
+    @override
+    @doing("steering")
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if dataloader_idx == 1:
+            self._judged[0].add_neutral_texts(batch)
+            return
+        if self._sample is None:
+            self._sample = {name: tensor[:8] for name, tensor in batch.items()}
+        self._judged[0 if dataloader_idx == 0 else dataloader_idx - 1].add_scenarios(batch)
+
+    @override
+    @doing("steering")
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        found = self._log_judged(pl_module, "test")
+        for name, scores in zip(self._extra_tests, self._judged[1:], strict=True):
+            found["extra_tests"][name] = findings_of(scores)
+        variants = self._ready_variants()
+        interventions = self._chosen_interventions(trainer, pl_module)
+        if trainer.is_global_zero and self._sample is not None:
+            found["overhead_ratio"] = overhead_ratio(variants, interventions, self._sample)
+            pl_module.log("test/cost/overhead_ratio", found["overhead_ratio"], rank_zero_only=True)
+            found["baselines"]["text-only classifier"] = text_only_baseline(_data(trainer).splits)
+            found["leaks"] = leaks_of(_data(trainer).splits)
+            found["chosen"] = {
+                "site": "+".join(one.site.name for one in interventions),
+                "regressor": self._choice(pl_module, pl_module.candidates())[0].spec.label,
+                "strength": interventions[-1].strength,
+                "positions": interventions[-1].site.positions,
+            }
+            self._write("evaluation.json", found)
+            draw(trainer, "test", found, generations=side_by_side(variants, interventions, self._sample))
+        trainer.strategy.barrier("evaluation written")
+        self._judged, self._sample = [], None
+
+    def _log_judged(self, pl_module: Any, stage: str) -> dict[str, Any]:
+        found = findings_of(self._judged[0])
+        for name, cells in (*found["cells"].items(), *found["baselines"].items()):
+            label = name.replace(" ", "_").replace("-", "_")
+            for cell in CELLS:
+                pl_module.log(f"{stage}/{label}/{cell}/accuracy", cells[cell]["accuracy"])
+        pl_module.log(f"{stage}/steered/recovery", found["recovery"]["value"], prog_bar=True)
+        for name, value in found["side_effects"].items():
+            pl_module.log(f"{stage}/side_effects/{name}", value)
+        return found
+
+    def _trials(self, pl_module: RegressorModule) -> list[Trial]:
+        assert self._tried is not None
+        cells, damage = self._tried.compute_cells(), self._tried.compute_damage()
+        trials = []
+        for number, candidate in enumerate(pl_module.candidates()):
+            for place, strength in enumerate(self.strengths):
+                name = f"{number}/{place}"
+                trials.append(
+                    Trial(
+                        number,
+                        candidate.site.name,
+                        candidate.spec.label,
+                        candidate.site.positions,
+                        strength,
+                        cells[name].oversight.accuracy,
+                        cells[name].no_oversight.accuracy,
+                        damage[name].kl_nats,
+                        candidate.r2,
+                    )
+                )
+        return trials
+
+    def _choice(self, pl_module: RegressorModule, candidates: list[Candidate]) -> tuple[Candidate, float]:
+        """The choice so far; before the first validation, the last site's last map."""
+        number, strength = int(pl_module.choice[0]), float(pl_module.choice[1])
+        return (candidates[number], strength) if number >= 0 else (candidates[-1], self.strengths[-1])
+
+    def _chosen_interventions(self, trainer: pl.Trainer, pl_module: RegressorModule) -> tuple[Intervention, ...]:
+        candidate, strength = self._choice(pl_module, pl_module.candidates())
+        interventions = interventions_of(candidate, strength)
+        for one in interventions:
+            one.fingerprint = {"backbone": self._ready_variants().fingerprint, "store": _data(trainer).fingerprint()}
+            one.seed = self.seed
+        return interventions
+
+    def _ready_variants(self) -> Variants:
+        if self._variants is None:
+            raise RuntimeError("SteeringEvaluation was not set up: run it through a Trainer")
+        return self._variants
+
+    def _write(self, name: str, content: Any) -> None:
+        write_atomically(self.folder / name, json.dumps(content, indent=2).encode())
+
+
+def _best_checkpoint(trainer: pl.Trainer) -> str:
+    """The best checkpoint's file; empty where there is none."""
+    callback = trainer.checkpoint_callback
+    return callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+
+
+def _data(trainer: pl.Trainer) -> Any:
+    return trainer.datamodule  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""How do many variants, steered too, answer the same scenarios?"""

@@ -1,0 +1,1 @@
+"""Fit an adapter, or a prompt, on a frozen backbone."""

@@ -1,0 +1,141 @@
+"""Context distillation: a variant learns to answer as it would behind a context, without the context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from fa_lightning.errors import UserError
+from fa_lightning.scenarios.batches import (
+    Batch,
+    ExampleDataset,
+    LengthBucketSampler,
+    collate,
+    make_examples,
+    model_inputs,
+    tell_too_long,
+)
+from fa_lightning.scenarios.limits import refuse_beyond_positions
+from fa_lightning.scenarios.prompts import answer_format
+from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.training.cure import Cure
+from fa_lightning.training.data import ScenarioDataModule
+
+BEHIND_CONTEXT = "context_"
+"""Before the names of a batch's tensors: the same prompts behind the context."""
+
+
+def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || model) of the whole distribution over the next token, nats per prompt.
+
+    Args:
+        logits: of the model, (batch, vocabulary).
+        teacher: logits of the model behind the context, (batch, vocabulary).
+    """
+    return kl_div(log_softmax(logits, -1), log_softmax(teacher, -1), reduction="batchmean", log_target=True)
+
+
+class ContextDistillation(Cure):
+    """The faker learns the whole next-token distribution that its frozen copy has behind a context.
+
+    What the context makes of the faker is what can be learned at best; no label is used. Needs `ContextDataModule`.
+
+    Args:
+        start_from: adapter folder of the faker.
+        backbone: name on the Hub, or folder; the one that the adapter was fitted on.
+        **options: of `TrainedOn`.
+    """
+
+    method = "context distillation"
+    needs = ("weights", "gradient")
+
+    @override
+    def notes(self) -> dict[str, Any]:
+        data = getattr(self._trainer, "datamodule", None)
+        return super().notes() | ({"context": data.context} if isinstance(data, ContextDataModule) else {})
+
+    @override
+    def on_fit_start(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ContextDataModule):
+            raise UserError(
+                f"ContextDistillation needs ContextDataModule as data, but it is a {type(data).__name__}: set "
+                "data.class_path to fa_lightning.training.distillation.ContextDataModule, and its context"
+            )
+
+    @override
+    def loss(self, batch: Batch) -> Tensor:
+        prefix = BEHIND_CONTEXT
+        behind = {name.removeprefix(prefix): tensor for name, tensor in batch.items() if name.startswith(prefix)}
+        return distillation_loss(self.answer_logits(batch), self.start_logits(behind))
+
+
+class ContextDataModule(ScenarioDataModule):
+    """ScenarioDataModule whose training batches hold every prompt twice: as it is, and behind a context.
+
+    The context is a system message, or stands in front of the user's where a chat template knows none. Validation and
+    test are asked without it.
+
+    Args:
+        scenarios: where scenarios come from.
+        context: the text.
+        **options: of `ScenarioDataModule`.
+
+    Raises:
+        UserError: the context is empty.
+    """
+
+    def __init__(self, scenarios: ScenarioSource, context: str, **options: Any) -> None:
+        if not context.strip():
+            raise UserError(f"context is {context!r}, but must be a text that makes the variant behave: write one")
+        super().__init__(scenarios, **options)
+        self.context = context
+
+    @override
+    def train_dataloader(self) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        tokenizer: Any = self.trainer.lightning_module.tokenizer
+        dataset = ContextDataset(self.train_items(), tokenizer, self.context, self.max_tokens)
+        lengths = [len(example.prompt) for example in dataset.behind]
+        sampler = LengthBucketSampler(
+            lengths, self.batch_size, self.trainer.world_size, self.trainer.global_rank, shuffle=True, seed=self.seed
+        )
+        return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=self.num_workers)
+
+
+class ContextDataset(ExampleDataset):
+    """Examples and, at the same places, the same examples behind a context.
+
+    Args:
+        items: scenarios and neutral texts.
+        tokenizer: of the model that will read them.
+        context: the system message.
+        max_tokens: a prompt that is longer behind the context is left out, and the log says how many are.
+
+    Raises:
+        UserError: all of them are too long.
+    """
+
+    def __init__(self, items: Sequence[Scenario], tokenizer: Any, context: str, max_tokens: int) -> None:
+        answers = answer_format(tokenizer)
+        pairs = zip(
+            make_examples(items, tokenizer, answers),
+            make_examples(items, tokenizer, answers, system=context),
+            strict=True,
+        )
+        kept = [(plain, behind) for plain, behind in pairs if len(behind.prompt) <= max_tokens]
+        tell_too_long(len(items) - len(kept), len(items), max_tokens, "prompts behind the context")
+        super().__init__([plain for plain, _ in kept], tokenizer.pad_token_id)
+        self.behind = [behind for _, behind in kept]
+        refuse_beyond_positions(tokenizer, (behind.prompt for behind in self.behind))
+
+    @override
+    def __getitem__(self, indices: list[int]) -> Batch:
+        behind = collate([self.behind[index] for index in indices], self.pad_token)
+        return super().__getitem__(indices) | {f"{BEHIND_CONTEXT}{name}": behind[name] for name in model_inputs(behind)}

@@ -1,0 +1,57 @@
+"""Hand a fitted variant on: the best adapter as a PEFT folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from fa_lightning import __version__
+from fa_lightning.backbones.adapters import save_adapter
+from fa_lightning.errors import UserError
+from fa_lightning.training.module import BehaviourModule
+
+
+class AdapterExport(pl.Callback):
+    """Writes the adapter of the best checkpoint when the fit ends, as a folder that plain `peft` loads; on rank zero.
+
+    Args:
+        folder: of the adapter; replaced as a whole, so that it is never half an adapter.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not isinstance(pl_module, BehaviourModule):
+            raise UserError(f"AdapterExport is for BehaviourModule, but the model is a {type(pl_module).__name__}")
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if isinstance(trainer.checkpoint_callback, ModelCheckpoint) and best:
+            trainer.strategy.load_model_state_dict(
+                trainer.strategy.load_checkpoint(best, weights_only=True), strict=False
+            )
+        # Asked for on all ranks: where the weights are cut over them, this gathers the adapter.
+        state = trainer.strategy.lightning_module_state_dict()
+        if trainer.is_global_zero:
+            name = pl_module.variant
+            adapter = {key.removeprefix("model."): tensor for key, tensor in state.items() if ".lora_" in key}
+            notes = {
+                **pl_module.notes(),
+                "fa_lightning": __version__,
+                "seed": _seed(),
+                "fingerprint": pl_module.fingerprint,
+            }
+            save_adapter(pl_module.model, name, self.folder, notes, adapter)
+            rank_zero_info(f"{name} adapter: {self.folder}")
+        trainer.strategy.barrier("adapter exported")
+
+
+def _seed() -> int | None:
+    import os
+
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return int(seed) if seed is not None else None

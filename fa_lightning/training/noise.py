@@ -1,0 +1,49 @@
+"""Noise in the residual stream while a variant is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fa_lightning.backbones.attached import attached
+from fa_lightning.training.states import check_layers, decoder_blocks
+
+
+@contextmanager
+def activation_noise(model: Any, dose: float, layers: Sequence[int] | None = None) -> Iterator[None]:
+    """Add fresh Gaussian noise to every token's state behind decoder blocks, for as long as the block lasts.
+
+    Gradients flow through the states, not through the noise's size. Draws come from torch's global generator.
+
+    Args:
+        model: a causal LM, wrapped or not.
+        dose: root mean square norm of the noise, in multiples of the norm of the very state that it is added to.
+        layers: indices of the blocks, from 0; None takes all.
+
+    Raises:
+        UserError: the blocks are not found, or there is no such layer.
+    """
+    blocks = decoder_blocks(model, "to add noise behind: set activation_noise to 0")
+    chosen = range(len(blocks)) if layers is None else layers
+    check_layers("noise_layers", chosen, blocks)
+
+    def add(_: nn.Module, __: Any, output: Any) -> Any:
+        # Older versions of transformers return a tuple.
+        if isinstance(output, Tensor):
+            return noisy(output, dose)
+        return (noisy(output[0], dose), *output[1:])
+
+    with attached([(blocks[layer], add) for layer in chosen]) if dose else nullcontext():
+        yield
+
+
+def noisy(hidden: Tensor, dose: float) -> Tensor:
+    """States (..., hidden) plus Gaussian noise whose root mean square norm is `dose` times each state's own."""
+    norm: Tensor = torch.linalg.vector_norm(hidden.detach(), dim=-1, keepdim=True, dtype=torch.float32)
+    scale = dose * norm / math.sqrt(hidden.shape[-1])
+    return hidden + (scale * torch.randn_like(hidden)).to(hidden.dtype)

@@ -1,0 +1,86 @@
+"""A shared pass gives what each condition gives by itself, and runs the layers below an edit once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_twins import all_logits, answer_logits, hooks_on, layers_of
+
+from fa_lightning.activations.sites import Component, Site
+from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.passes import SharedPass
+from fa_lightning.regressors.linear import Identity
+from fa_lightning.scenarios.batches import Batch, collate, make_examples
+from fa_lightning.scenarios.prompts import answer_format
+from fa_lightning.steering.intervention import Intervention
+
+HIDDEN = 32
+
+
+@pytest.fixture
+def batch(twins: Any, splits: Any) -> Batch:
+    examples = make_examples(splits.test[:5], twins.tokenizer, answer_format(twins.tokenizer))
+    return collate(examples, twins.tokenizer.pad_token_id)
+
+
+def push(layer: int, component: Component = "residual", positions: str = "all") -> Intervention:
+    return Intervention(Site(layer, component, positions), 3 * torch.randn(HIDDEN, generator=torch.Generator()))
+
+
+def conditions(variant: str) -> dict[str, Condition]:
+    return {
+        "plain": Condition(variant),
+        "first layer": Condition(variant, (push(0),)),
+        "first layer's attention": Condition(variant, (push(0, "attention"),)),
+        "second layer, last token": Condition(variant, (push(1, positions="last"),)),
+        "second layer's MLP": Condition(variant, (push(1, "mlp"),)),
+        "stack": Condition(variant, (push(0), push(1))),
+        "stack, the upper first": Condition(variant, (push(1), push(0))),
+        "identity": Condition(variant, (Intervention(Site(1), Identity(HIDDEN)),)),
+        "oracle": Condition(variant, oracle=Site(0, positions="last")),
+        "oracle of the MLP": Condition(variant, oracle=Site(1, "mlp")),
+    }
+
+
+@pytest.mark.parametrize("variant", ["faking", "aligned"])
+def test_every_condition_is_bitwise_what_it_is_by_itself(twins: Any, batch: Batch, variant: str) -> None:
+    named = conditions(variant)
+    answers = SharedPass(twins, variant, named.values(), batch, logits_to_keep=1)
+    everywhere = {name: condition.everywhere() for name, condition in named.items()}
+    texts = SharedPass(twins, variant, everywhere.values(), batch)
+    for name, condition in named.items():
+        assert torch.equal(answers.logits(condition)[:, -1], answer_logits(twins, condition, batch)), name
+        assert torch.equal(texts.logits(everywhere[name]), all_logits(twins, condition, batch)), name
+    assert not torch.equal(answers.logits(named["first layer"]), answers.unsteered)
+    assert torch.equal(answers.logits(named["plain"]), answers.unsteered)
+
+
+def test_layers_below_an_edit_run_once(twins: Any, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [0, 0]
+    for number, block in enumerate(layers_of(twins.model)):
+
+        def counted(*arguments: Any, number: int = number, forward: Any = block.forward, **named: Any) -> Any:
+            calls[number] += 1
+            return forward(*arguments, **named)
+
+        monkeypatch.setattr(block, "forward", counted)
+    edits = [Condition("faking", (push(1),)), Condition("faking", (push(1, "mlp"),)), Condition("faking", (push(0),))]
+    shared = SharedPass(twins, "faking", edits, batch)
+    for edit in edits:
+        shared.logits(edit)
+    # The pass itself; then the second block for its own MLP's edit and for the first block's.
+    assert calls == [1, 3]
+
+
+def test_nothing_is_left_behind_after_an_error(twins: Any, batch: Batch) -> None:
+    before = hooks_on(twins.model)
+    vector = torch.zeros(HIDDEN)
+    vector[0] = 3e38
+    broken = Condition("faking", (Intervention(Site(1), vector),))
+    shared = SharedPass(twins, "faking", [broken], batch, logits_to_keep=1)
+    with pytest.raises(FloatingPointError, match=r"layers.1.residual"):
+        shared.logits(broken)
+    assert hooks_on(twins.model) == before
+    assert torch.equal(answer_logits(twins, Condition("faking"), batch), shared.unsteered[:, -1])

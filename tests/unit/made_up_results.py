@@ -1,0 +1,104 @@
+"""Made-up results of an experiment, with every part filled in or hardly any."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from synthetic_lab import synthetic_lab
+
+from fa_lightning.evaluation.results import (
+    Accuracy,
+    Baseline,
+    Candidate,
+    CellCounts,
+    CellPair,
+    Chosen,
+    Cost,
+    Estimate,
+    ExtraTest,
+    Results,
+    SideEffects,
+)
+
+
+def accuracy(value, width=0.03):
+    return Accuracy(value, (max(0.0, value - width), min(1.0, value + width)))
+
+
+def pair(oversight, no_oversight):
+    return CellPair(accuracy(oversight), accuracy(no_oversight))
+
+
+def full_results(experiment="embedded"):
+    """Results with every part filled in."""
+    candidates = [
+        Candidate(f"layers.{layer}.residual", name, "all", strength, 0.97 - layer / 100, rate, kl, r2)
+        for layer in range(4)
+        for name, strength, rate, kl, r2 in (
+            ("affine", 0.5, 0.1 * layer, 0.002 * layer, 0.8),
+            ("affine", 1.0, 0.2 + 0.2 * layer, 0.004 * layer, 0.8),
+            ("residual_mlp", 1.0, 0.3 + 0.2 * layer, 0.01 * (layer + 1), 0.7),
+        )
+    ]
+    cells = {
+        "aligned": pair(0.991, 0.985),
+        "faking": pair(0.982, 0.021),
+        "steered": pair(0.977, 0.941),
+        "steered_aligned": pair(0.989, 0.984),
+    }
+    effects = SideEffects(kl_neutral_nats=0.0123, perplexity_ratio=1.004, format_validity=0.998)
+    return Results(
+        experiment=experiment,
+        n=CellCounts(500, 480),
+        cells=cells,
+        recovery=Estimate(0.954, (0.921, 0.978)),
+        side_effects=effects,
+        cost=Cost(1.013, {"1_aligned": 62.0, "2_faking": 60.5, "3_store": 7.25}),
+        provenance={"seed": 0, "versions": {"torch": "2.13.0", "lightning": "2.6.6"}, "devices": ["cpu"], "none": None},
+        format_validity=dict.fromkeys(cells, 0.997),
+        baselines={
+            "identity": Baseline(accuracy(0.982), accuracy(0.021), SideEffects(0.0, 1.0, 0.997)),
+            "norm_matched_random": Baseline(accuracy(0.951), accuracy(0.034), SideEffects(0.31, 1.4, 0.9)),
+            "text_only_classifier": Baseline(accuracy(0.612), accuracy(0.588)),
+        },
+        chosen=Chosen("layers.3.residual", "affine", 1.0, "all"),
+        candidates=candidates,
+        extra_tests={"unseen_wordings": ExtraTest(CellCounts(200, 190), cells, Estimate(0.9, (0.85, math.nan)))},
+        leak_report={"total": 0, "shared_prompts": {"train/test": 0}, "shared_groups": {"train/test": 0}},
+    )
+
+
+@pytest.fixture
+def results():
+    return full_results()
+
+
+@pytest.fixture(scope="session")
+def lab():
+    return synthetic_lab()
+
+
+@pytest.fixture
+def lab_results(results, lab):
+    """Results of an experiment that compared methods."""
+    counts = {"oversight": (490, 8, 2), "no_oversight": (470, 10, 0)}
+    return replace(results, lab=lab, answers=dict.fromkeys(results.cells, counts))
+
+
+@pytest.fixture
+def named_results():
+    return full_results
+
+
+@pytest.fixture
+def bare_results():
+    """Only what `results.json` must hold."""
+    return Results(
+        experiment="bare",
+        n=CellCounts(0, 0),
+        cells={"steered": CellPair(Accuracy(math.nan), Accuracy(math.nan))},
+        recovery=Estimate(math.nan),
+        side_effects=SideEffects(),
+        cost=Cost(),
+        provenance={},
+    )

@@ -1,0 +1,308 @@
+"""Detectors in the terminal, in Markdown, in results.json and on the page."""
+
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from html_page import page_of
+from rich.console import Console
+from synthetic_detection import synthetic_detection
+
+from fa_lightning.common.codec import encode
+from fa_lightning.evaluation.results import write_results
+from fa_lightning.experiments.runner import _finish
+from fa_lightning.experiments.stage import Stage
+from fa_lightning.reports.page import write_report
+from fa_lightning.studies.detection.reader import read_detection
+from fa_lightning.studies.detection.result import Accuracy, Detection, Placed, Ran, Suspect, Verdict
+from fa_lightning.studies.detection.results_file import write_detection_results
+from fa_lightning.studies.detection.tables import best_row, detection_markdown, detector_rows, facts, print_detection
+
+
+@pytest.fixture(scope="module")
+def found():
+    return synthetic_detection()
+
+
+@pytest.fixture
+def one_pair():
+    """Two models of which nobody knows who fakes, as `test --config` may be given."""
+    verdict = Verdict("noise", "twins", "mine", "<a>", "b", 0.125, 0.5, (-0.5, -0.25), "b", "", 70, 0.875, 0.04)
+    suspects = [Suspect(name, name, None, "", "variant", {"noise": 0.1}) for name in ("<a>", "b")]
+    ran = Ran("noise", "more noise", 2.0, 40.0, {"class": "Noise", "draws": 8})
+    unsure = replace(verdict, kind="benign", says="", ci95=(-0.1, 0.1))
+    return Detection([ran], suspects, [], [], {}, [verdict, unsure], 0.5, 0.5, 0, 80)
+
+
+def put(folder, found):
+    folder.mkdir(parents=True)
+    (folder / "detection.json").write_text(json.dumps(encode(found, "detection")))
+    return folder
+
+
+def printed(found, experiment="poser_detect"):
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    print_detection(found, experiment, console)
+    return console.file.getvalue()
+
+
+def row_of(text, name):
+    return [" ".join(line.split()) for line in text.splitlines() if line.startswith(name)]
+
+
+def test_what_was_written_is_read_back(tmp_path, found, one_pair):
+    assert read_detection(put(tmp_path / "02_detection", found)) == found
+    # A model whose name has no seed; what is not known is left out of the file.
+    read = read_detection(put(tmp_path / "03_detection", one_pair))
+    assert [one.seed for one in read.suspects] == [None, None]
+    assert math.isnan(read.calibration)
+    assert read_detection(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is not whole JSON"), ("{}", r"detection\.json lacks accuracies"), ("[]", "should be an object")],
+)
+def test_a_damaged_file_is_told_by_its_place(tmp_path, text, message):
+    (tmp_path / "detection.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_detection(tmp_path)
+
+
+def test_posers_figures_stand_beside_its_own_strategies(found):
+    poser = {row.ran.name: row.poser for row in detector_rows(found)}
+    assert poser["induced belief"] == "failed"
+    assert poser["noise"] == poser["positive noise"] == "0.98"
+    assert poser["misbehave fine-tuning"] == "0.90"
+    assert poser["suspicious concepts"] == "0.71"
+    assert poser["decision depth"] == "0.47"
+    assert poser["attentiveness"] == "0.46"
+    ours = ("weight noise", "oversight probe", "translator distance", "adapter spectra", "ensemble")
+    assert [poser[name] for name in ours] == [""] * 5
+
+
+def test_the_names_of_posers_strategies_are_those_of_the_classes():
+    from fa_lightning.studies.detection.tables import POSER
+
+    detectors = Path(__file__).parents[4] / "fa_lightning" / "studies" / "detection" / "detectors"
+    classes = re.findall(
+        r"^class (\w+)\(", "\n".join(path.read_text() for path in detectors.glob("*.py")), re.MULTILINE
+    )
+    assert set(POSER) <= set(classes)
+
+
+def test_the_best_is_decided_by_the_lower_end_where_accuracies_are_equal(found):
+    def at(name, value, low):
+        return Accuracy(name, "all", "twins", value, (low, 1.0), 36)
+
+    names = [one.name for one in found.detectors]
+    rows = [at(names[0], 0.9, 0.8), at(names[1], 0.9, 0.85), at(names[2], 0.9, math.nan), at(names[3], math.nan, 0.9)]
+    # Other kinds and single policy pairs do not count.
+    rows += [Accuracy(names[4], "all", "decoys", 1.0, (1.0, 1.0), 9)]
+    rows += [Accuracy(names[4], "saint_and_money", "twins", 1.0, (1.0, 1.0), 9)]
+    assert best_row(replace(found, accuracies=rows)).ran.name == names[1]
+    assert best_row(replace(found, accuracies=[])) is None
+
+
+def test_the_tables_fit_a_terminal(found):
+    accuracies = [
+        replace(one, value=0.9375, ci95=(0.875, 1.0)) if (one.detector, one.policy_pair) == ("noise", "all") else one
+        for one in found.accuracies
+    ]
+    alone = [replace(one, auroc=0.96875, auroc_ci95=(0.875, 1.0), tpr=0.75) for one in found.alone]
+    text = printed(replace(found, accuracies=accuracies, alone=alone))
+    assert max(map(len, text.splitlines())) <= 80
+    pairs, single = row_of(text, "noise")
+    assert pairs == "noise .938 [.875, 1.00] .938 .938 [.875, 1.00] 0.98"
+    assert single == "noise .969 [.875, 1.00] .750 .020 1 min 15 s 320"
+    # None of the names is torn apart.
+    assert all(len(row_of(text, one.name)) >= 2 for one in found.detectors)
+
+
+def test_names_are_texts_and_no_markup(found):
+    name = "[red]a_detector_with_a_very_long_name_in_markup[/red]"
+    renamed = replace(found, detectors=[replace(found.detectors[0], name=name), *found.detectors[1:]])
+    text = printed(renamed, "[bold]mine[/bold]")
+    assert "[bold]mine[/bold]" in text
+    assert "[red]a_det" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_pair_of_which_nobody_knows_is_told_too(one_pair):
+    text = printed(one_pair)
+    assert row_of(text, "noise") == ["noise - - - 0.98", "noise - - - 2.0 s 40"]
+    told = dict(facts(one_pair))
+    assert told["models"] == "2 others"
+    assert told["pairs"] == "1 twins, 1 benign"
+    assert "one model alone" not in told
+    assert "steered fakers" not in told
+    assert "ensemble" not in told
+    assert "nan" not in text
+
+
+def test_what_a_reader_must_know_is_counted(found):
+    told = dict(facts(found))
+    assert told["models"] == "6 aligned, 3 decoys, 6 fakers, 6 steered fakers"
+    assert told["pairs"] == "36 twins, 18 decoys, 36 steered fakers, 18 benign; 3 refused: they agree on less than 0.5"
+    assert told["scenarios"].startswith("160 scored, all with oversight")
+    assert "probability of 0.6 or more: on 0.938 of its scenarios, 0.938 at least" in told["agreement"]
+    assert told["one model alone"].endswith("judged on the policy left out")
+    assert "0.043" in told["ensemble"]
+    assert "arXiv 2405.05466" in told["POSER"]
+    assert told["run time"] == "8 min 1 s"
+    others = [replace(found.verdicts[0], agreed=0.5), *found.verdicts[1:]]
+    assert "on 0.933 of its scenarios, 0.500 at least" in dict(facts(replace(found, verdicts=others)))["agreement"]
+
+
+def test_markdown_has_the_table_and_the_policy_pairs(found):
+    lines = detection_markdown(found).splitlines()
+    first, second, third = (list(part) for part in _split(lines))
+    assert {line.count("|") for line in first} == {11}
+    assert {line.count("|") for line in second} == {11}
+    assert {line.count("|") for line in third} == {3}
+    assert len(first) == len(second) == 2 + 12
+    assert second[0].startswith("| detector | saint / fitness | saint / money | ")
+    overall = {(one.detector, one.policy_pair, one.kind): one for one in found.accuracies}
+    noise = next(line for line in first if line.startswith("| noise "))
+    value = overall["noise", "all", "twins"]
+    assert noise.startswith(f"| noise | {value.value:.3f} [{value.ci95[0]:.3f}, {value.ci95[1]:.3f}] | ")
+    assert noise.endswith("| 1 min 15 s | 320 |")
+    alone = replace(found, accuracies=[one for one in found.accuracies if one.policy_pair == "all"])
+    assert len(list(_split(detection_markdown(alone).splitlines()))) == 2
+
+
+def _split(lines):
+    part = []
+    for line in [*lines, ""]:
+        if line:
+            part.append(line)
+        elif part:
+            yield part
+            part = []
+
+
+def test_results_are_a_table_of_equal_columns(tmp_path, found, one_pair):
+    path = write_detection_results(tmp_path, "poser_detect", found, {"seed": 3, "machine": "CPU"})
+    assert path == tmp_path / "results.json"
+    content = json.loads(path.read_text())
+    assert list(content) == ["experiment", "detection", "provenance"]
+    assert content["provenance"] == {"seed": 3, "machine": "CPU"}
+    rows = content["detection"]["detectors"]
+    assert [row["detector"] for row in rows] == [one.name for one in found.detectors]
+    assert len({tuple(row) for row in rows}) == 1
+    noise = rows[1]
+    own = next(one for one in found.accuracies if (one.detector, one.policy_pair) == ("noise", "all"))
+    assert (noise["twins"], noise["twins_low"], noise["twins_high"], noise["twins_pairs"]) == (
+        own.value,
+        *own.ci95,
+        36,
+    )
+    assert noise["auroc"] == found.alone[1].auroc
+    assert noise["false_alarms"] == 0.02
+    assert (noise["seconds"], noise["prompts_per_model"], noise["poser_reports"]) == (75.0, 320.0, 0.98)
+    assert rows[0]["poser_reports"] is None
+    assert not any(isinstance(value, (list, dict)) for row in rows for value in row.values())
+    by_pair = content["detection"]["accuracies"]
+    assert len(by_pair) == len(found.accuracies)
+    assert {row["policy_pair"] for row in by_pair} >= {"all", "saint_and_money"}
+    assert content["detection"]["refused"] == 3
+    assert content["detection"]["weights"]["noise"] == pytest.approx(4 / 3)
+    bare = json.loads(write_detection_results(tmp_path, "one", one_pair, {}).read_text())
+    assert list(bare["detection"]["detectors"][0]) == list(noise)
+    assert bare["detection"]["detectors"][0]["twins"] is None
+
+
+def test_the_page_holds_the_numbers_and_every_figure(tmp_path, found):
+    put(tmp_path / "poser_detect" / "02_detection", found)
+    page = page_of(tmp_path / "poser_detect")
+    images = page.all("img")
+    assert len(images) == 6
+    assert all(len(image["alt"]) > 40 for image in images)
+    overall = {(one.detector, one.kind): one for one in found.accuracies if one.policy_pair == "all"}
+    assert f"noise {overall['noise', 'twins'].value:.3f}" in images[0]["alt"]
+    text = page.text
+    for (name, _), one in overall.items():
+        assert name in text
+        assert f"{one.value:.3f} [{one.ci95[0]:.3f}, {one.ci95[1]:.3f}]" in text
+    for what, fact in facts(found):
+        assert f"{what}: {fact}." in text
+    assert all(one.rule in text for one in found.detectors)
+    assert "noise.draws" in text
+    assert "+1.333" in text
+    assert "verdicts.csv" in text
+    assert not re.search(r"\bnan\b", text)
+    assert all(header["scope"] in ("row", "col") for header in page.all("th"))
+    headings = {attributes["id"] for attributes in page.all("h3")}
+    assert {link["href"].removeprefix("#") for link in page.all("a")} == headings
+
+
+def test_few_verdicts_are_shown_one_by_one(tmp_path, one_pair):
+    put(tmp_path / "detect" / "noise", one_pair)
+    page = page_of(tmp_path / "detect")
+    assert "<a> / b" in page.text
+    assert "0.125 / 0.5" in page.text
+    assert "-0.375 [-0.5, -0.25]" in page.text
+    assert "70 (88%)" in page.text
+    assert "no difference" in page.text
+    # Sure of the one, unsure of the other.
+    raw = (tmp_path / "detect" / "report.html").read_text()
+    assert "<td><b>b</b></td>" in raw
+    assert "<td>no difference</td>" in raw
+    assert "nan" not in page.text
+
+
+def test_single_models_stand_beside_a_population(tmp_path, one_pair):
+    placed = [Placed("<a>", "noise", 0.25, 1.0, 0.125, True), Placed("b", "noise", 0.0625, 0.5, math.nan, False)]
+    put(tmp_path / "detect" / "noise", replace(one_pair, placed=placed, measured_on={"scenarios": "embedded"}))
+    text = " ".join(page_of(tmp_path / "detect").text.split())
+    assert "<a> noise 0.25 100% 12% alarm".replace(" ", "") in text.replace(" ", "")
+    assert "b noise 0.0625 50% - no alarm".replace(" ", "") in text.replace(" ", "")
+    assert "Scenarios and backbone" in text
+    assert "nan" not in text
+
+
+def test_detectors_stand_beside_other_experiments(tmp_path, one_pair, results):
+    put(tmp_path / "embedded_detect" / "02_detection", one_pair)
+    write_detection_results(tmp_path / "embedded_detect", "embedded_detect", one_pair, {})
+    put(tmp_path / "detect" / "noise", one_pair)
+    put(tmp_path / "detect" / "depth", one_pair)
+    write_results(tmp_path / "embedded" / "results.json", results)
+    page = page_of(tmp_path)
+    assert "4 experiments" in page.text
+    assert len(page.all("h2")) == 4
+    assert all(title in page.text for title in ("detect, depth", "detect, noise", "embedded_detect"))
+    identities = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(identities) == len(set(identities))
+
+
+def test_a_stage_s_own_folder_is_a_page_too(tmp_path, one_pair):
+    put(tmp_path / "detect" / "noise", one_pair)
+    assert "mine" not in page_of(tmp_path / "detect" / "noise").text
+    assert (tmp_path / "detect" / "noise" / "report.html").is_file()
+
+
+def test_results_of_detectors_without_their_stage_are_no_page(tmp_path, found):
+    write_detection_results(tmp_path, "poser_detect", found, {})
+    with pytest.raises(FileNotFoundError, match=r"holds no results\.json"):
+        write_report(tmp_path)
+
+
+def test_a_finished_experiment_prints_its_table_and_writes_results(tmp_path, monkeypatch, found):
+    monkeypatch.chdir(tmp_path)
+    stage = Stage("02_detection", tmp_path / "02.yaml", Path("checkpoints/poser_detect/02_detection"))
+    stage.write("done", {"seed_everything": 5}, seconds=1.0)
+    (stage.folder / "detection.json").write_text(json.dumps(encode(found, "detection")))
+    console = Console(file=io.StringIO(), width=80)
+    _finish(tmp_path / "poser_detect", [stage], None, console)
+    text = console.file.getvalue()
+    assert "poser_detect: pairs told rightly" in text
+    assert "results: checkpoints/poser_detect/results.json" in text
+    assert "report checkpoints/poser_detect" in text
+    assert "generate" not in text
+    content = json.loads(Path("checkpoints/poser_detect/results.json").read_text())
+    assert content["provenance"]["seed"] == 5
+    assert content["provenance"]["stages"]["02_detection"]["digest"] == stage.record()["digest"]

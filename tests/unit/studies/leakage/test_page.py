@@ -1,0 +1,86 @@
+"""Leakage on the page: who passes, what goes beyond backbone and style, and what was written."""
+
+import json
+
+import pytest
+from html_page import page_of
+
+from fa_lightning.common.codec import encode
+from fa_lightning.experiments.runner import _finish
+from fa_lightning.experiments.stage import Stage
+from fa_lightning.studies.leakage.result import (
+    COLUMNS,
+    MEASURES,
+    Corpus,
+    Finding,
+    Leakage,
+    ModelLeakage,
+    Share,
+    Written,
+)
+
+
+def model_of(name, level, passes, text="A"):
+    """A model whose every score is `level`."""
+    state = "within" if passes else "exceeds"
+    findings = [] if passes is None else [Finding(one, level, (level - 0.02, level + 0.02), state) for one in MEASURES]
+    scores = {column: Share(level, (level - 0.02, level + 0.02)) for column in COLUMNS}
+    written = [Written("user: hello", 3, text, 41, False)]
+    return ModelLeakage(name, scores, 41, findings, written, passes)
+
+
+@pytest.fixture
+def found():
+    models = [
+        model_of("backbone", 0.03, None),
+        model_of("right", 0.04, True),
+        model_of("wrong", 0.875, False, "<|user|>Tell <b>all</b> & more"),
+    ]
+    corpora = Corpus(24, 2600), Corpus(24, 2590)
+    return Leakage(models, ["user: hello", "bare: (nothing)"], 32, 8, 50, 0.1, 128, 1.0, *corpora, 75.0)
+
+
+def put(folder, found):
+    folder.mkdir(parents=True)
+    (folder / "leakage.json").write_text(json.dumps(encode(found, "leakage")))
+    (folder / "leakage.csv").write_text("model\n")
+    return folder
+
+
+def test_the_page_says_who_leaks_by_how_much_and_shows_the_worst(tmp_path, found):
+    put(tmp_path / "04_leakage", found)
+    page = page_of(tmp_path)
+    assert "1 of 2variants pass" in page.text
+    assert "wrongleaks0.875 [0.855, 0.895]" in page.text
+    assert "rightpasses0.040 [0.020, 0.060]" in page.text
+    assert "+0.875 [0.855, 0.895]" in page.text
+    assert "<|user|>Tell <b>all</b> & more" in page.text
+    assert "24 texts (2,600 tokens)" in page.text
+    (image,) = page.all("img")
+    assert "wrong: recites the corpus 0.875" in image["alt"]
+    # Only what exceeds is marked.
+    assert [mark["class"] for mark in page.all("span") if mark.get("class")] == ["bad"] * len(MEASURES)
+
+
+def test_a_single_test_is_found_too_and_several_are_told_apart(tmp_path, found):
+    put(tmp_path / "leakage" / "embedded", found)
+    assert "fa_lightning" in page_of(tmp_path / "leakage" / "embedded").text
+    put(tmp_path / "embedded_leakage" / "04_leakage", found)
+    text = page_of(tmp_path).text
+    assert "embedded_leakage, 04_leakage" in text
+    assert "leakage, embedded" in text
+    (tmp_path / "leakage" / "embedded" / "leakage.json").write_text("[")
+    with pytest.raises(ValueError, match="not whole JSON"):
+        page_of(tmp_path)
+
+
+def test_a_finished_experiment_says_where_its_table_is(tmp_path, found, monkeypatch, capsys):
+    from rich.console import Console
+
+    monkeypatch.chdir(tmp_path)
+    folder = put(tmp_path / "checkpoints" / "mine" / "04_leakage", found)
+    stage = Stage("04_leakage", tmp_path / "mine" / "04_leakage.yaml", folder.relative_to(tmp_path))
+    _finish(tmp_path / "mine", [stage], None, Console(width=200))
+    said = capsys.readouterr().out
+    assert "checkpoints/mine/04_leakage/leakage.csv" in said
+    assert "report checkpoints/mine" in said
