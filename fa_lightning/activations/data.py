@@ -19,8 +19,8 @@ from fa_lightning.activations.store import ActivationStore
 from fa_lightning.activations.store_writer import StoreWriter
 from fa_lightning.backbones.adapters import VARIANTS as PAIR
 from fa_lightning.backbones.adapters import Variants, adapter_folders
+from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.decoder import decoder_layers
-from fa_lightning.backbones.load import DType
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, Example, example_loader, make_examples
 from fa_lightning.scenarios.prompts import answer_format

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import torch
 
+from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.contents import adapter_marks, digest_of_artefact
-from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
+from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.relocation import beside
 from fa_lightning.backbones.targets import PREFIX, linear_layers, load_weights, lora_targets
 from fa_lightning.common.files import whole_folder

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.decoder import decoder_layers, text_config
 from fa_lightning.backbones.hub import folder_of, place_of
 from fa_lightning.backbones.weights import digest_of_files, digest_of_model
 from fa_lightning.common.activity import doing
 from fa_lightning.errors import MissingPackageError, UnavailableError, UserError
 from fa_lightning.scenarios.limits import TABLES, Tables
-
-DType = Literal["float32", "bfloat16", "float16"]
 
 LOADED_WEIGHTS = "fa_lightning_weights"
 """Attribute of a loaded backbone: digests of its weights as they were in memory then, and of those in its files."""

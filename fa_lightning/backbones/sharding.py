@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 from typing_extensions import override
 
+from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.hub import place_of
-from fa_lightning.backbones.load import DType
 from fa_lightning.errors import UserError
 
 

@@ -20,6 +20,7 @@ _REFUSED = re.compile(r"(?:- )?Option '(.+)' is not accepted")
 _EXPECTED = re.compile(r"(?:- )?Expected a (.+?)(?:\. Got value: (.*))?")
 _NO_CLASS = re.compile(r"(?:- )?Expected a dot import path string: (.*)")
 _GROUP = re.compile(r"Group '(.+)' does not accept option '(.+)'")
+_NO_MAPPING = re.compile(r"(?:- )?Parser key \"(.+)\": Unable to load config \"(.*)\"")
 _VALUE = re.compile(r"Given value: (.*)")
 _FRAMING = ("Does not validate", "Subtypes:", "Errors:", "Given value")
 
@@ -86,18 +87,18 @@ def parser_reason(message: str) -> str:
         behind = lines[at + 1 :]
         end = next((number for number, line in enumerate(behind) if _depth(line) <= depth), len(behind))
         lines = behind[:end]
+    no_mapping = _match_in(lines, _NO_MAPPING)
+    if no_mapping is not None:
+        group = ".".join([*path, no_mapping[1]])
+        return f"{group} is {no_mapping[2]}, but must be a mapping: set an argument of this group, as {group}.ARGUMENT"
     path += _keys(lines)
-    misnamed = next((found[1] for line in lines if (found := _NO_CLASS.fullmatch(line.strip()))), None)
+    misnamed = _match_in(lines, _NO_CLASS)
     if misnamed is not None:
-        return (
-            f"{'.'.join([*path, 'class_path'])} is {misnamed}, but no class is called so: write its whole import path"
-        )
-    group = _GROUP.fullmatch(message)
-    if group is not None:
-        return f"{group[1]}.{group[2]} is no argument: {HELP}"
-    refused = next((found[1] for line in lines if (found := _REFUSED.fullmatch(line.strip()))), None)
+        return f"{'.'.join([*path, 'class_path'])} is {misnamed[1]}, but no class is called so: write its whole import path"
+    refused = _match_in(lines, _GROUP) or _match_in(lines, _REFUSED)
     if refused is not None:
-        return f"{'.'.join([*path, refused])} is no argument" + (f" of {owner}: {HELP}" if owner else f": {HELP}")
+        argument = ".".join([*path, *refused.groups()])
+        return f"{argument} is no argument" + (f" of {owner}: {HELP}" if owner else f": {HELP}")
     if path and path[-1] == "init_args":
         return f"{'.'.join(path[:-1])}.class_path is {owner}, but {' '.join(line.strip() for line in lines)}"
     return _about(".".join(path), lines)
@@ -137,6 +138,11 @@ def _type_name(expected: str) -> str:
 
 def _index_of(lines: list[str], pattern: re.Pattern[str]) -> int | None:
     return next((number for number, line in enumerate(lines) if pattern.fullmatch(line.strip())), None)
+
+
+def _match_in(lines: list[str], pattern: re.Pattern[str]) -> re.Match[str] | None:
+    """The first match of a whole line."""
+    return next((match for line in lines if (match := pattern.fullmatch(line.strip()))), None)
 
 
 def _keys(lines: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import adapter_config, ready_for_training
-from fa_lightning.backbones.load import DType
+from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.optimization import evaluating
 from fa_lightning.backbones.targets import load_weights, refuse_beyond_lora
 from fa_lightning.scenarios.batches import Batch

@@ -10,8 +10,9 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import attach_adapter, read_sidecar
+from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.contents import digest_of_artefact
-from fa_lightning.backbones.load import DType, check_fingerprint, fingerprint, load_backbone, load_tokenizer
+from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.optimization import adamw_with_warmup, check_finite, set_training_mode
 from fa_lightning.backbones.sharding import ShardedStrategy, shard, skeleton
 from fa_lightning.errors import UserError

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning import __version__
-from fa_lightning.backbones.load import DType
+from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.optimization import adamw_with_warmup
 from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.backbones.targets import load_weights

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
-from fa_lightning.backbones.load import DType
+from fa_lightning.backbones.arguments import DType
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.training.cure import TrainedOn

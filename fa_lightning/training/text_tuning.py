@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import ready_for_training
-from fa_lightning.backbones.load import DType
+from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.targets import load_weights, lora_targets
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.training.module import BehaviourModule

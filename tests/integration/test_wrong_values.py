@@ -64,7 +64,7 @@ def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             "evil",
             "behaviour is evil, but must be one of 'aligned', 'faking'",
         ),
-        ("02_aligned", "model.init_args.lerning", 1, "model.init_args.lerning is no argument of fa_lightning.beha"),
+        ("02_aligned", "model.init_args.lerning", 1, "model.init_args.lerning is no argument of fa_lightning.trai"),
         (
             "02_aligned",
             "model.class_path",

@@ -13,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants, backbone_of
-from fa_lightning.backbones.load import DType, load_tokenizer
+from fa_lightning.backbones.arguments import DType
+from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.evidence import Cost, Measured, read_evidence, save_evidence
 from fa_lightning.scenarios.batches import Batch

@@ -13,7 +13,8 @@ import lightning.pytorch as pl
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of, beneath_of
-from fa_lightning.backbones.load import DType, load_tokenizer
+from fa_lightning.backbones.arguments import DType
+from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.turn_endings import end_tokens, until_end, user_mark

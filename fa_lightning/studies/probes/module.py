@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from fa_lightning.activations.sites import Site, check_sites, spread, validate
 from fa_lightning.backbones.adapters import adapter_folders, backbone_of
+from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.decoder import decoder_layers
-from fa_lightning.backbones.load import DType, load_tokenizer
+from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.evidence import Measured
 from fa_lightning.scenarios.batches import Batch

@@ -12,7 +12,8 @@ from torch import Tensor
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.adapters import Variants, adapter_folders
-from fa_lightning.backbones.load import DType, fingerprint, load_backbone, load_tokenizer
+from fa_lightning.backbones.arguments import DType
+from fa_lightning.backbones.load import fingerprint, load_backbone, load_tokenizer
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.studies.probes.questions import Answers

@@ -13,7 +13,8 @@ import lightning.pytorch as pl
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of
-from fa_lightning.backbones.load import DType, load_backbone, load_tokenizer
+from fa_lightning.backbones.arguments import DType
+from fa_lightning.backbones.load import load_backbone, load_tokenizer
 from fa_lightning.common.codec import encode
 from fa_lightning.common.files import write_atomically, write_table
 from fa_lightning.errors import UserError

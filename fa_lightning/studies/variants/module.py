@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of, origin_of, read_sidecar
-from fa_lightning.backbones.load import DType, load_tokenizer
+from fa_lightning.backbones.arguments import DType
+from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.common.codec import encode
 from fa_lightning.common.files import columns, write_atomically, write_table
 from fa_lightning.errors import UserError

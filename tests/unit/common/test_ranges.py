@@ -19,6 +19,7 @@ def stage(**arguments: Any) -> dict[str, Any]:
     ("arguments", "told"),
     [
         ({"batch_size": 0}, "model.init_args.batch_size is 0, but must be 1 or more"),
+        ({"lora": {"rank": 0}}, "model.init_args.lora.rank is 0, but must be 1 or more"),
         ({"rank": True, "width": -3}, "model.init_args.width is -3, but must be 1 or more"),
         ({"learning_rate": math.nan}, "model.init_args.learning_rate is nan, but must be above 0"),
         ({"learning_rate": math.inf}, "model.init_args.learning_rate is inf, but must be above 0"),
