@@ -94,7 +94,8 @@ def parser_reason(message: str) -> str:
     path += _keys(lines)
     misnamed = _match_in(lines, _NO_CLASS)
     if misnamed is not None:
-        return f"{'.'.join([*path, 'class_path'])} is {misnamed[1]}, but no class is called so: write its whole import path"
+        path.append("class_path")
+        return f"{'.'.join(path)} is {misnamed[1]}, but no class is called so: write its whole import path"
     refused = _match_in(lines, _GROUP) or _match_in(lines, _REFUSED)
     if refused is not None:
         argument = ".".join([*path, *refused.groups()])
