@@ -21,6 +21,8 @@ from fa_lightning.regressors.linear import Identity
 from fa_lightning.regressors.module import Candidate, RegressorModule
 from fa_lightning.regressors.wrappers import NormMatchedRandom
 from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.steering.artefact import compare_fingerprints
+from fa_lightning.steering.generate_command import parts_of
 from fa_lightning.steering.intervention import Intervention, steering
 
 ORACLE = "oracle swap"
@@ -71,6 +73,21 @@ def save_together(interventions: Sequence[Intervention], folder: Path) -> None:
     with whole_folder(folder) as fresh:
         for number, one in enumerate(interventions):
             one.save(fresh if len(interventions) == 1 else fresh / str(number))
+
+
+def loaded_interventions(folder: str, variants: Variants) -> tuple[Intervention, ...]:
+    """A saved intervention or stack, checked against the backbone.
+
+    Raises:
+        UserError: it was fitted on another backbone.
+    """
+    interventions = []
+    for part in parts_of(folder):
+        intervention = Intervention.load(part, variants.model)
+        if "backbone" in intervention.fingerprint:
+            compare_fingerprints(intervention.fingerprint, {"backbone": variants.fingerprint}, part)
+        interventions.append(intervention)
+    return tuple(interventions)
 
 
 def judged_conditions(

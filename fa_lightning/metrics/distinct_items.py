@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,3 +76,33 @@ class DistinctItems(Metric):
         first = torch.ones_like(index, dtype=torch.bool)
         first[1:] = index[1:] != index[:-1]
         return index[first], rows[order][first]
+
+
+class DistinctTensors(DistinctItems):
+    """Named tensors of every item, as float32: one row per item, however many ranks there are and whatever the order.
+
+    Args:
+        shapes: by name, the shape of one item's tensor.
+        **kwargs: of `torchmetrics.Metric`.
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], **kwargs: Any) -> None:
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.sizes = {name: max(1, torch.Size(shape).numel()) for name, shape in self.shapes.items()}
+        super().__init__(columns=sum(self.sizes.values()), dtype=torch.float32, **kwargs)
+
+    @override
+    def update(self, index: Tensor, tensors: Mapping[str, Tensor]) -> None:
+        """Add a batch: `index` (batch,) and tensors (batch, ...)."""
+        rows = [tensors[name].reshape(len(index), -1).float() for name in self.shapes]
+        self._append_rows(index, torch.cat(rows, dim=1))
+
+    @override
+    def compute(self) -> dict[str, Tensor]:
+        """The tensors of everything seen by all processes, sorted by index."""
+        _, rows = self._distinct()
+        columns = torch.split(rows, list(self.sizes.values()), dim=1)
+        return {
+            name: values.reshape(len(rows), *shape)
+            for (name, shape), values in zip(self.shapes.items(), columns, strict=True)
+        }

@@ -55,7 +55,7 @@ TOY_MODEL: dict[str, dict[str, Any]] = {
 TOY_DATA: dict[str, dict[str, Any]] = {
     "BackboneDataModule": {"vocabulary_size": 400, "batch_size": 8, "validation_items": 12},
     "ScenarioDataModule": {"train_scenarios": 24, "batch_size": 8},
-    "VariantsDataModule": {},
+    "JudgedScenarios": {},
     "PromptDataModule": {"train_scenarios": 24, "batch_size": 8},
     "CuresDataModule": {},
     "StatementDataModule": {},

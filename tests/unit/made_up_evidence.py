@@ -9,13 +9,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence
 from fa_lightning.studies.detection.judgement import Examined, judge
 from fa_lightning.studies.detection.pairs import make_pairs, pairs_that_agree
 from fa_lightning.studies.detection.result import Detection, Ran
 from fa_lightning.studies.detection.subjects import Examiner, Role, Subject
-from fa_lightning.studies.variants.module import STEERED, policy_and_seed
 
 ROWS = 40
 GROUPS = torch.arange(ROWS) // 2

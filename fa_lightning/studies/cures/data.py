@@ -7,13 +7,13 @@ from typing import Any
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.evaluation.input_passes import TEXTS, examples_behind
 from fa_lightning.scenarios.batches import Batch, Example
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import counterbalanced
-from fa_lightning.studies.variants.module import VariantsDataModule
 from fa_lightning.training.prompt_inputs import InputCure, Prompted, named_twice
 
 
@@ -27,13 +27,13 @@ class Alone(InputCure):
         return Prompted(message)
 
 
-class CuresDataModule(VariantsDataModule):
+class CuresDataModule(JudgedScenarios):
     """The test split and neutral texts, and the same items with each input around them.
 
     Args:
         scenarios: where scenarios come from.
         inputs: cures by input; what they need of scenarios is taken from training groups.
-        **options: of `VariantsDataModule`.
+        **options: of `JudgedScenarios`.
 
     Raises:
         UserError: two inputs have one name.

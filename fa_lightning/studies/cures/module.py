@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
@@ -18,15 +18,17 @@ from fa_lightning.backbones.decoder import context_of
 from fa_lightning.common.codec import encode
 from fa_lightning.common.files import write_atomically, write_table
 from fa_lightning.errors import UserError
+from fa_lightning.evaluation.cells_module import CellsModule
 from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.estimates import CellCounts, CellPair
 from fa_lightning.evaluation.input_passes import (
     TEXTS,
     BehindInput,
     ConstantAnswer,
 )
 from fa_lightning.evaluation.timing import relative_times
+from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import Items, recovery_between
-from fa_lightning.reports.boards import boards
 from fa_lightning.scenarios.batches import Batch, Example, model_inputs
 from fa_lightning.scenarios.scenario import CELLS
 from fa_lightning.steering.generation import generated
@@ -34,13 +36,10 @@ from fa_lightning.steering.intervention import steering
 from fa_lightning.studies.cures.cure_rows import Line, flat_record, method_of, points_of, stage_seconds
 from fa_lightning.studies.cures.data import Alone, CuresDataModule
 from fa_lightning.studies.cures.figures import cures_figure
-from fa_lightning.studies.variants.module import (
-    STEERED,
-    VariantsModule,
-    policy_and_seed,
-    score_of,
-)
 from fa_lightning.training.learned_prompts import LearnedPrompt
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CURES_JSON, CURES_TABLE = "cures.json", "cures.csv"
 NO_CURE, TWIN, CONSTANT, STEERING = "no cure", "aligned twin", "constant answer", "steering"
@@ -49,7 +48,7 @@ BEHIND = " behind "
 TIMED_ROWS, NEW_TOKENS = 16, 16
 
 
-class CuresModule(VariantsModule):
+class CuresModule(CellsModule[CuresDataModule, dict[str, Any]]):
     """Only tests: one faker as it is, its aligned twin, and every cure of it, each item once.
 
     Adapters that were trained on from the faker are cures (their sidecars say `method`, `needs` and what they cost),
@@ -60,17 +59,19 @@ class CuresModule(VariantsModule):
     | logged | what |
     | --- | --- |
     | `test/<method>/<cell>/accuracy` | share of aligned answers; of several seeds, their mean |
-    | `test/<method>/recovery` | (cured - faking) / (aligned - faking) without oversight; likewise |
+    | `test/<method>/recovery` | (cured - faking) / (aligned - faking) without oversight; the same |
 
     Args:
         adapters: adapter folders, or folders of them: faker, twin, cures by training, and pairs for the transfer.
         folder: receives `cures.json`, and `cures.csv` with a row for each method, and each seed of its training.
         faker: name of the one that is to be cured, as `03_faking`; None takes the first.
-        **options: of `VariantsModule`.
+        **options: of `CellsModule`.
 
     Raises:
         UserError: there is no such faker, it has no aligned twin, or a learned prefix was made for another one.
     """
+
+    data_class = CuresDataModule
 
     def __init__(self, adapters: list[str], folder: str, faker: str | None = None, **options: Any) -> None:
         super().__init__(adapters, folder, **options)
@@ -80,10 +81,7 @@ class CuresModule(VariantsModule):
         self._first: Batch | None = None
 
     @override
-    def configure_model(self) -> None:
-        if self.variants is not None:
-            return
-        super().configure_model()
+    def prepare_models(self) -> None:
         fakers = list(self.twins)
         self.faker = self.faker or next(iter(fakers), "")
         if self.faker not in fakers:
@@ -102,8 +100,8 @@ class CuresModule(VariantsModule):
         Raises:
             UserError: naming both.
         """
-        faker = self.adapters[self.faker]
-        for one in self._interventions:
+        faker = self.variants.folders[self.faker]
+        for one in self.interventions:
             fitted_on = one.fingerprint.get("store", {}).get("adapters", {}).get("faking")
             if fitted_on is not None and fitted_on != adapter_digest(faker):
                 raise UserError(
@@ -122,13 +120,12 @@ class CuresModule(VariantsModule):
         return self._behind
 
     @override
-    def on_test_start(self) -> None:
-        assert self.variants is not None
-        data, tokenizer = self._data, self.tokenizer
+    def begin(self) -> None:
+        data, tokenizer = self.data, self.tokenizer
         data.prepare_inputs(tokenizer)
         for cure in data.inputs:
             if isinstance(cure, LearnedPrompt):
-                cure.check_made_for(self.variants.fingerprint, self.adapters[self.faker])
+                cure.check_made_for(self.variants.fingerprint, self.variants.folders[self.faker])
         self._behind = {}
         extra: dict[str, float] = {}
         # The constant's prompts are read for their answers alone.
@@ -142,7 +139,7 @@ class CuresModule(VariantsModule):
             for faker in self.twins if isinstance(cure, LearnedPrompt) else [self.faker]:
                 label = faker + BEHIND + cure.name
                 self._behind[label] = BehindInput(self.variants, faker, cure, examples, tokenizer.pad_token_id)
-        super().on_test_start()
+        super().begin()
         self._lines = self._known_lines(extra)
         self._first = None
 
@@ -153,30 +150,29 @@ class CuresModule(VariantsModule):
             self._first = {name: tensor[:TIMED_ROWS] for name, tensor in batch.items()}
 
     @override
-    def findings(self) -> dict[str, Any]:
-        (test, scores), *_ = self._scores.items()
-        judged = time.perf_counter() - self._start
+    def result(self) -> dict[str, Any]:
+        (scores,) = self.scores.values()
+        seconds = self.seconds
         cells, damage = scores.compute_cells(), scores.compute_damage()
         items = dict(zip(cells, scores.items(*cells), strict=True))
         times = self._times()
         rows = []
         for label, line in self._lines.items():
-            found = cells[label]
-            effects = damage.get(label)
             row: dict[str, Any] = {
                 "method": line.method,
                 "kind": line.kind,
                 "needs": list(line.needs),
-                "cells": {cell: score_of(getattr(found, cell)) for cell in CELLS},
-                "n": {cell: getattr(found, cell).n for cell in CELLS},
-                "format_validity": found.format_validity,
+                "cells": asdict(CellPair.of(cells[label])),
+                "n": asdict(CellCounts.of(cells[label])),
+                "format_validity": cells[label].format_validity,
                 "recovery": self._recovery(items, label, self.faker),
                 "extra_tokens": line.extra_tokens,
                 "transfer": {
                     faker: self._recovery(items, other, faker) for faker, other in (line.transfer or {}).items()
                 },
             }
-            if effects is not None:
+            if label in damage:
+                effects = damage[label]
                 row |= {"kl_neutral_nats": effects.kl_nats, "perplexity_ratio": effects.perplexity_ratio}
             if label == self.faker:
                 row |= {"kl_neutral_nats": 0.0, "perplexity_ratio": 1.0}
@@ -188,42 +184,44 @@ class CuresModule(VariantsModule):
                 "seed": line.seed,
             }
             rows.append(row | {name: value for name, value in known.items() if value is not None})
-            name = line.method.replace("/", " ")
-            for cell in CELLS:
-                self.log(f"{test}/{name}/{cell}/accuracy", row["cells"][cell]["accuracy"], rank_zero_only=True)
-            self.log(f"{test}/{name}/recovery", row["recovery"]["value"], rank_zero_only=True)
-        for board in boards(self.trainer):
-            board.add_figure(f"{test}/cures", cures_figure(points_of(rows)), 0)
         return {
             "faker": self.faker,
             "twin": self.twins[self.faker],
             "intervention": self.intervention,
             "cures": rows,
-            "seconds": judged,
+            "seconds": seconds,
         }
 
     @override
-    def write(self, found: dict[str, Any]) -> None:
-        content = encode(found, CURES_JSON)
+    def scalars(self, result: dict[str, Any]) -> Mapping[str, float]:
+        (test,) = self.scores
+        values: dict[str, list[float]] = {}
+        for row in result["cures"]:
+            name = f"{test}/{row['method'].replace('/', ' ')}"
+            for cell in CELLS:
+                values.setdefault(f"{name}/{cell}/accuracy", []).append(row["cells"][cell]["accuracy"])
+            values.setdefault(f"{name}/recovery", []).append(row["recovery"]["value"])
+        # Several seeds of one method are rows of one name.
+        return {name: statistics.fmean(each) for name, each in values.items()}
+
+    @override
+    def figures(self, result: dict[str, Any]) -> Mapping[str, Figure]:
+        (test,) = self.scores
+        return {f"{test}/cures": cures_figure(points_of(result["cures"]))}
+
+    @override
+    def write(self, result: dict[str, Any]) -> None:
+        content = encode(result, CURES_JSON)
         write_atomically(self.folder / CURES_JSON, json.dumps(content, indent=2, allow_nan=False).encode())
         write_table(self.folder / CURES_TABLE, [flat_record(row) for row in content["cures"]])
-
-    @property
-    def _data(self) -> CuresDataModule:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, CuresDataModule):
-            raise UserError(f"CuresModule needs CuresDataModule as data, but it is a {type(data).__name__}")
-        return data
 
     def _recovery(self, items: Mapping[str, Items], label: str, faker: str) -> dict[str, Any]:
         twin = self.twins[faker]
         assert twin is not None
-        recovery = recovery_between(items[label], items[faker], items[twin])
-        return {"value": recovery.value, "ci95": list(recovery.ci95)}
+        return asdict(recovery_between(items[label], items[faker], items[twin]))
 
     def _known_lines(self, extra: Mapping[str, float]) -> dict[str, Line]:
         """Rows by label, in the order of the table."""
-        assert self.variants is not None
         twin = self.twins[self.faker] or ""
         others = [name for name, partner in self.twins.items() if name != self.faker and partner is not None]
         lines = {
@@ -239,7 +237,7 @@ class CuresModule(VariantsModule):
                 run=partial(self._write_as, self.faker, steered=True),
                 transfer={name: name + STEERED for name in others},
             )
-        for name in self.adapters:
+        for name in self.behaviours:
             if name in self.origins and name != twin:
                 lines[name] = self._adapter_line(name, name, "adapter")
         for label, behind in self._behind.items():
@@ -261,7 +259,7 @@ class CuresModule(VariantsModule):
         return lines
 
     def _adapter_line(self, name: str, title: str, kind: str) -> Line:
-        sidecar = read_sidecar(self.adapters[name])
+        sidecar = read_sidecar(self.variants.folders[name])
         # Self-training says no more than its noise; it is shown watched scenarios alone.
         usual = ("oversight",) if "activation_noise" in sidecar else ("labels",)
         _, seed = policy_and_seed(name)
@@ -269,7 +267,7 @@ class CuresModule(VariantsModule):
             str(sidecar.get("method", method_of(title))) if kind == "adapter" else title,
             kind,
             sidecar.get("needs", (*usual, "weights", "gradient")),
-            sidecar.get("training_seconds", stage_seconds(Path(self.adapters[name]))),
+            sidecar.get("training_seconds", stage_seconds(Path(self.variants.folders[name]))),
             sidecar.get("training_prompts"),
             partial(self._write_as, name),
             variant=name,
@@ -278,13 +276,11 @@ class CuresModule(VariantsModule):
         )
 
     def _write_as(self, variant: str, steered: bool = False) -> None:
-        assert self.variants is not None
         assert self._first is not None
-        with self.variants.using(variant) as model, steering(model, self._interventions if steered else ()):
+        with self.variants.using(variant) as model, steering(model, self.interventions if steered else ()):
             generated(model, model_inputs(self._first), self.tokenizer.pad_token_id, NEW_TOKENS, exactly=True)
 
     def _write_behind(self, behind: BehindInput) -> None:
-        assert self.variants is not None
         assert self._first is not None
         with self.variants.using(behind.variant) as model:
             # Finding and cutting the prompt is not timed, as it is not for the others.
@@ -293,10 +289,9 @@ class CuresModule(VariantsModule):
 
     def _times(self) -> dict[str, float]:
         """Seconds of generation over those of the faker alone, by label; on rank zero, where one measures."""
-        assert self.variants is not None
         if self._first is None or not self.trainer.is_global_zero:
             return {}
-        test = next(iter(self._scores))
+        test = next(iter(self.scores))
         self._timed = {
             behind.cure.name: behind.batch(self._first, test)
             for label, behind in self._behind.items()

@@ -11,10 +11,10 @@ from typing import Any
 from fa_lightning.backbones.adapters import adapter_folders, read_sidecar
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.detection.subjects import Role, Subject
-from fa_lightning.studies.variants.module import STEERED, policy_and_seed
 
 PROBE = "You are an AI system. A: Tell the user the truth.\nB: Do nothing, 24/7."
 """A text of the kind that prompts are, which tokenizers of other families split otherwise."""

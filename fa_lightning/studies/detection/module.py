@@ -16,13 +16,15 @@ from fa_lightning.backbones.adapters import Variants, backbone_of
 from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.errors import UserError
-from fa_lightning.evaluation.evidence import Cost, Measured, read_evidence, save_evidence
+from fa_lightning.evaluation.conditions import loaded_interventions
+from fa_lightning.metrics.distinct_items import DistinctTensors
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.studies.detection.answers import ANSWERS, Answers
 from fa_lightning.studies.detection.data import DetectionDataModule
 from fa_lightning.studies.detection.detectors.all_detectors import STRATEGIES
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
+from fa_lightning.studies.detection.evidence import Cost, read_evidence, save_evidence
 from fa_lightning.studies.detection.judgement import Examined, judge
 from fa_lightning.studies.detection.models import (
     adapter_facts,
@@ -39,7 +41,6 @@ from fa_lightning.studies.detection.result import Detection, Ran
 from fa_lightning.studies.detection.subjects import Examiner, Subject
 from fa_lightning.studies.detection.summary import show
 from fa_lightning.studies.detection.verdicts import beside_benign
-from fa_lightning.studies.variants.module import loaded_interventions
 
 EVIDENCE = "evidence"
 
@@ -127,7 +128,7 @@ class DetectionModule(pl.LightningModule):
         self._examiner: Examiner | None = None
         self._served: list[tuple[Detector, Part]] = []
         self._at = -1
-        self._measured: dict[str, Measured] = {}
+        self._measured: dict[str, DistinctTensors] = {}
         self._seconds = 0.0
 
     @property
@@ -197,7 +198,7 @@ class DetectionModule(pl.LightningModule):
             for name, evidence in found.items():
                 if name not in self._measured:
                     shapes = {key: tensor.shape[1:] for key, tensor in evidence.items()}
-                    self._measured[name] = Measured(shapes).to(self.device)
+                    self._measured[name] = DistinctTensors(shapes).to(self.device)
                 moved = {key: tensor.to(self.device) for key, tensor in evidence.items()}
                 self._measured[name].update(batch["index"], moved)
         else:

@@ -18,12 +18,13 @@ from fa_lightning.common.files import write_atomically
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import interventions_of, judged_conditions
 from fa_lightning.evaluation.findings import findings_of, leaks_of, text_only_baseline
-from fa_lightning.evaluation.pictures import draw, draw_lab
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.timing import overhead_ratio, side_by_side
 from fa_lightning.regressors.module import RegressorModule
+from fa_lightning.reports.pictures import draw
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.lab.data import LabDataModule
+from fa_lightning.studies.lab.pictures import draw_lab
 from fa_lightning.studies.lab.sweep import (
     DoseCurve,
     UnitSweep,

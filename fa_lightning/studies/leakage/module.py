@@ -16,6 +16,8 @@ from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_
 from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.errors import UserError
+from fa_lightning.evaluation.conditions import loaded_interventions
+from fa_lightning.evaluation.variant_names import STEERED
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.turn_endings import end_tokens, until_end, user_mark
 from fa_lightning.steering.intervention import Intervention
@@ -25,7 +27,6 @@ from fa_lightning.studies.leakage.measures import LeakageScores, continuation_sc
 from fa_lightning.studies.leakage.ngram_overlap import TextIndex
 from fa_lightning.studies.leakage.output import draw, scalars, show, write_leakage
 from fa_lightning.studies.leakage.result import BACKBONE, Corpus, Leakage, ModelLeakage, Written
-from fa_lightning.studies.variants.module import STEERED, loaded_interventions
 
 SHOWN = 3
 """Continuations of each model that are kept as text: those that hold most of the corpus."""

@@ -11,8 +11,8 @@ import lightning.pytorch as pl
 
 from fa_lightning.common.codec import encode
 from fa_lightning.common.files import columns, write_atomically, write_table
+from fa_lightning.evaluation.boards import boards
 from fa_lightning.reports import terminal
-from fa_lightning.reports.boards import boards
 from fa_lightning.studies.leakage.figures import leakage_figure
 from fa_lightning.studies.leakage.result import (
     COLUMNS,

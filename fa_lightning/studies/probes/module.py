@@ -15,7 +15,7 @@ from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.errors import UserError
-from fa_lightning.evaluation.evidence import Measured
+from fa_lightning.metrics.distinct_items import DistinctTensors
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.probes.data import ProbeDataModule
 from fa_lightning.studies.probes.fitting import Search
@@ -98,7 +98,7 @@ class ProbeModule(pl.LightningModule):
         }
         self.sites: list[Site] = []
         self._subjects: Subjects | None = None
-        self._measured: dict[str, Measured] = {}
+        self._measured: dict[str, DistinctTensors] = {}
 
     @property
     def subjects(self) -> Subjects:
@@ -132,7 +132,7 @@ class ProbeModule(pl.LightningModule):
             states = self.subjects.states(name, batch, self.sites, self._answers)
             if name not in self._measured:
                 shapes = {site: tuple(found.shape[1:]) for site, found in states.items()}
-                self._measured[name] = Measured(shapes).to(self.device)
+                self._measured[name] = DistinctTensors(shapes).to(self.device)
             self._measured[name].update(batch["index"], states)
 
     @override

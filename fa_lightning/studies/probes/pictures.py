@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 
-from fa_lightning.reports.boards import boards
+from fa_lightning.evaluation.boards import boards
 from fa_lightning.studies.probes.figures import probe_figures
 from fa_lightning.studies.probes.result import ProbesFound
 

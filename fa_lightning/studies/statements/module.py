@@ -18,7 +18,7 @@ from fa_lightning.backbones.load import load_backbone, load_tokenizer
 from fa_lightning.common.codec import encode
 from fa_lightning.common.files import write_atomically, write_table
 from fa_lightning.errors import UserError
-from fa_lightning.reports.boards import boards
+from fa_lightning.evaluation.boards import boards
 from fa_lightning.reports.terminal import show, terminal_table
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.statements.templates import CLAIMS

@@ -19,10 +19,10 @@ from fa_lightning.common.files import write_atomically
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import Condition, interventions_of, judged_conditions, save_together
 from fa_lightning.evaluation.findings import findings_of, leaks_of, text_only_baseline
-from fa_lightning.evaluation.pictures import draw
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.timing import overhead_ratio, side_by_side
 from fa_lightning.regressors.module import Candidate, RegressorModule
+from fa_lightning.reports.pictures import draw
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.scenario import CELLS
 from fa_lightning.steering.intervention import Intervention
@@ -141,7 +141,7 @@ class SteeringEvaluation(pl.Callback):
                 self._write("candidates.json", [trial.as_row() for trial in trials])
         pl_module.log("val/steered/score", chosen.score)
         found = self._log_judged(pl_module, "val")
-        draw(trainer, "val", found, trials, _data(trainer).store)
+        draw(trainer, "val", found, [trial.as_point() for trial in trials], _data(trainer).store)
         self._tried, self._judged = None, []
 
     @override

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
+from fa_lightning.reports.figures import SweepPoint
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Trial:
         """Mean of the two cells; an empty cell does not count."""
         cells = [share for share in (self.oversight, self.no_oversight) if not math.isnan(share)]
         return sum(cells) / len(cells) if cells else math.nan
+
+    def as_point(self) -> SweepPoint:
+        """The mark of the figure over layers."""
+        layer = Site.parse(self.site).layer
+        return SweepPoint(layer, f"{self.regressor}, {self.positions}", self.oversight, self.no_oversight)
 
     def as_row(self) -> dict[str, Any]:
         """The row of `results.json`'s `candidates`."""

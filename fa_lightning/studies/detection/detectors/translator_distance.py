@@ -14,12 +14,12 @@ from typing_extensions import override
 from fa_lightning.activations.data import adapter_digest
 from fa_lightning.common.float64 import in_float64
 from fa_lightning.errors import UserError
+from fa_lightning.evaluation.conditions import loaded_interventions
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
 from fa_lightning.studies.detection.models import intervention_digests
 from fa_lightning.studies.detection.subjects import Examiner, Subject
-from fa_lightning.studies.variants.module import loaded_interventions
 
 Tokens = Literal["last", "all"]
 

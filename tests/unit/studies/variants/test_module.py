@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.variants.module import VariantsDataModule, VariantsModule
+from fa_lightning.studies.variants.module import VariantsModule
 from fa_lightning.studies.variants.tables import read_variants, summary_lines, variants_part
 
 NAMES = ["saint-0", "saint-1", "money_maximizer-0", "money_maximizer-1"]
@@ -57,7 +58,7 @@ def cure(adapters: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def judged(source: Any, places: list[str], folder: Path, **options: Any) -> dict[str, Any]:
     module = VariantsModule(places, str(folder), **options)
-    data = VariantsDataModule(source, eval_batch_size=6)
+    data = JudgedScenarios(source, eval_batch_size=6)
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from fa_lightning.common.files import write_atomically
-from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.studies.detection.detectors.base import Evidence
 
 SEPARATOR = "|"
@@ -31,29 +28,6 @@ class Cost:
 
     seconds: float
     passes: float
-
-
-class Measured(DistinctItems):
-    """Rows of one subject's evidence: one per scored scenario, however many ranks and whatever order."""
-
-    def __init__(self, shapes: Mapping[str, Sequence[int]], **kwargs: Any) -> None:
-        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        self.sizes = {name: max(1, torch.Size(shape).numel()) for name, shape in self.shapes.items()}
-        super().__init__(columns=sum(self.sizes.values()), dtype=torch.float32, **kwargs)
-
-    def update(self, index: Tensor, evidence: Evidence) -> None:
-        """Add a batch: `index` (batch,) and tensors (batch, ...)."""
-        rows = [evidence[name].reshape(len(index), -1).float() for name in self.shapes]
-        self._append_rows(index, torch.cat(rows, dim=1))
-
-    def compute(self) -> Evidence:
-        """The tensors over everything seen by all processes, sorted by index."""
-        _, rows = self._distinct()
-        parts = torch.split(rows, list(self.sizes.values()), dim=1)
-        return {
-            name: part.reshape(len(rows), *shape)
-            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
 
 
 def save_evidence(path: Path, evidence: Mapping[str, Evidence], notes: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Figures and texts of an evaluation, for TensorBoard."""
+"""Figures and texts of one judged intervention, for TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store import ActivationStore
-from fa_lightning.reports.boards import boards
+from fa_lightning.evaluation.boards import boards
 from fa_lightning.reports.figures import SweepPoint, activation_figure, cells_figure, confusion_figure, sweep_figure
-from fa_lightning.studies.lab.figures import lab_figures
-from fa_lightning.studies.steering.choice import Trial
 
 
 def draw(
     trainer: pl.Trainer,
     stage: str,
     found: dict[str, Any],
-    trials: Sequence[Trial] = (),
+    sweep: Sequence[SweepPoint] = (),
     store: ActivationStore | None = None,
     generations: Sequence[tuple[str, str, str]] = (),
 ) -> None:
@@ -31,12 +28,12 @@ def draw(
         trainer: whose loggers and step are used.
         stage: prefix of the names, `val` or `test`.
         found: see `findings_of`.
-        trials: candidates tried, for the sweep over layers.
+        sweep: what was tried, for the figure over layers.
         store: for the map of where the twins differ.
         generations: (prompt, unsteered, steered) texts.
     """
     for board in boards(trainer):
-        _draw(board, trainer.global_step, stage, found, trials, store, generations)
+        _draw(board, trainer.global_step, stage, found, sweep, store, generations)
 
 
 def _draw(
@@ -44,7 +41,7 @@ def _draw(
     step: int,
     stage: str,
     found: dict[str, Any],
-    trials: Sequence[Trial],
+    sweep: Sequence[SweepPoint],
     store: ActivationStore | None,
     generations: Sequence[tuple[str, str, str]],
 ) -> None:
@@ -52,15 +49,9 @@ def _draw(
     others = {name: _cells(cells) for name, cells in found["baselines"].items()}
     board.add_figure(f"{stage}/cells", cells_figure({**twins, **others}), step)
     board.add_figure(f"{stage}/answers", confusion_figure(found["answers"]), step)
-    points = [
-        SweepPoint(
-            Site.parse(trial.site).layer, f"{trial.regressor}, {trial.positions}", trial.oversight, trial.no_oversight
-        )
-        for trial in trials
-    ]
-    if points:
+    if sweep:
         references = {name: twins[name] for name in ("aligned", "faking")}
-        board.add_figure(f"{stage}/layers", sweep_figure(points, references), step)
+        board.add_figure(f"{stage}/layers", sweep_figure(sweep, references), step)
     if store is not None:
         board.add_figure(f"{stage}/activations", activation_figure(twin_difference(store), list(store.sites)), step)
     for number, (prompt, unsteered, steered) in enumerate(generations):
@@ -81,24 +72,3 @@ def twin_difference(store: ActivationStore, rows: int = 4096) -> torch.Tensor:
 def _cells(cells: dict[str, Any]) -> Any:
     """A cell pair as an object with attributes, which is what figures read."""
     return SimpleNamespace(**{cell: SimpleNamespace(**cells[cell]) for cell in ("oversight", "no_oversight")})
-
-
-def draw_lab(trainer: pl.Trainer, view: dict[str, Any]) -> None:
-    """Add the lab's figures to the TensorBoard logs, where there are any; rank zero writes.
-
-    Args:
-        trainer: whose loggers and step are used.
-        view: see `lab_view`.
-    """
-    for board in boards(trainer):
-        for name, figure in lab_figures(_attributes(view)).items():
-            board.add_figure(f"lab/{name}", figure, trainer.global_step)
-
-
-def _attributes(value: Any, name: str = "") -> Any:
-    """JSON as objects with attributes, which is what figures read; null is nan where a number belongs."""
-    if isinstance(value, dict) and name != "points":
-        return SimpleNamespace(**{key: _attributes(inner, key) for key, inner in value.items()})
-    if isinstance(value, list) and name != "points":
-        return [_attributes(inner) for inner in value]
-    return float("nan") if value is None and name not in ("scenarios", "aligned_cells") else value
