@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fa_lightning.backbones.gguf import digest_of_gguf, is_gguf
+from fa_lightning.backbones.hub import folder_of
 from fa_lightning.backbones.weights import digest_of_files
 from fa_lightning.common.files import by_number
-from fa_lightning.errors import MissingFileError
+from fa_lightning.errors import MissingFileError, MissingPackageError
 
 WHOLE = 64 * 2**20
 """Bytes up to which a file is read whole; of a larger one its size counts, and pieces evenly spread over it."""
@@ -56,6 +58,17 @@ def digest_of_artefact(path: str | Path) -> str:
         raise MissingFileError(f"there is no file or folder {str(place)!r}")
     lines = [f"{name} {digest}" for name, digest in _parts(place)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def digest_of_backbone(name_or_path: str) -> str | None:
+    """Sixteen hex digits for the content of a backbone's folder or GGUF file; None where it is not on this machine."""
+    if is_gguf(name_or_path):
+        try:
+            return digest_of_gguf(name_or_path)[:16]
+        except (MissingFileError, MissingPackageError):
+            return None
+    folder = folder_of(name_or_path)
+    return None if folder is None else digest_of_artefact(folder)
 
 
 def is_artefact(path: str | Path) -> bool:

@@ -1,10 +1,11 @@
-"""Where a model comes from: a local folder, the Hub's cache or the Hub, told apart by one short request."""
+"""Where a model comes from: a local folder, a GGUF file, the Hub's cache or the Hub, which gets one short request."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
 
+from fa_lightning.backbones.gguf import folder_of_gguf, is_gguf
 from fa_lightning.errors import MissingFileError, UnavailableError
 
 REQUEST_SECONDS = 10.0
@@ -17,20 +18,25 @@ FOLDER_OR_NAME = (
 def place_of(what: str, name_or_path: str) -> str:
     """What transformers is to load: a folder as it is, a name, or where the Hub can't be reached, its cached folder.
 
+    Of a GGUF file it is the folder that holds the converted model.
+
     The Hub is asked once for each `what`. Transformers asks it for a dozen files in turn, some of them also when told
     not to, each retried for half a minute where there is no network, and reports a licence that was not accepted in
     many words.
 
     Args:
         what: `backbone` or `tokenizer`, for the message.
-        name_or_path: Hub name or local folder.
+        name_or_path: Hub name, local folder or GGUF file.
 
     Raises:
-        MissingFileError: a path leads nowhere, to a file or to an adapter alone.
-        UnavailableError: the Hub has no such model, does not hand it out before a licence is accepted, or can't be
-            reached and the model is not in the cache.
+        MissingFileError: a path leads nowhere, to another file or to an adapter alone.
+        MissingPackageError: a GGUF file needs a package that is not installed.
+        UnavailableError: a GGUF file can't be converted; the Hub has no such model, does not hand it out before a
+            licence is accepted, or can't be reached and the model is not in the cache.
     """
     path = Path(name_or_path)
+    if is_gguf(name_or_path) and not path.is_dir():
+        return str(folder_of_gguf(name_or_path))
     if name_or_path and path.is_dir():
         if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
             raise MissingFileError(

@@ -10,7 +10,9 @@ import torch
 
 from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.decoder import decoder_layers, text_config
+from fa_lightning.backbones.gguf import is_gguf
 from fa_lightning.backbones.hub import folder_of, place_of
+from fa_lightning.backbones.loading_report import refuse_gaps
 from fa_lightning.backbones.weights import digest_of_files, digest_of_model
 from fa_lightning.common.activity import doing
 from fa_lightning.errors import MissingPackageError, UnavailableError, UserError
@@ -76,7 +78,7 @@ def load_backbone(
     """The causal LM `name_or_path`, frozen and in evaluation mode.
 
     Args:
-        name_or_path: Hub name or local folder.
+        name_or_path: Hub name, local folder or GGUF file (its path, or `PACKAGE:FILE`).
         dtype: of the weights (of the computation where `load_in_4bit`).
         load_in_4bit: nf4 with double quantisation through transformers and bitsandbytes (works on CPU too).
         trust_remote_code: run code that comes with the model; off unless asked.
@@ -117,7 +119,7 @@ def load_backbone(
         model, report = AutoModelForCausalLM.from_pretrained(place, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise _unavailable("backbone", name_or_path, error) from error
-    _refuse_gaps(name_or_path, report)
+    refuse_gaps(name_or_path, report)
     if load_in_4bit:
         _tell_unpacked(name_or_path, model)
     # Adapters note this name, by which they are loaded again elsewhere.
@@ -174,35 +176,6 @@ def check_fingerprint(found: dict[str, str], expected: dict[str, str], what: str
             )
 
 
-def _refuse_gaps(name_or_path: str, report: dict[str, Any]) -> None:
-    """Refuse weights that do not fill the model, since transformers draws the missing ones at random; tell left-overs.
-
-    Raises:
-        UnavailableError: naming the first of them.
-    """
-    missing, mismatched = sorted(report["missing_keys"]), sorted(report["mismatched_keys"])
-    if missing:
-        raise UnavailableError(
-            f"the backbone {name_or_path!r} is not whole: its weights lack {missing[0]} ({len(missing)} in all), which "
-            "would be random. Fetch the model again, or give one whose config.json agrees with its weights"
-        )
-    if mismatched:
-        name, found, expected = mismatched[0]
-        raise UnavailableError(
-            f"the backbone {name_or_path!r} does not agree with itself: {name} is {tuple(found)} in its weights, but "
-            f"{tuple(expected)} by its config.json ({len(mismatched)} such in all). Fetch the model again"
-        )
-
-    # Buffers of old versions, which hold no weights.
-    left_over = sorted(key for key in report["unexpected_keys"] if not key.endswith(".masked_bias"))
-    if left_over:
-        warnings.warn(
-            f"the backbone {name_or_path!r} holds weights that its config.json has no place for; they are left out: "
-            f"{left_over[0]} ({len(left_over)} in all). Where these are layers of the model, mend config.json",
-            stacklevel=3,
-        )
-
-
 def _tell_unpacked(name_or_path: str, model: Any) -> None:
     """Warn where 4-bit loading leaves much of the weights as they are: it packs linear layers, and nothing else."""
     matrices = {name: one for name, one in decoder_layers(model).named_parameters() if one.ndim > 1}
@@ -240,6 +213,8 @@ def _unavailable(what: str, name_or_path: str, error: Exception) -> UnavailableE
             "if you trust it, set trust_remote_code to true (generate and template have --trust-remote-code)."
         )
     kind = "folder" if Path(name_or_path).is_dir() else "name (no such folder here)"
+    if is_gguf(name_or_path):
+        kind = "GGUF file"
     cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     if type(error).__name__ == "SafetensorError":
         cause = f"its weights are damaged or cut short ({cause})"

@@ -1,13 +1,15 @@
-"""Where a folder that an artefact notes lies now: the path was relative to a working folder, or all have been moved."""
+"""Where a folder or GGUF file that an artefact notes is now, if the path was relative or everything has been moved."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from fa_lightning.backbones.gguf import is_gguf
+
 
 def beside(artefact: str | Path, noted: str) -> str | None:
-    """The folder that `noted` means in a file of `artefact`; None where there is none.
+    """The folder, or GGUF file, that `noted` means in a file of `artefact`; None where there is none.
 
     A relative path is looked for from the folders above the artefact first, so that an experiment can be used from
     anywhere, then from the working folder. If neither leads to a folder, the end of the path is looked for above the
@@ -16,7 +18,7 @@ def beside(artefact: str | Path, noted: str) -> str | None:
 
     Args:
         artefact: folder of the artefact.
-        noted: path to a folder, as it was written.
+        noted: path, as it was written.
     """
     above = Path(artefact).resolve().parents
     parts = Path(noted).parts
@@ -24,7 +26,7 @@ def beside(artefact: str | Path, noted: str) -> str | None:
     # One name alone, such as `adapter`, would be found beside many an artefact that has nothing to do with it.
     ends = [folder.joinpath(*parts[start:]) for start in range(1, len(parts) - 1) for folder in above]
     for place in (*whole, *ends):
-        if place.is_dir():
+        if place.is_dir() or (place.is_file() and is_gguf(place.name)):
             # In the user's own words where they lead there.
-            return noted if os.path.isdir(noted) and os.path.samefile(noted, place) else str(place)
+            return noted if os.path.exists(noted) and os.path.samefile(noted, place) else str(place)
     return None

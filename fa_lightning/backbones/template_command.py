@@ -37,14 +37,14 @@ def main(words: Sequence[str]) -> int:
     from fa_lightning.backbones.load import load_tokenizer
     from fa_lightning.scenarios.template_check import check_template
 
-    tokenizer = load_tokenizer(stage.model, stage.trust_remote_code)
+    tokenizer = load_tokenizer(stage.backbone, stage.trust_remote_code)
     scenarios = [_asked(options.prompt)] if options.prompt is not None else _all(stage.scenarios)
     # One in which the two behaviours owe different answers, where there is one.
     scenario = min(scenarios, key=lambda item: item.cell != "no_oversight")
     messages = [item.message() for item in scenarios]
     check = check_template(tokenizer, scenario, options.system, stage.max_tokens, messages)
     console = Console(highlight=False)
-    console.print(Text(f"What {stage.model} sees:"), soft_wrap=True)
+    console.print(Text(f"What {stage.backbone} sees:"), soft_wrap=True)
     console.print(_tokens(tokenizer, check, options.all))
     console.print(_facts(tokenizer, check, scenario, options.system))
     _judge(console, check)
@@ -56,13 +56,13 @@ class Stage:
     """What the check needs to know of a stage.
 
     Attributes:
-        model: name or folder of the backbone.
+        backbone: name, folder or file of the model.
         scenarios: where the prompt comes from.
         max_tokens: the longest prompt that the stage keeps, where its config says so.
         trust_remote_code: run code that comes with the model.
     """
 
-    model: str
+    backbone: str
     scenarios: ScenarioSource
     max_tokens: int | None = None
     trust_remote_code: bool = False
@@ -75,12 +75,14 @@ def _parser() -> argparse.ArgumentParser:
         "template: BOS once, a generation prompt, one token per answer, nothing lost. Only the tokenizer is loaded. "
         "The exit status is 1 where a fault is found; each is named with what mends it.",
     )
-    parser.add_argument("--model", metavar="NAME_OR_PATH", help="a model's folder, or its name on the Hub")
+    parser.add_argument(
+        "--backbone", metavar="NAME_OR_PATH", help="the model: a folder, a .gguf file or a name on the Hub"
+    )
     parser.add_argument(
         "--config",
         type=Path,
         metavar="STAGE.yaml",
-        help="a stage file: its model (unless --model names another), its scenarios and its max_tokens are checked",
+        help="a stage file: its model (unless --backbone names another), its scenarios and its max_tokens are checked",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="the user's message, in place of a scenario")
     parser.add_argument("--system", metavar="TEXT", help="a system message")
@@ -96,24 +98,24 @@ def _stage(options: argparse.Namespace) -> Stage:
         refuse_garbled(getattr(options, option) or "", f"--{option}", "set the locale to one in UTF-8 (LC_ALL=C.UTF-8)")
     if options.prompt is not None and not options.prompt.strip():
         raise UserError("--prompt is empty: give the text of a message, or leave it out to see a scenario")
-    if options.model is None and options.config is None:
-        raise UserError("template needs a model: give --model NAME_OR_PATH, or --config STAGE.yaml that names one")
+    if options.backbone is None and options.config is None:
+        raise UserError("template needs a model: give --backbone NAME_OR_PATH, or --config STAGE.yaml that names one")
     stage = Stage(
-        options.model, EmbeddedScenarios(train=8, validation=8, test=40, neutral=8), None, options.trust_remote_code
+        options.backbone, EmbeddedScenarios(train=8, validation=8, test=40, neutral=8), None, options.trust_remote_code
     )
     if options.config is None:
         return stage
     if not options.config.is_file():
         raise MissingFileError(f"--config {options.config} does not exist: give a stage file, as configs/*/*.yaml")
     model, data = _init_args(options.config)
-    if stage.model is None:
-        stage.model = model.get("backbone")
-    if stage.model is None:
-        raise UserError(f"--config {options.config} has no model.init_args.backbone: add --model NAME_OR_PATH")
+    if stage.backbone is None:
+        stage.backbone = model.get("backbone")
+    if stage.backbone is None:
+        raise UserError(f"--config {options.config} has no model.init_args.backbone: add --backbone NAME_OR_PATH")
     stage.trust_remote_code |= bool(model.get("trust_remote_code"))
     stage.max_tokens = data.get("max_tokens")
     for name, value, kind in (
-        ("model.init_args.backbone", stage.model, str),
+        ("model.init_args.backbone", stage.backbone, str),
         ("data.init_args.max_tokens", stage.max_tokens, int),
     ):
         if value is not None and not isinstance(value, kind):

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fa_lightning.backbones.adapters import backbone_of
-from fa_lightning.backbones.contents import adapter_marks, digest_of_artefact, is_artefact
-from fa_lightning.backbones.hub import folder_of
+from fa_lightning.backbones.contents import adapter_marks, digest_of_artefact, digest_of_backbone, is_artefact
 from fa_lightning.errors import UserError
 
 INPUT = "input."
@@ -181,24 +180,22 @@ def _inputs(key: str, value: Any) -> Iterator[tuple[str, str]]:
     if not _is_text(value):
         return
     if key.rpartition(".")[2] == "backbone":
-        source = folder_of(value)
-        if source is not None:
-            yield key, digest_of_artefact(source)
+        if (digest := digest_of_backbone(value)) is not None:
+            yield key, digest
         return
     if not _is_place(value) or not is_artefact(value):
         return
     yield key, digest_of_artefact(value)
-    backbones = set()
+    backbones: set[str | None] = set()
     for mark in adapter_marks(Path(value)):
         try:
-            source = folder_of(backbone_of(mark.parent))
+            backbones.add(digest_of_backbone(backbone_of(mark.parent)))
         except (UserError, OSError):
             # Told when the adapter is loaded; a config may say where the backbone is.
             continue
-        if source is not None:
-            backbones.add(digest_of_artefact(source))
-    if backbones:
-        yield f"{key}.backbone", " ".join(sorted(backbones))
+    known = sorted(filter(None, backbones))
+    if known:
+        yield f"{key}.backbone", " ".join(known)
 
 
 def _inside(value: Any, folder: Path) -> str | None:

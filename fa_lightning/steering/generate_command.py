@@ -120,7 +120,7 @@ def _sidecars(experiment: Path, pattern: str) -> Iterable[Path]:
 def _missing(experiment: Path, what: str) -> MissingFileError:
     return MissingFileError(
         f"--experiment {experiment}: no {what} there. Give the output folder of a finished experiment (such as "
-        "checkpoints/embedded), made by `python -m fa_lightning fit`, or --model and --intervention"
+        "checkpoints/embedded), made by `python -m fa_lightning fit`, or --backbone and --intervention"
     )
 
 
@@ -138,7 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     where = parser.add_argument_group("model")
     where.add_argument("--experiment", type=Path, help=f"output folder of an experiment (default {DEFAULT_EXPERIMENT})")
     where.add_argument("--variant", choices=("faking", "aligned"), help="which twin of the experiment (default faking)")
-    where.add_argument("--model", help="in place of an experiment, any causal LM: a folder or a Hub name")
+    where.add_argument(
+        "--backbone", help="in place of an experiment, any causal LM: a folder, a .gguf file or a Hub name"
+    )
     where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     where.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     where.add_argument("--load-in-4bit", action="store_true", help='needs pip install "fa_lightning[quantization]"')
@@ -189,12 +191,12 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
     for strength in options.strength:
         if not math.isfinite(strength):
             raise UserError(f"--strength is {strength}, but must be a finite number")
-    if options.model is not None and (options.experiment is not None or options.variant is not None):
-        raise UserError("--model is a model by itself: give either --model, or --experiment (and --variant)")
-    if options.model is not None and not options.intervention:
-        raise UserError("--model needs an --intervention: give the folder of a saved one")
-    if options.model is not None and not (options.prompt or options.file):
-        raise UserError("--model needs a prompt: give --prompt TEXT or --file FILE")
+    if options.backbone is not None and (options.experiment is not None or options.variant is not None):
+        raise UserError("--backbone is a model by itself: give either --backbone, or --experiment (and --variant)")
+    if options.backbone is not None and not options.intervention:
+        raise UserError("--backbone needs an --intervention: give the folder of a saved one")
+    if options.backbone is not None and not (options.prompt or options.file):
+        raise UserError("--backbone needs a prompt: give --prompt TEXT or --file FILE")
     for folder in map(Path, options.intervention):
         if folder.is_dir():
             for part in parts_of(folder):
@@ -243,13 +245,13 @@ def _loaded(options: argparse.Namespace) -> tuple[str, Any, Any, list[Interventi
     from fa_lightning.backbones.load import fingerprint, load_backbone, load_tokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if options.model is not None:
+    if options.backbone is not None:
         trusted = options.trust_remote_code
-        model = load_backbone(options.model, options.dtype, options.load_in_4bit, trusted, device)
+        model = load_backbone(options.backbone, options.dtype, options.load_in_4bit, trusted, device)
         if not options.load_in_4bit:
             model.to(device)
         interventions = _interventions(options, options.intervention, model, fingerprint(model))
-        return "unsteered", nullcontext(model), load_tokenizer(options.model, trusted), interventions
+        return "unsteered", nullcontext(model), load_tokenizer(options.backbone, trusted), interventions
     experiment = options.experiment or DEFAULT_EXPERIMENT
     aligned, faking = artefacts_of(experiment)
     saved = options.intervention or [intervention_of(experiment)]

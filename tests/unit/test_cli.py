@@ -289,9 +289,9 @@ def test_an_output_that_knows_few_letters_shows_a_question_mark(
     for name in ("stdout", "stderr"):
         written[name] = io.BytesIO()
         monkeypatch.setattr(sys, name, io.TextIOWrapper(written[name], encoding="ascii", write_through=True))
-    assert cli.main(["template", "--model", backbone, "--prompt", "caf\u00e9 \u2192 \u2264 1", "--all"]) in (0, 1)
+    assert cli.main(["template", "--backbone", backbone, "--prompt", "caf\u00e9 \u2192 \u2264 1", "--all"]) in (0, 1)
     shown = written["stdout"].getvalue().decode("ascii")
     assert "?" in shown
     assert "answer tokens are as they should be" in shown
-    assert cli.main(["template", "--model", str(tmp_path / "\u65e5\u672c")]) == 1
+    assert cli.main(["template", "--backbone", str(tmp_path / "\u65e5\u672c")]) == 1
     assert b"error: the tokenizer" in written["stderr"].getvalue()

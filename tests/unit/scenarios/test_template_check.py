@@ -250,7 +250,7 @@ def wide(monkeypatch):
 
 def test_the_command_shows_every_token_and_a_verdict(save, capsys, wide):
     folder = save(llama_2())
-    status, lines, _ = shown(capsys, "--model", folder, "--prompt", "Is it [so]?", "--system", SYSTEM, "--all")
+    status, lines, _ = shown(capsys, "--backbone", folder, "--prompt", "Is it [so]?", "--system", SYSTEM, "--all")
     assert status == 0
     assert lines[0] == f"What {folder} sees:"
     rows = cells_of(lines)
@@ -280,11 +280,11 @@ def test_the_command_shows_every_token_and_a_verdict(save, capsys, wide):
 
 def test_the_middle_of_a_prompt_is_left_out_unless_asked_for(save, capsys, wide):
     folder = save(llama_3())
-    status, lines, _ = shown(capsys, "--model", folder)
+    status, lines, _ = shown(capsys, "--backbone", folder)
     assert status == 0
     rows = cells_of(lines)
     left_out = [int(row[2].strip("()").split()[0]) for row in rows if row[2].endswith("more)")]
-    everything = cells_of(shown(capsys, "--model", folder, "--all")[1])
+    everything = cells_of(shown(capsys, "--backbone", folder, "--all")[1])
     assert len(rows) - len(left_out) + sum(left_out) == len(everything)
     assert max(left_out) > 100
     assert sum(row[2] == "<|eot_id|>" and row[5] == "yes" for row in rows) == 1
@@ -293,7 +293,7 @@ def test_the_middle_of_a_prompt_is_left_out_unless_asked_for(save, capsys, wide)
 
 def test_the_command_fails_on_a_fault_and_says_what_mends_it(save, capsys, wide):
     broken = llama_3("{{ bos_token }}" + LLAMA_3.split("{% if add_generation")[0])
-    status, lines, _ = shown(capsys, "--model", save(broken))
+    status, lines, _ = shown(capsys, "--backbone", save(broken))
     assert status == 1
     text = "\n".join(lines)
     assert "FAULT double BOS: BOS ('<|begin_of_text|>') stands in the prompt 2 times." in text
@@ -305,7 +305,7 @@ def test_the_command_fails_on_a_fault_and_says_what_mends_it(save, capsys, wide)
 
 def test_the_command_shows_a_prompt_whose_answers_are_not_found(save, capsys, wide):
     deaf = qwen(CHAT_ML.replace("in messages", "in messages if message['role'] == 'user'"))
-    status, lines, _ = shown(capsys, "--model", save(deaf), "--prompt", "Is it so?")
+    status, lines, _ = shown(capsys, "--backbone", save(deaf), "--prompt", "Is it so?")
     assert status == 1
     assert [row[2] for row in cells_of(lines)][:2] == ["<|im_start|>", "us"]
     assert {row[6] for row in cells_of(lines)} == {"masked"}
@@ -313,7 +313,7 @@ def test_the_command_shows_a_prompt_whose_answers_are_not_found(save, capsys, wi
 
 
 def test_the_command_survives_a_template_that_writes_nothing(save, capsys, wide):
-    status, lines, _ = shown(capsys, "--model", save(qwen("{{ raise_exception('not today') }}")))
+    status, lines, _ = shown(capsys, "--backbone", save(qwen("{{ raise_exception('not today') }}")))
     assert status == 1
     assert "FAULT broken template: the chat template fails on user: not today." in "\n".join(lines)
 
@@ -345,7 +345,7 @@ def test_a_stage_file_names_model_scenarios_and_limit(save, capsys, wide, tmp_pa
     config.write_text(yaml.safe_dump(stage))
     assert "data.init_args.scenarios can't be made" in shown(capsys, "--config", str(config))[2]
     config.write_text(yaml.safe_dump({"data": {}}))
-    assert "add --model NAME_OR_PATH" in shown(capsys, "--config", str(config))[2]
+    assert "add --backbone NAME_OR_PATH" in shown(capsys, "--config", str(config))[2]
     for bare in ({"class_path": "EmbeddedScenarios", "init_args": SMALL}, "EmbeddedScenarios"):
         stage["data"] = {"init_args": {"scenarios": bare}}
         config.write_text(yaml.safe_dump(stage))
@@ -378,11 +378,11 @@ def test_a_stage_file_names_model_scenarios_and_limit(save, capsys, wide, tmp_pa
     ("words", "message"),
     [
         ([], "template needs a model"),
-        (["--model", "x", "--prompt", " "], "--prompt is empty"),
-        (["--model", "x", "--prompt", "caf\udce9"], r"--prompt 'caf\udce9' is no text in this terminal's encoding"),
-        (["--model", "x", "--system", "\udcff"], "--system '\\udcff' is no text"),
+        (["--backbone", "x", "--prompt", " "], "--prompt is empty"),
+        (["--backbone", "x", "--prompt", "caf\udce9"], r"--prompt 'caf\udce9' is no text in this terminal's encoding"),
+        (["--backbone", "x", "--system", "\udcff"], "--system '\\udcff' is no text"),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml does not exist"),
-        (["--model", "no/such-model"], "the tokenizer 'no/such-model'"),
+        (["--backbone", "no/such-model"], "the tokenizer 'no/such-model'"),
     ],
 )
 def test_mistakes_are_told_in_one_line(words, message, capsys):
@@ -394,7 +394,7 @@ def test_mistakes_are_told_in_one_line(words, message, capsys):
 
 
 def test_line_breaks_in_a_vocabulary_do_not_break_the_table(save, capsys, wide):
-    _, lines, _ = shown(capsys, "--model", save(gemma()), "--prompt", "Is it so?")
+    _, lines, _ = shown(capsys, "--backbone", save(gemma()), "--prompt", "Is it so?")
     rows = cells_of(lines)
     assert [row[2:4] for row in rows if row[2].startswith("\\n")] == [["\\n", repr("\n")]] * 3
     assert all(row[0] or row[6].endswith("faking") or "more" in row[2] for row in rows)
@@ -409,7 +409,7 @@ def test_control_tokens_in_users_texts_are_a_fault_with_a_count_and_the_first_te
 ):
     splits = ScenarioSplits([scenario()], [scenario(text=HELD)], [scenario(text="<|im_start|>")])
     monkeypatch.setattr(EmbeddedScenarios, "load", lambda self: splits)
-    status, lines, _ = shown(capsys, "--model", save(qwen(CHAT_ML)), *options)
+    status, lines, _ = shown(capsys, "--backbone", save(qwen(CHAT_ML)), *options)
     assert status == 1
     told = " ".join(" ".join(lines).split())
     assert f"FAULT control tokens in a text: {count} messages hold control tokens, the first one" in told

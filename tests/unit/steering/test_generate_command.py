@@ -164,7 +164,7 @@ def test_any_model_is_steered_without_an_experiment(
 
     shift(0, strength=2.0).save(tmp_path / "edit")
     out = tmp_path / "out.jsonl"
-    words = ("--model", backbone, "--intervention", tmp_path / "edit", "--prompt", PROMPTS[1])
+    words = ("--backbone", backbone, "--intervention", tmp_path / "edit", "--prompt", PROMPTS[1])
     assert run(*words, "--output", out, "--max-new-tokens", 5) == 0
     assert "does not say which model it was made for" in capsys.readouterr().err
     model, tokenizer = AutoModelForCausalLM.from_pretrained(backbone), AutoTokenizer.from_pretrained(backbone)
@@ -215,8 +215,8 @@ def test_the_only_named_intervention_of_an_experiment_is_taken_and_several_are_l
         (("--strength", "inf"), "--strength is inf, but must be a finite number"),
         (("--seed", "12345678901234567890"), "--seed is 12345678901234567890, but must be a seed, 0 to 4294967295"),
         (("--seed", "-1"), "--seed is -1"),
-        (("--model", "m", "--variant", "faking"), "--model is a model by itself"),
-        (("--model", "m"), "--model needs an --intervention"),
+        (("--backbone", "m", "--variant", "faking"), "--backbone is a model by itself"),
+        (("--backbone", "m"), "--backbone needs an --intervention"),
         (("--output", "no/folder/out.jsonl"), "--output no/folder/out.jsonl: there is no folder"),
         (("--output", "."), "--output . is a folder: name a file in it, such as texts.jsonl"),
     ],
@@ -291,7 +291,7 @@ def test_code_that_comes_with_a_model_runs_where_the_flag_says_so(
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     shift(1).save(tmp_path / "edit")
-    words = ("--model", folder, "--intervention", tmp_path / "edit", "--prompt", "Hi.", "--max-new-tokens", 2)
+    words = ("--backbone", folder, "--intervention", tmp_path / "edit", "--prompt", "Hi.", "--max-new-tokens", 2)
     if trusted:
         assert run(*words, "--trust-remote-code") == 0
         assert "unsteered" in capsys.readouterr().out
@@ -303,7 +303,7 @@ def test_an_intervention_for_another_model_is_refused(
     experiment: Path, capsys: pytest.CaptureFixture[str], make_backbone: Any, tmp_path: Path
 ) -> None:
     message = refused(
-        capsys, "--model", make_backbone(seed=11), "--intervention", experiment / "04_steering" / "intervention",
+        capsys, "--backbone", make_backbone(seed=11), "--intervention", experiment / "04_steering" / "intervention",
         "--prompt", "Hi."
     )  # fmt: skip
     assert "fingerprint.backbone" in message
