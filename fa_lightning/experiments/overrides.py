@@ -1,4 +1,4 @@
-"""Values from the command line, each laid over every stage of an experiment that has such an argument."""
+"""Values from the command line, each laid over every stage of a plan that has such an argument."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fa_lightning.cli import lightning_cli
 from fa_lightning.common.ranges import refuse_idle
+from fa_lightning.common.user_files import read_yaml
 from fa_lightning.errors import UserError
-from fa_lightning.experiments.matrix import read_config
+from fa_lightning.experiments.lightning_cli import lightning_cli
 from fa_lightning.experiments.stage import Stage
 
 Overrides = Sequence[tuple[str, str]]
@@ -45,20 +45,20 @@ def read_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def words_by_stage(stages: Sequence[Stage], trainer_config: Path | None, overrides: Overrides) -> dict[str, list[str]]:
-    """For each stage, by its name, the overrides that it takes, as words for its own command line.
+    """For each stage, by its title, the overrides that it takes, as words for its own command line.
 
     A stage takes what LightningCLI would take for it alone, also with `init_args` left out; it is left as it is by an
     override of an argument that its model, its data or its trainer does not have.
 
     Raises:
-        UserError: no stage has an argument that an override names; close ones are told.
+        UserError: no stage has an argument that an override names; close ones are named.
     """
-    if trainer_config is not None:
-        read_config(trainer_config)
+    if trainer_config is not None and not isinstance(read_yaml(trainer_config), Mapping):
+        raise UserError(f"{trainer_config} must map `trainer` to its arguments, as the files in configs/trainer do")
     # A file with a matrix stands for many stages of one shape: one of them is enough to read.
-    first = {stage.config: stage for stage in stages}
-    taken = {config: [] for config in first} if not overrides else _taken(first, trainer_config, overrides)
-    return {stage.name: taken[stage.config] for stage in stages}
+    first = {stage.file: stage for stage in stages}
+    taken = {file: [] for file in first} if not overrides else _taken(first, trainer_config, overrides)
+    return {stage.title: taken[stage.file] for stage in stages}
 
 
 def refuse_wrong_values(
@@ -70,7 +70,7 @@ def refuse_wrong_values(
     """Refuse values before the first stage runs, as the last one would be built hours later.
 
     Args:
-        stages: of the experiment.
+        stages: of the plan.
         trainer_config: YAML laid over every stage's own.
         words: by stage, what `words_by_stage` has found for it.
         remade: stages that are to be made again.
@@ -78,10 +78,10 @@ def refuse_wrong_values(
     Raises:
         UserError: a stage that is to be made has a value that its parser, or a class that it names, refuses.
     """
-    for config, stage in {stage.config: stage for stage in stages}.items():
-        same = [other for other in stages if other.config == config]
-        if words[stage.name] or any(other in remade or not other.is_done() for other in same):
-            _read(stage, [*config_words(stage, trainer_config), *words[stage.name]], "classes")
+    for file, stage in {stage.file: stage for stage in stages}.items():
+        same = [other for other in stages if other.file == file]
+        if words[stage.title] or any(other in remade or not other.is_done() for other in same):
+            _read(stage, [*config_words(stage, trainer_config), *words[stage.title]], "classes")
 
 
 def _taken(stages: Mapping[Path, Stage], trainer_config: Path | None, overrides: Overrides) -> dict[Path, list[str]]:
@@ -89,44 +89,44 @@ def _taken(stages: Mapping[Path, Stage], trainer_config: Path | None, overrides:
     taken: dict[Path, list[str]] = {}
     known: set[str] = set()
     unused = dict(overrides)
-    for config, stage in stages.items():
+    for file, stage in stages.items():
         parsed = _read(stage, config_words(stage, trainer_config), "config")
         known |= set(_arguments(parsed))
-        places = [(name, _place(parsed, name), value) for name, value in overrides]
-        taken[config] = [f"--{place}={value}" for _, place, value in places if place is not None]
-        for name, place, _ in places:
-            if place is not None:
+        full_names = [(name, _full_name(parsed, name), value) for name, value in overrides]
+        taken[file] = [f"--{full}={value}" for _, full, value in full_names if full is not None]
+        for name, full, _ in full_names:
+            if full is not None:
                 unused.pop(name, None)
     for name in unused:
         close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
         raise UserError(
-            f"--{name}: no stage of {next(iter(stages)).parent} has such an argument"
-            + (f"; did you mean --{', --'.join(close)}?" if close else "; see the stage files for those there are")
+            f"--{name}: no stage has such an argument"
+            + (f"; did you mean --{', --'.join(close)}?" if close else "; the command `config` prints those there are")
         )
     return taken
 
 
 def _read(stage: Stage, words: Sequence[str], until: Literal["config", "classes"]) -> dict[str, Any]:
-    """The config that `words` make of a stage, as plain values; what is wrong with it is told with the stage's file."""
+    """The config that `words` make of a stage, as plain values; errors name the stage's file."""
     try:
         config = dict(lightning_cli(words, run=False, until=until).config.as_dict())
         if until == "classes":
             refuse_idle(config)
         return config
     except UserError as error:
-        raise UserError(f"{stage.config}: {error}") from error
+        raise UserError(f"{stage.file}: {error}") from error
 
 
 def config_words(stage: Stage, trainer_config: Path | None) -> list[str]:
     """A stage's own config and what is laid over it from a file, as words for LightningCLI."""
     laid = [] if trainer_config is None else ["--config", str(trainer_config)]
-    return ["--config", stage.argument, *laid]
+    return ["--config", stage.config, *laid]
 
 
-def _place(config: Any, name: str) -> str | None:
+def _full_name(config: Any, name: str) -> str | None:
     """The full name of an argument in a stage's config, `init_args` filled in; None where there is none.
 
-    >>> _place({"model": {"class_path": "M", "init_args": {"rank": 8}}}, "model.rank")
+    >>> _full_name({"model": {"class_path": "M", "init_args": {"rank": 8}}}, "model.rank")
     'model.init_args.rank'
     """
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""Run an experiment: its stages in order, each skipped when done and resumed when interrupted, then its results."""
+"""Run a study on a base: its stages in order, each skipped when done and resumed when interrupted, then its results."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from rich.markup import escape
 
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.results import write_results
+from fa_lightning.experiments.chain import LOGS, Chain
 from fa_lightning.experiments.collect import collect_results, provenance_of
+from fa_lightning.experiments.compose import Composition
 from fa_lightning.experiments.fingerprint import INPUT, fingerprint_of, flat, refuse_change
+from fa_lightning.experiments.lightning_cli import lightning_cli
 from fa_lightning.experiments.locks import FolderLocks
 from fa_lightning.experiments.overrides import Overrides, config_words, refuse_wrong_values, words_by_stage
+from fa_lightning.experiments.plan import made_again, plan_of, progress_of, summary_of
 from fa_lightning.experiments.resume import ResumePoint
-from fa_lightning.experiments.stage import Stage, find_stages
-from fa_lightning.experiments.trial import batches_of_a_trial, trial_folder, tried
+from fa_lightning.experiments.stage import Stage
+from fa_lightning.experiments.trial import FAST, batches_of_a_trial, trial_of, tried
 from fa_lightning.reports.table import print_results
 from fa_lightning.studies.cures.results_file import write_cures_results
 from fa_lightning.studies.cures.tables import print_cures, read_cures
@@ -33,89 +37,95 @@ from fa_lightning.studies.leakage.result import LEAKAGE_NAME, LEAKAGE_TABLE
 from fa_lightning.studies.statements.result import SAFE_NAME, SAFE_TABLE
 from fa_lightning.studies.variants.tables import VARIANTS_TABLE, print_variants, read_variants
 
-OUTPUTS = Path("checkpoints")
-LOGS = Path("logs")
 
-
-def run_experiment(
-    experiment: Path,
+def run_study(
+    study: str,
+    chain: Chain,
     trainer_config: Path | None = None,
     refit: Sequence[str] = (),
-    seed: int | None = None,
+    only: Sequence[str] = (),
     overrides: Overrides = (),
 ) -> None:
-    """Run the stages of `experiment` that are not done yet, then write and print its results.
+    """Run the stages of a study that are not done yet, behind those that they need; write and print its results.
 
     Args:
-        experiment: folder of numbered stage files.
+        study: what is asked.
+        chain: the base, its seed and its model.
         trainer_config: YAML laid over every stage's own, as those of configs/trainer.
         refit: stages to make again, with all that depends on them; the name of a file with a matrix is all it makes.
-        seed: replaces every stage's `seed_everything`.
+        only: stages, or variants of a stage, to run by themselves.
         overrides: laid over every stage that has such an argument (see `words_by_stage`).
 
     Raises:
         UserError: a finished or begun stage was made from something else or has lost what it made, a folder is not the
-            stage's or is in use by another run, `refit` names no stage, `seed` would make variants of several seeds the
-            same, or no stage has an argument of `overrides`.
-        MissingFileError: the experiment has no stages.
+            stage's or is in use by another run, `refit` or `only` names no stage, or no stage has an argument of
+            `overrides`.
+        MissingFileError: there is no such study.
     """
     with FolderLocks() as locks:
-        _run(locks, experiment, trainer_config, refit, seed, overrides)
+        _run(locks, study, chain, trainer_config, refit, only, overrides)
 
 
 def _run(
     locks: FolderLocks,
-    experiment: Path,
+    study: str,
+    chain: Chain,
     trainer_config: Path | None,
     refit: Sequence[str],
-    seed: int | None,
+    only: Sequence[str],
     overrides: Overrides,
 ) -> None:
-    stages = find_stages(experiment, OUTPUTS)
-    _refuse_one_seed_for_all(stages, seed)
-    words = words_by_stage(stages, trainer_config, overrides)
+    plan = plan_of(Composition(chain), study, only)
+    words = words_by_stage(plan, trainer_config, overrides)
     console = Console()
-    if batches := batches_of_a_trial(stages, trainer_config, words):
+    if batches := batches_of_a_trial(plan, trainer_config, words):
         if refit:
             raise UserError(
                 f"--refit {refit[0]} deletes a finished stage, but a trial (trainer.fast_dev_run) leaves nothing in "
                 "its place: leave one of the two out"
             )
-        locks.take(trial_folder(OUTPUTS, experiment))
-        with tried(stages, OUTPUTS, words, batches) as (moved, laid):
+        moved = plan_of(Composition(trial_of(chain)), study, only)
+        laid = {title: [*own, f"--{FAST}={batches}"] for title, own in words.items()}
+        locks.take(trial_of(chain).outputs)
+        with tried(chain):
             refuse_wrong_values(moved, trainer_config, laid, moved)
-            _run_all(locks, moved, [], trainer_config, seed, laid, console)
+            _run_all(locks, moved, [], trainer_config, laid, console)
         _say(console, "every stage ran; of a trial (trainer.fast_dev_run) nothing is kept")
         return
-    remade = _with_dependents(stages, refit, words)
-    refuse_wrong_values(stages, trainer_config, words, remade)
-    for stage in stages:
+    remade = made_again(plan, refit)
+    refuse_wrong_values(plan, trainer_config, words, remade)
+    for stage in plan:
         stage.refuse_foreign_folder()
     for stage in remade:
         locks.take(stage.folder)
+    if any(stage.study != study for stage in plan):
+        _say(console, f"{study} on {chain.label}, seed {chain.seed}, needs other studies; the plan:")
+        for line in summary_of(plan):
+            _say(console, f"  {line}")
     # The last one first: a kill in between must not leave what was made from a stage that is gone.
     for stage in reversed(remade):
         _forget(stage)
     for word in dict.fromkeys(word for laid in words.values() for word in laid):
-        over = dict.fromkeys(stage.config.stem for stage in stages if word in words[stage.name])
+        over = dict.fromkeys(stage.file.stem for stage in plan if word in words[stage.title])
         _say(console, escape(f"{word}: laid over {', '.join(over)}"))
-    data = _run_all(locks, stages, remade, trainer_config, seed, words, console)
-    _finish(experiment, stages, data, console)
+    data = _run_all(locks, plan, remade, trainer_config, words, console)
+    own = [stage for stage in plan if stage.study == study]
+    if all(stage.is_done() for stage in own):
+        _finish(chain, own, data, console)
 
 
 def _run_all(
     locks: FolderLocks,
-    stages: list[Stage],
+    plan: list[Stage],
     remade: Sequence[Stage],
     trainer_config: Path | None,
-    seed: int | None,
     words: Mapping[str, Sequence[str]],
     console: Console,
 ) -> Any:
     """Run the stages that are not done yet; returns the last one's DataModule."""
-    for stage in stages:
-        title = f"[bold]{_progress(stage, stages)}[/bold]"
-        cli = build(stage, trainer_config, seed, words[stage.name])
+    for stage in plan:
+        title = f"[bold]{progress_of(stage, plan)}[/bold]"
+        cli = build(stage, trainer_config, words[stage.title])
         _refuse_other_folder(stage, cli)
         fingerprint = _fingerprint(stage, cli)
         # Ranks that are started together see the forgotten record for a moment longer than rank zero.
@@ -124,7 +134,10 @@ def _run_all(
         recorded = None if stage in remade else stage.record()
         # A stage that failed before it made anything, as by a wrong argument, has nothing that a change could spoil.
         if recorded is not None and not (recorded["state"] == "running" and stage.is_empty()):
-            refuse_change(stage.name, recorded["fingerprint"], _known_to(recorded["fingerprint"], fingerprint, cli))
+            if stage.study != plan[-1].study and words[stage.title] and recorded["state"] == "done":
+                # What this study needs of another was perhaps made before, without this command's own values.
+                cli, fingerprint = _as_recorded(stage, recorded["fingerprint"], trainer_config, cli, fingerprint)
+            refuse_change(stage.title, recorded["fingerprint"], _known_to(recorded["fingerprint"], fingerprint, cli))
             if recorded["state"] == "done":
                 stage.refuse_loss(recorded)
                 _say(console, f"{title}: done, skipped")
@@ -136,14 +149,21 @@ def _run_all(
     return cli.datamodule
 
 
-def build(stage: Stage, trainer_config: Path | None, seed: int | None, words: Sequence[str] = ()) -> Any:
-    """The stage's LightningCLI, instantiated and not run; `words` are laid over its config last."""
-    from fa_lightning.cli import lightning_cli
+def _as_recorded(
+    stage: Stage, recorded: Mapping[str, Any], trainer_config: Path | None, cli: Any, fingerprint: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The stage with the command's values laid over it where it was made with them; else as its files say."""
+    try:
+        refuse_change(stage.title, recorded, _known_to(recorded, fingerprint, cli))
+    except UserError:
+        cli = build(stage, trainer_config)
+        fingerprint = _fingerprint(stage, cli)
+    return cli, fingerprint
 
-    arguments = config_words(stage, trainer_config)
-    if seed is not None:
-        arguments += ["--seed_everything", str(seed)]
-    return lightning_cli([*arguments, *words], run=False)
+
+def build(stage: Stage, trainer_config: Path | None, words: Sequence[str] = ()) -> Any:
+    """The stage's LightningCLI, instantiated and not run; `words` are laid over its config last."""
+    return lightning_cli([*config_words(stage, trainer_config), *words], run=False)
 
 
 def resolved(cli: Any) -> dict[str, Any]:
@@ -212,55 +232,13 @@ def _refuse_nothing(stage: Stage, split: str, batches: float) -> None:
     """
     if batches == 0:
         raise UserError(
-            f"{stage.config}: the {split} split holds nothing that the stage takes, so nothing was made or judged: "
+            f"{stage.file}: the {split} split holds nothing that the stage takes, so nothing was made or judged: "
             "raise the sizes of its scenarios"
         )
 
 
-def _progress(stage: Stage, stages: Sequence[Stage]) -> str:
-    """Which file of how many, and where it has a matrix, which variant of how many: `2/3 02_variants 7/36 genie-0`."""
-    files = list(dict.fromkeys(other.config for other in stages))
-    shown = f"{files.index(stage.config) + 1}/{len(files)} {stage.config.stem}"
-    if not stage.variant:
-        return shown
-    variants = [other.name for other in stages if other.config == stage.config]
-    return f"{shown} {variants.index(stage.name) + 1}/{len(variants)} {stage.variant}"
-
-
-def _with_dependents(stages: Sequence[Stage], refit: Sequence[str], words: Mapping[str, Sequence[str]]) -> list[Stage]:
-    """The stages to be made again and those made from them, in order.
-
-    Raises:
-        UserError: `refit` names no stage.
-    """
-    unknown = sorted(set(refit) - {stage.name for stage in stages} - {stage.config.stem for stage in stages})
-    if unknown:
-        names = ", ".join(dict.fromkeys(name for stage in stages for name in (stage.config.stem, stage.name)))
-        raise UserError(f"--refit {unknown[0]}: no such stage; {stages[0].config.parent} has {names}")
-    remade: list[Stage] = []
-    for stage in stages:
-        named = stage.name in refit or stage.config.stem in refit
-        if named or any(other.is_named_in(stage, words[stage.name]) for other in remade):
-            remade.append(stage)
-    return remade
-
-
-def _refuse_one_seed_for_all(stages: Sequence[Stage], seed: int | None) -> None:
-    """Refuse to give one seed to variants that are to differ by theirs.
-
-    Raises:
-        UserError: naming the file that has seeds of its own.
-    """
-    for stage in stages:
-        if seed is not None and "seed" in stage.values:
-            raise UserError(
-                f"--seed {seed} would give every variant of {stage.config} the same seed, but its matrix holds seeds "
-                "of its own: change them there"
-            )
-
-
 def _refuse_other_folder(stage: Stage, cli: Any) -> None:
-    """Refuse a config that would write into another experiment, as a copied one does until its paths are changed.
+    """Refuse a stage that would write into another one's folder.
 
     Raises:
         UserError: naming the folder that the config writes to, and the one that it should.
@@ -272,8 +250,8 @@ def _refuse_other_folder(stage: Stage, cli: Any) -> None:
     for what, folder in written.items():
         if folder is not None and Path(folder).resolve() != stage.folder.resolve():
             raise UserError(
-                f"{stage.config}: {what} is {os.path.relpath(folder)}, but this stage's folder is "
-                f"{stage.folder}. Put the experiment's and the stage's own names into the paths of the file"
+                f"{stage.title}: {what} is {os.path.relpath(folder)}, but this stage's folder is {stage.folder}. Leave "
+                "the argument out: the runner gives every stage its own folder"
             )
 
 
@@ -304,9 +282,9 @@ def _say(console: Console, text: str) -> None:
 
 
 @rank_zero_only
-def _finish(experiment: Path, stages: list[Stage], data: Any, console: Console) -> None:
-    root = OUTPUTS / experiment.resolve().name
-    logs = LOGS / root.name
+def _finish(chain: Chain, stages: list[Stage], data: Any, console: Console) -> None:
+    root = chain.folder / stages[-1].study
+    logs = LOGS / chain.logs / stages[-1].study
     variants, detection = read_variants(stages[-1].folder), read_detection(stages[-1].folder)
     cures, results = read_cures(stages[-1].folder), collect_results(root.name, stages)
     if variants is not None:

@@ -1,25 +1,22 @@
-"""One stage of an experiment: its folder, what it was made from, and whether it is done."""
+"""One stage of a study: its folder, what it was made from, and whether it is done."""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fa_lightning.backbones.contents import digest_of_artefact
-from fa_lightning.common.files import by_number, write_atomically
-from fa_lightning.common.user_files import read_yaml
-from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.common.files import write_atomically
+from fa_lightning.errors import UserError
 from fa_lightning.experiments.fingerprint import digest_of, flat, strict
-from fa_lightning.experiments.matrix import expand, matrix_of
 
 RECORD = "stage.json"
 CHECKPOINT = "last.ckpt"
@@ -32,69 +29,60 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Stage:
-    """A numbered config of an experiment and the folder that its artefacts go to.
+    """One fit or test of a study on one chain, with its whole config and the folder that its artefacts go to.
 
     Attributes:
-        name: the config's name, as `02_aligned`; with the variant's behind it where the config has a matrix, as
-            `02_variants/saint-0`.
-        config: the YAML file.
-        folder: `checkpoints/<experiment>/<name>`.
-        values: the variant's own, by the matrix's names.
-        expanded: the variant's own config, as YAML; empty where the file is one stage.
+        study: its study.
+        name: the stage file's name, as `02_aligned`; with the variant's behind it where the file has a matrix, as
+            `01_variants/saint-0`.
+        file: the stage file, which messages name.
+        folder: `checkpoints/<base>/seed<N>/<study>/<name>`.
+        config: what LightningCLI runs, as YAML.
+        needs: stages whose artefacts it is made from, as `steering/02_aligned`; the name of a file with a matrix is all
+            of its variants.
+        optional: whether it runs only when `--only` names it.
     """
 
+    study: str
     name: str
-    config: Path
+    file: Path
     folder: Path
-    values: dict[str, Any] = field(default_factory=dict)
-    expanded: str = ""
+    config: str
+    needs: tuple[str, ...] = ()
+    optional: bool = False
 
     @property
-    def argument(self) -> str:
-        """What the command line's `--config` is given: a file, or the YAML itself."""
-        return self.expanded or str(self.config)
+    def title(self) -> str:
+        """What it is called in commands and messages: `steering/02_aligned`."""
+        return f"{self.study}/{self.name}"
 
     @property
     def variant(self) -> str:
-        """Which one of the config's matrix this is; empty where it has none."""
+        """Which one of the file's matrix this is; empty where it has none."""
         return self.name.partition("/")[2]
 
-    def is_named_in(self, other: Stage, words: Sequence[str] = ()) -> bool:
-        """Whether another stage's config names this one's folder, or the folder of all that its config stands for.
+    def is_called(self, name: str) -> bool:
+        """Whether a name means this stage, or the file that it is a variant of; the study may be left out."""
+        file = self.name.partition("/")[0]
+        return name in (self.title, self.name, file, f"{self.study}/{file}")
 
-        Args:
-            other: the stage whose values are read, those of a file that it names too.
-            words: laid over its config, as `--model.init_args.backbone=PATH`.
-        """
-        if other == self:
-            return False
-        own = os.path.realpath(self.folder)
-        everyone = os.path.realpath(self.folder.parent) if self.variant else own
-        paths = {os.path.realpath(value) for value in other.named(words)}
-        return any(path in (own, everyone) or path.startswith(own + os.sep) for path in paths)
-
-    @property
-    def text(self) -> str:
-        """The config as YAML, without a matrix."""
-        return self.expanded or yaml.safe_dump(read_yaml(self.config), sort_keys=False)
+    def needs_one(self, other: Stage) -> bool:
+        """Whether this stage is made from another one."""
+        return any(other.title == need or other.title.startswith(f"{need}/") for need in self.needs)
 
     def settings(self, words: Sequence[str] = ()) -> dict[str, Any]:
-        """The config's own values by their dotted arguments, with `words` laid over it."""
-        config = flat(yaml.safe_load(self.text) or {})
+        """The config's own values by their dotted arguments, with `words` laid over it.
+
+        Args:
+            words: of a command line, as `--trainer.max_epochs=1`.
+        """
+        config = flat(yaml.safe_load(self.config) or {})
         for word in words:
             name, _, value = word.removeprefix("--").partition("=")
             if not name.endswith("+"):
-                config = {key: one for key, one in config.items() if key != name and not key.startswith(f"{name}.")}
+                config = {key: kept for key, kept in config.items() if key != name and not key.startswith(f"{name}.")}
             config |= flat(_value_of(value), name)
         return config
-
-    def named(self, words: Sequence[str] = ()) -> set[str]:
-        """Every text among the values of the config, and of a file that one of them names."""
-        values = {value for value in self.settings(words).values() if isinstance(value, str) and "\n" not in value}
-        for file in [Path(value) for value in values if value.endswith((".yaml", ".yml"))]:
-            if file.is_file():
-                values |= {one for one in flat(read_yaml(file) or {}).values() if isinstance(one, str)}
-        return values
 
     @property
     def checkpoint(self) -> Path:
@@ -114,11 +102,11 @@ class Stage:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{path} is not whole JSON ({error}): refit the stage with --refit {self.name}") from error
+            raise UserError(f"{path} is not whole JSON ({error}): refit the stage with --refit {self.title}") from error
         if found.get("format") != FORMAT:
             raise UserError(
                 f"{path} was written by an earlier version, which did not note what was in artefacts: whether this "
-                f"stage and those before it are what they were can't be said. Run with --refit {self.name}"
+                f"stage and those before it are what they were can't be said. Run with --refit {self.title}"
             )
         return dict(found)
 
@@ -138,7 +126,7 @@ class Stage:
         if files and not (self.folder / RECORD).is_file():
             raise UserError(
                 f"{self.folder} holds files but no {RECORD}, so it is not a stage's folder and is left alone. Move it "
-                "away, or give the experiment another name by renaming its config folder"
+                "away, or give the base another name by renaming its file"
             )
 
     def write(self, state: str, fingerprint: Mapping[str, Any], **facts: Any) -> None:
@@ -174,7 +162,7 @@ class Stage:
             else:
                 continue
             raise UserError(
-                f"stage {self.name} is done, but {path} {found}. Put it back, or run with --refit {self.name} to "
+                f"stage {self.title} is done, but {path} {found}. Put it back, or run with --refit {self.title} to "
                 "make it and what depends on it again"
             )
 
@@ -235,27 +223,3 @@ def _is_whole(checkpoint: Path) -> bool:
             return archive.testzip() is None
     except (OSError, zipfile.BadZipFile):
         return False
-
-
-def find_stages(experiment: Path, outputs: Path) -> list[Stage]:
-    """The stages of an experiment folder, in the order of their numbers; a file with a matrix is many.
-
-    Raises:
-        MissingFileError: there is no such folder, or no numbered YAML in it.
-        UserError: a matrix is no matrix, or does not fit its file.
-    """
-    files = sorted(experiment.glob("[0-9]*.yaml"), key=by_number) if experiment.is_dir() else []
-    if not files:
-        raise MissingFileError(
-            f"--experiment {experiment}: no numbered stage files there (such as 01_backbone.yaml). Give a folder that "
-            "holds them, for instance configs/embedded or configs/poser"
-        )
-    root = outputs / experiment.resolve().name
-    stages: list[Stage] = []
-    for path in files:
-        if matrix_of(path) is None:
-            stages.append(Stage(path.stem, path, root / path.stem))
-            continue
-        for name, (values, config) in expand(path).items():
-            stages.append(Stage(f"{path.stem}/{name}", path, root / path.stem / name, values, config))
-    return stages

@@ -4,141 +4,138 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
 
-TOY_TRAINER: dict[str, Any] = {
-    "accelerator": "cpu",
+TOY: dict[str, Any] = {
     "precision": "32-true",
-    "check_val_every_n_epoch": 1,
-    "log_every_n_steps": 1,
+    "trainer": {"accelerator": "cpu", "check_val_every_n_epoch": 1, "log_every_n_steps": 1},
+    "lora": {"rank": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]},
+    "optimizer": {"learning_rate": 3e-2},
+    "batch_size": 8,
+    "twins": {"aligned": {"scenarios": 24}, "faking": {"epochs": 3, "scenarios": 24}},
+    "capture": {"scenarios": 24, "validation": 8, "neutral": 8, "shard_examples": 8},
+    "validation_items": 12,
+    "pretraining": {"epochs": 6, "vocabulary_size": 400, "batch_size": 8, "validation_items": 12},
+    "variants": {"seed": [0, 1]},
 }
-TOY_EPOCHS = {"BackboneModule": 6, "BehaviourModule": 3, "SelfTraining": 1, "RegressorModule": 3, "VariantsModule": 1}
-TOY_EPOCHS |= {"SoftPromptFit": 2, "GreedyCoordinateGradient": 1, "CuresModule": 1, "SafeScore": 1}
-TOY_EPOCHS |= dict.fromkeys(
-    ("FineTuning", "DirectPreference", "SelfPlay", "Misdirection", "ContextDistillation", "LatentTraining"), 1
-)
-TOY_EPOCHS["DetectionModule"] = 1
-TOY_MODEL: dict[str, dict[str, Any]] = {
-    "BackboneModule": {"hidden_size": 16, "layers": 2, "heads": 2, "learning_rate": 2e-2},
-    "BehaviourModule": {
-        "rank": 4,
-        "alpha": 8,
-        "learning_rate": 3e-2,
-        "target_modules": ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
+"""A base at toy size: laid over a shipped one."""
+
+BACKBONE = {"model": {"init_args": {"hidden_size": 16, "layers": 2, "heads": 2, "learning_rate": 2e-2}}}
+ONE_EPOCH = {"trainer": {"max_epochs": 1}}
+SELF_TRAINING = {**ONE_EPOCH, "model": {"init_args": {"learning_rate": 3e-2}}}
+PREFIX = {"data": {"init_args": {"train_scenarios": 24, "batch_size": 8}}}
+# The toy's adapters are in the layers that the shipped ones leave free.
+FREE_LAYERS = ["model.layers.0.mlp.gate_proj", "model.layers.1.mlp.gate_proj"]
+STORE = {"block_rows": 512}
+
+TOY_STAGES: dict[str, dict[str, Any]] = {
+    "steering": {
+        "01_backbone": BACKBONE,
+        "04_steering": {"trainer": {"max_epochs": 3, "check_val_every_n_epoch": 1}, "data": {"init_args": STORE}},
     },
-    "SelfTraining": {"learning_rate": 3e-2},
-    "RegressorModule": {},
-    "VariantsModule": {},
-    "SoftPromptFit": {"tokens": 4},
-    "GreedyCoordinateGradient": {"tokens": 4, "candidates": 8, "top": 8},
-    "CuresModule": {},
-    "SafeScore": {},
-    "FineTuning": {},
-    "DirectPreference": {},
-    "SelfPlay": {},
-    "Misdirection": {"layer": 1},
-    "ContextDistillation": {},
-    "LatentTraining": {"probe_steps": 2, "layers": None},
-    "DetectionModule": {},
-}
-TOY_DATA: dict[str, dict[str, Any]] = {
-    "BackboneDataModule": {"vocabulary_size": 400, "batch_size": 8, "validation_items": 12},
-    "ScenarioDataModule": {"train_scenarios": 24, "batch_size": 8},
-    "JudgedScenarios": {},
-    "PromptDataModule": {"train_scenarios": 24, "batch_size": 8},
-    "CuresDataModule": {},
-    "StatementDataModule": {},
-    "LatentStatementDataModule": {},
-    "LatentScenarioDataModule": {"train_scenarios": 24, "batch_size": 8},
-    "ContextDataModule": {"train_scenarios": 24, "batch_size": 8},
-    "DetectionDataModule": {"batch_size": 8},
-    "ActivationDataModule": {
-        "capture_scenarios": 24,
-        "capture_validation": 8,
-        "capture_neutral": 8,
-        "shard_examples": 8,
-        "block_rows": 512,
-        "validation_items": 12,
+    "lab": {
+        "03_lab": {
+            "trainer": {"max_epochs": 2, "check_val_every_n_epoch": 1},
+            "data": {
+                "init_args": {**STORE, "validation_items": 12, "live_batch_size": 8, "contrast_scenarios": 16},
+            },
+        }
+    },
+    "mitigation": {"01_plain": SELF_TRAINING, "02_noisy": SELF_TRAINING},
+    "cures": {
+        **{
+            stage: {"model": {"init_args": {"layer": "last"}}}
+            for stage in ("04_rmu_random", "05_rmu_safe", "06_rmu_full_weights")
+        },
+        "06_rmu_full_weights": {"model": {"init_args": {"layer": "last", "full_weights": FREE_LAYERS}}},
+        "08_lora_for_ccs": {"model": {"init_args": {"probe_steps": 2, "layers": None}}},
+        "09_self_training": SELF_TRAINING,
+        "10_soft_prompt": {**PREFIX, "trainer": {"max_epochs": 2}, "model": {"init_args": {"tokens": 4}}},
+        "11_greedy_coordinate_gradient": {
+            **PREFIX,
+            # The toy has few batches between checks.
+            "trainer": {"max_epochs": 1, "val_check_interval": None},
+            "model": {"init_args": {"tokens": 4, "candidates": 8, "top": 8}},
+        },
+    },
+    "statements": {
+        "01_backbone": BACKBONE,
+        "02_lora_for_ccs": {"model": {"init_args": {"probe_steps": 2, "layers": None}}},
     },
 }
-TOY_MATRIX = {"seed": [0, 1]}
-"""The values that an axis of a matrix keeps."""
-TOY_DATA["LabDataModule"] = TOY_DATA["ActivationDataModule"] | {"live_batch_size": 8, "contrast_scenarios": 16}
+TOY_VALUES: dict[str, dict[str, Any]] = {
+    "steering": {"epochs": 3},
+    "lab": {"epochs": 2},
+    "cures": {"scenarios": 24, "batch_size": 8, "seeds": [0, 1], "ccs_epochs": 1},
+    "statements": {"epochs": 1},
+    "detection": {"decoys": {"seed": [0, 1]}},
+}
 TOY_SCENARIOS: dict[str, dict[str, Any]] = {
-    "EmbeddedScenarios": {"train": 32, "validation": 16, "test": 16, "neutral": 16},
-    "PoserScenarios": {"limit": 48},
+    "embedded": {"train": 32, "validation": 16, "test": 16, "neutral": 16},
+    "poser": {"limit": 48},
 }
 
-Edit = Callable[[str, dict[str, Any]], None]
-"""Changes a stage's config in place; given the stage's name."""
+
+def toy_base(base: str = "embedded") -> dict[str, Any]:
+    """A shipped base at toy size, as what a file of one's own would say."""
+    studies = {
+        name: {**TOY_VALUES.get(name, {}), "stages": deepcopy(TOY_STAGES.get(name, {}))}
+        for name in (*TOY_STAGES, *TOY_VALUES)
+    }
+    return {
+        "extends": str(CONFIGS / "bases" / f"{base}.yaml"),
+        **deepcopy(TOY),
+        "scenarios": {"init_args": TOY_SCENARIOS[base]},
+        "studies": studies,
+    }
 
 
-def shrink(config: dict[str, Any]) -> None:
-    """Give a shipped stage toy sizes; everything else stays as shipped."""
-    model, data = config["model"], config["data"]
-    if "matrix" in config:
-        config["matrix"] |= {name: values for name, values in TOY_MATRIX.items() if name in config["matrix"]}
-    name = model["class_path"].rpartition(".")[2]
-    config["trainer"].update(TOY_TRAINER, max_epochs=TOY_EPOCHS[name])
-    model["init_args"].update(TOY_MODEL[name])
-    if "full_weights" in model["init_args"]:
-        # The toy's adapters are in the layers that the shipped ones leave free.
-        model["init_args"]["full_weights"] = ["model.layers.0.mlp.gate_proj", "model.layers.1.mlp.gate_proj"]
-    data["init_args"].update(TOY_DATA[data["class_path"].rpartition(".")[2]])
-    for part in (data["init_args"], *data["init_args"].get("transfer", [])):
-        if "scenarios" in part:
-            source = part["scenarios"]
-            source["init_args"].update(TOY_SCENARIOS[source["class_path"].rpartition(".")[2]])
+def write_toy(place: Path, base: str = "embedded", **changes: Any) -> Path:
+    """Write `place/<base>.yaml`, a shipped base at toy size; its path is returned.
+
+    Args:
+        place: the folder.
+        base: name of the shipped base.
+        changes: dotted keys of the base, with `__` for dots, and their values.
+    """
+    path = place / f"{base}.yaml"
+    path.write_text(yaml.safe_dump(toy_base(base), sort_keys=False))
+    for name, value in changes.items():
+        change_base(place, name.replace("__", "."), value, base)
+    return path
 
 
-def fold_layers(value: Any) -> Any:
-    """Sites of the shipped four layers as sites of the toy's two, each once in a list."""
-    if isinstance(value, dict):
-        return {name: fold_layers(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        folded = [fold_layers(inner) for inner in value]
-        sites = all(isinstance(inner, str) and inner.startswith("layers.") for inner in folded)
-        return list(dict.fromkeys(folded)) if sites else folded
-    if isinstance(value, str) and value.startswith("layers."):
-        return re.sub(r"layers\.(\d)", lambda match: f"layers.{int(match[1]) // 2}", value)
-    return value
+def change_base(place: Path, field: str, value: Any, base: str = "embedded") -> None:
+    """Set one dotted field of a base's file."""
+    path = place / f"{base}.yaml"
+    content = OmegaConf.load(path)
+    OmegaConf.update(content, field, value, force_add=True)
+    OmegaConf.save(content, path)
 
 
-def write_toy(place: Path, experiment: str = "embedded", edit: Edit | None = None) -> Path:
-    """Copy `configs/<experiment>` to `place/configs/<experiment>` at toy size; the folder is returned."""
-    folder = place / "configs" / experiment
-    folder.mkdir(parents=True)
-    for path in sorted((CONFIGS / experiment).glob("*.yaml")):
-        config = fold_layers(yaml.safe_load(path.read_text()))
-        shrink(config)
-        if edit is not None:
-            edit(path.stem, config)
-        (folder / path.name).write_text(yaml.safe_dump(config, sort_keys=False))
-    shutil.copytree(CONFIGS / "trainer", place / "configs" / "trainer", dirs_exist_ok=True)
-    return folder
+def change(place: Path, stage: str, field: str, value: Any, base: str = "embedded") -> None:
+    """Lay one dotted field over a stage, `steering/02_aligned` or another study's, in a base's file."""
+    study, _, name = stage.partition("/")
+    change_base(place, f"studies.{study}.stages.{name}.{field}", value, base)
 
 
-def change(place: Path, stage: str, field: str, value: Any, experiment: str = "embedded") -> None:
-    """Set one dotted field of a stage's file."""
-    path = place / "configs" / experiment / f"{stage}.yaml"
-    config = yaml.safe_load(path.read_text())
-    *parents, last = field.split(".")
-    inner: Any = config
-    for key in parents:
-        inner = inner[int(key)] if isinstance(inner, list) else inner[key]
-    inner[last] = value
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+def config_of(place: Path, stage: str, base: str = "embedded") -> dict[str, Any]:
+    """The whole config of a stage of a base in `place`."""
+    from fa_lightning.experiments.chain import Chain
+    from fa_lightning.experiments.compose import Composition
+
+    stages = Composition(Chain(place / f"{base}.yaml")).stages(stage.partition("/")[0])
+    return dict(yaml.safe_load(next(found for found in stages if found.is_called(stage)).config))
 
 
 def run(*words: str) -> int:
@@ -161,6 +158,6 @@ def command(place: Path, *words: str, **variables: str) -> subprocess.Popen[str]
     )
 
 
-def record_of(place: Path, stage: str, experiment: str = "embedded") -> dict[str, Any]:
-    """What a stage wrote about itself."""
-    return dict(json.loads((place / "checkpoints" / experiment / stage / "stage.json").read_text()))
+def record_of(place: Path, stage: str, base: str = "embedded") -> dict[str, Any]:
+    """What a stage, as `steering/02_aligned`, wrote about itself."""
+    return dict(json.loads((place / "checkpoints" / base / "seed0" / stage / "stage.json").read_text()))

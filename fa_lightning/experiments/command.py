@@ -1,0 +1,147 @@
+"""`python -m fa_lightning fit STUDY --base BASE` and `config STUDY --base BASE`: the options of both."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fa_lightning.common.ranges import check_number
+from fa_lightning.common.user_files import read_yaml
+from fa_lightning.errors import UserError
+from fa_lightning.experiments.chain import Chain
+from fa_lightning.experiments.shipped import config_file, names_in
+
+STUDY, BASE = "steering", "embedded"
+"""What `fit` alone runs."""
+
+LAID_OVER = """
+Any --model.ARGUMENT, --data.ARGUMENT or --trainer.ARGUMENT VALUE is laid over every stage that has the argument; others
+stay as they are, and it is refused where none has it. `fit --config FILE` runs one stage as plain LightningCLI.
+"""
+
+
+def fit(words: Sequence[str]) -> int:
+    """Run a study on a base; returns the exit status."""
+    parser = _parser("fit", "Run a study on a base: its stages in order, behind those that they need.")
+    parser.add_argument("--seeds", type=_seeds, help="several chains, one after the other, as 0,1,2")
+    parser.add_argument(
+        "--trainer",
+        help=f"trainer config laid over every stage: a YAML file, or one of {', '.join(names_in('trainer'))}",
+    )
+    parser.add_argument(
+        "--refit",
+        action="append",
+        default=[],
+        metavar="STAGE",
+        help="make a stage and all that depends on it again (may be repeated)",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="STAGE[/VARIANT]",
+        help="run this stage, or this variant of it, by itself; what it needs must be done (for job arrays)",
+    )
+    options, others = parser.parse_known_args(words)
+    undotted = [word for word in others if word.startswith("--") and "." not in word.partition("=")[0]]
+    if undotted:
+        parser.error(f"unrecognized arguments: {' '.join(undotted)}")
+    if options.seeds is not None and options.seed is not None:
+        parser.error("--seed and --seeds are both given: give one of them")
+    from fa_lightning.experiments.lightning_cli import quiet
+
+    quiet()
+    from fa_lightning.experiments.overrides import read_overrides
+    from fa_lightning.experiments.runner import run_study
+
+    overrides = read_overrides(others)
+    trainer = None if options.trainer is None else config_file("--trainer", options.trainer, "trainer")
+    for seed in options.seeds or [options.seed or 0]:
+        run_study(options.study, _chain(options, seed), trainer, options.refit, options.only, overrides)
+    return 0
+
+
+def config(words: Sequence[str]) -> int:
+    """Print the whole config of a stage, or of each stage of a study; returns the exit status."""
+    from fa_lightning.experiments.compose import Composition
+
+    parser = _parser("config", "Print the whole config of a stage of a study on a base, which `fit --config` takes.")
+    parser.add_argument("stage", nargs="?", help="such as 02_aligned, or 01_variants/faking-0 (default: all stages)")
+    options = parser.parse_intermixed_args(words)
+    stages = Composition(_chain(options, options.seed or 0)).stages(options.study)
+    shown = [stage for stage in stages if options.stage is None or stage.is_called(options.stage)]
+    if not shown:
+        names = ", ".join(stage.name for stage in stages)
+        raise UserError(f"{options.stage!r} is no stage of {options.study} on this base; it has {names}")
+    for number, stage in enumerate(shown):
+        needs = f"; needs {', '.join(stage.needs)}" if stage.needs else ""
+        sys.stdout.write(f"{'---' + chr(10) if number else ''}# {stage.title} of {stage.folder.parents[1]}{needs}\n")
+        sys.stdout.write(yaml.safe_dump(yaml.safe_load(stage.config), sort_keys=False, width=120))
+    return 0
+
+
+def refuse_stage_files(words: Sequence[str]) -> None:
+    """Refuse a stage file of a study as a config by itself: without a base it is not whole.
+
+    Args:
+        words: of a plain command.
+
+    Raises:
+        UserError: naming the commands that run it, or print it whole.
+    """
+    for path in _configs(words):
+        content = read_yaml(path) if path.is_file() else None
+        if isinstance(content, dict) and ({"needs", "needs_of_base", "matrix"} & set(content) or "${" in str(content)):
+            study = path.parent.name
+            raise UserError(
+                f"--config {path} is a stage of the study {study}, which is whole only together with a base. Run it "
+                f"with `fit {study} --base BASE`, or print it whole with `config {study} --base BASE {path.stem}`"
+            )
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m fa_lightning {command}", description=description, epilog=LAID_OVER, allow_abbrev=False
+    )
+    parser.add_argument(
+        "study", nargs="?", default=STUDY, help=f"one of {', '.join(names_in('studies'))} (default {STUDY})"
+    )
+    parser.add_argument(
+        "--base",
+        default=BASE,
+        help=f"one of {', '.join(names_in('bases'))}, or a YAML file of your own (default {BASE})",
+    )
+    parser.add_argument(
+        "--backbone", metavar="M", help="another model than the base's: a Hub name, a folder or a .gguf file"
+    )
+    parser.add_argument("--seed", type=_seed, help="which chain: the seed of everything that is drawn (default 0)")
+    return parser
+
+
+def _chain(options: Any, seed: int) -> Chain:
+    return Chain(config_file("--base", options.base, "bases"), seed, options.backbone)
+
+
+def _seed(word: str) -> int:
+    seed = int(word)
+    check_number("seed", seed, "--seed")
+    return seed
+
+
+def _seeds(word: str) -> list[int]:
+    return [_seed(part) for part in word.split(",")]
+
+
+def _configs(words: Sequence[str]) -> Iterator[Path]:
+    """The files that a command line names by --config."""
+    for number, word in enumerate(words):
+        option, _, value = word.partition("=")
+        if option in ("--config", "-c"):
+            value = value or (words[number + 1] if number + 1 < len(words) else "")
+            if value:
+                yield Path(value)

@@ -1,0 +1,283 @@
+"""Lay a base and a study's stage file over one another: the whole config of each stage, by OmegaConf."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fa_lightning.common.files import by_number
+from fa_lightning.common.user_files import read_yaml
+from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.experiments.chain import LOGS, Chain
+from fa_lightning.experiments.matrix import SEEDS_OF_A_CHAIN, variants_of
+from fa_lightning.experiments.shipped import config_file, names_in, shipped_configs, study_folder
+from fa_lightning.experiments.stage import Stage
+
+OF_LIGHTNING = ("seed_everything", "trainer", "model", "data")
+"""Keys of a stage file that LightningCLI reads."""
+OF_RUNNER = ("like", "values", "needs", "needs_of_base", "matrix", "checkpoint", "optional")
+"""Keys of a stage file that LightningCLI never sees: a stage that it is laid over, values that it refers to as
+`${values.NAME}`, what it needs of other stages and of the base, its variants, which checkpoints it keeps, and whether
+it runs only when it is asked for."""
+STUDY_VALUES = "study.yaml"
+"""File of a study with the values that its stages share, which a base may replace under `studies:`."""
+
+
+class Composition:
+    """The stages of any study on one chain.
+
+    Args:
+        chain: the base, its seed, and where it writes.
+
+    Raises:
+        MissingFileError: the base names a source that does not ship.
+        UserError: the base has a key that no base has, or names no backbone where none is pretrained.
+    """
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self.base = _read_base(chain)
+        self._known: dict[str, dict[Path, DictConfig]] = {}
+        self._composed: dict[str, list[Stage]] = {}
+
+    def stages(self, study: str) -> list[Stage]:
+        """The stages of a study that this base has, in the order of their numbers; a file with a matrix is many.
+
+        Raises:
+            MissingFileError: there is no such study, or it has no stage on this base.
+            UserError: a stage file does not fit the base; the message names file and key.
+        """
+        if study not in self._composed:
+            self._composed[study] = [stage for file in self._files(study) for stage in self._stages_of(study, file)]
+        if not self._composed[study]:
+            raise MissingFileError(f"the study {study} has no stage on the base {self.chain.base}")
+        return self._composed[study]
+
+    def _files(self, study: str) -> dict[Path, DictConfig]:
+        """The stage files that this base has what they need for, with what it lays over them."""
+        if study in self._known:
+            return self._known[study]
+        files = {}
+        paths = sorted(study_folder(study).glob("[0-9]*.yaml"), key=by_number)
+        for path in paths:
+            laid = OmegaConf.select(self.base, f"studies.{study}.stages.{path.stem}") or {}
+            stage = _over(_stage_file(path), laid)
+            wanted = stage.get("needs_of_base")
+            if wanted is None or OmegaConf.select(self.base, wanted) is not None:
+                files[path] = stage
+        self._known[study] = files
+        self._refuse_unknown_stages(study, [path.stem for path in paths])
+        return files
+
+    def _refuse_unknown_stages(self, study: str, names: Sequence[str]) -> None:
+        for name in OmegaConf.select(self.base, f"studies.{study}.stages") or {}:
+            if name not in names:
+                raise UserError(
+                    f"{self.chain.base}: studies.{study}.stages.{name} is no stage; {study} has {', '.join(names)}"
+                )
+
+    def _stages_of(self, study: str, file: Path) -> Iterator[Stage]:
+        """The stage of a file, or one for each variant of its matrix."""
+        stage = self._files(study)[file]
+        context = _over(self.base, {"study": "${studies." + study + "}", "seed": self.chain.seed}, stage)
+        context["other_seed"] = self.chain.seed * SEEDS_OF_A_CHAIN + 1
+        named = _resolved(context, "needs", file) or {}
+        needs = {name: self._first_there(need, file) for name, need in _without_nulls(named).items()}
+        context["needs"] = {name: str(self.chain.folder / need) for name, need in needs.items() if need}
+        if context.backbone.name is None and "backbone" in context.needs:
+            context.backbone.name = f"{context.needs.backbone}/backbone"
+        axes = _resolved(context, "matrix", file)
+        # A stage that is like another one leaves an axis of it out by null.
+        matrix = _without_nulls(axes) if isinstance(axes, Mapping) else axes
+        if matrix is not None:
+            _refuse_idle_axes(matrix, context, file)
+        variants = {"": {}} if matrix is None else variants_of(matrix, str(file), self.chain.seed)
+        for variant, chosen in variants.items():
+            name = f"{file.stem}/{variant}" if variant else file.stem
+            folder = self.chain.folder / study / name
+            context["matrix"] = chosen
+            context["folder"] = str(folder)
+            config = {key: _resolved(context, key, file) for key in OF_LIGHTNING if key in context}
+            config["trainer"] = self._trainer(config, _resolved(context, "checkpoint", file), f"{study}/{name}", folder)
+            yield Stage(
+                study=study,
+                name=name,
+                file=file,
+                folder=folder,
+                config=yaml.safe_dump({"seed_everything": self.chain.seed, **config}, sort_keys=False),
+                needs=tuple(need for need in needs.values() if need),
+                optional=bool(context.get("optional")),
+            )
+
+    def _first_there(self, need: Any, file: Path) -> str:
+        """The first of the stages that a need names which this base has; empty where it has none of them.
+
+        A base whose backbone is not pretrained by a stage has no stage for it.
+        """
+        choices = [need] if isinstance(need, str) else list(need)
+        for choice in choices:
+            study, _, name = choice.partition("/")
+            files = self._files(study)
+            if any(name.partition("/")[0] == path.stem for path in files):
+                return str(choice)
+            every = [path.stem for path in study_folder(study).glob("[0-9]*.yaml")]
+            if name.partition("/")[0] not in every:
+                raise UserError(f"{file}: needs {choice}, but {study} has no such stage; it has {', '.join(every)}")
+        return ""
+
+    def _trainer(self, config: Mapping[str, Any], checkpoint: Any, name: str, folder: Path) -> dict[str, Any]:
+        """The stage's trainer with what no stage file says: logger, progress bar, checkpoints, precision."""
+        study, _, stage = name.partition("/")
+        trainer = dict(config.get("trainer") or {})
+        fits = "max_epochs" in trainer or "max_steps" in trainer
+        callbacks: list[dict[str, Any]] = [{"class_path": "fa_lightning.experiments.progress.ProgressBar"}]
+        if not fits:
+            # Models are judged in the type of their own weights.
+            trainer |= {"precision": "32-true", "enable_checkpointing": False}
+        elif trainer.get("enable_checkpointing", True):
+            callbacks.append({"class_path": "ModelCheckpoint", "init_args": _checkpoints(folder, checkpoint)})
+        if trainer.get("logger") is None:
+            place = {"save_dir": str(LOGS), "name": f"{self.chain.logs}/{study}", "version": stage}
+            trainer["logger"] = {"class_path": "TensorBoardLogger", "init_args": place | {"default_hp_metric": False}}
+        return trainer | {"callbacks": [*callbacks, *(trainer.get("callbacks") or [])]}
+
+
+def _stage_file(path: Path) -> DictConfig:
+    """A stage file over the one that it is like.
+
+    Raises:
+        UserError: it has a key that no stage has, or is like a stage that is not there.
+    """
+    own = _mapping(path)
+    unknown = [key for key in own if key not in (*OF_LIGHTNING, *OF_RUNNER)]
+    if unknown:
+        raise UserError(f"{path} has the key {unknown[0]!r}, but a stage has {', '.join((*OF_LIGHTNING, *OF_RUNNER))}")
+    like = own.pop("like", None)
+    if like is None:
+        return OmegaConf.create(own)
+    other = path.parents[1] / f"{like}.yaml"
+    if not other.is_file():
+        raise UserError(f"{path}: like {like}, but there is no such stage file")
+    return _over(_stage_file(other), own)
+
+
+def _checkpoints(folder: Path, chosen: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of ModelCheckpoint: the last epoch, and the best one where a stage says by which score."""
+    options: dict[str, Any] = {"dirpath": str(folder), "save_last": True}
+    if not chosen:
+        return options | {"save_top_k": 0}
+    if "monitor" in chosen:
+        options |= {"mode": "max", "save_top_k": 1, "filename": "best"}
+    return options | {"enable_version_counter": False, **chosen}
+
+
+def _read_base(chain: Chain) -> DictConfig:
+    """The base over what its source says, over the defaults of every base."""
+    defaults = OmegaConf.create(_mapping(shipped_configs() / "defaults.yaml"))
+    for name in names_in("studies"):
+        values = study_folder(name) / STUDY_VALUES
+        defaults.studies[name] = _mapping(values) if values.is_file() else {}
+    layers = _extended(chain.base)
+    for layer in layers:
+        for key in layer:
+            if key not in defaults:
+                close = difflib.get_close_matches(str(key), [str(name) for name in defaults], n=1)
+                raise UserError(
+                    f"{chain.base} has the key {key!r}, which no base has"
+                    + (f"; did you mean {close[0]}?" if close else f"; a base has {', '.join(map(str, defaults))}")
+                )
+    base = _merged(defaults, layers, chain.base)
+    if chain.backbone is not None:
+        base.backbone.name = chain.backbone
+    if base.backbone.name is not None:
+        base.pretraining = None
+    elif base.pretraining is None:
+        raise UserError(
+            f"{chain.base} names no backbone: give one with --backbone NAME_OR_PATH, or write `backbone: "
+            "{{name: ...}}` into the base"
+        )
+    if base.scenarios is None:
+        raise UserError(
+            f"{chain.base} has no scenarios: write `extends: poser_scenarios`, or `scenarios:` with a class_path"
+        )
+    return base
+
+
+def _extended(path: Path) -> list[dict[str, Any]]:
+    """A base behind those that it extends, the furthest first."""
+    layers = [_mapping(path)]
+    while (name := layers[0].pop("extends", None)) is not None:
+        try:
+            path = config_file(f"{path}: extends", str(name), "sources")
+        except MissingFileError:
+            path = config_file(f"{path}: extends", str(name), "bases")
+        layers.insert(0, _mapping(path))
+        if len(layers) > 10:
+            raise UserError(f"{path} extends itself, through {name}")
+    return layers
+
+
+def _merged(defaults: DictConfig, layers: Sequence[Mapping[str, Any]], path: Path) -> DictConfig:
+    try:
+        return _over(defaults, *layers)
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not fit what a base is: {_reason(error)}") from error
+
+
+def _over(*layers: Any) -> DictConfig:
+    """Mappings over one another, the last one on top."""
+    merged = OmegaConf.merge(*layers)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """What a config file maps.
+
+    Raises:
+        UserError: it is no mapping, or empty.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, Mapping):
+        held = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise UserError(f"{path} {held}, but must be a mapping, as the files in configs are")
+    return dict(content)
+
+
+def _resolved(context: DictConfig, key: str, file: Path) -> Any:
+    """The value of a key with every reference to the base, the study and the chain filled in.
+
+    Raises:
+        UserError: a reference leads nowhere.
+    """
+    try:
+        value = OmegaConf.select(context, key)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except OmegaConfBaseException as error:
+        raise UserError(f"{file}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[0].split())
+
+
+def _without_nulls(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if value is not None}
+
+
+def _refuse_idle_axes(matrix: Any, context: DictConfig, file: Path) -> None:
+    """Refuse an axis of several values that no value of the stage refers to: its variants would be the same."""
+    text = OmegaConf.to_yaml(context)
+    for axis, values in (matrix if isinstance(matrix, Mapping) else {}).items():
+        named = f"matrix.{axis}}}" in text or (axis == "policy" and "matrix.behaviour}" in text)
+        if isinstance(values, list) and len(values) > 1 and not named:
+            raise UserError(
+                f"{file}: matrix.{axis} has no effect: nothing in the stage says ${{matrix.{axis}}}. Put it where the "
+                "variants differ, or leave it out of the matrix"
+            )

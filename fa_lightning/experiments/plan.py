@@ -1,0 +1,115 @@
+"""Which stages a command runs, of which studies, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fa_lightning.errors import UserError
+from fa_lightning.experiments.compose import Composition
+from fa_lightning.experiments.stage import Stage
+
+
+def plan_of(composition: Composition, study: str, only: Sequence[str] = ()) -> list[Stage]:
+    """The stages of a study, each behind those that it needs, of other studies too.
+
+    Args:
+        composition: the base and the chain.
+        study: what is asked.
+        only: stages, or variants of stages, to run by themselves: what they need must be done.
+
+    Raises:
+        MissingFileError: there is no such study.
+        UserError: `only` names no stage of it, or what it names needs a stage that is not done.
+    """
+    own = composition.stages(study)
+    if only:
+        return [stage for name in only for stage in _named(own, name, study, composition)]
+    order: dict[str, Stage] = {}
+    for stage in own:
+        if not stage.optional:
+            _add(stage, composition, order)
+    return list(order.values())
+
+
+def made_again(plan: Sequence[Stage], refit: Sequence[str]) -> list[Stage]:
+    """The stages of a plan to be made again and those made from them, in order.
+
+    A name without a study means a stage of the last one, or else of any.
+
+    Raises:
+        UserError: `refit` names no stage.
+    """
+    named: set[str] = set()
+    for name in refit:
+        called = [stage for stage in plan if stage.is_called(name)]
+        called = [stage for stage in called if stage.study == plan[-1].study] or called
+        if not called:
+            titles = dict.fromkeys(title for stage in plan for title in (_file_title(stage), stage.title))
+            raise UserError(f"--refit {name}: no such stage; there are {', '.join(titles)}")
+        named |= {stage.title for stage in called}
+    remade: list[Stage] = []
+    for stage in plan:
+        if stage.title in named or any(stage.needs_one(other) for other in remade):
+            remade.append(stage)
+    return remade
+
+
+def progress_of(stage: Stage, plan: Sequence[Stage]) -> str:
+    """Which file of how many, and of a matrix which variant of how many: `2/3 variants/01_variants 7/36 genie-0`."""
+    files = list(dict.fromkeys(_file_title(other) for other in plan))
+    shown = f"{files.index(_file_title(stage)) + 1}/{len(files)} {_file_title(stage)}"
+    if not stage.variant:
+        return shown
+    variants = [other.name for other in plan if _file_title(other) == _file_title(stage)]
+    return f"{shown} {variants.index(stage.name) + 1}/{len(variants)} {stage.variant}"
+
+
+def summary_of(plan: Sequence[Stage]) -> list[str]:
+    """A line for each study of a plan: its stages, and how many of each are done already."""
+    lines = []
+    for study in dict.fromkeys(stage.study for stage in plan):
+        parts = []
+        for title in dict.fromkeys(_file_title(stage) for stage in plan if stage.study == study):
+            same = [stage for stage in plan if _file_title(stage) == title]
+            done = sum(stage.is_done() for stage in same)
+            count = f" x {len(same)}" if len(same) > 1 else ""
+            state = "" if not done else " (done)" if done == len(same) else f" ({done} done)"
+            parts.append(title.partition("/")[2] + count + state)
+        lines.append(f"{study}: {', '.join(parts)}")
+    return lines
+
+
+def _named(own: Sequence[Stage], name: str, study: str, composition: Composition) -> list[Stage]:
+    called = [stage for stage in own if stage.is_called(name)]
+    if not called:
+        raise UserError(f"--only {name}: {study} has no such stage; it has {', '.join(stage.title for stage in own)}")
+    for stage in called:
+        for needed in _needed(stage, composition):
+            if not needed.is_done() and needed not in called:
+                raise UserError(
+                    f"--only {name} needs {needed.title}, which is not done: run it first, with `fit {needed.study} "
+                    f"--only {needed.name}`, or leave --only out to run all that is needed"
+                )
+    return called
+
+
+def _add(stage: Stage, composition: Composition, order: dict[str, Stage]) -> None:
+    """Add a stage to a plan behind all that it needs."""
+    if stage.title in order:
+        return
+    for needed in _needed(stage, composition):
+        _add(needed, composition, order)
+    order[stage.title] = stage
+
+
+def _needed(stage: Stage, composition: Composition) -> list[Stage]:
+    return [
+        other
+        for study in dict.fromkeys(need.partition("/")[0] for need in stage.needs)
+        for other in composition.stages(study)
+        if stage.needs_one(other)
+    ]
+
+
+def _file_title(stage: Stage) -> str:
+    return f"{stage.study}/{stage.name.partition('/')[0]}"
