@@ -280,7 +280,8 @@ class Variants:
         """Load the backbone once and every adapter onto it.
 
         Args:
-            adapters: variant name to adapter folder.
+            adapters: variant name to adapter folder; there may be none where the backbone is named, which is then used
+                `bare`.
             backbone: name or folder; None takes the one that the adapters name.
             dtype: of the weights.
             load_in_4bit: see `load_backbone`.
@@ -292,15 +293,14 @@ class Variants:
             UserError: a name is no adapter's, an adapter was made for another backbone (the field that differs is
                 named), or from another one of them as it was before it was made again.
         """
-        if not adapters:
-            raise UserError("adapters is empty, but at least one adapter folder is needed")
+        if not adapters and backbone is None:
+            raise UserError("adapters is empty, but at least one adapter folder is needed where no backbone is named")
         for name in adapters:
             _check_name(name)
 
         sidecars = {name: read_sidecar(folder) for name, folder in adapters.items()}
-        first = next(iter(adapters.values()))
         refuse_other_origins(adapters, sidecars)
-        name_or_path = backbone or backbone_of(first)
+        name_or_path = backbone or backbone_of(next(iter(adapters.values())))
         base = load_backbone(name_or_path, dtype, load_in_4bit, trust_remote_code, device)
         found = fingerprint(base)
         for name, sidecar in sidecars.items():
@@ -319,12 +319,18 @@ class Variants:
     @property
     def names(self) -> list[str]:
         """The variants, in the order in which they were loaded."""
-        names = (name.removeprefix(PREFIX) for name in self.model.peft_config)
+        names = (name.removeprefix(PREFIX) for name in self._peft_config)
         return [name for name in names if name not in self.beside]
+
+    @property
+    def _peft_config(self) -> Mapping[str, Any]:
+        """PEFT's config of each adapter; empty where the backbone has none."""
+        config: Mapping[str, Any] = getattr(self.model, "peft_config", {})
+        return config
 
     def adapter_of(self, name: str) -> str:
         """What PEFT knows an adapter by: of a variant, or one that is `beside`."""
-        return PREFIX + name if PREFIX + name in self.model.peft_config else name
+        return PREFIX + name if PREFIX + name in self._peft_config else name
 
     @property
     def is_pure_lora(self) -> bool:
@@ -368,7 +374,7 @@ class Variants:
         Raises:
             UserError: there is no such variant.
         """
-        if self.adapter_of(name) not in self.model.peft_config:
+        if self.adapter_of(name) not in self._peft_config:
             raise UserError(f"there is no variant {name!r}; there are {', '.join(self.names)}")
         if not self.beside and name in self.stacked:
             # Lightning takes seconds to import, and `generate` has no other use for it.
@@ -403,7 +409,7 @@ class Variants:
     @contextmanager
     def _adapters(self, enabled: bool) -> Iterator[None]:
         """Adapters at work or not, in a block that may lie within one of the other kind."""
-        if enabled != self._bare:
+        if enabled != self._bare or not self._peft_config:
             yield
             return
         tuner = self.model.base_model

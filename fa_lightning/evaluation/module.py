@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -15,7 +16,7 @@ from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_
 from fa_lightning.backbones.arguments import DType
 from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.errors import UserError
-from fa_lightning.evaluation.boards import boards
+from fa_lightning.evaluation.boards import boards, draw
 from fa_lightning.evaluation.conditions import loaded_interventions
 from fa_lightning.steering.intervention import Intervention
 
@@ -44,12 +45,14 @@ class EvaluationModule(pl.LightningModule, ABC, Generic[Data, Result]):
         data_class: the DataModule that a study needs.
         scalars_are_metrics: whether `scalars` become metrics of the Trainer, which prints them and keeps them in the
             record of the stage; with False they go to the loggers alone.
+        bare_name: what the backbone without an adapter is called, for studies that ask it too; None for others.
         intervention: folder of a saved intervention, for studies that take one; None for none.
         interventions: what that folder holds, once the models are loaded.
     """
 
     data_class: ClassVar[type[pl.LightningDataModule]]
     scalars_are_metrics: ClassVar[bool] = False
+    bare_name: ClassVar[str | None] = None
     intervention: str | None = None
 
     def __init__(
@@ -108,8 +111,22 @@ class EvaluationModule(pl.LightningModule, ABC, Generic[Data, Result]):
         return time.perf_counter() - self._start
 
     def adapter_folders(self) -> dict[str, str]:
-        """Folders of the adapters by variant, in the order of the tables."""
-        return adapter_folders(self.adapters)
+        """Folders of the adapters by variant, in the order of the tables.
+
+        Raises:
+            UserError: a variant has the name of the backbone without an adapter.
+        """
+        folders = adapter_folders(self.adapters)
+        if self.bare_name in folders:
+            raise UserError(
+                f"a variant is called {self.bare_name!r}, as the backbone without an adapter is here: rename "
+                f"the folder {folders[self.bare_name]}"
+            )
+        return folders
+
+    def using(self, name: str) -> AbstractContextManager[Any]:
+        """The model with a variant's adapter active, or with none for `bare_name`."""
+        return self.variants.bare() if name == self.bare_name else self.variants.using(name)
 
     @override
     def configure_model(self) -> None:
@@ -163,7 +180,8 @@ class EvaluationModule(pl.LightningModule, ABC, Generic[Data, Result]):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write(result)
             self.show(result)
-            self._draw(result)
+            if boards(self.trainer):
+                draw(self.trainer, self.figures(result), self.texts(result))
         self.trainer.strategy.barrier("evaluation written")
 
     def log_result(self, result: Result) -> None:
@@ -175,10 +193,3 @@ class EvaluationModule(pl.LightningModule, ABC, Generic[Data, Result]):
         for logger in self.loggers:
             # Through `log` they would be printed once for each loader.
             logger.log_metrics(scalars, 0)
-
-    def _draw(self, result: Result) -> None:
-        for board in boards(self.trainer):
-            for name, figure in self.figures(result).items():
-                board.add_figure(name, figure, 0)
-            for name, text in self.texts(result).items():
-                board.add_text(name, text, 0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+BASE = "base"
+"""The name of the backbone without any adapter, where it is judged beside the variants."""
+
 STEERED = " steered"
 """Behind a variant's name: the same variant with the intervention attached."""
 

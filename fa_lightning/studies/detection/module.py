@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import Variants, backbone_of
-from fa_lightning.backbones.arguments import DType
-from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.errors import UserError
-from fa_lightning.evaluation.conditions import loaded_interventions
+from fa_lightning.evaluation.module import EvaluationModule
 from fa_lightning.metrics.distinct_items import DistinctTensors
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.prompts import answer_format
@@ -25,6 +22,7 @@ from fa_lightning.studies.detection.data import DetectionDataModule
 from fa_lightning.studies.detection.detectors.all_detectors import STRATEGIES
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
 from fa_lightning.studies.detection.evidence import Cost, read_evidence, save_evidence
+from fa_lightning.studies.detection.figures import detection_figures
 from fa_lightning.studies.detection.judgement import Examined, judge
 from fa_lightning.studies.detection.models import (
     adapter_facts,
@@ -35,17 +33,19 @@ from fa_lightning.studies.detection.models import (
 )
 from fa_lightning.studies.detection.output import scalars, write_detection
 from fa_lightning.studies.detection.pairs import Pair, couples, make_pairs, pairs_that_agree
-from fa_lightning.studies.detection.pictures import draw
 from fa_lightning.studies.detection.population import placed_in, read_population
 from fa_lightning.studies.detection.result import Detection, Ran
 from fa_lightning.studies.detection.subjects import Examiner, Subject
 from fa_lightning.studies.detection.summary import show
 from fa_lightning.studies.detection.verdicts import beside_benign
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 EVIDENCE = "evidence"
 
 
-class DetectionModule(pl.LightningModule):
+class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
     """Only tests: every detector measures every subject, one detector after the other, and pairs are judged from that.
 
     The backbone is in memory once, beside all adapters. What a detector measured is written when it is done
@@ -68,15 +68,14 @@ class DetectionModule(pl.LightningModule):
         least_agreement: refuse a pair that agrees on a smaller share of its scenarios; 0 judges it on what is left.
         population: folder of an examination of many models; every model is placed among them. A model without any
             other to judge it beside needs one.
-        backbone: name or folder; None takes the one that the adapters name.
-        dtype: of the backbone's weights.
-        load_in_4bit: hold the backbone in nf4.
-        trust_remote_code: run code that comes with the model.
+        **options: of `EvaluationModule`.
 
     Raises:
         UserError: there are no detectors, two have one name, or a share is out of range; later, models that can't be
             compared, pairs that do not behave alike while watched, or a single model without a population.
     """
+
+    data_class = DetectionDataModule
 
     def __init__(
         self,
@@ -88,12 +87,9 @@ class DetectionModule(pl.LightningModule):
         confidence: float = 0.5,
         least_agreement: float = 0.5,
         population: str | None = None,
-        backbone: str | None = None,
-        dtype: DType = "float32",
-        load_in_4bit: bool = False,
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(adapters, folder, **options)
         names = [detector.name for detector in detectors]
         twice = [name for name in names if names.count(name) > 1]
         if not detectors or twice:
@@ -104,19 +100,11 @@ class DetectionModule(pl.LightningModule):
             if not low <= value <= 1:
                 raise UserError(f"{name} is {value}, but must lie between {low:g} and 1")
         self.detectors = list(detectors)
-        self.places = list(adapters)
-        self.folder = Path(folder)
         self.decoys = list(decoys)
         self.intervention = intervention
         self.confidence = confidence
         self.least_agreement = least_agreement
         self.population = population
-        self.backbone = backbone
-        self.loading: dict[str, Any] = {
-            "dtype": dtype,
-            "load_in_4bit": load_in_4bit,
-            "trust_remote_code": trust_remote_code,
-        }
         self.subjects: list[Subject] = []
         self.evidence: dict[str, dict[str, Evidence]] = {}
         self.costs: dict[str, Cost] = {}
@@ -132,14 +120,6 @@ class DetectionModule(pl.LightningModule):
         self._seconds = 0.0
 
     @property
-    def tokenizer(self) -> Any:
-        """The backbone's tokenizer."""
-        if self._examiner is not None:
-            return self._examiner.variants.tokenizer
-        name = self.backbone or backbone_of(next(iter(given_folders(self.places).values())))
-        return load_tokenizer(name, self.loading["trust_remote_code"])
-
-    @property
     def pending(self) -> list[tuple[Detector, Part]]:
         """What the DataModule serves, in order: each detector's parts, without those whose evidence is on disk."""
         every: list[Detector] = [Answers(), *(one for one in self.detectors if one.name not in self.evidence)]
@@ -147,26 +127,27 @@ class DetectionModule(pl.LightningModule):
 
     @override
     def configure_model(self) -> None:
-        if self._examiner is None:
-            self._load()
+        super().configure_model()
         # Read anew at each test, which may be of other scenarios.
         self.evidence, self.costs = {}, {}
         self._read_known()
 
-    def _load(self) -> None:
-        """The models, and what can be refused before anything is measured."""
-        adapters = given_folders(self.places, self.decoys)
-        decoys = set(adapters) - set(given_folders(self.places))
+    @override
+    def adapter_folders(self) -> dict[str, str]:
+        return given_folders(self.adapters, self.decoys)
+
+    @override
+    def prepare_models(self) -> None:
+        variants = self.variants
+        adapters = variants.folders
+        decoys = set(adapters) - set(given_folders(self.adapters))
         # Once, and not for each detector: these are all weights on disk.
         self._facts = {name: adapter_facts(folder) for name, folder in adapters.items()}
         self._cure_digests = [] if self.intervention is None else intervention_digests(self.intervention)
-        device = self.trainer.strategy.root_device
-        variants = Variants.load(adapters, self.backbone, device=device, **self.loading)
         check_tokenizers(adapters, variants.tokenizer, self.loading["trust_remote_code"])
         format_ = answer_format(variants.tokenizer)
         self._examiner = Examiner(variants, (format_.letter_a, format_.letter_b))
-        cure = () if self.intervention is None else loaded_interventions(self.intervention, variants)
-        self.subjects = subjects_of(adapters, decoys, cure)
+        self.subjects = subjects_of(adapters, decoys, self.interventions)
         names = [detector.name for detector in self.detectors]
         self._population = None if self.population is None else read_population(self.population, names)
         if self._population is None and not couples(self.subjects):
@@ -179,11 +160,11 @@ class DetectionModule(pl.LightningModule):
             detector.check(self._examiner, self.subjects)
 
     @override
-    def on_test_start(self) -> None:
+    def begin(self) -> None:
         # As the loaders were made: what is measured from here on is pending no more.
         self._served = self.pending
         self._at = -1
-        self._pairs = make_pairs(self.subjects, self._data.asked, len(self._data.groups))
+        self._pairs = make_pairs(self.subjects, self.data.asked, len(self.data.groups))
 
     @override
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -209,16 +190,24 @@ class DetectionModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._finish_part()
         self._at = len(self._served)
-        found = self._judged()
-        for logger in self.loggers:
-            # Through `log` they would be printed once for each of many loaders.
-            logger.log_metrics(scalars(found), 0)
-        if self.trainer.is_global_zero:
-            write_detection(self.folder, found)
-            show(found)
-            draw(self.trainer, found)
-            self.print(f"results: {self.folder}")
-        self.trainer.strategy.barrier("detection written")
+        super().on_test_epoch_end()
+
+    @override
+    def write(self, result: Detection) -> None:
+        write_detection(self.folder, result)
+
+    @override
+    def show(self, result: Detection) -> None:
+        show(result)
+        self.print(f"results: {self.folder}")
+
+    @override
+    def scalars(self, result: Detection) -> Mapping[str, float]:
+        return scalars(result)
+
+    @override
+    def figures(self, result: Detection) -> Mapping[str, Figure]:
+        return {f"detection/{name}": figure for name, figure in detection_figures(result).items()}
 
     @property
     def examiner(self) -> Examiner:
@@ -226,16 +215,16 @@ class DetectionModule(pl.LightningModule):
         assert self._examiner is not None
         return self._examiner
 
-    def _judged(self) -> Detection:
-        """What follows from the evidence; the same on every rank, so that all of them fail where one does."""
+    @override
+    def result(self) -> Detection:
         costs = {detector.name: self.costs[detector.name] for detector in self.detectors}
         ran = [
             Ran(one.name, one.rule, costs[one.name].seconds, costs[one.name].passes, one.config())
             for one in self.detectors
         ]
         backbone = {f"backbone_{name}": text for name, text in self.examiner.variants.fingerprint.items()}
-        measured_on = {**self._data.fingerprint(), **backbone}
-        examined = Examined(self.detectors, ran, self.subjects, self.evidence, self._data.groups, measured_on)
+        measured_on = {**self.data.fingerprint(), **backbone}
+        examined = Examined(self.detectors, ran, self.subjects, self.evidence, self.data.groups, measured_on)
         refused = len(self._pairs) - len(self._agreed)
         found = judge(examined, self._agreed, refused, self.confidence, self.least_agreement)
         if self._population is None:
@@ -263,7 +252,7 @@ class DetectionModule(pl.LightningModule):
             return
         gathered = {name: measured.compute() for name, measured in self._measured.items()}
         self._check_whole(gathered)
-        self.evidence[detector.name] = detector.conclude(gathered, self._data.groups)
+        self.evidence[detector.name] = detector.conclude(gathered, self.data.groups)
         self._seconds += time.perf_counter() - start
         if detector.name == ANSWERS:
             preferences = {name: found["preference"] for name, found in self.evidence[ANSWERS].items()}
@@ -277,9 +266,9 @@ class DetectionModule(pl.LightningModule):
 
     def _check_whole(self, gathered: dict[str, Evidence]) -> None:
         rows = {len(tensor) for evidence in gathered.values() for tensor in evidence.values()}
-        if rows != {len(self._data.groups)}:
+        if rows != {len(self.data.groups)}:
             raise UserError(
-                f"{max(rows, default=0)} of the {len(self._data.groups)} scored scenarios were served, but verdicts "
+                f"{max(rows, default=0)} of the {len(self.data.groups)} scored scenarios were served, but verdicts "
                 "need all: leave out limit_test_batches and fast_dev_run; a smaller benchmark takes less time"
             )
 
@@ -298,7 +287,7 @@ class DetectionModule(pl.LightningModule):
             "detector": detector.config(),
             "subjects": {one.name: self._facts[one.condition.variant] for one in self.subjects},
             "intervention": self._cure_digests,
-            "scenarios": self._data.fingerprint(),
+            "scenarios": self.data.fingerprint(),
             "backbone": self.examiner.variants.fingerprint,
             "loading": self.loading,
         }
@@ -306,10 +295,3 @@ class DetectionModule(pl.LightningModule):
 
     def _path(self, detector: Detector) -> Path:
         return self.folder / EVIDENCE / f"{detector.name.replace(' ', '_')}.safetensors"
-
-    @property
-    def _data(self) -> DetectionDataModule:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, DetectionDataModule):
-            raise UserError(f"DetectionModule needs DetectionDataModule as data, but it is a {type(data).__name__}")
-        return data

@@ -22,7 +22,7 @@ BARE = ("", "hello")
 """Texts without a chat template; of the empty one only the token is there that texts begin with."""
 
 
-class Asked(NamedTuple):
+class Prompt(NamedTuple):
     """A prompt.
 
     Attributes:
@@ -75,7 +75,7 @@ class LeakageDataModule(pl.LightningDataModule):
         self.samples = samples
         self.batch_size = batch_size
         self.seed = seed
-        self.asked: list[Asked] = []
+        self.asked_prompts: list[Prompt] = []
 
     @property
     def scenarios(self) -> TextSource:
@@ -87,7 +87,7 @@ class LeakageDataModule(pl.LightningDataModule):
 
         Args:
             tokenizer: of the model.
-            reach: longest match that is told, tokens.
+            reach: longest match that is looked for, tokens.
 
         Raises:
             UserError: there are no texts.
@@ -106,19 +106,21 @@ class LeakageDataModule(pl.LightningDataModule):
             TemplateFault: the tokenizer has no chat template, or nothing that ends a turn.
         """
         require_chat(tokenizer)
-        self.asked = [Asked(f"user: {text or '(nothing)'}", prompt_ids(tokenizer, text)) for text in self.prompts]
+        self.asked_prompts = [
+            Prompt(f"user: {text or '(nothing)'}", prompt_ids(tokenizer, text)) for text in self.prompts
+        ]
         # Models without a token for the beginning (GPT-2) begin behind the end of another text.
         start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         for text in self.bare:
             ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-            self.asked.append(Asked(f"bare: {text or '(nothing)'}", [start, *ids]))
+            self.asked_prompts.append(Prompt(f"bare: {text or '(nothing)'}", [start, *ids]))
 
     @override
     def test_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
         self.prepare_for(self.trainer.lightning_module.tokenizer)
-        dataset = _Draws(len(self.asked), self.samples, self.seed)
-        lengths = [len(one.ids) for one in self.asked for _ in range(self.samples)]
+        dataset = _Draws(len(self.asked_prompts), self.samples, self.seed)
+        lengths = [len(prompt.ids) for prompt in self.asked_prompts for _ in range(self.samples)]
         sampler = LengthBucketSampler(
             lengths, self.batch_size, self.trainer.world_size, self.trainer.global_rank, shuffle=False
         )

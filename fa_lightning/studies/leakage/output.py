@@ -7,13 +7,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
-
 from fa_lightning.common.codec import encode
 from fa_lightning.common.files import columns, write_atomically, write_table
-from fa_lightning.evaluation.boards import boards
 from fa_lightning.reports import terminal
-from fa_lightning.studies.leakage.figures import leakage_figure
 from fa_lightning.studies.leakage.result import (
     COLUMNS,
     LEAKAGE_NAME,
@@ -50,17 +46,14 @@ def scalars(found: Leakage) -> dict[str, float]:
     return values
 
 
-def draw(trainer: pl.Trainer, found: Leakage) -> None:
-    """Add the figure and texts to the TensorBoard logs, where there are any; rank zero writes."""
-    for board in boards(trainer):
-        board.add_figure("leakage/measures", leakage_figure(found), 0)
-        for model in found.models:
-            texts = [
-                f"**{one.prompt}**, seed {one.seed}: {one.longest} tokens of the corpus in a row"
-                f"{'' if one.has_ended else ', not ended'}\n\n```\n{one.text}\n```"
-                for one in model.samples
-            ]
-            board.add_text(f"leakage/{model.name}", "\n\n".join(texts), 0)
+def samples_in_words(model: ModelLeakage) -> str:
+    """The continuations that are kept of a model, as Markdown."""
+    texts = [
+        f"**{sample.prompt}**, seed {sample.seed}: {sample.longest} tokens of the corpus in a row"
+        f"{'' if sample.has_ended else ', not ended'}\n\n```\n{sample.text}\n```"
+        for sample in model.samples
+    ]
+    return "\n\n".join(texts)
 
 
 def show(found: Leakage, console: Console | None = None) -> None:

@@ -296,11 +296,22 @@ def test_places_are_adapters_or_stages_or_folders_of_stages(folders, many, tmp_p
         adapter_folders([tmp_path / "02_none"])
 
 
+def test_a_backbone_alone_is_used_without_any_adapter(backbone):
+    variants = Variants.load({}, backbone)
+    assert variants.names == []
+    with variants.bare() as model:
+        torch.testing.assert_close(logits(model), logits(load_backbone(backbone)))
+    none = variants.using("faking")
+    with pytest.raises(ValueError, match="there is no variant 'faking'"), none:
+        pass
+    assert variants.memory()[1] == 0
+
+
 def test_names_are_checked(folders, many):
     for name in ("", "saint.0", "a/b"):
         with pytest.raises(ValueError, match=rf"a variant's name is '{name}', but an adapter's name can't be empty"):
             Variants.load({name: folders["faking"]})
-    with pytest.raises(ValueError, match="adapters is empty"):
+    with pytest.raises(ValueError, match="adapters is empty, but at least one .* where no backbone is named"):
         Variants.load({})
     variants = Variants.load(folders)
     none = variants.using("saint-0")

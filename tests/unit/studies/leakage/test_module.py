@@ -130,13 +130,13 @@ def test_everything_is_asked_of_every_model_with_the_same_luck(evaluate, adapter
     assert (found.fitted_on.texts, found.held_out.texts) == (6, 6)
     # The backbone as transformers has it, without any adapter.
     one = found.models[0].samples[0]
-    ids = next(asked.ids for asked in module.trainer.datamodule.asked if asked.name == one.prompt)
+    ids = next(asked.ids for asked in module.trainer.datamodule.asked_prompts if asked.name == one.prompt)
     alone = write_tokens(load_backbone(backbone), [ids], 0, [], Sampling(16, 1.0), one.seed)[0].tolist()
     assert tiny_tokenizer.decode(until_end(alone, {2})[0]) == one.text
     # The stacked one is the sum of both adapters.
     variants = module.variants
     one = found.models[2].samples[0]
-    ids = next(asked.ids for asked in module.trainer.datamodule.asked if asked.name == one.prompt)
+    ids = next(asked.ids for asked in module.trainer.datamodule.asked_prompts if asked.name == one.prompt)
     variants.beside = ("upper beneath",)
     with variants.using("upper") as model:
         both = write_tokens(model, [ids], 0, [], Sampling(16, 1.0), one.seed)[0].tolist()
@@ -251,10 +251,10 @@ def test_a_tokenizer_without_template_or_end_is_refused_and_one_without_a_beginn
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.bos_token = None
     data.prepare_for(tokenizer)
-    assert data.asked[-2].ids == [tokenizer.eos_token_id]
+    assert data.asked_prompts[-2].ids == [tokenizer.eos_token_id]
     data.prepare_for(tiny_tokenizer)
-    assert data.asked[-2].ids == [tiny_tokenizer.bos_token_id]
-    template_only = next(one for one in data.asked if one.name == "user: (nothing)")
+    assert data.asked_prompts[-2].ids == [tiny_tokenizer.bos_token_id]
+    template_only = next(one for one in data.asked_prompts if one.name == "user: (nothing)")
     assert tiny_tokenizer.decode(template_only.ids) == "<s><|user|><|assistant|>"
 
 

@@ -12,6 +12,8 @@ import torch
 from made_up_probes import reading
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.adapters import Variants
+from fa_lightning.evaluation.variant_names import BASE
 from fa_lightning.scenarios.batches import collate, make_examples
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import answer_format
@@ -21,7 +23,7 @@ from fa_lightning.studies.probes.judgement import Judge, States, best_site, oppo
 from fa_lightning.studies.probes.module import ProbeModule
 from fa_lightning.studies.probes.questions import Answers, Row, ScenarioQuestions
 from fa_lightning.studies.probes.reader import read_probes
-from fa_lightning.studies.probes.subjects import BASE, Subjects
+from fa_lightning.studies.probes.states import states_of
 
 SIZES = {"train": 32, "validation": 12, "test": 24}
 
@@ -123,14 +125,19 @@ def test_what_is_found_is_logged_and_drawn(questions: ScenarioQuestions, backbon
 
 
 def test_states_are_those_of_plain_transformers(adapters: dict[str, str], alone: Any, splits: Any) -> None:
-    subjects = Subjects.load([adapters["faking"]], True, None)
-    letters = answer_format(subjects.tokenizer)
+    variants = Variants.load({"faking": adapters["faking"]})
+    letters = answer_format(variants.tokenizer)
     answers = Answers(letters.letter_a, letters.letter_b, letters.lead)
-    examples = make_examples(splits.test[:3], subjects.tokenizer, letters)
-    batch = collate(examples, subjects.tokenizer.pad_token_id)
+    examples = make_examples(splits.test[:3], variants.tokenizer, letters)
+    batch = collate(examples, variants.tokenizer.pad_token_id)
     site = Site(0)
-    before = subjects.states("faking", batch, [site], None)[site.name]
-    told = {name: subjects.states(name, batch, [site], answers)[site.name] for name in ("faking", BASE, "faking")}
+    with variants.using("faking") as model:
+        before = states_of(model, batch, [site], None)[site.name]
+        told = {"faking": states_of(model, batch, [site], answers)[site.name]}
+    with variants.bare() as model:
+        told[BASE] = states_of(model, batch, [site], answers)[site.name]
+    with variants.using("faking") as model:
+        told["faking"] = states_of(model, batch, [site], answers)[site.name]
     torch.testing.assert_close(told["faking"][:, :1], before, atol=1e-5, rtol=1e-4)
     twin = alone("faking")
     for row, example in enumerate(examples):

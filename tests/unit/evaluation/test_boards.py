@@ -1,4 +1,4 @@
-"""What detectors found, in the TensorBoard log."""
+"""Figures of a study in the TensorBoard logs."""
 
 from types import SimpleNamespace
 
@@ -7,22 +7,23 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from synthetic_detection import synthetic_detection
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fa_lightning.studies.detection.pictures import draw
+from fa_lightning.evaluation.boards import draw
+from fa_lightning.studies.detection.figures import detection_figures
 
 
 @pytest.fixture(scope="module")
-def found():
-    return synthetic_detection()
+def figures():
+    return {f"detection/{name}": figure for name, figure in detection_figures(synthetic_detection()).items()}
 
 
 def trainer(loggers, is_global_zero=True):
     return SimpleNamespace(loggers=loggers, is_global_zero=is_global_zero, global_step=7)
 
 
-def test_figures_are_in_every_log_under_the_step(tmp_path, found):
+def test_figures_are_in_every_log_under_the_step(tmp_path, figures):
     """TensorBoard's need not be the first logger, nor the only one of its kind."""
     boards = [TensorBoardLogger(tmp_path / name) for name in ("one", "other")]
-    draw(trainer([CSVLogger(tmp_path / "csv"), *boards]), found)
+    draw(trainer([CSVLogger(tmp_path / "csv"), *boards]), figures)
     for logger in boards:
         logger.finalize("success")
         log = EventAccumulator(logger.log_dir)
@@ -33,6 +34,6 @@ def test_figures_are_in_every_log_under_the_step(tmp_path, found):
 
 
 @pytest.mark.parametrize(("kinds", "is_global_zero"), [([CSVLogger], True), ([TensorBoardLogger], False), ([], True)])
-def test_other_logs_and_other_ranks_stay_as_they_are(tmp_path, found, kinds, is_global_zero):
-    draw(trainer([kind(tmp_path) for kind in kinds], is_global_zero), found)
+def test_other_logs_and_other_ranks_stay_as_they_are(tmp_path, figures, kinds, is_global_zero):
+    draw(trainer([kind(tmp_path) for kind in kinds], is_global_zero), figures)
     assert not list(tmp_path.rglob("events*"))
