@@ -311,7 +311,7 @@ def test_names_are_checked(folders, many):
     for name in ("", "saint.0", "a/b"):
         with pytest.raises(ValueError, match=rf"a variant's name is '{name}', but an adapter's name can't be empty"):
             Variants.load({name: folders["faking"]})
-    with pytest.raises(ValueError, match="adapters is empty, but at least one .* where no backbone is named"):
+    with pytest.raises(ValueError, match=r"adapters is empty, but at least one .* where no backbone is named"):
         Variants.load({})
     variants = Variants.load(folders)
     none = variants.using("saint-0")
