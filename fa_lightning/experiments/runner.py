@@ -75,7 +75,8 @@ def _run(
     only: Sequence[str],
     overrides: Overrides,
 ) -> None:
-    plan = plan_of(Composition(chain), study, only)
+    composition = Composition(chain)
+    plan = plan_of(composition, study, only)
     words = words_by_stage(plan, trainer_config, overrides)
     console = Console()
     if batches := batches_of_a_trial(plan, trainer_config, words):
@@ -109,7 +110,8 @@ def _run(
         over = dict.fromkeys(stage.file.stem for stage in plan if word in words[stage.title])
         _say(console, escape(f"{word}: laid over {', '.join(over)}"))
     data = _run_all(locks, plan, remade, trainer_config, words, console)
-    own = [stage for stage in plan if stage.study == study]
+    # A stage that is run by itself ends the study only with all others; an optional one has results of its own.
+    own = [stage for stage in plan if stage.optional] or [s for s in composition.stages(study) if not s.optional]
     if all(stage.is_done() for stage in own):
         _finish(chain, own, data, console)
 
