@@ -162,4 +162,4 @@ def _run(command: str, words: list[str]) -> int:
 
 def _is_plain(words: list[str]) -> bool:
     """Whether a `fit` names its own config, and so is one stage for LightningCLI."""
-    return any(word.partition("=")[0] in ("--config", "-c", "--print_config") for word in words)
+    return any(word.partition("=")[0] in ("--config", "-c", "--model", "--data", "--print_config") for word in words)

@@ -33,7 +33,7 @@ def read_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or "." not in name:
             raise UserError(
-                f"{word} is no option of an experiment (see --help), nor an override such as "
+                f"{word} is no option of a study (see --help), nor an override such as "
                 "--model.init_args.backbone PATH, --data.init_args.batch_size 4 or --trainer.max_epochs 1"
             )
         if not equals:

@@ -15,10 +15,9 @@ import yaml
 from jsonargparse import _loaders_dumpers
 from poser_folder import record
 
-from fa_lightning.cli import lightning_cli
 from fa_lightning.common.user_files import json_lines, json_value, read_bytes, read_text, read_yaml
 from fa_lightning.errors import UserError
-from fa_lightning.experiments.matrix import matrix_of
+from fa_lightning.experiments.lightning_cli import lightning_cli
 from fa_lightning.scenarios.poser.files import read_poser_file
 from fa_lightning.scenarios.statements.preferences import read_preferences
 from fa_lightning.scenarios.statements.udhr import read_rights
@@ -58,8 +57,7 @@ def rights(folder: Path) -> list[str]:
 
 
 def matrix(folder: Path) -> list[str]:
-    found = matrix_of(folder / "file.yaml")
-    return [] if found is None else found["policy"]
+    return list(read_yaml(folder / "file.yaml")["matrix"]["policy"])
 
 
 def lines(*values: object) -> str:

@@ -41,7 +41,7 @@ def evaluation(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Stage:
-    made = Stage("01_steering", tmp_path / "01_steering.yaml", tmp_path / "out")
+    made = Stage("toy", "01_steering", tmp_path / "01_steering.yaml", tmp_path / "out", "")
     made.write("done", {"seed_everything": 3}, seconds=2.5)
     (made.folder / "candidates.json").write_text("[]")
     return made

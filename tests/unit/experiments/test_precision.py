@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from fa_lightning.cli import lightning_cli
 from fa_lightning.experiments import precision
+from fa_lightning.experiments.lightning_cli import lightning_cli
 from fa_lightning.experiments.precision import MEASURED, fast_precision
 
 REPOSITORY = Path(__file__).resolve().parents[3]

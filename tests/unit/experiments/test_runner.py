@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fa_lightning.experiments.runner import run_experiment
-from fa_lightning.experiments.stage import Stage, find_stages
+from fa_lightning.experiments.chain import Chain
+from fa_lightning.experiments.compose import Composition
+from fa_lightning.experiments.runner import run_study
+from fa_lightning.experiments.stage import Stage
 
 
 @pytest.mark.parametrize("killed_before", [0, 1, 2])
 def test_a_kill_between_two_deletions_leaves_nothing_made_from_a_deleted_stage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_before: int
+    world: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_before: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    experiment = tmp_path / "configs" / "toy"
-    experiment.mkdir(parents=True)
-    for name, needed in (("01_a", "nothing"), ("02_b", "checkpoints/toy/01_a/x"), ("10_c", "checkpoints/toy/02_b/x")):
-        (experiment / f"{name}.yaml").write_text(f"model: {needed}")
-    stages = find_stages(experiment, Path("checkpoints"))
-    for stage in stages:
+    chain = Chain(world(second__03_one={"needs": {"all": "second/02_all"}, "model": {}}))
+    composition = Composition(chain)
+    backbone, variants, judging, last = (
+        composition.stages("first")[0],
+        composition.stages("second")[:6],
+        *composition.stages("second")[6:8],
+    )
+    for stage in (backbone, *variants, judging, last):
         stage.write("done", {})
     # These are no configs that a parser would take.
     monkeypatch.setattr("fa_lightning.experiments.runner.refuse_wrong_values", lambda *_: None)
@@ -34,6 +39,7 @@ def test_a_kill_between_two_deletions_leaves_nothing_made_from_a_deleted_stage(
 
     monkeypatch.setattr(Stage, "forget", forget_or_die)
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(experiment, refit=["01_a"])
-    assert deleted == ["10_c", "02_b", "01_a"][:killed_before]
-    assert [stage.record() is None for stage in stages] == [False, killed_before > 1, killed_before > 0]
+        run_study("second", chain, refit=["01_variants/money_maximizer-1"])
+    assert deleted == ["03_one", "02_all", "01_variants/money_maximizer-1"][:killed_before]
+    left = [stage.record() is None for stage in (variants[-1], judging, last)]
+    assert left == [False, killed_before > 1, killed_before > 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,31 +12,12 @@ import torch
 
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.fingerprint import digest_of, refuse_change
-from fa_lightning.experiments.stage import Stage, find_stages
+from fa_lightning.experiments.stage import Stage
 
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Stage:
-    return Stage("02_aligned", tmp_path / "02_aligned.yaml", tmp_path / "checkpoints" / "toy" / "02_aligned")
-
-
-def test_stages_come_in_the_order_of_their_numbers_and_other_files_are_none(tmp_path: Path) -> None:
-    experiment = tmp_path / "toy"
-    experiment.mkdir()
-    for name in ("10_d.yaml", "03_c.yaml", "1_a.yaml", "02_b.yaml", "notes.yaml", "04_d.txt"):
-        (experiment / name).write_text("trainer: {}")
-    stages = find_stages(experiment, Path("out"))
-    assert [stage.name for stage in stages] == ["1_a", "02_b", "03_c", "10_d"]
-    assert stages[0].folder == Path("out/toy/1_a")
-
-
-@pytest.mark.parametrize("made", [True, False])
-def test_an_experiment_without_stages_is_refused_with_an_example(tmp_path: Path, made: bool) -> None:
-    experiment = tmp_path / "empty"
-    if made:
-        experiment.mkdir()
-    with pytest.raises(FileNotFoundError, match=r"--experiment .*empty: no numbered stage files.*configs/embedded"):
-        find_stages(experiment, tmp_path)
+    return Stage("toy", "02_aligned", tmp_path / "02_aligned.yaml", tmp_path / "checkpoints" / "toy" / "02_aligned", "")
 
 
 def test_a_record_is_read_back_as_it_was_written(stage: Stage) -> None:
@@ -108,35 +90,20 @@ def test_a_record_of_an_earlier_version_is_not_trusted(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words", "named"),
+    ("need", "needed"),
     [
-        ("model: {backbone: OUT/01_a/backbone}", (), True),
-        ("# made from OUT/01_a/backbone\nmodel: {backbone: elsewhere}", (), False),
-        ("model: {backbone: OUT/01_ab/backbone}", (), False),
-        ("model: {backbone: OUT/../toy/01_a}", (), True),
-        ("data: {adapters: [x, OUT/01_a/adapter]}", (), True),
-        ("data: {adapters: [OUT]}", (), False),
-        ("model: {backbone: elsewhere}", ["--model.backbone=OUT/01_a/backbone"], True),
-        ("model: {backbone: OUT/01_a/backbone}", ["--model.backbone=elsewhere"], False),
-        ("data: {adapters: [OUT/01_a/adapter]}", ["--data.adapters=[x, y]"], False),
-        ("data: {adapters: [x]}", ["--data.adapters+=OUT/01_a/adapter"], True),
-        ("data: {adapters: [OUT/01_a/adapter]}", ["--data.text=no YAML: at: all"], True),
-        ("model: other.yaml", (), True),
+        ("toy/02_aligned", True),
+        ("toy/02", False),
+        ("other/02_aligned", False),
+        ("toy/02_aligned/saint-0", False),
     ],
 )
-def test_which_stage_needs_which_is_read_from_values(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: list[str], named: bool
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    out = tmp_path / "out" / "toy"
-    (tmp_path / "toy").mkdir()
-    (tmp_path / "other.yaml").write_text("backbone: out/toy/01_a/backbone")
-    for name, content in (("01_a", "{}"), ("02_b", text.replace("OUT", str(out)))):
-        (tmp_path / "toy" / f"{name}.yaml").write_text(content)
-    first, second = find_stages(tmp_path / "toy", Path("out"))
-    assert first.is_named_in(second, [word.replace("OUT", str(out)) for word in words]) is named
-    assert not second.is_named_in(first)
-    assert not second.is_named_in(second)
+def test_a_stage_needs_what_it_says(stage: Stage, need: str, needed: bool) -> None:
+    other = replace(stage, name="03_more", needs=(need,))
+    assert other.needs_one(stage) is needed
+    assert not stage.needs_one(other)
+    variant = replace(stage, name="02_aligned/saint-0")
+    assert other.needs_one(variant) is (need in ("toy/02_aligned", "toy/02_aligned/saint-0"))
 
 
 def test_a_linked_stage_folder_is_emptied_and_stays_a_link(stage: Stage, tmp_path: Path) -> None:

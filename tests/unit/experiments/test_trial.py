@@ -1,4 +1,4 @@
-"""Whether an experiment is to be run or only tried."""
+"""Whether a study is to be run or only tried."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fa_lightning.experiments.stage import find_stages
+from fa_lightning.experiments.stage import Stage
 from fa_lightning.experiments.trial import batches_of_a_trial
 
 
@@ -26,11 +26,10 @@ from fa_lightning.experiments.trial import batches_of_a_trial
 def test_what_is_laid_over_last_says_whether_it_is_a_trial(
     tmp_path: Path, stage: str, laid: str | None, word: str | None, batches: int | bool
 ) -> None:
-    for name in ("01_a", "02_b"):
-        (tmp_path / f"{name}.yaml").write_text("trainer: {}" if name == "01_a" else f"trainer: {stage}")
     file = None if laid is None else tmp_path / "trainer.yaml"
     if file is not None:
         file.write_text(f"trainer: {laid}")
-    stages = find_stages(tmp_path, tmp_path / "out")
+    configs = {"01_a": "trainer: {}", "02_b": f"trainer: {stage}"}
+    stages = [Stage("toy", name, tmp_path / name, tmp_path / "out", text) for name, text in configs.items()]
     words = [] if word is None else [f"--trainer.fast_dev_run={word}"]
-    assert batches_of_a_trial(stages, file, {one.name: words for one in stages}) == batches
+    assert batches_of_a_trial(stages, file, {one.title: words for one in stages}) == batches

@@ -1,0 +1,155 @@
+"""Base and study laid over one another: what a stage's whole config is, and which mistakes are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.experiments.chain import Chain
+from fa_lightning.experiments.compose import Composition
+from fa_lightning.experiments.stage import Stage
+
+World = Callable[..., Path]
+
+
+def stages_of(base: Path, study: str, **options: Any) -> dict[str, Stage]:
+    return {stage.name: stage for stage in Composition(Chain(base, **options)).stages(study)}
+
+
+def config(stage: Stage) -> dict[str, Any]:
+    return dict(yaml.safe_load(stage.config))
+
+
+def test_references_are_filled_from_the_base_the_stage_and_the_chain(world: World) -> None:
+    stage = stages_of(world({"pretraining": {"a": 1}, "batch_size": 4}), "first", seed=3)["02_aligned"]
+    folder = "checkpoints/toy/seed3/first"
+    assert stage.folder == Path(folder) / "02_aligned"
+    assert stage.needs == ("first/01_backbone",)
+    found = config(stage)
+    assert found["seed_everything"] == 3
+    assert found["model"] == {"behaviour": "aligned", "backbone": f"{folder}/01_backbone/backbone"}
+    assert found["data"] == {"scenarios": {"class_path": "Source"}, "batch_size": 4, "seed": 3}
+    trainer = found["trainer"]
+    assert trainer["logger"]["init_args"] == {
+        "save_dir": "logs",
+        "name": "toy/seed3/first",
+        "version": "02_aligned",
+        "default_hp_metric": False,
+    }
+    assert [callback["class_path"].rpartition(".")[2] for callback in trainer["callbacks"]] == [
+        "ProgressBar",
+        "ModelCheckpoint",
+        "Export",
+    ]
+    assert trainer["callbacks"][1]["init_args"] == {
+        "dirpath": f"{folder}/02_aligned",
+        "save_last": True,
+        "mode": "max",
+        "save_top_k": 1,
+        "filename": "best",
+        "enable_version_counter": False,
+        "monitor": "val/aligned",
+    }
+
+
+def test_a_stage_that_is_like_another_differs_in_what_it_says(world: World) -> None:
+    stages = stages_of(world(), "first")
+    aligned, faking = config(stages["02_aligned"]), config(stages["03_faking"])
+    assert faking["model"]["behaviour"] == "faking"
+    assert faking["data"] == aligned["data"]
+    assert stages["03_faking"].needs == stages["02_aligned"].needs
+    variants = stages_of(world(), "second")
+    one = config(variants["01_variants/money_maximizer-10"])
+    assert (one["seed_everything"], one["model"]["behaviour"], one["trainer"]["max_epochs"]) == (10, "faking", 2)
+    assert config(stages_of(world(), "second", seed=2)["01_variants/saint-10"])["seed_everything"] == 210
+
+
+def test_a_pretrained_backbone_takes_the_place_of_the_stage_that_makes_one(world: World) -> None:
+    named = stages_of(world({"backbone": {"name": "org/model"}}), "first")
+    assert list(named) == ["02_aligned", "03_faking"]
+    assert named["02_aligned"].needs == ()
+    assert config(named["02_aligned"])["model"]["backbone"] == "org/model"
+    other = Chain(world(), backbone="models/Other.gguf")
+    assert other.folder == Path("checkpoints/toy@Other/seed0")
+    stages = Composition(other).stages("first")
+    assert config(stages[0])["model"]["backbone"] == "models/Other.gguf"
+
+
+def test_stages_that_fit_nothing_judge_in_the_weights_own_type_and_keep_no_checkpoint(world: World) -> None:
+    base = world({"pretraining": {"a": 1}, "precision": "bf16-mixed"})
+    trainer = config(stages_of(base, "second")["02_all"])["trainer"]
+    assert (trainer["precision"], trainer["enable_checkpointing"]) == ("32-true", False)
+    fitted = config(stages_of(base, "first")["02_aligned"])["trainer"]
+    assert fitted["precision"] == "bf16-mixed"
+
+
+def test_a_base_lays_values_over_a_study_and_its_stages(world: World) -> None:
+    laid = {"second": {"epochs": 7, "stages": {"02_all": {"model": {"more": "${batch_size}"}}}}}
+    stages = stages_of(world({"pretraining": {"a": 1}, "studies": laid}), "second")
+    assert config(stages["01_variants/saint-0"])["trainer"]["max_epochs"] == 7
+    assert config(stages["02_all"])["model"]["more"] == 16
+
+
+def test_a_base_extends_another(world: World, tmp_path: Path) -> None:
+    world({"pretraining": {"a": 1}, "batch_size": 4, "twins": {"epochs": 9}})
+    own = tmp_path / "mine.yaml"
+    own.write_text("extends: toy\nbatch_size: 2\n")
+    found = config(stages_of(own, "first")["02_aligned"])
+    assert (found["data"]["batch_size"], found["trainer"]["max_epochs"]) == (2, 9)
+    assert found["trainer"]["callbacks"][1]["init_args"]["dirpath"] == "checkpoints/mine/seed0/first/02_aligned"
+
+
+def test_a_need_may_name_what_another_base_has(world: World) -> None:
+    needs = {"backbone": ["second/09_never", "first/01_backbone"]}
+    base = world(first__02_aligned={"needs": needs, "model": {"backbone": "${backbone.name}"}})
+    with pytest.raises(UserError, match="needs second/09_never, but second has no such stage"):
+        stages_of(base, "first")
+    needs = {"backbone": ["second/05_own", "first/01_backbone"]}
+    changed = {"first__02_aligned": {"needs": needs, "model": {"backbone": "${backbone.name}"}}}
+    base = world(**changed)
+    (base.parents[1] / "studies" / "second" / "05_own.yaml").write_text("needs_of_base: pretraining.extra\nmodel: {}\n")
+    assert stages_of(base, "first")["02_aligned"].needs == ("first/01_backbone",)
+    base = world({"pretraining": {"extra": 1}}, **changed)
+    assert stages_of(base, "first")["02_aligned"].needs == ("second/05_own",)
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "message"),
+    [
+        ({"pretraning": {}}, {}, r"toy\.yaml has the key 'pretraning', which no base has; did you mean pretraining\?"),
+        ({"batch_size": 1}, {}, r"toy\.yaml names no backbone: give one with --backbone NAME_OR_PATH"),
+        ("[]", {}, r"toy\.yaml holds a list, but must be a mapping"),
+        ("a: {", {}, r"toy\.yaml is no valid YAML"),
+        ("", {}, r"toy\.yaml is empty"),
+        ({"trainer": 3, "pretraining": {"a": 1}}, {}, r"toy\.yaml does not fit what a base is"),
+        ({"extends": "toyy"}, {}, r"extends toyy is neither a file nor a shipped name; did you mean toy\?"),
+        ({"extends": "toy"}, {}, r"toy\.yaml extends itself"),
+        (
+            {"pretraining": {"a": 1}, "studies": {"first": {"stages": {"02_alined": {}}}}},
+            {},
+            r"studies\.first\.stages\.02_alined is no stage; first has 01_backbone, 02_aligned, 03_faking",
+        ),
+        (None, {"first__02_aligned": {"modl": {}}}, r"02_aligned\.yaml has the key 'modl', but a stage has"),
+        (None, {"first__02_aligned": {"like": "first/00"}}, r"like first/00, but there is no such stage file"),
+        (None, {"first__02_aligned": {"model": "${nothing}"}}, r"02_aligned\.yaml: .*'nothing' not found"),
+        (
+            None,
+            {"first__02_aligned": {"matrix": {"behaviour": ["aligned", "faking"]}, "model": {}}},
+            r"02_aligned\.yaml: matrix\.behaviour has no effect: nothing in the stage says \$\{matrix\.behaviour\}",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_file(world: World, base: Any, changes: Any, message: str) -> None:
+    path = world(base, **changes)
+    with pytest.raises(UserError, match=message):
+        stages_of(path, "first")
+
+
+def test_an_unknown_study_is_refused_with_a_close_one(world: World) -> None:
+    with pytest.raises(MissingFileError, match=r"'secnd' is no study; did you mean second\? The studies are first, s"):
+        stages_of(world(), "secnd")

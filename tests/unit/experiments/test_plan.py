@@ -1,0 +1,85 @@
+"""Which stages run, in which order, and what a refit takes along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fa_lightning.errors import UserError
+from fa_lightning.experiments.chain import Chain
+from fa_lightning.experiments.compose import Composition
+from fa_lightning.experiments.plan import made_again, plan_of, progress_of, summary_of
+from fa_lightning.experiments.stage import Stage
+
+World = Callable[..., Path]
+VARIANTS = [f"second/01_variants/{policy}-{seed}" for policy in ("saint", "money_maximizer") for seed in (0, 10, 1)]
+
+
+@pytest.fixture
+def composition(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Composition:
+    monkeypatch.chdir(tmp_path)
+    return Composition(Chain(world()))
+
+
+@pytest.fixture
+def plan(composition: Composition) -> list[Stage]:
+    return plan_of(composition, "second")
+
+
+def test_what_is_needed_comes_first_and_what_is_optional_stays_out(plan: list[Stage]) -> None:
+    titles = [stage.title for stage in plan]
+    assert titles == ["first/01_backbone", *VARIANTS, "second/02_all", "second/03_one"]
+    assert "first/02_aligned" not in titles, "nothing of the second study needs the twins"
+
+
+def test_progress_counts_files_and_variants(plan: list[Stage]) -> None:
+    said = [progress_of(stage, plan) for stage in plan]
+    assert said[0] == "1/4 first/01_backbone"
+    assert said[2] == "2/4 second/01_variants 2/6 saint-10"
+    assert said[6] == "2/4 second/01_variants 6/6 money_maximizer-1"
+    assert said[7] == "3/4 second/02_all"
+
+
+def test_a_plan_says_what_is_done(plan: list[Stage]) -> None:
+    plan[0].write("done", {})
+    plan[1].write("done", {})
+    plan[2].write("running", {})
+    assert summary_of(plan) == [
+        "first: 01_backbone (done)",
+        "second: 01_variants x 6 (1 done), 02_all, 03_one",
+    ]
+
+
+def test_a_refit_takes_along_what_was_made_from_it_and_nothing_else(plan: list[Stage]) -> None:
+    def remade(*refit: str) -> list[str]:
+        return [stage.name.removeprefix("01_variants/") for stage in made_again(plan, refit)]
+
+    everyone = [title.removeprefix("second/01_variants/") for title in VARIANTS]
+    assert remade("01_variants/saint-10") == ["saint-10", "02_all", "03_one"]
+    assert remade("second/01_variants/saint-1") == ["saint-1", "02_all"]
+    assert remade("01_variants") == [*everyone, "02_all", "03_one"]
+    assert remade("first/01_backbone") == ["01_backbone", *everyone, "02_all", "03_one"]
+    assert remade("02_all") == ["02_all"]
+    with pytest.raises(UserError, match=r"--refit saint-0: no such stage; .*01_variants, second/01_variants/saint-0"):
+        remade("saint-0")
+
+
+def test_a_stage_runs_by_itself_once_what_it_needs_is_done(composition: Composition) -> None:
+    with pytest.raises(UserError, match=r"--only 01_variants/saint-1 needs first/01_backbone, which is not done"):
+        plan_of(composition, "second", ["01_variants/saint-1"])
+    composition.stages("first")[0].write("done", {})
+    assert [stage.title for stage in plan_of(composition, "second", ["01_variants/saint-1"])] == [VARIANTS[2]]
+    assert [stage.title for stage in plan_of(composition, "second", ["01_variants"])] == VARIANTS
+    assert [stage.title for stage in plan_of(composition, "second", ["04_extra"])] == ["second/04_extra"]
+    with pytest.raises(UserError, match=r"--only 05: second has no such stage; it has second/01_variants/saint-0"):
+        plan_of(composition, "second", ["05"])
+
+
+def test_a_variant_is_forgotten_alone(plan: list[Stage]) -> None:
+    one, other = plan[1:3]
+    for stage in (one, other):
+        stage.write("done", {})
+    one.forget()
+    assert [path.name for path in one.folder.parent.iterdir()] == ["saint-10"]
