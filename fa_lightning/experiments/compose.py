@@ -192,6 +192,10 @@ def _read_base(chain: Chain) -> DictConfig:
                     f"{chain.base} has the key {key!r}, which no base has"
                     + (f"; did you mean {close[0]}?" if close else f"; a base has {', '.join(map(str, defaults))}")
                 )
+            if OmegaConf.is_dict(defaults[key]) and not isinstance(layer[key], Mapping):
+                raise UserError(
+                    f"{chain.base}: {key} is {layer[key]!r}, but must be a mapping, as in configs/defaults.yaml"
+                )
     base = _merged(defaults, layers, chain.base)
     if chain.backbone is not None:
         base.backbone.name = chain.backbone

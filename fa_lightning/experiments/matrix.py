@@ -53,7 +53,7 @@ def variants_of(matrix: Any, where: str, chain_seed: int = 0) -> dict[str, dict[
                 values["behaviour"] = behaviour_of_policy(values["policy"])
             except UserError as error:
                 raise UserError(f"{where}: matrix.{error}") from error
-        if "seed" in values:
+        if isinstance(values.get("seed"), int):
             values["seed"] += chain_seed * SEEDS_OF_A_CHAIN
         variants[name] = values
     return variants

@@ -11,12 +11,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fa_lightning import cli
 from fa_lightning.errors import UserError
+from fa_lightning.experiments import command, lightning_cli
+from fa_lightning.experiments.chain import Chain
+from fa_lightning.experiments.shipped import config_file, names_in, study_folder
 
 HEAVY = ("torch", "lightning", "transformers", "peft", "jsonargparse", "matplotlib", "sklearn", "tensorboard")
-COMMANDS = ("fit", "validate", "test", "generate", "report", "template")
+COMMANDS = ("fit", "validate", "test", "config", "generate", "report", "template")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["fitt"]])
@@ -29,13 +33,11 @@ def test_help_and_mistakes_are_answered_without_loading_anything_heavy(words: li
     assert said.strip().endswith(f"loaded: [] status: {int(words == ['fitt'])}")
 
 
-def test_the_top_help_explains_every_command_and_experiments(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_top_help_explains_every_command_study_and_base(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for command in COMMANDS:
-        assert command in shown
-    for option in ("--experiment DIR", "--trainer FILE", "--refit STAGE", "--seed N", "POSER_ROOT"):
-        assert option in shown
+    for word in (*COMMANDS, *names_in("studies"), *names_in("bases"), "POSER_ROOT"):
+        assert word in shown
 
 
 def test_an_unknown_command_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,79 +48,118 @@ def test_an_unknown_command_is_refused_with_those_there_are(capsys: pytest.Captu
         assert command in message
 
 
-def test_fit_help_is_that_of_a_single_stage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_help_explains_a_study_and_names_the_plain_one(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(["fit", "--help"])
     assert left.value.code == 0
     shown = capsys.readouterr().out
-    assert "usage: python -m fa_lightning" in shown
-    for option in ("--config", "--model", "--data", "--trainer.max_epochs", "--ckpt_path"):
+    for option in ("--base", "--backbone", "--seeds", "--trainer", "--refit", "--only", "--config FILE"):
         assert option in shown
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--config", "a.yaml", "--help"])
+    assert "--trainer.max_epochs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["generate", "report", "template"])
-def test_the_other_commands_have_help_of_their_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["config", "generate", "report", "template"])
+def test_the_other_commands_have_help_of_their_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        cli.main([command, "--help"])
+        cli.main([name, "--help"])
     assert left.value.code == 0
-    assert f"python -m fa_lightning {command}" in capsys.readouterr().out
+    assert f"python -m fa_lightning {name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "plain"),
     [
         ([], False),
-        (["--experiment", "configs/poser"], False),
-        (["--experiment=configs/poser", "--refit", "02_aligned"], False),
-        (["--seed", "3", "--trainer", "configs/trainer/cpu.yaml"], False),
+        (["lab", "--base", "poser"], False),
+        (["--base=mine.yaml", "--refit", "02_aligned"], False),
+        (["--seed", "3", "--trainer", "cpu"], False),
         (["--config", "one.yaml"], True),
         (["--config=one.yaml", "--trainer.max_epochs", "3"], True),
         (["-c", "one.yaml"], True),
-        (["--model.init_args.rank", "4"], True),
-        (["--experiment", "configs/poser", "--model.init_args.rank", "4"], False),
-        (["--data.init_args.batch_size=4", "--experiment=configs/poser"], False),
+        (["--model.init_args.rank", "4"], False),
         (["--trainer.max_epochs", "1"], False),
-        (["--data=x"], True),
-        (["--help"], True),
+        (["--model", "x", "--data=x"], True),
+        (["--help"], False),
         (["--print_config"], True),
     ],
 )
-def test_a_fit_is_an_experiment_unless_it_names_its_own_config(words: list[str], plain: bool) -> None:
-    assert cli._is_plain(words) is plain
+def test_a_fit_is_a_study_unless_it_names_its_own_config(
+    words: list[str], plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr(command, "fit", lambda _: started.append("study") or 0)
+    monkeypatch.setattr(command, "refuse_stage_files", lambda _: None)
+    monkeypatch.setattr(lightning_cli, "lightning_cli", lambda _: started.append("plain"))
+    assert cli.main(["fit", *words]) == 0
+    assert started == ["plain" if plain else "study"]
 
 
-def test_options_of_an_experiment_reach_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pathlib import Path
-
+def test_options_of_a_study_reach_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     from fa_lightning.experiments import runner
 
     calls = []
-    monkeypatch.setattr(runner, "run_experiment", lambda *given: calls.append(given))
-    words = ["--experiment", "a", "--trainer", "t.yaml", "--refit", "02_b", "--refit", "03_c", "--seed", "7"]
-    words += ["--model.init_args.backbone", "b/c", "--trainer.max_epochs=1", "--data.init_args.seed", "-1"]
-    overrides = [("model.init_args.backbone", "b/c"), ("trainer.max_epochs", "1"), ("data.init_args.seed", "-1")]
+    monkeypatch.setattr(runner, "run_study", lambda *arguments: calls.append(arguments))
+    words = ["lab", "--base", "poser", "--trainer", "cpu", "--refit", "02_b", "--refit", "03_c", "--seeds", "7,8"]
+    words += ["--only", "03_lab", "--backbone", "b/c", "--trainer.max_epochs=1", "--data.init_args.seed", "-1"]
+    overrides = [("trainer.max_epochs", "1"), ("data.init_args.seed", "-1")]
     assert cli.main(["fit", *words]) == 0
     assert cli.main(["fit"]) == 0
-    assert calls[0] == (Path("a"), Path("t.yaml"), ["02_b", "03_c"], 7, overrides)
-    experiment, *others = calls[1]
-    assert experiment.parts[-2:] == ("configs", "embedded")
-    assert others == [None, [], None, []]
-
-
-def test_the_default_experiment_is_found_from_any_folder(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(str(tmp_path))
-    assert (cli._default_experiment() / "01_backbone.yaml").is_file()
+    poser, cpu = config_file("--base", "poser", "bases"), config_file("--trainer", "cpu", "trainer")
+    for call, seed in zip(calls[:2], (7, 8), strict=True):
+        assert call == ("lab", Chain(poser, seed, "b/c"), cpu, ["02_b", "03_c"], ["03_lab"], overrides)
+    assert calls[2] == ("steering", Chain(config_file("--base", "embedded", "bases")), None, [], [], [])
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["--experimant", "x"], ["--seed", "x"], ["--exp", "x"], ["--config", "x", "--experiment", "y"]],
+    ("words", "message"),
+    [
+        (["--basse", "x"], "--basse"),
+        (["--seed", "x"], "--seed"),
+        (["--seeds", "1,x"], "--seeds"),
+        (["--seed", "1", "--seeds", "1"], "--seed and --seeds are both given"),
+    ],
 )
-def test_a_misspelt_option_of_an_experiment_is_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_option_of_a_study_is_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(["fit", *words])
     assert left.value.code == 2
-    assert words[0] in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--base", "embeded"], "--base embeded is neither a file nor a shipped name; did you mean embedded?"),
+        (["--base", "mine.yaml"], "--base mine.yaml: there is no such file"),
+        (["stering"], "'stering' is no study; did you mean steering?"),
+        (["--trainer", "gpus"], "--trainer gpus is neither a file nor a shipped name; did you mean gpu?"),
+        (["--seed", "-1"], "--seed is -1, but must be a seed"),
+    ],
+)
+def test_an_unknown_name_is_told_with_a_close_one(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["fit", *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_stage_of_a_study_is_no_config_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    path = study_folder("variants") / "01_variants.yaml"
+    assert cli.main(["fit", "--config", str(path)]) == 1
+    message = capsys.readouterr().err
+    assert f"--config {path} is a stage of the study variants" in message
+    assert "config variants --base BASE 01_variants" in message
+
+
+def test_config_prints_a_whole_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "variants", "--base", "embedded", "01_variants/faking-3"]) == 0
+    shown = capsys.readouterr().out
+    assert "${" not in shown
+    assert yaml.safe_load(shown)["seed_everything"] == 3
+    assert cli.main(["config", "variants", "--base", "embedded", "01_variants/faking-9"]) == 1
+    assert "is no stage of variants on this base" in capsys.readouterr().err
 
 
 PLANTED_DATA = ["--data", "planted.PlantedData"]
@@ -266,8 +307,8 @@ def test_a_rank_left_over_from_another_job_is_refused(
     """The process would take itself for rank 1, and write no checkpoint, record or artefact."""
     for variable in (*cli.RANKS, *cli.LAUNCHERS):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(cli, "lightning_cli", lambda *_: pytest.fail("started"))
-    monkeypatch.setattr(cli, "_experiment", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(lightning_cli, "lightning_cli", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(command, "fit", lambda *_: pytest.fail("started"))
     monkeypatch.setenv(name, "1")
     assert cli.main(words) == 1
     assert capsys.readouterr().err.startswith(f"error: {name} is '1' in the environment, but no launcher has started")
@@ -277,7 +318,7 @@ def test_a_rank_left_over_from_another_job_is_refused(
 def test_a_rank_that_a_launcher_has_started_is_one(launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv(launcher, "2")
-    monkeypatch.setattr(cli, "_experiment", lambda _: 7)
+    monkeypatch.setattr(command, "fit", lambda _: 7)
     assert cli.main(["fit"]) == 7
 
 

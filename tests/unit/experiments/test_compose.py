@@ -126,7 +126,7 @@ def test_a_need_may_name_what_another_base_has(world: World) -> None:
         ("[]", {}, r"toy\.yaml holds a list, but must be a mapping"),
         ("a: {", {}, r"toy\.yaml is no valid YAML"),
         ("", {}, r"toy\.yaml is empty"),
-        ({"trainer": 3, "pretraining": {"a": 1}}, {}, r"toy\.yaml does not fit what a base is"),
+        ({"trainer": 3, "pretraining": {"a": 1}}, {}, r"toy\.yaml: trainer is 3, but must be a mapping"),
         ({"extends": "toyy"}, {}, r"extends toyy is neither a file nor a shipped name; did you mean toy\?"),
         ({"extends": "toy"}, {}, r"toy\.yaml extends itself"),
         (

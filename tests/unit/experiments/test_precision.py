@@ -10,8 +10,11 @@ import torch
 import yaml
 
 from fa_lightning.experiments import precision
+from fa_lightning.experiments.chain import Chain
+from fa_lightning.experiments.compose import Composition
 from fa_lightning.experiments.lightning_cli import lightning_cli
 from fa_lightning.experiments.precision import MEASURED, fast_precision
+from fa_lightning.experiments.shipped import config_file
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -74,8 +77,8 @@ def test_plain_fit_and_runner_choose_alike_and_the_config_stays_open(
     monkeypatch: pytest.MonkeyPatch, gains: bool
 ) -> None:
     cpu(monkeypatch, [1.0] * 3, [0.5 if gains else 8.0] * 3)
-    monkeypatch.chdir(REPOSITORY)
-    words = ["--config", "configs/embedded/01_backbone.yaml", "--trainer.accelerator", "cpu"]
+    stage = Composition(Chain(config_file("--base", "embedded", "bases"))).stages("steering")[0]
+    words = ["--config", stage.config, "--trainer.accelerator", "cpu"]
     assert lightning_cli(words, run=False).trainer.precision == "32-true"
     words += ["--trainer.precision", "null"]
     cli = lightning_cli(words, run=False)
@@ -86,5 +89,6 @@ def test_plain_fit_and_runner_choose_alike_and_the_config_stays_open(
 
 def test_no_shipped_experiment_asks_for_bfloat16_where_it_may_be_slow() -> None:
     for path in (REPOSITORY / "configs").rglob("*.yaml"):
-        trainer = yaml.safe_load(path.read_text(encoding="utf-8")).get("trainer", {})
-        assert trainer.get("precision", "32-true") == "32-true", path
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        asked = [content.get("precision"), content.get("trainer", {}).get("precision")]
+        assert set(asked) <= {None, "32-true", "${precision}"}, path

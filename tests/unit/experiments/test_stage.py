@@ -63,7 +63,7 @@ def test_a_damaged_record_is_told_and_can_be_refitted(stage: Stage) -> None:
     stage.write("done", {"seed": 0})
     path = stage.folder / "stage.json"
     path.write_text(path.read_text()[:20])
-    with pytest.raises(ValueError, match=r"stage\.json is not whole JSON .*--refit 02_aligned"):
+    with pytest.raises(ValueError, match=r"stage\.json is not whole JSON .*--refit toy/02_aligned"):
         stage.record()
     stage.forget()
     assert not stage.folder.exists()
@@ -85,7 +85,7 @@ def test_a_record_of_an_earlier_version_is_not_trusted(stage: Stage) -> None:
     stage.write("done", {"seed": 0})
     path = stage.folder / "stage.json"
     path.write_text(json.dumps({key: one for key, one in json.loads(path.read_text()).items() if key != "format"}))
-    with pytest.raises(UserError, match=r"was written by an earlier version.*--refit 02_aligned"):
+    with pytest.raises(UserError, match=r"was written by an earlier version.*--refit toy/02_aligned"):
         stage.record()
 
 
@@ -140,12 +140,12 @@ def test_what_is_done_must_still_be_there_but_its_store_and_checkpoints_need_not
     stage.refuse_loss(record)
     weights = stage.folder / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(b"other weights")
-    with pytest.raises(UserError, match=r"adapter is not what the stage made.*--refit 02_aligned"):
+    with pytest.raises(UserError, match=r"adapter is not what the stage made.*--refit toy/02_aligned"):
         stage.refuse_loss(record)
     weights.write_bytes(b"weights")
     stage.refuse_loss(record)
     shutil.rmtree(stage.folder / "adapter")
-    with pytest.raises(ValueError, match=r"02_aligned is done, but .*adapter is gone.*--refit 02_aligned"):
+    with pytest.raises(ValueError, match=r"02_aligned is done, but .*adapter is gone.*--refit toy/02_aligned"):
         stage.refuse_loss(record)
 
 
