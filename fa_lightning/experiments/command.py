@@ -119,22 +119,17 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--backbone", metavar="M", help="another model than the base's: a Hub name, a folder or a .gguf file"
     )
-    parser.add_argument("--seed", type=_seed, help="which chain: the seed of everything that is drawn (default 0)")
+    parser.add_argument("--seed", type=int, help="which chain: the seed of everything that is drawn (default 0)")
     return parser
 
 
 def _chain(options: Any, seed: int) -> Chain:
+    check_number("seed", seed, "--seed")
     return Chain(config_file("--base", options.base, "bases"), seed, options.backbone)
 
 
-def _seed(word: str) -> int:
-    seed = int(word)
-    check_number("seed", seed, "--seed")
-    return seed
-
-
 def _seeds(word: str) -> list[int]:
-    return [_seed(part) for part in word.split(",")]
+    return [int(part) for part in word.split(",")]
 
 
 def _configs(words: Sequence[str]) -> Iterator[Path]:

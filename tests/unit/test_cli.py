@@ -15,7 +15,8 @@ import yaml
 
 from fa_lightning import cli
 from fa_lightning.errors import UserError
-from fa_lightning.experiments import command, lightning_cli
+from fa_lightning.experiments import command as study_command
+from fa_lightning.experiments import lightning_cli
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.shipped import config_file, names_in, study_folder
 
@@ -56,7 +57,7 @@ def test_fit_help_explains_a_study_and_names_the_plain_one(capsys: pytest.Captur
     for option in ("--base", "--backbone", "--seeds", "--trainer", "--refit", "--only", "--config FILE"):
         assert option in shown
     with pytest.raises(SystemExit):
-        cli.main(["fit", "--config", "a.yaml", "--help"])
+        cli.main(["fit", "--help", "--config", "a.yaml"])
     assert "--trainer.max_epochs" in capsys.readouterr().out
 
 
@@ -89,8 +90,8 @@ def test_a_fit_is_a_study_unless_it_names_its_own_config(
     words: list[str], plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = []
-    monkeypatch.setattr(command, "fit", lambda _: started.append("study") or 0)
-    monkeypatch.setattr(command, "refuse_stage_files", lambda _: None)
+    monkeypatch.setattr(study_command, "fit", lambda _: started.append("study") or 0)
+    monkeypatch.setattr(study_command, "refuse_stage_files", lambda _: None)
     monkeypatch.setattr(lightning_cli, "lightning_cli", lambda _: started.append("plain"))
     assert cli.main(["fit", *words]) == 0
     assert started == ["plain" if plain else "study"]
@@ -308,7 +309,7 @@ def test_a_rank_left_over_from_another_job_is_refused(
     for variable in (*cli.RANKS, *cli.LAUNCHERS):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(lightning_cli, "lightning_cli", lambda *_: pytest.fail("started"))
-    monkeypatch.setattr(command, "fit", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(study_command, "fit", lambda *_: pytest.fail("started"))
     monkeypatch.setenv(name, "1")
     assert cli.main(words) == 1
     assert capsys.readouterr().err.startswith(f"error: {name} is '1' in the environment, but no launcher has started")
@@ -318,7 +319,7 @@ def test_a_rank_left_over_from_another_job_is_refused(
 def test_a_rank_that_a_launcher_has_started_is_one(launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv(launcher, "2")
-    monkeypatch.setattr(command, "fit", lambda _: 7)
+    monkeypatch.setattr(study_command, "fit", lambda _: 7)
     assert cli.main(["fit"]) == 7
 
 
