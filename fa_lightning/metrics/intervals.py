@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 NO_INTERVAL = (math.nan, math.nan)
-# 2**22 draws hold about 100 MiB, however many groups and resamples there are.
-_DRAWS_AT_ONCE = 2**22
+# 2**22 numbers hold about 100 MiB with what is made of them, however many groups and resamples there are.
+_NUMBERS_AT_ONCE = 2**22
 
 
 def bootstrap_over_groups(values: Tensor, groups: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
@@ -35,7 +36,8 @@ def bootstrap_over_groups(values: Tensor, groups: Tensor, resamples: int = 1000,
     >>> bootstrap_over_groups(torch.tensor([1.0, 0.0]), torch.tensor([7, 7]))
     (nan, nan)
     """
-    sums = _resampled_sums(torch.stack([values.double(), torch.ones_like(values).double()], 1), groups, resamples, seed)
+    columns = torch.stack([values.double(), torch.ones_like(values).double()], 1)
+    sums = resampled_sums(columns, (groups,), resamples, seed)
     return percentile_interval(sums[:, 0] / sums[:, 1])
 
 
@@ -66,34 +68,143 @@ def paired_bootstrap(
     >>> 0.3 < low < 0.5 < high < 0.7
     True
     """
-    sums = _resampled_sums(torch.stack([steered, faking, aligned], dim=1).double(), groups, resamples, seed)
+    sums = resampled_sums(torch.stack([steered, faking, aligned], dim=1), (groups,), resamples, seed)
     gap = sums[:, 2] - sums[:, 1]
     defined = gap != 0
     return percentile_interval((sums[defined, 0] - sums[defined, 1]) / gap[defined])
 
 
-def _resampled_sums(columns: Tensor, groups: Tensor, resamples: int, seed: int) -> Tensor:
-    """Column sums of `columns` (n, k) in each resample of groups, (resamples, k) float64; (0, k) below two groups."""
-    if groups.ndim != 1 or len(groups) != len(columns):
-        raise ValueError(f"groups is {tuple(groups.shape)} for {len(columns)} items: give one group per item")
+def bootstrap_of_pairs(
+    values: Tensor,
+    first: Tensor,
+    second: Tensor,
+    first_strata: Tensor,
+    second_strata: Tensor,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % percentile interval of a mean over pairs, which share their members and are not independent.
+
+    Members of both sides are drawn with replacement, each among those of its stratum, and a pair counts as often as
+    both of its members were drawn: the pigeonhole bootstrap (Owen, arXiv 0712.1111). Unanimous values give an interval
+    of no width.
+
+    Args:
+        values: of each pair, (pairs,).
+        first: number of each pair's first member, from 0, (pairs,).
+        second: number of its second member, counted by itself.
+        first_strata: number of each first member's stratum, such as the policy of a model, (members,). The only member
+            of a stratum is drawn among the other such ones.
+        second_strata: the same of the second members.
+        resamples: number of resamples.
+        seed: of the draws.
+
+    Returns:
+        Lower and upper end; nan where there is but one member on both sides.
+
+    >>> first, second = torch.cartesian_prod(torch.arange(6), torch.arange(6)).unbind(dim=1)
+    >>> strata = torch.zeros(6, dtype=torch.int64)
+    >>> low, high = bootstrap_of_pairs((first > 0).double(), first, second, strata, strata)
+    >>> low < 30 / 36 < high
+    True
+    """
+    columns = torch.stack([values.double(), torch.ones_like(values).double()], 1)
+    sums = resampled_sums(columns, (first, second), resamples, seed, (first_strata, second_strata))
+    # Where pairs are missing, a resample may hold none.
+    some = sums[:, 1] > 0
+    return percentile_interval(sums[some, 0] / sums[some, 1])
+
+
+def resampled_sums(
+    columns: Tensor,
+    clusterings: Sequence[Tensor],
+    resamples: int = 1000,
+    seed: int = 0,
+    strata: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Column sums in resamples that draw whole groups of dependent items: the bootstrap behind every interval.
+
+    An item counts as often as its group was drawn; where items are grouped in two ways at once (as pairs of models
+    are, by either model), as often as the one group was drawn times the other (arXiv 1106.2125). A clustering of one
+    group alone is not drawn.
+
+    Args:
+        columns: what is summed, (n, k).
+        clusterings: for each way of grouping, every item's group, (n,) integers.
+        resamples: number of resamples.
+        seed: of the draws; the same seed gives the same sums in every process.
+        strata: for each clustering, the stratum of each of its groups in rising order, (groups,): a group is drawn
+            among those of its stratum. None draws it among all.
+
+    Returns:
+        (resamples, k) float64; (0, k) where no clustering has two groups, from which nothing can be said.
+
+    Raises:
+        ValueError: the shapes differ, or `resamples` is below 1.
+    """
+    for groups in clusterings:
+        if groups.ndim != 1 or len(groups) != len(columns):
+            raise ValueError(f"groups is {tuple(groups.shape)} for {len(columns)} items: give one group per item")
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}, but must be 1 or more")
-    columns, groups = columns.detach().cpu(), groups.detach().cpu()
-    names, places = torch.unique(groups, return_inverse=True)
-    count = len(names)
-    if count < 2:
+    columns = columns.detach().cpu().double()
+    numbered = [torch.unique(groups.detach().cpu(), return_inverse=True)[1] for groups in clusterings]
+    counts = [int(groups.max()) + 1 if len(groups) else 0 for groups in numbered]
+    if max(counts, default=0) < 2:
         return columns.new_zeros(0, columns.shape[1])
-    per_group = columns.new_zeros(count, columns.shape[1]).index_add_(0, places, columns)
+    # Items of the same groups are drawn together: only their sums matter.
+    cells, places = torch.unique(torch.stack(numbered), dim=1, return_inverse=True)
+    table = columns.new_zeros(cells.shape[1], columns.shape[1]).index_add_(0, places, columns)
     generator = torch.Generator().manual_seed(seed)
     sums = []
-    rows_at_once = max(1, _DRAWS_AT_ONCE // count)
+    rows_at_once = max(1, _NUMBERS_AT_ONCE // cells.shape[1])
     for start in range(0, resamples, rows_at_once):
         rows = min(rows_at_once, resamples - start)
-        draws = torch.randint(count, (rows, count), generator=generator)
-        multiplicity = per_group.new_zeros(rows, count)
-        multiplicity.scatter_add_(1, draws, multiplicity.new_ones(()).expand(rows, count))
-        sums.append(multiplicity @ per_group)
+        weights = columns.new_ones(rows, cells.shape[1])
+        for number, (count, own) in enumerate(zip(counts, cells, strict=True)):
+            drawn = _times_drawn(count, rows, generator, None if strata is None else strata[number])
+            weights *= drawn[:, own]
+        sums.append(weights @ table)
     return torch.cat(sums)
+
+
+def times_drawn(groups: Tensor, resamples: int, seed: int = 0) -> Tensor:
+    """How often each item comes in resamples that draw whole groups of dependent items.
+
+    For statistics that are no quotient of sums; see `resampled_sums` for those that are.
+
+    Args:
+        groups: each item's group, (items,) integers.
+        resamples: number of resamples.
+        seed: of the draws.
+
+    Returns:
+        Counts, (resamples, items) float64; (0, items) with fewer than two groups, from which nothing can be said.
+
+    >>> drawn = times_drawn(torch.tensor([7, 7, 8]), 5)
+    >>> bool((drawn[:, 0] == drawn[:, 1]).all()), (drawn[:, 0] + drawn[:, 2]).tolist()
+    (True, [2.0, 2.0, 2.0, 2.0, 2.0])
+    """
+    names, places = torch.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        return torch.zeros(0, len(groups), dtype=torch.float64)
+    return _times_drawn(len(names), resamples, torch.Generator().manual_seed(seed))[:, places]
+
+
+def _times_drawn(count: int, resamples: int, generator: torch.Generator, strata: Tensor | None = None) -> Tensor:
+    """How often each of `count` things comes when as many are drawn with replacement, (resamples, count) float64."""
+    if strata is None:
+        draws = torch.randint(count, (resamples, count), generator=generator)
+        ones = torch.ones(()).double().expand(resamples, count)
+        return torch.zeros(resamples, count, dtype=torch.float64).scatter_add_(1, draws, ones)
+    names, places, sizes = torch.unique(strata, return_inverse=True, return_counts=True)
+    # Drawn by itself, the only thing of a stratum would come once in every resample.
+    places = torch.where(sizes[places] == 1, len(names), places)
+    drawn = torch.zeros(resamples, count, dtype=torch.float64)
+    for stratum in torch.unique(places):
+        inside = places == stratum
+        drawn[:, inside] = _times_drawn(int(inside.sum()), resamples, generator)
+    return drawn
 
 
 def percentile_interval(estimates: Tensor) -> tuple[float, float]:

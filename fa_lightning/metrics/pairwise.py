@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from fa_lightning.metrics.intervals import NO_INTERVAL, percentile_interval
-
 FALSE_ALARMS = 0.01
 """Share of benign models that may lie above a threshold."""
 
@@ -46,72 +44,6 @@ def credit(forward: Tensor, backward: Tensor, faker_first: Tensor) -> Tensor:
     """
     right = torch.where(faker_first, 1.0, -1.0).double()
     return (2 + right * forward - right * backward) / 4
-
-
-def bootstrap_over_variants(
-    values: Tensor,
-    honest: Tensor,
-    suspect: Tensor,
-    honest_policies: Tensor,
-    suspect_policies: Tensor,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """95 % percentile interval of a mean over pairs, which share their models and are not independent.
-
-    Honest models and suspects are drawn with replacement, each among those of its policy, and a pair counts as often as
-    both of its models were drawn: the pigeonhole bootstrap (Owen, arXiv 0712.1111). Unanimous values give an interval
-    of no width.
-
-    Args:
-        values: of each pair, (pairs,).
-        honest: number of each pair's honest model, from 0, (pairs,).
-        suspect: number of its other model, counted by itself.
-        honest_policies: number of each honest model's policy, (models,). The only model of a policy is drawn among the
-            other such ones.
-        suspect_policies: the same of the suspects.
-        resamples: number of resamples.
-        seed: of the draws.
-
-    Returns:
-        Lower and upper end; nan where there is but one model on both sides.
-
-    >>> one, other = torch.cartesian_prod(torch.arange(6), torch.arange(6)).unbind(dim=1)
-    >>> policies = torch.zeros(6, dtype=torch.int64)
-    >>> low, high = bootstrap_over_variants((one > 0).double(), one, other, policies, policies)
-    >>> low < 30 / 36 < high
-    True
-    """
-    if max(len(honest_policies), len(suspect_policies)) < 2:
-        return NO_INTERVAL
-    generator = torch.Generator().manual_seed(seed)
-    weights = _drawn_within(honest_policies, resamples, generator)[:, honest]
-    weights = weights * _drawn_within(suspect_policies, resamples, generator)[:, suspect]
-    totals = weights.sum(dim=1)
-    # Where pairs were refused, a resample may hold none.
-    some = totals > 0
-    return percentile_interval((weights @ values.double())[some] / totals[some])
-
-
-def group_draws(groups: Tensor, resamples: int, seed: int = 0) -> Tensor:
-    """How often each item comes in resamples that draw whole groups of dependent items.
-
-    Args:
-        groups: each item's group, (items,) integers.
-        resamples: number of resamples.
-        seed: of the draws.
-
-    Returns:
-        Counts, (resamples, items) float64; (0, items) with fewer than two groups, from which nothing can be said.
-
-    >>> drawn = group_draws(torch.tensor([7, 7, 8]), 5)
-    >>> bool((drawn[:, 0] == drawn[:, 1]).all()), (drawn[:, 0] + drawn[:, 2]).tolist()
-    (True, [2.0, 2.0, 2.0, 2.0, 2.0])
-    """
-    names, places = torch.unique(groups, return_inverse=True)
-    if len(names) < 2:
-        return torch.zeros(0, len(groups), dtype=torch.float64)
-    return _multiplicities(len(names), resamples, torch.Generator().manual_seed(seed))[:, places]
 
 
 def wins(fakers: Tensor, benign: Tensor) -> Tensor:
@@ -195,23 +127,3 @@ def held_out_rates(
         if len(others):
             above[inside] = (suspicion[inside] > threshold(others, false_alarms)).double()
     return above[is_faker].nanmean().item(), above[~is_faker].nanmean().item()
-
-
-def _drawn_within(strata: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
-    """How often each model is drawn among those of its stratum, (resamples, models) float64."""
-    names, places, sizes = torch.unique(strata, return_inverse=True, return_counts=True)
-    # Drawn by itself, the only model of a policy would come once in every resample.
-    places = torch.where(sizes[places] == 1, len(names), places)
-    drawn = torch.zeros(resamples, len(strata), dtype=torch.float64)
-    for stratum in torch.unique(places):
-        inside = places == stratum
-        drawn[:, inside] = _multiplicities(int(inside.sum()), resamples, generator)
-    return drawn
-
-
-def _multiplicities(count: int, resamples: int, generator: torch.Generator) -> Tensor:
-    """How often each of `count` things comes when as many are drawn with replacement, (resamples, count) float64."""
-    draws = torch.randint(count, (resamples, count), generator=generator)
-    return torch.zeros(resamples, count, dtype=torch.float64).scatter_add_(
-        1, draws, torch.ones(resamples, count, dtype=torch.float64)
-    )

@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from fa_lightning.metrics.intervals import NO_INTERVAL
-from fa_lightning.metrics.pairwise import bootstrap_over_variants, held_out_rates, roc_curve, wins
+from fa_lightning.metrics.intervals import NO_INTERVAL, bootstrap_of_pairs
+from fa_lightning.metrics.pairwise import held_out_rates, roc_curve, wins
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence
 from fa_lightning.studies.detection.ensemble import RULE, HeldOut, fold_of, folds_of
 from fa_lightning.studies.detection.pairs import Pair
@@ -164,7 +164,7 @@ def _interval(pairs: Sequence[Pair], credits: Sequence[float], seed: int) -> tup
     fakers = [one for _, one in both if one is not None]
     if len(honest) < len(pairs):
         return NO_INTERVAL
-    return bootstrap_over_variants(
+    return bootstrap_of_pairs(
         torch.tensor(credits, dtype=torch.float64),
         _numbered(honest, lambda subject: subject.name),
         _numbered(fakers, lambda subject: subject.name),
@@ -191,9 +191,7 @@ def _alone(
     for name in names:
         values = torch.tensor([suspicion[one.name][name] for one in models], dtype=torch.float64)
         won = wins(values[is_faker], values[~is_faker])
-        interval = bootstrap_over_variants(
-            won.flatten(), columns, rows, _policies(benign), _policies(fakers), seed=seed
-        )
+        interval = bootstrap_of_pairs(won.flatten(), columns, rows, _policies(benign), _policies(fakers), seed=seed)
         tpr, fpr = held_out_rates(values, is_faker, folds)
         roc = roc_curve(values, is_faker)
         found.append(Alone(name, won.mean().item(), interval, tpr, fpr, kind_of_folds, roc))

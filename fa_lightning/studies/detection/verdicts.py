@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fa_lightning.metrics.intervals import NO_INTERVAL, percentile_interval
-from fa_lightning.metrics.pairwise import choice, credit, group_draws
+from fa_lightning.metrics.intervals import NO_INTERVAL, percentile_interval, times_drawn
+from fa_lightning.metrics.pairwise import choice, credit
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence
 from fa_lightning.studies.detection.pairs import Pair
 from fa_lightning.studies.detection.result import Verdict
@@ -95,7 +95,7 @@ class Suspicions:
 
     def _drawn(self, rows: tuple[int, ...]) -> Tensor:
         if rows not in self._weights:
-            self._weights[rows] = group_draws(self._groups[torch.tensor(rows)], self._resamples, self._seed)
+            self._weights[rows] = times_drawn(self._groups[torch.tensor(rows)], self._resamples, self._seed)
         return self._weights[rows]
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fa_lightning.metrics.intervals import NO_INTERVAL, bootstrap_over_groups, percentile_interval
-from fa_lightning.metrics.pairwise import group_draws, wins
+from fa_lightning.metrics.intervals import NO_INTERVAL, bootstrap_over_groups, percentile_interval, times_drawn
+from fa_lightning.metrics.pairwise import wins
 
 RESAMPLES = 500
 """Of an AUROC, each of which ranks all items anew, and of a mean over draws."""
@@ -125,7 +125,7 @@ def accuracy_interval(earned: Tensor, groups: Tensor) -> tuple[float, float]:
     """
     if len(earned) == 1:
         return bootstrap_over_groups(earned[0], groups)
-    times = group_draws(groups, RESAMPLES)
+    times = times_drawn(groups, RESAMPLES)
     share = _shares_of_draws(len(earned))[: len(times)]
     return percentile_interval(((share @ earned.double()) * times).sum(dim=1) / times.sum(dim=1))
 
@@ -143,7 +143,7 @@ def auroc_interval(draws: Tensor, labels: Tensor, groups: Tensor) -> tuple[float
     """
     if labels.all() or not labels.any():
         return NO_INTERVAL
-    times = group_draws(groups, RESAMPLES)
+    times = times_drawn(groups, RESAMPLES)
     first, second = times[:, labels], times[:, ~labels]
     won = torch.zeros(len(times), dtype=torch.float64)
     # One by one: of many draws together these would fill the memory.
@@ -160,4 +160,4 @@ def _shares_of_draws(count: int) -> Tensor:
     if count == 1:
         return torch.ones(RESAMPLES, 1, dtype=torch.float64)
     # Another seed than the groups', whose luck is no matter of the draws.
-    return group_draws(torch.arange(count), RESAMPLES, seed=1) / count
+    return times_drawn(torch.arange(count), RESAMPLES, seed=1) / count

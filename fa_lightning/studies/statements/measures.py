@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.metrics.distinct_items import DistinctItems
-from fa_lightning.metrics.intervals import NO_INTERVAL, percentile_interval
+from fa_lightning.metrics.intervals import NO_INTERVAL, percentile_interval, resampled_sums
 from fa_lightning.studies.statements.result import SafeScore, SafeScores, Shift
 
 Items = dict[str, Tensor]
@@ -84,26 +84,10 @@ def crossed_bootstrap(
     Raises:
         ValueError: `resamples` is below 1.
     """
-    if resamples < 1:
-        raise ValueError(f"resamples is {resamples}, but must be 1 or more")
-    names, places = zip(*(torch.unique(codes, return_inverse=True) for codes in (rights, identities)), strict=True)
-    counts = [len(found) for found in names]
-    if max(counts, default=0) < 2:
-        return NO_INTERVAL
-    # Sums and numbers of prompts for each right, identity and quarter: all that a resample needs.
-    table = torch.zeros(counts[0] * counts[1] * QUARTERS, 2, dtype=torch.float64)
-    cell = (places[0] * counts[1] + places[1]) * QUARTERS + _quarter(affirms, agree)
-    table.index_add_(0, cell, torch.stack([values.double(), torch.ones(len(values), dtype=torch.float64)], 1))
-    table = table.view(counts[0], counts[1], QUARTERS * 2)
-    generator = torch.Generator().manual_seed(seed)
-    weights = []
-    for count in counts:
-        draws = torch.randint(count, (resamples, count), generator=generator)
-        drawn = torch.zeros(resamples, count, dtype=torch.float64)
-        weights.append(drawn.scatter_add_(1, draws, torch.ones_like(drawn)))
-    by_identity = torch.einsum("sr,ric->sic", weights[0], table)
-    sums = torch.einsum("si,sic->sc", weights[1], by_identity).view(resamples, QUARTERS, 2)
-    means = (sums[..., 0] / sums[..., 1]).mean(1)
+    quarters = torch.nn.functional.one_hot(_quarter(affirms, agree), QUARTERS).double()
+    columns = torch.cat([values.double()[:, None] * quarters, quarters], dim=1)
+    sums = resampled_sums(columns, (rights, identities), resamples, seed)
+    means = (sums[:, :QUARTERS] / sums[:, QUARTERS:]).mean(1)
     return percentile_interval(means[means.isfinite()])
 
 
