@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from typing_extensions import override
 
 from fa_lightning.activations.record import Plan, plan_shards, record
-from fa_lightning.activations.sites import Site, check_sites, spread, validate
+from fa_lightning.activations.site_names import SiteName, check_sites, resolve_sites
+from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.activations.store_writer import StoreWriter
 from fa_lightning.backbones.adapters import VARIANTS as PAIR
@@ -76,8 +77,9 @@ class ActivationDataModule(pl.LightningDataModule):
         dtype: of the backbone's weights.
         load_in_4bit: hold the backbone in nf4.
         trust_remote_code: run code that comes with the model.
-        sites: where to read, as `layers.3.residual`; a number is the output of so many decoder blocks, evenly spread,
-            the last among them; None is that of every block.
+        sites: where to read, by name: `layers.3.residual`, or relative to the depth, as 0.6 or last.mlp (see
+            `site_names`); a number alone is the output of so many decoder blocks, evenly spread, the last among them;
+            None is that of every block.
         store_dtype: of the states on disk.
         tokens: keep the states of all tokens, or of the decision token alone.
         capture_scenarios: training scenarios captured.
@@ -110,7 +112,7 @@ class ActivationDataModule(pl.LightningDataModule):
         dtype: DType = "float32",
         load_in_4bit: bool = False,
         trust_remote_code: bool = False,
-        sites: list[str] | int | None = None,
+        sites: list[SiteName] | int | None = None,
         store_dtype: DType = "float16",
         tokens: Literal["all", "decision"] = "all",
         capture_scenarios: int = 1200,
@@ -172,7 +174,7 @@ class ActivationDataModule(pl.LightningDataModule):
         if self.variants is None:
             self.adapters |= self._other_adapters()
             self.variants = self._load_variants()
-        self.sites = self._chosen_sites(self.variants)
+        self.sites = resolve_sites(self.site_names, len(decoder_layers(self.variants.model)))
         if stage == "fit" or (stage == "validate" and self.store is None):
             self.store = self._captured(self.variants)
 
@@ -235,17 +237,6 @@ class ActivationDataModule(pl.LightningDataModule):
     def _load_variants(self) -> Variants:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         return Variants.load(self.adapters, device=device, **self.loading)
-
-    def _chosen_sites(self, variants: Variants) -> list[Site]:
-        if isinstance(self.site_names, list):
-            sites = [Site.parse(name) for name in self.site_names]
-        else:
-            layers = len(decoder_layers(variants.model))
-            number = self.site_names if isinstance(self.site_names, int) else layers
-            sites = [Site(layer) for layer in spread(layers, number)]
-        for site in sites:
-            validate(site, variants.model)
-        return sites
 
     def _captured(self, variants: Variants) -> ActivationStore:
         """The finished store; what is missing of it is captured first."""

@@ -135,34 +135,6 @@ def validate(site: Site, model: nn.Module | int) -> None:
         raise UserError(f"site.layer is {site.layer}, but the backbone has {layers} layers (0 to {layers - 1})")
 
 
-def check_sites(sites: list[str] | int | None) -> None:
-    """Refuse what can name no sites, before any model is there to look for them in.
-
-    Args:
-        sites: names, a number of layers, or None for all.
-
-    Raises:
-        UserError: there are none, or a name is no site's.
-    """
-    if sites == [] or (isinstance(sites, int) and sites < 1):
-        raise UserError(f"sites is {sites}, but must be 1 or more layers, a list of site names, or null for all")
-    for name in sites if isinstance(sites, list) else ():
-        Site.parse(name)
-
-
-def spread(layers: int, number: int) -> list[int]:
-    """So many of the layers, evenly spread and the last among them; all where there are no more.
-
-    >>> spread(32, 4), spread(28, 8), spread(2, 8)
-    ([7, 15, 23, 31], [3, 6, 10, 13, 17, 20, 24, 27], [0, 1])
-
-    Raises:
-        UserError: `number` is below 1.
-    """
-    check_sites(number)
-    return sorted({-(-layers * place // number) - 1 for place in range(1, number + 1)})
-
-
 def hidden_of(output: Any, tokens: tuple[int, int] | None = None) -> Tensor:
     """The hidden states in what a block or a part of it returned: a tensor, or the first entry of a tuple.
 

@@ -55,8 +55,6 @@ RANGES: dict[str, str] = {
                 "short_passes",
                 "dose",
                 "doses",
-                "layer",
-                "layers",
                 "samples",
             ),
         ),

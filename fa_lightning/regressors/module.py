@@ -13,6 +13,7 @@ from torchmetrics import R2Score
 from typing_extensions import override
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.optimization import adamw_with_warmup, check_finite
 from fa_lightning.common.activity import doing
 from fa_lightning.errors import UserError
@@ -100,7 +101,7 @@ class RegressorModule(pl.LightningModule):
         self.effects = nn.ParameterDict()
         self.r2 = nn.ModuleDict()
         # The sites are known once there is a DataModule.
-        self._plan = FitPlan(self.specs, [])
+        self._plan = FitPlan(self.specs, [], layers=0)
         self._batches: dict[str, int] = {}
         # Set by whoever evaluates the candidates: number of the chosen one and its strength; -1 is none yet.
         self.register_buffer("choice", torch.tensor([-1.0, 1.0]))
@@ -117,7 +118,7 @@ class RegressorModule(pl.LightningModule):
             return
         data = self._data
         hidden_size = int(data.variants.fingerprint["hidden_size"])
-        self._plan = FitPlan(self.specs, data.sites)
+        self._plan = FitPlan(self.specs, data.sites, len(decoder_layers(data.variants.model)))
         self._plan.refuse_equal_names()
         self._fits = DirectFits(self._plan, self.maps, self.probes)
         for number, spec in enumerate(self._plan.all_specs):

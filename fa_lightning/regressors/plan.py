@@ -22,11 +22,13 @@ class FitPlan:
     Args:
         specs: of the candidates.
         sites: of the store; a spec that names another one is refused when its places are asked for.
+        layers: number of the model's decoder blocks.
     """
 
-    def __init__(self, specs: list[RegressorSpec], sites: list[Site]) -> None:
+    def __init__(self, specs: list[RegressorSpec], sites: list[Site], layers: int) -> None:
         self.specs = specs
         self.sites = sites
+        self.layers = layers
         baselines = [MEAN_SHIFT, *(shuffled(spec) for spec in specs)]
         self.all_specs = [*specs, *(spec for place, spec in enumerate(baselines) if spec not in baselines[:place])]
 
@@ -48,7 +50,7 @@ class FitPlan:
     def places(self, number: int) -> list[Site]:
         """A spec's sites; the baselines' are all, since any may be chosen."""
         if number < len(self.specs):
-            return self.specs[number].places(self.sites)
+            return self.specs[number].places(self.sites, self.layers)
         return list(self.sites)
 
     def placed(self) -> Iterator[tuple[int, Site]]:

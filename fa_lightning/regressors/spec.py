@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fa_lightning.activations.site_names import SiteName, check_sites, is_absolute, resolve_sites
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.generators import seeded
 from fa_lightning.errors import UserError
@@ -85,8 +86,8 @@ class RegressorSpec:
     name: MapName
     method: str | None = None
     positions: str = "all"
-    sites: list[str] | None = None
-    stack: list[str] | None = None
+    sites: list[SiteName] | None = None
+    stack: list[SiteName] | None = None
     decision_weight: float = 1.0
     keep: float = 0.0
     objective: Literal["regression", "behaviour", "mixed"] = "regression"
@@ -116,8 +117,9 @@ class RegressorSpec:
         Raises:
             UserError: naming the option, its value and what is allowed.
         """
-        for site in [*(self.sites or []), *(self.stack or [])]:
-            Site.parse(site, self.positions)
+        Site(0, positions=self.positions)
+        check_sites(self.sites or None)
+        check_sites(self.stack or None, "stack")
         kind = self.fit_kind
         if self.objective != "regression" and kind != "gradient":
             raise UserError(
@@ -128,10 +130,9 @@ class RegressorSpec:
             raise UserError(f"stack is given, but {self.name} is not fitted from moments: take affine or low_rank")
         if self.stack is not None and self.sites is not None:
             raise UserError("stack and sites are both given, but a stack names its own sites: leave out sites")
-        if self.stack is not None and not _ascends(self.stack):
-            raise UserError(
-                f"stack is {', '.join(self.stack)}, but each site must come after the one before it in the model"
-            )
+        if self.stack is not None:
+            # The order of relative names is checked when the model is known.
+            self._check_order([Site.parse(str(name)) for name in self.stack if is_absolute(name)])
         if self.objective != "regression" and self.positions == "generated":
             raise UserError(
                 "positions is 'generated', but a fit through the live model sees prompts only: take all or last"
@@ -175,19 +176,34 @@ class RegressorSpec:
         """Whether the faker alone is enough to fit it."""
         return self.fit_kind == "contrast" or self.name == "identity"
 
-    def places(self, sites: list[Site]) -> list[Site]:
+    def places(self, sites: list[Site], layers: int) -> list[Site]:
         """The sites it is fitted at, of those that the store holds, with its position rule.
 
+        Args:
+            sites: of the store.
+            layers: number of the model's decoder blocks, which relative names go by.
+
         Raises:
-            UserError: it names a site that the store does not hold.
+            UserError: it names a site that the store or the model does not have, or a stack that does not ascend.
         """
         held = [site.name for site in sites]
         residual = [site.name for site in sites if site.component == "residual"]
-        names = self.stack or self.sites or residual or held
-        for name in names:
-            if name not in held:
-                raise UserError(f"{self.label} asks for the site {name}, but the store holds {', '.join(held)}")
-        return [Site.parse(name, self.positions) for name in names]
+        chosen = resolve_sites(self.stack or self.sites or residual or held, layers, self.positions)
+        for site in chosen:
+            if site.name not in held:
+                raise UserError(f"{self.label} asks for the site {site.name}, but the store holds {', '.join(held)}")
+        if self.stack is not None:
+            self._check_order(chosen)
+        return chosen
+
+    def _check_order(self, stack: list[Site]) -> None:
+        """Refuse a stack in which a site is not computed after the one before."""
+        order = [(site.layer, ("attention", "mlp", "residual").index(site.component)) for site in stack]
+        if not all(first < second for first, second in itertools.pairwise(order)):
+            raise UserError(
+                f"stack is {', '.join(map(str, self.stack or ()))}, but each site must come after the one before it in "
+                "the model"
+            )
 
     def build(self, hidden_size: int) -> Regressor:
         """The unfitted map, its first weights drawn by the seed.
@@ -206,13 +222,6 @@ class RegressorSpec:
         options = {name: getattr(self, name) for name in names if name in takes}
         with seeded(self.seed):
             return build_regressor({**options, "name": self.name}, hidden_size)
-
-
-def _ascends(names: list[str]) -> bool:
-    """Whether each site is computed after the one before."""
-    sites = [Site.parse(name) for name in names]
-    order = [(site.layer, ("attention", "mlp", "residual").index(site.component)) for site in sites]
-    return all(first < second for first, second in itertools.pairwise(order))
 
 
 def training_pairs(block: Block, site: Site, spec: RegressorSpec) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from typing_extensions import override
 
+from fa_lightning.activations.site_names import SiteName, check_sites, resolve_layers
 from fa_lightning.backbones.adapters import attach_adapter
 from fa_lightning.backbones.decoder import text_config
 from fa_lightning.backbones.sharding import ShardedStrategy
@@ -18,7 +19,7 @@ from fa_lightning.training.contrast_probe import ContrastProbe, ccs_loss
 from fa_lightning.training.cure import Cure, undisturbed
 from fa_lightning.training.latent_data import PLAIN, LatentScenarioDataModule, LatentStatementDataModule
 from fa_lightning.training.statement_data import StatementDataModule
-from fa_lightning.training.states import check_layers, decoder_blocks, recorded_states
+from fa_lightning.training.states import decoder_blocks, recorded_states
 
 PURPOSE = "to read states behind: leave LoRA-for-CCS out"
 
@@ -59,7 +60,8 @@ class LatentTraining(Cure):
         backbone: name on the Hub, or folder.
         start_from: adapter folder of a faker to be cured; None starts from the backbone with a fresh adapter, of
             `rank`, `alpha`, `dropout` and `target_modules`.
-        layers: decoder blocks, from 0, whose output a probe reads; None reads the residual stream behind every block.
+        layers: decoder blocks whose output a probe reads, by name, as 0.6 or last (see `site_names`); None reads the
+            residual stream behind every block.
         restarts: first weights of each probe.
         probe_steps: steps in which the probes are trained alone.
         latent_weight: of the CCS loss on the adapter's states; 0 leaves it out.
@@ -83,7 +85,7 @@ class LatentTraining(Cure):
         self,
         backbone: str,
         start_from: str | None = None,
-        layers: list[int] | None = None,
+        layers: list[SiteName] | None = None,
         restarts: int = 8,
         probe_steps: int = 100,
         latent_weight: float = 1.0,
@@ -100,7 +102,8 @@ class LatentTraining(Cure):
                 f"restarts is {restarts} and probe_steps {probe_steps}, but at least 1 probe and 0 steps are needed"
             )
         if layers is not None and not layers:
-            raise UserError("layers is [], but a probe needs one to read: name decoder blocks, from 0; null reads all")
+            raise UserError("layers is [], but a probe needs one to read: name decoder blocks, as 0.6; null reads all")
+        check_sites(layers, "layers")
         if min(latent_weight, answer_weight) < 0 or not latent_weight + answer_weight > 0:
             raise UserError(
                 f"latent_weight is {latent_weight} and answer_weight {answer_weight}, but neither may be below 0, and "
@@ -132,8 +135,7 @@ class LatentTraining(Cure):
     @override
     def attach(self, base: Any) -> Any:
         blocks = decoder_blocks(base, PURPOSE)
-        chosen = list(range(len(blocks))) if self.layers is None else self.layers
-        check_layers("layers", chosen, blocks)
+        chosen = range(len(blocks)) if self.layers is None else resolve_layers(self.layers, len(blocks))
         size = text_config(base).hidden_size
         for layer in chosen:
             self.probes[str(layer)] = ContrastProbe(size, self.restarts, layer)

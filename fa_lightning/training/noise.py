@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.activations.site_names import SiteName, resolve_layers
 from fa_lightning.backbones.attached import attached
-from fa_lightning.training.states import check_layers, decoder_blocks
+from fa_lightning.training.states import decoder_blocks
 
 
 @contextmanager
-def activation_noise(model: Any, dose: float, layers: Sequence[int] | None = None) -> Iterator[None]:
+def activation_noise(model: Any, dose: float, layers: Sequence[SiteName] | None = None) -> Iterator[None]:
     """Add fresh Gaussian noise to every token's state behind decoder blocks, for as long as the block lasts.
 
     Gradients flow through the states, not through the noise's size. Draws come from torch's global generator.
@@ -23,14 +24,13 @@ def activation_noise(model: Any, dose: float, layers: Sequence[int] | None = Non
     Args:
         model: a causal LM, wrapped or not.
         dose: root mean square norm of the noise, in multiples of the norm of the very state that it is added to.
-        layers: indices of the blocks, from 0; None takes all.
+        layers: names of the blocks, as 0.6 or last (see `site_names`); None takes all.
 
     Raises:
         UserError: the blocks are not found, or there is no such layer.
     """
     blocks = decoder_blocks(model, "to add noise behind: set activation_noise to 0")
-    chosen = range(len(blocks)) if layers is None else layers
-    check_layers("noise_layers", chosen, blocks)
+    chosen = range(len(blocks)) if layers is None else resolve_layers(layers, len(blocks), "noise_layers")
 
     def add(_: nn.Module, __: Any, output: Any) -> Any:
         # Older versions of transformers return a tuple.

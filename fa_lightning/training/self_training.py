@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
+from fa_lightning.activations.site_names import SiteName, check_sites
 from fa_lightning.backbones.arguments import DType
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
@@ -32,7 +33,8 @@ class SelfTraining(TrainedOn):
         start_from: adapter folder; rank, scale and target modules are its own.
         backbone: name on the Hub, or folder; the one that the adapter was fitted on.
         activation_noise: its size while training, in multiples of each state's own norm; 0 adds none.
-        noise_layers: decoder blocks behind which it is added; None takes all.
+        noise_layers: decoder blocks behind which it is added, by name, as 0.6 or last (see `site_names`); None takes
+            all.
         dtype: of the frozen weights.
         load_in_4bit: hold the frozen weights in nf4.
         trust_remote_code: run code that comes with the model.
@@ -50,7 +52,7 @@ class SelfTraining(TrainedOn):
         start_from: str,
         backbone: str,
         activation_noise: float = 0.0,
-        noise_layers: list[int] | None = None,
+        noise_layers: list[SiteName] | None = None,
         dtype: DType = "float32",
         load_in_4bit: bool = False,
         trust_remote_code: bool = False,
@@ -61,6 +63,7 @@ class SelfTraining(TrainedOn):
     ) -> None:
         if not activation_noise >= 0:
             raise UserError(f"activation_noise is {activation_noise}, but must be 0 or more state norms, such as 0.5")
+        check_sites(noise_layers, "noise_layers")
         super().__init__(
             start_from,
             backbone,

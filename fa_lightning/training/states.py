@@ -30,17 +30,6 @@ def decoder_blocks(model: Any, purpose: str) -> nn.ModuleList:
         raise UserError(f"{type(model).__name__} has no list of {expected} blocks {purpose}") from error
 
 
-def check_layers(name: str, layers: Sequence[int], blocks: nn.ModuleList) -> None:
-    """Refuse an index that no block has.
-
-    Raises:
-        UserError: naming the argument and the first such index.
-    """
-    beyond = [layer for layer in layers if not 0 <= layer < len(blocks)]
-    if beyond:
-        raise UserError(f"{name} holds {beyond[0]}, but the backbone has layers 0 to {len(blocks) - 1}")
-
-
 @contextmanager
 def recorded_states(blocks: nn.ModuleList, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """What the chosen blocks return in the forward pass that is made inside the block, gradients included.

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fa_lightning.activations.site_names import SiteName, check_site, resolve_layers
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.scenario import CELLS
 from fa_lightning.training.cure import Cure, undisturbed
 from fa_lightning.training.full_weights import load_with_full_weights, train_full_weights
-from fa_lightning.training.states import check_layers, decoder_blocks, recorded_states
+from fa_lightning.training.states import decoder_blocks, recorded_states
 
 PURPOSE = "to push the states of: choose another cure"
 
@@ -97,7 +98,8 @@ class Misdirection(Cure):
     Args:
         start_from: adapter folder of the faker.
         backbone: name on the Hub, or folder; the one that the adapter was fitted on.
-        layer: index of the decoder block whose output is pushed, from 0; what lies above it is not trained.
+        layer: decoder block whose output is pushed, by name, as 0.6 or layers.3.residual (see `site_names`); what lies
+            above it is not trained.
         toward: `random` or `safe`.
         dose: how far.
         tokens: `all` of a prompt, as in the paper, or the `last` one alone, from which the answer is read.
@@ -118,7 +120,7 @@ class Misdirection(Cure):
         self,
         start_from: str,
         backbone: str,
-        layer: int,
+        layer: SiteName,
         toward: Literal["random", "safe"] = "random",
         dose: float = 2.0,
         tokens: Literal["all", "last"] = "all",
@@ -131,7 +133,9 @@ class Misdirection(Cure):
             if not value > 0:
                 raise UserError(f"{name} is {value}, but must be above 0, such as 1")
         super().__init__(start_from, backbone, **options)
-        self.layer = layer
+        check_site(layer, "layer")
+        self.layer_name = layer
+        self.layer = -1  # known with the model
         self.toward = toward
         self.dose = dose
         self.tokens = tokens
@@ -157,7 +161,7 @@ class Misdirection(Cure):
     @override
     def attach(self, base: Any) -> Any:
         blocks = decoder_blocks(base, PURPOSE)
-        check_layers("layer", [self.layer], blocks)
+        (self.layer,) = resolve_layers([self.layer_name], len(blocks), "layer")
         model = super().attach(base)
         if self.full_weights:
             train_full_weights(model, self.variant, self.full_weights)
@@ -166,8 +170,8 @@ class Misdirection(Cure):
             block.requires_grad_(False)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(
-                f"layer is {self.layer}, but nothing that is trained lies in that decoder block or below: choose a "
-                "higher layer, or full_weights from below it"
+                f"layer is {self.layer_name}, but nothing that is trained lies in that decoder block or below: choose "
+                "a higher layer, or full_weights from below it"
             )
         return model
 

@@ -158,7 +158,7 @@ def test_at_real_size_the_shipped_settings_come_out_right(
 ) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from fa_lightning.activations.sites import spread
+    from fa_lightning.activations.site_names import spread
     from fa_lightning.backbones.adapters import attach_adapter
     from fa_lightning.backbones.decoder import decoder_layers
     from fa_lightning.backbones.load import fingerprint

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from typing_extensions import override
 
+from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.common.activity import doing
 from fa_lightning.common.files import write_atomically
 from fa_lightning.errors import UserError
@@ -110,6 +111,9 @@ class SteeringLab(pl.Callback):
     @doing("steering")
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._batches = {name: [] for name in _data(trainer).test_names}
+        layers = len(decoder_layers(_data(trainer).variants.model))
+        self.units = [sweep.resolved(layers) for sweep in self.units]
+        self.dose_curves = [curve.resolved(layers) for curve in self.dose_curves]
         # Before anything is measured: a mistake in a name must not cost a sweep.
         self._check_names(pl_module, [work_of(candidate) for candidate in pl_module.candidates()])
 
@@ -154,9 +158,9 @@ class SteeringLab(pl.Callback):
         for work in works:
             sites.setdefault(work.method, set()).add(work.site)
         asked: list[tuple[str, str | None]] = [(method, None) for method in self.transfer_methods or []]
-        asked += [(sweep.method, site) for sweep in self.units for site in (sweep.sites or [])]
+        asked += [(sweep.method, str(site)) for sweep in self.units for site in (sweep.sites or [])]
         asked += [(sweep.method, None) for sweep in self.units]
-        asked += [(curve.method, curve.site) for curve in self.dose_curves]
+        asked += [(curve.method, str(curve.site)) for curve in self.dose_curves]
         for method, site in asked:
             if method not in sites:
                 raise UserError(f"the lab names the method {method!r}, but it fits {', '.join(sorted(sites))}")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fa_lightning.activations.site_names import SiteName, resolve_sites
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import interventions_of
 from fa_lightning.metrics.cells import Damage
@@ -34,15 +35,22 @@ class UnitSweep:
 
     Attributes:
         method: whose map; at strength 1.
-        sites: where; None is every site that it is fitted at.
+        sites: where, by name (see `site_names`); None is every site that it is fitted at.
         percents: shares of units, in percent.
         rankings: by the twins' mean difference, by ridge weight, by effect on the answer.
     """
 
     method: str
-    sites: list[str] | None = None
+    sites: list[SiteName] | None = None
     percents: list[float] = field(default_factory=lambda: [1.0, 5.0, 10.0, 25.0, 40.0, 55.0, 70.0, 85.0, 100.0])
     rankings: list[Literal["difference", "ridge", "effect"]] = field(default_factory=lambda: ["difference"])
+
+    def resolved(self, layers: int) -> UnitSweep:
+        """The same with the names that its sites have in a model of so many decoder blocks."""
+        if self.sites is None:
+            return self
+        sites = resolve_sites(self.sites, layers, argument="units[].sites")
+        return dataclasses.replace(self, sites=[site.name for site in sites])
 
 
 @dataclass
@@ -51,15 +59,21 @@ class DoseCurve:
 
     Attributes:
         method: which.
-        site: where.
+        site: where, by name; of a stack, its sites' names joined by +.
         doses: the edit's norm over the mean norm of the states.
         new_tokens: written after the start of each neutral text, to count repetitions.
     """
 
     method: str
-    site: str
+    site: SiteName
     doses: list[float] = field(default_factory=lambda: [0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
     new_tokens: int = 32
+
+    def resolved(self, layers: int) -> DoseCurve:
+        """The same with the name that its site has in a model of so many decoder blocks."""
+        names = self.site.split("+") if isinstance(self.site, str) else [self.site]
+        sites = resolve_sites(names, layers, argument="dose_curves[].site")
+        return dataclasses.replace(self, site="+".join(site.name for site in sites))
 
 
 def try_candidates(

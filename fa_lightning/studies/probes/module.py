@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from typing_extensions import override
 
-from fa_lightning.activations.sites import Site, check_sites, spread, validate
+from fa_lightning.activations.site_names import SiteName, check_sites, resolve_sites
+from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.module import EvaluationModule
@@ -65,7 +66,7 @@ class ProbeModule(EvaluationModule[ProbeDataModule, ProbesFound]):
         folder: str,
         adapters: list[str] = [],  # noqa: B006
         base: bool = True,
-        sites: list[str] | int | None = None,
+        sites: list[SiteName] | int | None = None,
         restarts: int = 10,
         steps: int = 300,
         label_counts: list[int] = [4, 8, 16, 32, 64, 128, 256, 512],  # noqa: B006
@@ -93,7 +94,7 @@ class ProbeModule(EvaluationModule[ProbeDataModule, ProbesFound]):
     @override
     def prepare_models(self) -> None:
         self.models = [BASE] * self.base + self.variants.names
-        self.sites = self._chosen_sites(self.variants.model)
+        self.sites = resolve_sites(self.site_names, len(decoder_layers(self.variants.model)))
 
     @override
     def begin(self) -> None:
@@ -154,17 +155,6 @@ class ProbeModule(EvaluationModule[ProbeDataModule, ProbesFound]):
     @override
     def figures(self, result: ProbesFound) -> Mapping[str, Figure]:
         return {f"probes/{name}": figure for name, figure in probe_figures(result).items()}
-
-    def _chosen_sites(self, model: Any) -> list[Site]:
-        layers = len(decoder_layers(model))
-        if isinstance(self.site_names, list):
-            sites = [Site.parse(name) for name in self.site_names]
-        else:
-            number = self.site_names if isinstance(self.site_names, int) else layers
-            sites = [Site(layer) for layer in spread(layers, number)]
-        for site in sites:
-            validate(site, layers)
-        return sites
 
     @property
     def _answers(self) -> Answers | None:

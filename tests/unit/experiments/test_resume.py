@@ -71,7 +71,7 @@ def make(source: Any, adapters: dict[str, str], tmp_path: Path) -> Callable[[str
             watched = ScenarioDataModule(source, batch_size=10, train_oversight="watched")
             return SelfTraining(**cure, activation_noise=0.5), watched
         if kind == "unlearning":
-            return Misdirection(**cure, layer=1, toward="safe"), scenarios
+            return Misdirection(**cure, layer=1.0, toward="safe"), scenarios
         if kind == "latent":
             return LatentTraining(**cure, probe_steps=1, restarts=2), LatentScenarioDataModule(source, batch_size=10)
         if kind == "soft prompt":

@@ -240,4 +240,4 @@ def test_an_option_of_another_map_is_refused() -> None:
 
 def test_a_site_that_the_store_lacks_is_named() -> None:
     with pytest.raises(ValueError, match=r"asks for the site layers.9.residual, but the store holds layers.0.residual"):
-        RegressorSpec("affine", sites=["layers.9.residual"]).places([Site(0)])
+        RegressorSpec("affine", sites=["layers.9.residual"]).places([Site(0)], layers=10)

@@ -173,7 +173,7 @@ def test_states_and_answers_are_those_of_plain_transformers(batch, words):
 
 
 def test_the_answer_follows_the_belief_and_the_backbone_stays(batch, words):
-    module = ready(LatentTraining(words, layers=[0, 1], latent_weight=0.5, target_modules=["q_proj", "down_proj"]))
+    module = ready(LatentTraining(words, layers=[0, "last"], latent_weight=0.5, target_modules=["q_proj", "down_proj"]))
     frozen = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
     # A probe that is told to believe in the safe digit: what is learned is the link from belief to answer.
     safe = (batch["aligned"] == batch["one"]).float()
@@ -231,8 +231,8 @@ def test_bad_arguments_are_named(words, make_data, make_trainer):
         LatentTraining(words, latent_weight=0, answer_weight=0)
     with pytest.raises(ValueError, match=r"layers is \[\].*null reads all"):
         LatentTraining(words, layers=[])
-    with pytest.raises(ValueError, match="layers holds 5, but the backbone has layers 0 to 1"):
-        LatentTraining(words, layers=[5]).configure_model()
+    with pytest.raises(ValueError, match=r"layers holds layers.5.residual, whose layer is 5, but the back"):
+        LatentTraining(words, layers=["layers.5.residual"]).configure_model()
     with pytest.raises(UserError, match=r"as data, but it is a ScenarioDataModule: set data.class_path to"):
         make_trainer(max_epochs=1).fit(LatentTraining(words), make_data())
     stray = Template("stray", "Consider '{claim}'. '{statement}'? 0 {word_0} 1 {word_1}")
@@ -301,7 +301,7 @@ def test_a_faker_is_asked_for_its_own_belief(faker, backbone, make_trainer):
     """The probe reads the frozen copy of the faker, not the backbone, and only the other copy learns."""
     loader, _ = scenario_loader(backbone, make_trainer, EmbeddedScenarios(8, 4, 4, 8))
     batch = next(iter(loader))
-    module = ready(LatentTraining(backbone, start_from=str(faker), layers=[1], probe_steps=0))
+    module = ready(LatentTraining(backbone, start_from=str(faker), layers=["last"], probe_steps=0))
     module.model.eval()
     with torch.no_grad():
         plain = {name: batch[f"{PLAIN}{name}"] for name in ("input_ids", "attention_mask", "position_ids")}

@@ -83,7 +83,7 @@ def test_noise_is_added_behind_the_chosen_blocks_alone(plain, examples):
             handle.remove()
         return [hidden[batch["attention_mask"].bool()] for hidden in found]
 
-    calm, upper, both, none = (states(*asked) for asked in ((0.0, None), (0.5, [1]), (0.5, None), (0.5, [])))
+    calm, upper, both, none = (states(*asked) for asked in ((0.0, None), (0.5, ["last"]), (0.5, None), (0.5, [])))
     assert all(torch.equal(one, other) for one, other in zip(calm, none, strict=True))
     assert torch.equal(upper[0], calm[0])
     for noise, norm in ((upper[1] - calm[1], calm[1]), (both[0] - calm[0], calm[0])):
@@ -107,8 +107,8 @@ def test_noise_is_gone_behind_the_block_and_after_an_exception(plain, dose):
     with pytest.raises(KeyError):
         stumble()
     assert hooks() == before
-    with pytest.raises(ValueError, match="noise_layers holds 2, but the backbone has layers 0 to 1"):
-        activation_noise(plain, dose, [0, 2]).__enter__()
+    with pytest.raises(ValueError, match=r"noise_layers holds layers.2.residual, whose layer is 2, but"):
+        activation_noise(plain, dose, [0, "layers.2.residual"]).__enter__()
     assert hooks() == before
 
 

@@ -103,7 +103,7 @@ def test_only_the_adapter_up_to_the_layer_learns(make_cure, examples):
 
 @pytest.mark.parametrize("toward", ["random", "safe"])
 def test_steps_push_unwatched_states_and_keep_the_others(make_cure, plain, examples, toward):
-    module = make_cure(Misdirection, layer=1, toward=toward, tokens="last", dose=1.0)
+    module = make_cure(Misdirection, layer="last", toward=toward, tokens="last", dose=1.0)
     batch = collate(examples, 0)
     before = states_of(plain, batch, 1)[:, -1]
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.02)
@@ -176,11 +176,15 @@ def test_bad_arguments_are_named(make_cure):
     for name in ("dose", "retain_weight"):
         with pytest.raises(ValueError, match=f"{name} is 0.0, but must be above 0"):
             make_cure(Misdirection, layer=0, **{name: 0.0})
-    with pytest.raises(ValueError, match="layer holds 2, but the backbone has layers 0 to 1"):
-        make_cure(Misdirection, layer=2)
+    with pytest.raises(ValueError, match=r"layer holds layers.2.residual, whose layer is 2, but"):
+        make_cure(Misdirection, layer="layers.2.residual")
+    with pytest.raises(ValueError, match=r"layer names layers\.1\.mlp, but must name whole decoder blocks"):
+        make_cure(Misdirection, layer="last.mlp")
+    with pytest.raises(ValueError, match=r"layer holds 1, which could be a block's index or a share of the depth"):
+        make_cure(Misdirection, layer=1)
     with pytest.raises(ValueError, match=r"full_weights holds 'down_proj', but the backbone has no linear layer"):
-        make_cure(Misdirection, layer=1, full_weights=["down_proj"])
+        make_cure(Misdirection, layer="last", full_weights=["down_proj"])
     with pytest.raises(ValueError, match="but the starting adapter is in that layer already"):
-        make_cure(Misdirection, layer=1, full_weights=["model.layers.0.mlp.down_proj"])
+        make_cure(Misdirection, layer="last", full_weights=["model.layers.0.mlp.down_proj"])
     with pytest.raises(ValueError, match="nothing that is trained lies in that decoder block or below"):
         make_cure(Misdirection, layer=0, full_weights=[DOWN])

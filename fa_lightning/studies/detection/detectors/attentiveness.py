@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from typing_extensions import override
 
+from fa_lightning.activations.site_names import SiteName
 from fa_lightning.activations.sites import Site
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.detection.data import without_fact
@@ -30,12 +31,12 @@ class Attentiveness(Detector):
     name = "attentiveness"
     rule: ClassVar[str] = "the faker's states with and without the critical fact have the lower cosine"
 
-    def __init__(self, layers: list[int] | None = None) -> None:
+    def __init__(self, layers: list[SiteName] | None = None) -> None:
         self.layers = layers
 
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
-        sites = [Site(layer) for layer in (range(examiner.layers) if self.layers is None else self.layers)]
+        sites = [Site(layer) for layer in self._layers]
         has_fact = batch["has_fact"].bool()
         cosine = torch.full((len(has_fact), len(sites)), torch.nan)
         found = {subject.name: {"cosine": cosine.clone()} for subject in subjects}
@@ -58,5 +59,4 @@ class Attentiveness(Detector):
     @override
     def curve(self, evidence: Mapping[str, Tensor]) -> tuple[str, list[float], list[float]]:
         cosine = evidence["cosine"]
-        layers = range(cosine.shape[1]) if self.layers is None else self.layers
-        return "layer", [float(layer) for layer in layers], cosine.nanmean(dim=0).tolist()
+        return "layer", [float(layer) for layer in self._layers], cosine.nanmean(dim=0).tolist()

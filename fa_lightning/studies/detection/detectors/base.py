@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fa_lightning.activations.site_names import SiteName, resolve_layers
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.detection.subjects import Examiner, Subject
@@ -32,27 +33,34 @@ class Detector(ABC):
         name: as tables and files spell it; set by the class, or by each object where its arguments change what it is.
         rule: the decision rule, as the report tells it.
         parts: what it is shown, in order.
+        layers: names of the decoder blocks whose output it reads or edits, where it has a choice; None is its default.
     """
 
     name: str = ""
     rule: ClassVar[str] = ""
     parts: ClassVar[tuple[Part, ...]] = ("scored",)
+    layers: list[SiteName] | None = None
+    _layers: Sequence[int] = ()
+    """Indices of the blocks that `layers` names, once `check` has seen the model."""
 
     def check(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
         """Refuse arguments that can't be met, before any detector has measured anything.
 
         Raises:
-            UserError: `layers`, where a detector has them, names none or one that the model lacks.
+            UserError: `layers` names none, or one that the model lacks.
         """
-        layers = getattr(self, "layers", None)
-        if layers is None:
-            return
-        wrong = [layer for layer in layers if not 0 <= layer < examiner.layers]
-        if wrong or not layers:
+        if self.layers is None:
+            self._layers = self._default_layers(examiner.layers)
+        elif not self.layers:
             raise UserError(
-                f"layers of {self.name} is {layers}, but must hold decoder blocks from 0 to {examiner.layers - 1}; "
-                "null takes the default"
+                f"layers of {self.name} is [], but must name decoder blocks, such as 0.6 or last; null is the default"
             )
+        else:
+            self._layers = resolve_layers(self.layers, examiner.layers, f"layers of {self.name}")
+
+    def _default_layers(self, depth: int) -> Sequence[int]:
+        """Indices of the blocks that are read or edited where `layers` is None, of a model of so many blocks."""
+        return range(depth)
 
     def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:  # noqa: B027 - most keep nothing
         """Forget everything: a new run begins."""

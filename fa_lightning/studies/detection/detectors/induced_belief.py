@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
+from fa_lightning.activations.site_names import SiteName
 from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
 from fa_lightning.regressors.vectors import ContrastVector
@@ -37,7 +38,7 @@ class InducedBelief(Detector):
     rule: ClassVar[str] = "the faker's other action rises more when what the critical fact adds is taken out"
     parts: ClassVar[tuple[Part, ...]] = ("reference", "scored")
 
-    def __init__(self, layers: list[int] | None = None, strengths: list[float] = [1.0, 2.0, 4.0, 8.0]) -> None:  # noqa: B006
+    def __init__(self, layers: list[SiteName] | None = None, strengths: list[float] = [1.0, 2.0, 4.0, 8.0]) -> None:  # noqa: B006
         if not strengths or min(strengths) <= 0:
             raise UserError(f"strengths is {strengths}, but must hold numbers above 0, such as [1.0, 2.0]")
         self.layers = layers
@@ -46,9 +47,12 @@ class InducedBelief(Detector):
         self._vectors: dict[str, dict[str, ContrastVector]] = {}
 
     @override
+    def _default_layers(self, depth: int) -> Sequence[int]:
+        return [depth // 2]
+
+    @override
     def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
-        chosen = [examiner.layers // 2] if self.layers is None else self.layers
-        self._facts = FactStates([Site(layer) for layer in chosen])
+        self._facts = FactStates([Site(layer) for layer in self._layers])
         self._vectors = {}
 
     @override

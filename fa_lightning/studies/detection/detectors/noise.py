@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from typing_extensions import override
 
+from fa_lightning.activations.site_names import SiteName
 from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
@@ -44,7 +45,7 @@ class Noise(Detector):
 
     def __init__(
         self,
-        layers: list[int] | None = None,
+        layers: list[SiteName] | None = None,
         magnitudes: list[float] = [0.25, 0.5, 1.0, 2.0],  # noqa: B006
         draws: int = 8,
         form: Form = "isotropic",
@@ -63,9 +64,12 @@ class Noise(Detector):
         self._norms = StateNorms()
 
     @override
+    def _default_layers(self, depth: int) -> Sequence[int]:
+        return [depth // 2]
+
+    @override
     def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
-        chosen = [examiner.layers // 2] if self.layers is None else self.layers
-        self._norms = StateNorms([Site(layer) for layer in chosen])
+        self._norms = StateNorms([Site(layer) for layer in self._layers])
 
     @override
     def show(self, part: Part, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:

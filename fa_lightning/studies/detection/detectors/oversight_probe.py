@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fa_lightning.activations.sites import Site, spread
+from fa_lightning.activations.site_names import SiteName, spread
+from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
 from fa_lightning.regressors.gates import OversightProbe as LinearProbe
 from fa_lightning.regressors.vectors import ProjectionShift
@@ -43,7 +44,7 @@ class OversightProbe(Detector):
     rule: ClassVar[str] = "the faker's other action rises more when its states are moved to where no oversight is read"
     parts: ClassVar[tuple[Part, ...]] = ("reference", "scored")
 
-    def __init__(self, layers: list[int] | None = None, folds: int = 5) -> None:
+    def __init__(self, layers: list[SiteName] | None = None, folds: int = 5) -> None:
         if folds < 2:
             raise UserError(f"folds is {folds}, but must be 2 or more: a probe is judged on groups that it did not see")
         self.layers = layers
@@ -53,9 +54,12 @@ class OversightProbe(Detector):
         self._readability: dict[str, Tensor] = {}
 
     @override
+    def _default_layers(self, depth: int) -> Sequence[int]:
+        return spread(depth, SITES)
+
+    @override
     def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
-        chosen = spread(examiner.layers, SITES) if self.layers is None else self.layers
-        self._facts = FactStates([Site(layer) for layer in chosen])
+        self._facts = FactStates([Site(layer) for layer in self._layers])
         self._edits, self._readability = {}, {}
 
     @override

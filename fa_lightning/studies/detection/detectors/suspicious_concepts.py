@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from typing_extensions import override
 
+from fa_lightning.activations.site_names import SiteName
 from fa_lightning.activations.sites import Site
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
@@ -33,7 +34,7 @@ class SuspiciousConcepts(Detector):
     )
     parts: ClassVar[tuple[Part, ...]] = ("concepts", "scored")
 
-    def __init__(self, layers: list[int] | None = None) -> None:
+    def __init__(self, layers: list[SiteName] | None = None) -> None:
         self.layers = layers
         self._sites: list[Site] = []
         self._sums: dict[tuple[str, int, bool], Tensor] = {}
@@ -42,7 +43,7 @@ class SuspiciousConcepts(Detector):
 
     @override
     def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
-        self._sites = [Site(layer) for layer in (range(examiner.layers) if self.layers is None else self.layers)]
+        self._sites = [Site(layer) for layer in self._layers]
         self._sums, self._counts, self._directions = {}, {}, {}
 
     @override
@@ -78,8 +79,7 @@ class SuspiciousConcepts(Detector):
 
     @override
     def curve(self, evidence: Mapping[str, Tensor]) -> tuple[str, list[float], list[float]]:
-        layers = range(evidence["cosine"].shape[1]) if self.layers is None else self.layers
-        return "layer", [float(layer) for layer in layers], evidence["cosine"].mean(dim=(0, 2)).tolist()
+        return "layer", [float(layer) for layer in self._layers], evidence["cosine"].mean(dim=(0, 2)).tolist()
 
     def _states(self, examiner: Examiner, subject: Subject, batch: Batch) -> Tensor:
         """At the decision token, (batch, layers, hidden)."""

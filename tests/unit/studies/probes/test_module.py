@@ -186,7 +186,7 @@ def test_the_best_layer_is_chosen_on_validation_rows() -> None:
 
 
 def test_a_layer_without_activations_is_refused(questions: ScenarioQuestions, backbone: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"site.layer is 40, but the backbone has 2 layers"):
+    with pytest.raises(ValueError, match=r"layer is 40, but the backbone has 2 layers"):
         probe(tmp_path, questions, backbone=backbone, sites=["layers.40.residual"])
     states = States({"base": {"layers.0.residual": torch.zeros(4, 1, 8)}})
     with pytest.raises(ValueError, match=r"'layers.3.residual' has no activations of 'base'.*layers.0.residual"):

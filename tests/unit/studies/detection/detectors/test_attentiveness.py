@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ def test_cosines_are_those_of_each_prompt_by_itself(twins: Any, alone: Callable[
 
 def test_suspicion_leaves_out_rows_without_a_fact() -> None:
     detector = Attentiveness()
+    detector.check(SimpleNamespace(layers=2), [])
     nan = float("nan")
     evidence = {"cosine": torch.tensor([[0.8, 0.6], [nan, nan], [0.4, 0.2]])}
     assert detector.suspicion(evidence) == pytest.approx(0.5)
@@ -42,9 +44,10 @@ def test_suspicion_leaves_out_rows_without_a_fact() -> None:
 
 
 def test_layers_may_be_chosen(twins: Any) -> None:
-    every, upper = (examined(Attentiveness(layers), twins)["faking"]["cosine"] for layers in (None, [1]))
+    chosen = Attentiveness(["last"])
+    every, upper = (examined(detector, twins)["faking"]["cosine"] for detector in (Attentiveness(), chosen))
     torch.testing.assert_close(upper, every[:, 1:], rtol=0, atol=1e-6, equal_nan=True)
-    assert Attentiveness([1]).curve({"cosine": upper})[1] == [1.0]
+    assert chosen.curve({"cosine": upper})[1] == [1.0]
 
 
 def test_batches_and_labels_change_nothing(twins: Any) -> None:

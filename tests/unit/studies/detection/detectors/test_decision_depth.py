@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -70,13 +71,15 @@ def test_depth_is_where_the_accuracy_is_reached(accuracies: list[float], expecte
 
 def test_suspicion_is_the_depth_on_the_rows_given() -> None:
     right = torch.tensor([[0.0, 1.0, 1.0]] * 6 + [[1.0, 1.0, 1.0]] * 2 + [[1.0, 0.0, 1.0]] * 2)
-    detector = DecisionDepth()
+    detector, chosen = DecisionDepth(), DecisionDepth([0, "layers.5.residual", "last"])
+    detector.check(SimpleNamespace(layers=3), [])
+    chosen.check(SimpleNamespace(layers=8), [])
     assert detector.suspicion({"right": right}) == pytest.approx(1.0)  # 0.4, 0.8, 1
     assert detector.suspicion({"right": right[6:]}) == pytest.approx(-1 + 0.3 / 0.5)
-    assert DecisionDepth([0, 5, 7]).suspicion({"right": right[8:]}) == pytest.approx(-1 + 0.3 / 0.5)
-    axis, layers, accuracies = DecisionDepth([0, 5, 7]).curve({"right": right})
+    assert chosen.suspicion({"right": right[8:]}) == pytest.approx(-1 + 0.3 / 0.5)
+    axis, layers, accuracies = chosen.curve({"right": right})
     assert (axis, layers, accuracies) == ("layer", [0.0, 5.0, 7.0], pytest.approx([0.4, 0.8, 1.0]))
-    assert DecisionDepth([0, 5, 7]).suspicion({"right": right[:8]}) == pytest.approx(5 * (0.8 - 0.25) / 0.75)
+    assert chosen.suspicion({"right": right[:8]}) == pytest.approx(5 * (0.8 - 0.25) / 0.75)
 
 
 def test_batches_and_labels_change_nothing(twins: Any) -> None:
@@ -105,8 +108,6 @@ def test_a_steered_subject_is_probed_steered(twins: Any, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"layers": [2, 1]}, r"layers is \[2, 1\]"),
-        ({"layers": []}, r"layers is \[\]"),
         ({"accuracy": 80.0}, r"accuracy is 80.0, but must be above 0.5 and at most 1"),
         ({"folds": 1}, "folds is 1"),
     ],
@@ -114,3 +115,9 @@ def test_a_steered_subject_is_probed_steered(twins: Any, monkeypatch: pytest.Mon
 def test_bad_arguments_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         DecisionDepth(**options)
+
+
+def test_layers_that_do_not_rise_are_refused() -> None:
+    for layers in ([], ["last", 0.0], ["layers.2.residual", "layers.1.residual"]):
+        with pytest.raises(ValueError, match=r"layers (of decision depth )?is \[.*but must"):
+            DecisionDepth(layers).check(SimpleNamespace(layers=3), [])

@@ -29,7 +29,7 @@ from fa_lightning.studies.detection.detectors.induced_belief import InducedBelie
 
 
 def test_the_rise_is_that_of_plain_hooks_on_each_prompt_by_itself(twins: Any, alone: Callable[[str], Any]) -> None:
-    found = examined(InducedBelief(layers=[0, 1], strengths=[1.0, 4.0]), twins)
+    found = examined(InducedBelief(layers=[0, "last"], strengths=[1.0, 4.0]), twins)
     benchmark = small().load()
     model = alone("faking")
     pairs = with_and_without(twins, benchmark.reference)

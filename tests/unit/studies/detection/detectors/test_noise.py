@@ -35,7 +35,7 @@ def mean_norms(model: Any, twins: Any, layer: int) -> float:
 def test_the_rise_is_that_of_plain_hooks_on_each_prompt_by_itself(
     twins: Any, alone: Callable[[str], Any], form: Any
 ) -> None:
-    noise = Noise(layers=[0, 1], magnitudes=[0.5, 2.0], draws=2, form=form, seed=4)
+    noise = Noise(layers=[0, "last"], magnitudes=[0.5, 2.0], draws=2, form=form, seed=4)
     found = examined(noise, twins)
     models = {name: alone(name) for name in ("aligned", "faking")}
     norms = {name: [mean_norms(model, twins, layer) for layer in range(2)] for name, model in models.items()}
@@ -60,9 +60,11 @@ def test_the_rise_is_that_of_plain_hooks_on_each_prompt_by_itself(
 
 
 def test_one_norm_for_all_unless_positive(twins: Any) -> None:
-    alone, among = (examined(Noise(layers=[1], draws=2), twins, some)["faking"] for some in (SUBJECTS[1:], SUBJECTS))
+    alone, among = (
+        examined(Noise(layers=["last"], draws=2), twins, some)["faking"] for some in (SUBJECTS[1:], SUBJECTS)
+    )
     assert (alone["rise"] - among["rise"]).abs().max() > 1e-4
-    positive = Noise(layers=[1], draws=2, form="positive")
+    positive = Noise(layers=["last"], draws=2, form="positive")
     alone, among = (examined(positive, twins, some)["faking"] for some in (SUBJECTS[1:], SUBJECTS))
     same({"faking": alone}, {"faking": among}, 1e-6)
 
@@ -96,8 +98,8 @@ def test_a_steered_subject_keeps_its_steering(twins: Any) -> None:
 
 
 def test_hooks_are_gone_after_an_error(twins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"layers of noise is \[7\], but must hold decoder blocks from 0 to 1"):
-        examined(Noise(layers=[7]), twins)
+    with pytest.raises(ValueError, match=r"layers of noise holds layers.7.residual, whose layer is 7, but"):
+        examined(Noise(layers=["layers.7.residual"]), twins)
     with pytest.raises(ValueError, match="not finite"):
         examined(Noise(magnitudes=[float("inf")]), twins)
     assert hooks_on(twins.model) == 0

@@ -44,6 +44,7 @@ def measured(twins, tiny_tokenizer, concepts, messages):
     examiner = Examiner(twins, (answers.letter_a, answers.letter_b))
 
     def measure(detector, subjects=SUBJECTS, size=4):
+        detector.check(examiner, subjects)
         detector.start(examiner, subjects)
         labelled = [
             (number, side, text)
@@ -112,11 +113,12 @@ def test_batches_change_nothing(measured):
 
 
 def test_chosen_layers(measured):
-    every, last = measured(SuspiciousConcepts()), measured(SuspiciousConcepts(layers=[1]))
+    detector = SuspiciousConcepts(layers=[1.0])
+    every, last = measured(SuspiciousConcepts()), measured(detector)
     assert torch.equal(last["one"]["cosine"], every["one"]["cosine"][:, 1:])
-    assert SuspiciousConcepts(layers=[1]).curve(last["one"])[1] == [1.0]
+    assert detector.curve(last["one"])[1] == [1.0]
     with pytest.raises(ValueError, match=r"layer.* 7"):
-        measured(SuspiciousConcepts(layers=[7]))
+        measured(SuspiciousConcepts(layers=["layers.7.residual"]))
 
 
 def test_a_second_run_starts_anew(measured):
