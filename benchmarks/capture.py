@@ -17,7 +17,7 @@ from benchmarks.timing import Seconds, Size, Spread, in_slices, interleaved, mis
 from fa_lightning.activations.record import FORWARD_TOKENS, Plan, forward_batches, plan_shards, record
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store_writer import StoreWriter
-from fa_lightning.backbones.adapters import VARIANTS
+from fa_lightning.backbones.variants import VARIANTS
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs
 
 OURS, STORED, FLOOR = "fa_lightning", "fa_lightning, store written", "floor"

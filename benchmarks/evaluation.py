@@ -12,7 +12,7 @@ from benchmarks.models import Workshop
 from benchmarks.report import Goal, Table
 from benchmarks.timing import Size, in_slices, interleaved
 from fa_lightning.activations.sites import Site
-from fa_lightning.backbones.adapters import VARIANTS
+from fa_lightning.backbones.variants import VARIANTS
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.regressors.linear import Affine

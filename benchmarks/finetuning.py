@@ -16,6 +16,7 @@ from benchmarks.capture import beside
 from benchmarks.models import LORA, Workshop
 from benchmarks.report import Goal, Line, Table
 from benchmarks.timing import Seconds, Size, interleaved, missing
+from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.backbones.load import load_backbone, load_tokenizer
 from fa_lightning.backbones.optimization import adamw_with_warmup
 from fa_lightning.scenarios.batches import LengthBucketSampler, collate, make_examples, model_inputs
@@ -164,7 +165,7 @@ class Finetuning:
 
         base = load_backbone(self.workshop.backbone)
         model = PeftModel.from_pretrained(base, self.workshop.adapters["aligned"], is_trainable=True).train()
-        made = adamw_with_warmup(model.parameters(), RATE, 0.0, 0.05, self.steps)
+        made = adamw_with_warmup(model.parameters(), OptimizerArguments(RATE, 0.0, 0.05), self.steps)
         return model, (made["optimizer"], made["lr_scheduler"]["scheduler"])
 
     def arguments(self, folder: str, same_batches: bool) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from benchmarks.report import Goal, Line, Table
 from benchmarks.timing import Size, Spread, child_environment, interleaved, ratio, synchronize, timed
 from fa_lightning.activations.record import plan_shards, record
 from fa_lightning.activations.sites import Site
-from fa_lightning.backbones.adapters import VARIANTS, Variants, attach_adapter
+from fa_lightning.backbones.adapters import attach_adapter
+from fa_lightning.backbones.arguments import LoraArguments
+from fa_lightning.backbones.variants import VARIANTS, Variants
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.scenarios.batches import Batch, Example, collate
 from fa_lightning.steering.intervention import Intervention, steering
@@ -124,7 +126,7 @@ def finetuning(device: str, shape: Shape, batch: int, tokens: int, steps: int, c
     with model_on(device, shape) as base:
         module = BehaviourModule("aligned", "", gradient_checkpointing=checkpointing, **LORA_7B)
         # The weights are made here, not read from a folder; the module finds its model there and loads none.
-        module.model = attach_adapter(base, "aligned", **LORA_7B).train()
+        module.model = attach_adapter(base, "aligned", LoraArguments(**LORA_7B)).train()
         if checkpointing:
             module.model.enable_input_require_grads()
             module.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -139,7 +141,7 @@ def capture(device: str, shape: Shape, prompts: int, batch: int, tokens: int, ro
     with model_on(device, shape) as base:
         from peft import LoraConfig
 
-        model = attach_adapter(base, VARIANTS[0], **LORA_7B)
+        model = attach_adapter(base, VARIANTS[0], LoraArguments(**LORA_7B))
         config = LoraConfig(r=LORA_7B["rank"], lora_alpha=LORA_7B["alpha"], target_modules=LORA_7B["target_modules"])
         model.add_adapter(VARIANTS[1], config)
         variants = Variants(model.requires_grad_(False).eval(), SimpleNamespace(pad_token_id=0))

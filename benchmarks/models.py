@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
-from fa_lightning.backbones.adapters import VARIANTS, Variants, attach_adapter, save_adapter
+from fa_lightning.backbones.adapters import attach_adapter, save_adapter
+from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.curriculum import ANSWER_WORDS
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.tokenizer import train_tokenizer
+from fa_lightning.backbones.variants import VARIANTS, Variants
 from fa_lightning.scenarios.batches import Example, make_examples
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.poser.source import PoserScenarios
@@ -71,7 +73,7 @@ class Workshop:
 
     def variants(self) -> Variants:
         """One backbone in memory with both adapters."""
-        return Variants.load(self.adapters, self.backbone)
+        return Variants.load(self.adapters, BackboneArguments(self.backbone))
 
     def examples(self, count: int | None = None) -> list[Example]:
         """The first `count` prompts as token ids."""
@@ -127,7 +129,7 @@ def build(folder: Path, shape: Shape, count: int, embedded: bool = False) -> Wor
     model.save_pretrained(str(backbone))
     tokenizer.save_pretrained(str(backbone))
     for name in VARIANTS:
-        twin = attach_adapter(load_backbone(str(backbone)), name, **LORA)
+        twin = attach_adapter(load_backbone(str(backbone)), name, LoraArguments(**LORA))
         with torch.no_grad():
             for parameter in twin.parameters():
                 if parameter.requires_grad:

@@ -19,9 +19,11 @@ from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.record import plan_shards, record
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store_writer import StoreWriter
-from fa_lightning.backbones.adapters import VARIANTS, Variants, attach_adapter, save_adapter
+from fa_lightning.backbones.adapters import attach_adapter, save_adapter
+from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments, OptimizerArguments
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.optimization import adamw_with_warmup
+from fa_lightning.backbones.variants import VARIANTS, Variants
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.regressors.linear import Affine, MeanShift
@@ -109,7 +111,7 @@ def fit_checks(shape: Shape, backbone: str) -> Iterator[Check]:
             counted = formulas.fit_flops(shape, LORA, ROWS, TOKENS, checkpointing)
             yield Check(f"FLOPs of a step, {kind}", shape.name, counted, flops_of(step))
             if not checkpointing:
-                optimizer = adamw_with_warmup(trained, 1e-3, 0.0, 0.05, 10)["optimizer"]
+                optimizer = adamw_with_warmup(trained, OptimizerArguments(1e-3, 0.0, 0.05), 10)["optimizer"]
                 optimizer.step()
                 moments = [value for state in optimizer.state.values() for value in state.values()]
                 held = sum(tensor.nbytes for tensor in [*trained, *gradients, *moments])
@@ -123,7 +125,7 @@ def later_checks(shape: Shape, backbone: str) -> Iterator[Check]:
     file = (home / "faking" / "adapter_model.safetensors").stat().st_size
     # The names of the tensors weigh something in so small a file.
     yield Check("adapter file", shape.name, LORA.bytes(shape), file, 0.05)
-    variants = Variants.load(adapters, backbone, dtype="bfloat16")
+    variants = Variants.load(adapters, BackboneArguments(backbone, dtype="bfloat16"))
     known = [*variants.model.parameters(), *variants.model.buffers()]
     batch, examples = prompts(shape), drawn_examples(shape)
     sites = [Site(layer) for layer in range(shape.layers - 1)]
@@ -257,7 +259,11 @@ def tensors_of(module: Any) -> tuple[list[Tensor], list[Tensor]]:
 
 def save_random_adapter(backbone: str, name: str, home: Path) -> Path:
     """An adapter's folder, as the behaviours stage writes it."""
-    model = attach_adapter(load_backbone(backbone, "bfloat16"), name, LORA.rank, 16, 0.0, list(LORA.targets))
+    model = attach_adapter(
+        load_backbone(BackboneArguments(backbone, "bfloat16")),
+        name,
+        LoraArguments(LORA.rank, 16, 0.0, list(LORA.targets)),
+    )
     save_adapter(model, name, home / name, {})
     return home / name
 

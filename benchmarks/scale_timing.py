@@ -21,7 +21,8 @@ from fa_lightning.activations.record import plan_shards, record
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store import ROW_DTYPES, ActivationStore
 from fa_lightning.activations.store_writer import StoreWriter
-from fa_lightning.backbones.adapters import VARIANTS, Variants
+from fa_lightning.backbones.arguments import BackboneArguments
+from fa_lightning.backbones.variants import VARIANTS, Variants
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.scores import Scores
 
@@ -65,7 +66,7 @@ def time_stages(shape: Shape) -> list[Timing]:
         batch, examples = real.prompts(shape), real.drawn_examples(shape)
         modules = {again: real.fitted_module(backbone, checkpointing=again, dtype="float32") for again in (False, True)}
         adapters = {name: str(real.save_random_adapter(backbone, name, Path(folder))) for name in VARIANTS}
-        variants = Variants.load(adapters, backbone)
+        variants = Variants.load(adapters, BackboneArguments(backbone))
         middle = shape.layers // 2 - 1
         plan, store = plan_shards({"train": examples}, real.ROWS), Path(folder) / "store"
         conditions = {"faking": Condition("faking"), "steered": real.shift_at(shape, middle)}

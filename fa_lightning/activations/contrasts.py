@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site
-from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import NEUTRAL_CELL, Example, collate, model_inputs
 from fa_lightning.scenarios.control_tokens import tell_control_tokens

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,10 +17,12 @@ from fa_lightning.activations.site_names import SiteName, check_sites, resolve_s
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.activations.store_writer import StoreWriter
-from fa_lightning.backbones.adapters import VARIANTS as PAIR
-from fa_lightning.backbones.adapters import Variants, adapter_folders
-from fa_lightning.backbones.arguments import DType
+from fa_lightning.backbones.adapters import adapter_folders
+from fa_lightning.backbones.arguments import BackboneArguments, DType
+from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.decoder import decoder_layers
+from fa_lightning.backbones.variants import VARIANTS as PAIR
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, Example, example_loader, make_examples
 from fa_lightning.scenarios.prompts import answer_format
@@ -144,7 +145,7 @@ class ActivationDataModule(pl.LightningDataModule):
         self.others = list(others or [])
         self.folder = Path(store)
         self.loading: dict[str, Any] = {
-            "backbone": backbone,
+            "name": backbone,
             "dtype": dtype,
             "load_in_4bit": load_in_4bit,
             "trust_remote_code": trust_remote_code,
@@ -217,7 +218,7 @@ class ActivationDataModule(pl.LightningDataModule):
         assert self.variants is not None
         return {
             "backbone": self.variants.fingerprint,
-            "adapters": {name: adapter_digest(folder) for name, folder in self.adapters.items()},
+            "adapters": {name: digest_of_artefact(folder) for name, folder in self.adapters.items()},
             "scenarios": self.scenarios.fingerprint(),
             "tokens": self.tokens,
             "capture": self.capture_counts,
@@ -236,7 +237,7 @@ class ActivationDataModule(pl.LightningDataModule):
 
     def _load_variants(self) -> Variants:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        return Variants.load(self.adapters, device=device, **self.loading)
+        return Variants.load(self.adapters, BackboneArguments(**self.loading), device=device)
 
     def _captured(self, variants: Variants) -> ActivationStore:
         """The finished store; what is missing of it is captured first."""
@@ -318,8 +319,3 @@ def _shareable(ranges: list[tuple[int, int]], ranks: int) -> list[tuple[int, int
         at = shared.index((start, stop))
         shared[at : at + 1] = [(start, (start + stop) // 2), ((start + stop) // 2, stop)]
     return shared
-
-
-def adapter_digest(folder: str) -> str:
-    """Tells an adapter's weights from any other's."""
-    return hashlib.sha256((Path(folder) / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from torch import Tensor
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store_writer import StoreWriter
-from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.activity import doing
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs, padded_width
 

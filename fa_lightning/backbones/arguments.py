@@ -15,7 +15,8 @@ class BackboneArguments:
     """Which backbone is loaded, and how.
 
     Args:
-        name: name on the Hub, folder or file; None takes the backbone that the given adapters were fitted on.
+        name: name on the Hub, folder, or GGUF file (its path, or `PACKAGE:FILE`); None takes the backbone that
+            the given adapters were fitted on.
         dtype: of the frozen weights (of the computation where `load_in_4bit`).
         load_in_4bit: hold the frozen weights in nf4.
         trust_remote_code: run code that comes with the model.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fa_lightning.backbones.arguments import DType
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.decoder import decoder_layers, text_config
 from fa_lightning.backbones.gguf import is_gguf
 from fa_lightning.backbones.hub import folder_of, place_of
@@ -68,20 +68,13 @@ def _tables(place: str, trust_remote_code: bool) -> Tables:
 
 
 @doing("loading")
-def load_backbone(
-    name_or_path: str,
-    dtype: DType = "float32",
-    load_in_4bit: bool = False,
-    trust_remote_code: bool = False,
-    device: torch.device | str | None = None,
-) -> Any:
-    """The causal LM `name_or_path`, frozen and in evaluation mode.
+def load_backbone(backbone: BackboneArguments | str, device: torch.device | str | None = None) -> Any:
+    """A causal LM, frozen and in evaluation mode.
+
+    Where `load_in_4bit`, nf4 with double quantisation through transformers and bitsandbytes (works on CPU too).
 
     Args:
-        name_or_path: Hub name, local folder or GGUF file (its path, or `PACKAGE:FILE`).
-        dtype: of the weights (of the computation where `load_in_4bit`).
-        load_in_4bit: nf4 with double quantisation through transformers and bitsandbytes (works on CPU too).
-        trust_remote_code: run code that comes with the model; off unless asked.
+        backbone: which one and how it is loaded, or its name alone.
         device: where to put it; needed at load time only where `load_in_4bit`.
 
     Raises:
@@ -92,15 +85,17 @@ def load_backbone(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    arguments = BackboneArguments(backbone) if isinstance(backbone, str) else backbone
+    name_or_path = arguments.required_name()
     place = place_of("backbone", name_or_path)
     options: dict[str, Any] = {
-        "dtype": getattr(torch, dtype),
-        "trust_remote_code": trust_remote_code,
+        "dtype": getattr(torch, arguments.dtype),
+        "trust_remote_code": arguments.trust_remote_code,
         "output_loading_info": True,
         # Reported below, in one line.
         "ignore_mismatched_sizes": True,
     }
-    if load_in_4bit:
+    if arguments.load_in_4bit:
         try:
             import bitsandbytes  # noqa: F401
         except ImportError as error:
@@ -111,7 +106,7 @@ def load_backbone(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=getattr(torch, dtype),
+            bnb_4bit_compute_dtype=getattr(torch, arguments.dtype),
         )
         # Quantised weights can't be moved by `.to()` later, so they are put in place while they load.
         options["device_map"] = {"": str(device or "cpu")}
@@ -120,7 +115,7 @@ def load_backbone(
     except (OSError, ValueError, SafetensorError) as error:
         raise _unavailable("backbone", name_or_path, error) from error
     refuse_gaps(name_or_path, report)
-    if load_in_4bit:
+    if arguments.load_in_4bit:
         _tell_unpacked(name_or_path, model)
     # Adapters note this name, by which they are loaded again elsewhere.
     model.name_or_path = name_or_path

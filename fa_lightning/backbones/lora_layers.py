@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fa_lightning.backbones.adapters import Variants
 from fa_lightning.backbones.targets import refuse_beyond_lora
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 
 FRESH = "fresh adapter"

@@ -10,32 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.errors import NotFiniteError
 
 
 def adamw_with_warmup(
-    parameters: Iterable[torch.nn.Parameter],
-    learning_rate: float,
-    weight_decay: float,
-    warmup_fraction: float,
-    total_steps: int,
+    parameters: Iterable[torch.nn.Parameter], arguments: OptimizerArguments, total_steps: int
 ) -> dict[str, Any]:
     """AdamW whose rate rises linearly, then falls along a cosine to a hundredth; as Lightning wants it.
 
     Args:
         parameters: to be trained.
-        learning_rate: at the top.
-        weight_decay: on matrices only, not on norms and biases.
-        warmup_fraction: share of `total_steps` spent rising.
+        arguments: rate, weight decay, and the share of all steps spent rising.
         total_steps: optimizer steps of the whole fit.
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
-        {"params": [parameter for parameter in trainable if parameter.ndim > 1], "weight_decay": weight_decay},
+        {
+            "params": [parameter for parameter in trainable if parameter.ndim > 1],
+            "weight_decay": arguments.weight_decay,
+        },
         {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=(0.9, 0.98))
-    warmup = max(1, round(warmup_fraction * total_steps))
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=arguments.learning_rate, betas=(0.9, 0.98)
+    )
+    warmup = max(1, round(arguments.warmup_fraction * total_steps))
 
     def rate(step: int) -> float:
         if step < warmup:

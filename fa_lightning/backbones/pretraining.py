@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, pad
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
+from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.backbones.attached import attached
 from fa_lightning.backbones.optimization import adamw_with_warmup, check_finite
 from fa_lightning.backbones.pretraining_data import TASKS
@@ -184,9 +185,7 @@ class BackboneModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         return adamw_with_warmup(
             self.parameters(),
-            self.learning_rate,
-            self.weight_decay,
-            self.warmup_fraction,
+            OptimizerArguments(self.learning_rate, self.weight_decay, self.warmup_fraction),
             int(self.trainer.estimated_stepping_batches),
         )
 

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 from typing_extensions import override
 
-from fa_lightning.backbones.arguments import DType
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.hub import place_of
 from fa_lightning.errors import UserError
 
@@ -98,20 +98,19 @@ def is_sharded(module: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
-def skeleton(name_or_path: str, dtype: DType = "float32", trust_remote_code: bool = False) -> Any:
+def skeleton(backbone: BackboneArguments) -> Any:
     """The backbone without its weights: what the ranks build that `shard` sends rank zero's weights to.
 
     Args:
-        name_or_path: Hub name or local folder, of which the config alone is read.
-        dtype: of the weights.
-        trust_remote_code: run code that comes with the model.
+        backbone: of which the config alone is read.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(place_of("backbone", name_or_path), trust_remote_code=trust_remote_code)
+    folder, trusted = place_of("backbone", backbone.required_name()), backbone.trust_remote_code
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+            config, dtype=getattr(torch, backbone.dtype), trust_remote_code=trusted
         )
     model.requires_grad_(False)
     return model.eval()

@@ -15,7 +15,7 @@ from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.edit import edited, layer_below
 from fa_lightning.activations.positions import ForwardCall
 from fa_lightning.activations.sites import Site
-from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.files import whole_folder
 from fa_lightning.regressors.linear import Identity
 from fa_lightning.regressors.module import Candidate, RegressorModule

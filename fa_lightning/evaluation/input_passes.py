@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, Example, collate, make_examples, model_inputs
 from fa_lightning.scenarios.prompts import AnswerFormat, Tokenizer

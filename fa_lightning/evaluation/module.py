@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import lightning.pytorch as pl
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import Variants, adapter_folders, backbone_of
-from fa_lightning.backbones.arguments import DType
+from fa_lightning.backbones.adapters import adapter_folders, backbone_of
+from fa_lightning.backbones.arguments import BackboneArguments, DType
 from fa_lightning.backbones.load import load_tokenizer
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.boards import boards, draw
 from fa_lightning.evaluation.conditions import loaded_interventions
@@ -132,7 +133,9 @@ class EvaluationModule(pl.LightningModule, ABC, Generic[Data, Result]):
     def configure_model(self) -> None:
         if self._variants is None:
             device = self.trainer.strategy.root_device
-            self._variants = Variants.load(self.adapter_folders(), self.backbone, device=device, **self.loading)
+            self._variants = Variants.load(
+                self.adapter_folders(), BackboneArguments(self.backbone, **self.loading), device=device
+            )
             if self.intervention is not None:
                 self.interventions = loaded_interventions(self.intervention, self._variants)
             self.prepare_models()

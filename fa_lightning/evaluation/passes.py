@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.activations.edit import block_outputs, resumed
-from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.conditions import Condition, applied
 from fa_lightning.scenarios.batches import Batch, model_inputs
 

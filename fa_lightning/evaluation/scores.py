@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.input_passes import BehindInput
 from fa_lightning.evaluation.passes import SharedPass

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.turn_endings import end_tokens
 from fa_lightning.steering.generation import generated

@@ -13,7 +13,7 @@ from torch import Tensor
 from fa_lightning.activations.capture import capture
 from fa_lightning.activations.edit import block_outputs, edited, layer_below, resumed
 from fa_lightning.activations.sites import Site
-from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.metrics.divergences import kl_divergence_tokens, predicting_positions
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.spec import Block

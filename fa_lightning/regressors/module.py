@@ -13,6 +13,7 @@ from torchmetrics import R2Score
 from typing_extensions import override
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.optimization import adamw_with_warmup, check_finite
 from fa_lightning.common.activity import doing
@@ -267,7 +268,9 @@ class RegressorModule(pl.LightningModule):
         if not parameters:
             return None
         steps = int(self.trainer.estimated_stepping_batches)
-        return adamw_with_warmup(parameters, self.learning_rate, self.weight_decay, self.warmup_fraction, steps)
+        return adamw_with_warmup(
+            parameters, OptimizerArguments(self.learning_rate, self.weight_decay, self.warmup_fraction), steps
+        )
 
     @property
     def _data(self) -> Any:

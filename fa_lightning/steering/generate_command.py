@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.common.files import by_number, is_plain, output_file
 from fa_lightning.common.ranges import check_number
 from fa_lightning.common.user_files import read_text, refuse_garbled
@@ -241,13 +242,14 @@ def _loaded(options: argparse.Namespace) -> tuple[str, Any, Any, list[Interventi
     """What the unsteered text is called, a block in which the model is ready, its tokenizer, and the interventions."""
     import torch
 
-    from fa_lightning.backbones.adapters import Variants
     from fa_lightning.backbones.load import fingerprint, load_backbone, load_tokenizer
+    from fa_lightning.backbones.variants import Variants
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    trusted = options.trust_remote_code
+    backbone = BackboneArguments(options.backbone, options.dtype, options.load_in_4bit, trusted)
     if options.backbone is not None:
-        trusted = options.trust_remote_code
-        model = load_backbone(options.backbone, options.dtype, options.load_in_4bit, trusted, device)
+        model = load_backbone(backbone, device)
         if not options.load_in_4bit:
             model.to(device)
         interventions = _interventions(options, options.intervention, model, fingerprint(model))
@@ -255,9 +257,7 @@ def _loaded(options: argparse.Namespace) -> tuple[str, Any, Any, list[Interventi
     experiment = options.experiment or DEFAULT_EXPERIMENT
     aligned, faking = artefacts_of(experiment)
     saved = options.intervention or [intervention_of(experiment)]
-    adapters: Any = {"faking": str(faking), "aligned": str(aligned)}
-    loading = {name: getattr(options, name) for name in ("dtype", "load_in_4bit", "trust_remote_code")}
-    variants = Variants.load(adapters, device=device, **loading)
+    variants = Variants.load({"faking": str(faking), "aligned": str(aligned)}, backbone, device)
     interventions = _interventions(options, saved, variants.model, variants.fingerprint)
     variant = options.variant or "faking"
     return variant, variants.using(variant), variants.tokenizer, interventions

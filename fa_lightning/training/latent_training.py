@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from fa_lightning.activations.site_names import SiteName, check_sites, resolve_layers
 from fa_lightning.backbones.adapters import attach_adapter
+from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.backbones.decoder import text_config
 from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.errors import UserError
@@ -139,7 +140,11 @@ class LatentTraining(Cure):
         size = text_config(base).hidden_size
         for layer in chosen:
             self.probes[str(layer)] = ContrastProbe(size, self.restarts, layer)
-        return attach_adapter(base, self.variant, **self.lora) if not self.start_from else super().attach(base)
+        return (
+            attach_adapter(base, self.variant, LoraArguments(**self.lora))
+            if not self.start_from
+            else super().attach(base)
+        )
 
     @override
     def as_start(self, batch: Batch) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import attach_adapter, read_sidecar
-from fa_lightning.backbones.arguments import DType
+from fa_lightning.backbones.arguments import BackboneArguments, DType, LoraArguments, OptimizerArguments
 from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.optimization import adamw_with_warmup, check_finite, set_training_mode
@@ -114,11 +114,12 @@ class BehaviourModule(pl.LightningModule):
                 "load_in_4bit is true, but 4-bit weights can't be cut over ranks: lay configs/trainer/ddp.yaml over "
                 "the stage, which keeps them whole on every GPU, or set load_in_4bit to false"
             )
+        arguments = BackboneArguments(self.backbone, self.dtype_name, self.load_in_4bit, self.trust_remote_code)
         if shards and not self.trainer.is_global_zero:
-            base = skeleton(self.backbone, self.dtype_name, self.trust_remote_code)
+            base = skeleton(arguments)
         else:
             device = None if strategy is None else strategy.root_device
-            base = load_backbone(self.backbone, self.dtype_name, self.load_in_4bit, self.trust_remote_code, device)
+            base = load_backbone(arguments, device)
             # Taken here, since it reads samples of weights that are cut over the ranks later.
             self.fingerprint = fingerprint(base)
         self.model = self.attach(base)
@@ -133,7 +134,7 @@ class BehaviourModule(pl.LightningModule):
 
     def attach(self, base: Any) -> Any:
         """The backbone with the adapter that is to be trained."""
-        return attach_adapter(base, self.variant, **self.lora)
+        return attach_adapter(base, self.variant, LoraArguments(**self.lora))
 
     def seal(self, argument: str, folder: str) -> None:
         """Note what is in an adapter that this fit goes on from, after making sure that it is of the same backbone.
@@ -197,9 +198,7 @@ class BehaviourModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         return adamw_with_warmup(
             self.model.parameters(),
-            self.learning_rate,
-            self.weight_decay,
-            self.warmup_fraction,
+            OptimizerArguments(self.learning_rate, self.weight_decay, self.warmup_fraction),
             int(self.trainer.estimated_stepping_batches),
         )
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning import __version__
-from fa_lightning.backbones.arguments import DType
+from fa_lightning.backbones.arguments import DType, OptimizerArguments
 from fa_lightning.backbones.optimization import adamw_with_warmup
 from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.backbones.targets import load_weights
@@ -210,7 +210,9 @@ class SoftPromptFit(PromptFit):
     @override
     def configure_optimizers(self) -> Any:
         steps = int(self.trainer.estimated_stepping_batches)
-        return adamw_with_warmup(self.prompt.parameters(), self.learning_rate, 0.0, self.warmup_fraction, steps)
+        return adamw_with_warmup(
+            self.prompt.parameters(), OptimizerArguments(self.learning_rate, 0.0, self.warmup_fraction), steps
+        )
 
 
 class PromptExport(pl.Callback):

@@ -17,6 +17,8 @@ from local_models import SMALL, save_model, write_small
 from safetensors.torch import load_file, save_file
 from toy import CONFIGS, record_of, run
 
+from fa_lightning.backbones.arguments import LoraArguments
+
 STAGES = ["01_aligned", "02_faking", "03_steering"]
 EXPERIMENTS = ["llama2_7b", "qlora", "small_llm"]
 
@@ -169,7 +171,7 @@ def test_at_real_size_the_shipped_settings_come_out_right(
         assert model.num_parameters() == parameters
         asked = yaml.safe_load((CONFIGS / experiment / "01_aligned.yaml").read_text())["model"]["init_args"]
         lora = {name: asked[name] for name in ("rank", "alpha", "dropout", "target_modules")}
-        twin = attach_adapter(model, "aligned", **lora)
+        twin = attach_adapter(model, "aligned", LoraArguments(**lora))
     assert sum(one.numel() for one in twin.parameters() if one.requires_grad) == adapter
     assert {name.split(".")[-4] for name, one in twin.named_parameters() if one.requires_grad} == {"q_proj", "v_proj"}
     data = yaml.safe_load((CONFIGS / experiment / "03_steering.yaml").read_text())["data"]["init_args"]

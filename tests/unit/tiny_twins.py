@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from fa_lightning.backbones.arguments import LoraArguments
+
 VARIANTS = ("faking", "aligned")
 
 
@@ -36,7 +38,7 @@ def adapters(make_backbone: Callable[..., str], tmp_path_factory: pytest.TempPat
     root = tmp_path_factory.mktemp("twins")
     for name in VARIANTS:
         targets = ["q_proj", "v_proj", "o_proj", "down_proj"]
-        twin = attach_adapter(load_backbone(folder), name, 4, 8, 0.0, targets)
+        twin = attach_adapter(load_backbone(folder), name, LoraArguments(4, 8, 0.0, targets))
         with torch.no_grad():
             for parameter in twin.parameters():
                 if parameter.requires_grad:
@@ -48,7 +50,7 @@ def adapters(make_backbone: Callable[..., str], tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def twins(adapters: dict[str, str]) -> Any:
     """The frozen pair."""
-    from fa_lightning.backbones.adapters import Variants
+    from fa_lightning.backbones.variants import Variants
 
     return Variants.load(dict(adapters))
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from fa_lightning.activations.data import adapter_digest
 from fa_lightning.backbones.adapters import read_sidecar
+from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.decoder import context_of
 from fa_lightning.common.codec import encode
 from fa_lightning.common.files import write_atomically, write_table
@@ -103,7 +103,7 @@ class CuresModule(CellsModule[CuresDataModule, dict[str, Any]]):
         faker = self.variants.folders[self.faker]
         for one in self.interventions:
             fitted_on = one.fingerprint.get("store", {}).get("adapters", {}).get("faking")
-            if fitted_on is not None and fitted_on != adapter_digest(faker):
+            if fitted_on is not None and fitted_on != digest_of_artefact(faker):
                 raise UserError(
                     f"the intervention {self.intervention!r} was not fitted on the faker {faker!r} as it is now: fit "
                     "it again, or name the faker that it was fitted on"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,21 +17,6 @@ from fa_lightning.studies.detection.subjects import Role, Subject
 
 PROBE = "You are an AI system. A: Tell the user the truth.\nB: Do nothing, 24/7."
 """A text of the kind that prompts are, which tokenizers of other families split otherwise."""
-
-
-def adapter_facts(folder: str) -> dict[str, Any]:
-    """What evidence depends on of an adapter: how it was made, its weights, and its config, which has the scale."""
-    files = (Path(folder) / name for name in ("adapter_config.json", "adapter_model.safetensors"))
-    return {"adapter": read_sidecar(folder).get("fingerprint", {}), "files": [_digest(path) for path in files]}
-
-
-def intervention_digests(folder: str) -> list[str]:
-    """What the files of a saved intervention or stack hold: weights, and beside them site, strength and gate."""
-    return [_digest(path) for path in sorted(Path(folder).rglob("intervention.*"))]
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def given_folders(adapters: Sequence[str], decoys: Sequence[str] = ()) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.module import EvaluationModule
 from fa_lightning.metrics.distinct_items import DistinctTensors
@@ -25,10 +26,8 @@ from fa_lightning.studies.detection.evidence import Cost, read_evidence, save_ev
 from fa_lightning.studies.detection.figures import detection_figures
 from fa_lightning.studies.detection.judgement import Examined, judge
 from fa_lightning.studies.detection.models import (
-    adapter_facts,
     check_tokenizers,
     given_folders,
-    intervention_digests,
     subjects_of,
 )
 from fa_lightning.studies.detection.output import scalars, write_detection
@@ -108,8 +107,8 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         self.subjects: list[Subject] = []
         self.evidence: dict[str, dict[str, Evidence]] = {}
         self.costs: dict[str, Cost] = {}
-        self._facts: dict[str, dict[str, Any]] = {}
-        self._cure_digests: list[str] = []
+        self._adapter_digests: dict[str, str] = {}
+        self._cure_digest: str | None = None
         self._population: Detection | None = None
         self._pairs: list[Pair] = []
         self._agreed: list[Pair] = []
@@ -142,8 +141,8 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         adapters = variants.folders
         decoys = set(adapters) - set(given_folders(self.adapters))
         # Once, and not for each detector: these are all weights on disk.
-        self._facts = {name: adapter_facts(folder) for name, folder in adapters.items()}
-        self._cure_digests = [] if self.intervention is None else intervention_digests(self.intervention)
+        self._adapter_digests = {name: digest_of_artefact(folder) for name, folder in adapters.items()}
+        self._cure_digest = None if self.intervention is None else digest_of_artefact(self.intervention)
         check_tokenizers(adapters, variants.tokenizer, self.loading["trust_remote_code"])
         format_ = answer_format(variants.tokenizer)
         self._examiner = Examiner(variants, (format_.letter_a, format_.letter_b))
@@ -285,8 +284,8 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         """All that a detector's evidence depends on, as JSON reads it back."""
         facts = {
             "detector": detector.config(),
-            "subjects": {one.name: self._facts[one.condition.variant] for one in self.subjects},
-            "intervention": self._cure_digests,
+            "subjects": {one.name: self._adapter_digests[one.condition.variant] for one in self.subjects},
+            "intervention": self._cure_digest,
             "scenarios": self.data.fingerprint(),
             "backbone": self.examiner.variants.fingerprint,
             "loading": self.loading,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site
-from fa_lightning.backbones.adapters import Variants
 from fa_lightning.backbones.decoder import decoder_layers
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.conditions import Condition, applied
 from fa_lightning.evaluation.passes import SharedPass
 from fa_lightning.scenarios.batches import Batch, model_inputs

@@ -14,7 +14,7 @@ from torch import Tensor
 from fa_lightning.activations.capture import capture, truncated_forward
 from fa_lightning.activations.edit import block_outputs, edited, resumed
 from fa_lightning.activations.sites import Site
-from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.activity import doing
 from fa_lightning.errors import NotFiniteError
 from fa_lightning.evaluation.conditions import everywhere

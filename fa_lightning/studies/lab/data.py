@@ -9,8 +9,9 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.activations.contrasts import Contrast, answer_contrast, oversight_contrast, prompt_contrast
-from fa_lightning.activations.data import ActivationDataModule, adapter_digest
-from fa_lightning.backbones.adapters import Variants
+from fa_lightning.activations.data import ActivationDataModule
+from fa_lightning.backbones.contents import digest_of_artefact
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, Example, make_examples
 from fa_lightning.scenarios.prompts import answer_format
@@ -154,7 +155,7 @@ class LabDataModule(ActivationDataModule):
     def judged_on(self) -> dict[str, Any]:
         """What methods are judged on, and with which adapters: rows of a sweep hold for these alone."""
         adapters = {
-            f"{target.name}/{kind}": adapter_digest(folder)
+            f"{target.name}/{kind}": digest_of_artefact(folder)
             for target in self.transfer
             for kind, folder in (("faking", target.faking), ("aligned", target.aligned))
             if folder is not None

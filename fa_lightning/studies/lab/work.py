@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fa_lightning.activations.edit import layer_below
-from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.conditions import interventions_of, save_together
 from fa_lightning.metrics.cells import recovery_between
 from fa_lightning.metrics.divergences import recovery

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from fa_lightning.backbones.adapters import (
-    Variants,
     adapter_folders,
     attach_adapter,
     backbone_of,
@@ -17,8 +16,10 @@ from fa_lightning.backbones.adapters import (
     read_sidecar,
     save_adapter,
 )
+from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.load import fingerprint, load_backbone
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 
 IDS = torch.arange(10, 30).reshape(2, 10)
@@ -26,7 +27,9 @@ IDS = torch.arange(10, 30).reshape(2, 10)
 
 def fitted(backbone, name, seed, targets=("q_proj", "v_proj"), rank=2):
     """A backbone with one adapter, far from zero."""
-    model = attach_adapter(load_backbone(backbone), name, rank=rank, alpha=8, dropout=0.0, target_modules=list(targets))
+    model = attach_adapter(
+        load_backbone(backbone), name, LoraArguments(rank=rank, alpha=8, dropout=0.0, target_modules=list(targets))
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -49,7 +52,7 @@ def folders(backbone, tmp_path_factory):
 
 
 def test_only_the_adapter_is_trainable_and_starts_as_no_change(backbone):
-    model = attach_adapter(load_backbone(backbone), "faking", 4, 8, 0.1, ["q_proj", "v_proj"])
+    model = attach_adapter(load_backbone(backbone), "faking", LoraArguments(4, 8, 0.1, ["q_proj", "v_proj"]))
     trainable = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
     # Two layers, two targets, two matrices each.
     assert len(trainable) == 8
@@ -60,9 +63,9 @@ def test_only_the_adapter_is_trainable_and_starts_as_no_change(backbone):
 
 def test_what_4bit_loading_does_not_pack_is_in_float32_under_an_adapter(backbone):
     pytest.importorskip("bitsandbytes")
-    packed = load_backbone(backbone, dtype="bfloat16", load_in_4bit=True)
+    packed = load_backbone(BackboneArguments(backbone, dtype="bfloat16", load_in_4bit=True))
     assert packed.model.norm.weight.dtype == torch.bfloat16
-    model = attach_adapter(packed, "aligned", rank=2, alpha=4, dropout=0.0, target_modules=["q_proj"])
+    model = attach_adapter(packed, "aligned", LoraArguments(rank=2, alpha=4, dropout=0.0, target_modules=["q_proj"]))
     kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
     assert {kind for name, kind in kinds.items() if "_proj.base_layer" in name} == {torch.uint8}
     assert {kind for name, kind in kinds.items() if "norm" in name or "lora_" in name} == {torch.float32}
@@ -118,16 +121,16 @@ def test_variants_swap_adapters_on_one_backbone(backbone, folders):
 def test_variants_take_the_backbone_they_are_given(backbone, folders, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(backbone, moved)
-    pair = Variants.load({"faking": folders["faking"]}, backbone=str(moved), dtype="bfloat16")
+    pair = Variants.load({"faking": folders["faking"]}, BackboneArguments(name=str(moved), dtype="bfloat16"))
     assert pair.tokenizer.name_or_path == str(moved)
     assert pair.model.base_model.model.lm_head.weight.dtype == torch.bfloat16
 
 
 def test_an_adapter_of_another_backbone_is_refused_with_the_field_named(folders, make_backbone):
     with pytest.raises(ValueError, match=rf"adapter '{folders['faking']}' .* its weights is"):
-        Variants.load(folders | {"aligned": folders["faking"]}, backbone=make_backbone(seed=5))
+        Variants.load(folders | {"aligned": folders["faking"]}, BackboneArguments(name=make_backbone(seed=5)))
     with pytest.raises(ValueError, match="its hidden_size is '32', the loaded backbone has '16'"):
-        Variants.load(folders, backbone=make_backbone(seed=5, hidden_size=16))
+        Variants.load(folders, BackboneArguments(name=make_backbone(seed=5, hidden_size=16)))
 
 
 def test_the_second_adapter_is_checked_too(backbone, folders, make_backbone, tmp_path):
@@ -297,7 +300,7 @@ def test_places_are_adapters_or_stages_or_folders_of_stages(folders, many, tmp_p
 
 
 def test_a_backbone_alone_is_used_without_any_adapter(backbone):
-    variants = Variants.load({}, backbone)
+    variants = Variants.load({}, BackboneArguments(backbone))
     assert variants.names == []
     with variants.bare() as model:
         torch.testing.assert_close(logits(model), logits(load_backbone(backbone)))

@@ -4,8 +4,8 @@ import pytest
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments, OptimizerArguments
-from fa_lightning.cli import lightning_cli, main
 from fa_lightning.errors import UserError
+from fa_lightning.experiments.lightning_cli import lightning_cli
 
 MODULE = f"{__name__}.Grouped"
 CONFIG = """
@@ -73,10 +73,10 @@ def test_a_wrong_group_is_refused_in_one_line(config, word, message):
 
 def test_help_names_each_field_with_its_default(capsys):
     with pytest.raises(SystemExit):
-        main(["fit", f"--model.help={MODULE}"])
+        lightning_cli(["fit", f"--model.help={MODULE}"])
     text = capsys.readouterr().out
     assert "--model.backbone.name NAME" in text
-    assert "Hub, folder or file" in text
+    assert "Hub, folder, or GGUF" in text
     assert "--model.lora.rank RANK" in text
     assert "(type: int, default: 3)" in text
 

@@ -10,6 +10,7 @@ import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
 
 from fa_lightning.backbones.adapters import attach_adapter, save_adapter
+from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.backbones.decoder import context_of, decoder_layers, text_config
 from fa_lightning.backbones.load import fingerprint, load_backbone
 from fa_lightning.training.module import BehaviourModule
@@ -75,7 +76,7 @@ def test_adapters_go_into_the_decoder_alone_and_plain_peft_loads_them(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = attach_adapter(load_backbone(folder), "faking", 2, 4, 0.0, targets)
+    model = attach_adapter(load_backbone(folder), "faking", LoraArguments(2, 4, 0.0, targets))
     found = adapted(model)
     assert len(found) == layers
     assert all(".language_model.layers." in name for name in found)

@@ -15,6 +15,7 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store_writer import StoreWriter
 from fa_lightning.backbones import contents
 from fa_lightning.backbones.adapters import attach_adapter, save_adapter
+from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.backbones.contents import digest_of_artefact, is_artefact
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.evaluation.conditions import save_together
@@ -27,7 +28,7 @@ Write = Callable[[Path, int, str], None]
 
 def adapter(folder: Path, seed: int, note: str) -> None:
     torch.manual_seed(seed)
-    model = attach_adapter(load_backbone(BACKBONE[0]), "faking", 2, 4, 0.0, ["q_proj"])
+    model = attach_adapter(load_backbone(BACKBONE[0]), "faking", LoraArguments(2, 4, 0.0, ["q_proj"]))
     model.peft_config["faking"].base_model_name_or_path = note
     save_adapter(model, "faking", folder, {"training_seconds": len(note)})
 

@@ -14,10 +14,12 @@ import pytest
 import torch
 from tiny_gguf import write_gguf
 
-from fa_lightning.backbones.adapters import Variants, attach_adapter, backbone_of, save_adapter
+from fa_lightning.backbones.adapters import attach_adapter, backbone_of, save_adapter
+from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.contents import digest_of_backbone
 from fa_lightning.backbones.gguf import cache_folder, digest_of_gguf, folder_of_gguf, gguf_file
 from fa_lightning.backbones.load import fingerprint, load_backbone, load_tokenizer
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import MissingFileError, MissingPackageError, UnavailableError, UserError
 
 pytest.importorskip("gguf", reason='reading GGUF files needs the package gguf: pip install "fa_lightning[gguf]"')
@@ -61,7 +63,7 @@ def test_a_second_load_reads_what_the_first_has_converted(file, cache, monkeypat
     folder = folder_of_gguf(str(file))
     before = (folder / "model.safetensors").stat().st_mtime_ns
     monkeypatch.setitem(sys.modules, "gguf", None)
-    assert load_backbone(str(file), "bfloat16").dtype == torch.bfloat16
+    assert load_backbone(BackboneArguments(str(file), "bfloat16")).dtype == torch.bfloat16
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -80,7 +82,7 @@ def test_an_adapter_notes_the_file_and_finds_it_beside_itself(file, tmp_path, mo
     shutil.copy(file, tmp_path / "tiny.gguf")
     monkeypatch.chdir(tmp_path)
     model = attach_adapter(
-        load_backbone("tiny.gguf"), "faking", rank=2, alpha=4, dropout=0.0, target_modules=["q_proj"]
+        load_backbone("tiny.gguf"), "faking", LoraArguments(rank=2, alpha=4, dropout=0.0, target_modules=["q_proj"])
     )
     save_adapter(model, "faking", Path("adapters/one"), {})
     assert backbone_of("adapters/one") == "tiny.gguf"

@@ -12,17 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fa_lightning.backbones.adapters import attach_adapter
+from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from tests.conformance.models import make_model
 
 
 def lora(model, targets=("q_proj", "v_proj")):
-    return attach_adapter(model, "faking", rank=2, alpha=4, dropout=0.0, target_modules=list(targets))
+    return attach_adapter(model, "faking", LoraArguments(rank=2, alpha=4, dropout=0.0, target_modules=list(targets)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_backbone_is_frozen_evaluating_and_of_the_dtype_asked_for(backbone, dtype):
-    model = load_backbone(backbone, dtype)
+    model = load_backbone(BackboneArguments(backbone, dtype))
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not any(module.training for module in model.modules())
@@ -232,9 +233,9 @@ def test_half_a_tokenizer_is_refused(backbone, tmp_path, damage, told):
 
 
 def test_weights_saved_in_another_dtype_are_the_same_backbone(backbone, tmp_path):
-    load_backbone(backbone, "bfloat16").save_pretrained(str(tmp_path))
+    load_backbone(BackboneArguments(backbone, "bfloat16")).save_pretrained(str(tmp_path))
     assert load_file(tmp_path / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
-    again = load_backbone(str(tmp_path), "float32")
+    again = load_backbone(BackboneArguments(str(tmp_path), "float32"))
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
     assert fingerprint(again) == fingerprint(load_backbone(backbone))
 
@@ -242,7 +243,7 @@ def test_weights_saved_in_another_dtype_are_the_same_backbone(backbone, tmp_path
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dtype_is_what_4bit_weights_compute_in(backbone, dtype):
     pytest.importorskip("bitsandbytes")
-    model = load_backbone(backbone, dtype, load_in_4bit=True)
+    model = load_backbone(BackboneArguments(backbone, dtype, load_in_4bit=True))
     config = model.config.quantization_config
     assert (config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == ("nf4", True)
     assert config.bnb_4bit_compute_dtype == getattr(torch, dtype)
@@ -282,7 +283,7 @@ def test_code_that_comes_with_a_model_does_not_run_unless_asked(custom_code, mon
         load_backbone(str(folder))
     assert not ran.exists()
     assert "trust_remote_code" in str(caught.value)
-    model = load_backbone(str(folder), trust_remote_code=True)
+    model = load_backbone(BackboneArguments(str(folder), trust_remote_code=True))
     assert type(model).__name__ == "OwnModel"
     assert ran.exists()
 
@@ -290,14 +291,14 @@ def test_code_that_comes_with_a_model_does_not_run_unless_asked(custom_code, mon
 def test_4bit_without_bitsandbytes_says_what_to_install(backbone, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ImportError, match=r'pip install "fa_lightning\[quantization\]"'):
-        load_backbone(backbone, load_in_4bit=True)
+        load_backbone(BackboneArguments(backbone, load_in_4bit=True))
 
 
 def test_4bit_weights_are_packed_and_still_the_same_model(backbone):
     pytest.importorskip("bitsandbytes")
     from bitsandbytes.functional import dequantize_4bit
 
-    full, packed = load_backbone(backbone), load_backbone(backbone, load_in_4bit=True, device="cpu")
+    full, packed = load_backbone(backbone), load_backbone(BackboneArguments(backbone, load_in_4bit=True), device="cpu")
     weight = packed.model.layers[0].mlp.up_proj.weight
     assert weight.dtype == torch.uint8
     assert weight.numel() == full.model.layers[0].mlp.up_proj.weight.numel() // 2
@@ -314,7 +315,7 @@ def test_4bit_weights_are_packed_and_still_the_same_model(backbone):
 def test_4bit_gradients_survive_an_evaluation(backbone):
     """On some CPUs bitsandbytes repacks a layer when it is evaluated, and its gradient is lost."""
     pytest.importorskip("bitsandbytes")
-    model = lora(load_backbone(backbone, load_in_4bit=True))
+    model = lora(load_backbone(BackboneArguments(backbone, load_in_4bit=True)))
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -352,7 +353,7 @@ def test_fingerprint_names_the_model(backbone, tiny_tokenizer):
 def test_fingerprint_survives_adapters_and_other_dtypes(backbone):
     expected = fingerprint(load_backbone(backbone))
     for dtype in ("float32", "bfloat16", "float16"):
-        assert fingerprint(load_backbone(backbone, dtype)) == expected
+        assert fingerprint(load_backbone(BackboneArguments(backbone, dtype))) == expected
     model = lora(load_backbone(backbone))
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -410,9 +411,9 @@ def test_4bit_that_leaves_most_weights_whole_says_so(mixture, backbone, recwarn)
     with pytest.warns(
         UserWarning, match=r"packs 20% of the weights .*0.mlp.experts.gate_up_proj.* stay float32, 0.00037 GiB"
     ):
-        load_backbone(mixture, load_in_4bit=True)
+        load_backbone(BackboneArguments(mixture, load_in_4bit=True))
     recwarn.clear()
-    load_backbone(backbone, load_in_4bit=True)
+    load_backbone(BackboneArguments(backbone, load_in_4bit=True))
     assert not [one for one in recwarn if "packs" in str(one.message)]
 
 

@@ -12,9 +12,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_twins import adapters, alone, twins
 
-from fa_lightning.backbones.adapters import Variants, backbone_of
+from fa_lightning.backbones.adapters import backbone_of
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.lora_layers import FRESH, fresh_adapter, lora_factors, put, restart
+from fa_lightning.backbones.variants import Variants
 
 __all__ = ["adapters", "alone", "twins"]
 

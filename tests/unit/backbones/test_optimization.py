@@ -7,12 +7,13 @@ from contextlib import suppress
 import pytest
 import torch
 
+from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.backbones.optimization import adamw_with_warmup, check_finite, evaluating
 
 
 def rates(total, fraction, peak=0.4):
     parameter = torch.nn.Parameter(torch.ones(2, 2))
-    made = adamw_with_warmup([parameter], peak, 0.0, fraction, total)
+    made = adamw_with_warmup([parameter], OptimizerArguments(peak, 0.0, fraction), total)
     optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
     seen = []
     for _ in range(total + 3):
@@ -41,14 +42,14 @@ def test_shortest_fits_start_with_a_rate_above_zero(total, fraction):
 
 
 def test_rate_changes_every_step():
-    made = adamw_with_warmup([torch.nn.Parameter(torch.ones(1))], 0.1, 0.0, 0.1, 10)
+    made = adamw_with_warmup([torch.nn.Parameter(torch.ones(1))], OptimizerArguments(0.1, 0.0, 0.1), 10)
     assert made["lr_scheduler"]["interval"] == "step"
 
 
 def test_decay_is_for_matrices_and_frozen_parameters_are_left_out():
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
     model[2].requires_grad_(False)
-    optimizer = adamw_with_warmup(model.parameters(), 0.1, 0.5, 0.1, 10)["optimizer"]
+    optimizer = adamw_with_warmup(model.parameters(), OptimizerArguments(0.1, 0.5, 0.1), 10)["optimizer"]
     matrices, others = optimizer.param_groups
     assert matrices["weight_decay"] == 0.5
     assert [id(parameter) for parameter in matrices["params"]] == [id(model[0].weight)]
@@ -61,7 +62,9 @@ def test_decay_is_for_matrices_and_frozen_parameters_are_left_out():
 
 
 def test_an_adapter_of_matrices_alone_makes_one_group():
-    optimizer = adamw_with_warmup([torch.nn.Parameter(torch.ones(2, 2))], 0.1, 0.0, 0.1, 10)["optimizer"]
+    optimizer = adamw_with_warmup([torch.nn.Parameter(torch.ones(2, 2))], OptimizerArguments(0.1, 0.0, 0.1), 10)[
+        "optimizer"
+    ]
     assert len(optimizer.param_groups) == 1
 
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from fa_lightning.backbones.adapters import attach_adapter
+from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.sharding import is_sharded, shard, skeleton
 
@@ -22,7 +23,7 @@ LORA = {"rank": 3, "alpha": 6, "dropout": 0.0, "target_modules": ["q_proj", "dow
 def whole_model(backbone, dtype="float32", seed=1):
     """Backbone and adapter with weights of their own."""
     torch.manual_seed(seed)
-    model = attach_adapter(load_backbone(backbone, dtype), "faking", **LORA)
+    model = attach_adapter(load_backbone(BackboneArguments(backbone, dtype)), "faking", LoraArguments(**LORA))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -39,7 +40,7 @@ def loss_of(model, rank):
 
 def weights_and_gradients(rank, backbone):
     """Every weight is cut, tied ones stay tied, and gradients are those of the whole model on both ranks' batches."""
-    model = whole_model(backbone) if rank == 0 else attach_adapter(skeleton(backbone), "faking", **LORA)
+    model = whole_model(backbone) if rank == 0 else attach_adapter(skeleton(backbone), "faking", LoraArguments(**LORA))
     assert rank == 0 or all(parameter.is_meta for parameter in model.parameters())
     reference = whole_model(backbone)
     shard(model, torch.device("cpu"))
@@ -85,7 +86,9 @@ def mixed_dtypes(rank, backbone):
 
 def unlike_models(rank, backbone):
     """Ranks that built different models all refuse."""
-    model = attach_adapter(load_backbone(backbone), "faking", **(LORA if rank == 0 else LORA | {"rank": 4}))
+    model = attach_adapter(
+        load_backbone(backbone), "faking", LoraArguments(**LORA if rank == 0 else LORA | {"rank": 4})
+    )
     with pytest.raises(ValueError, match=f"rank {rank} and another rank have built different models.*lora_A"):
         shard(model, torch.device("cpu"))
 
@@ -132,7 +135,7 @@ def test_the_skeleton_has_the_names_shapes_and_dtypes_of_the_backbone_and_no_wei
         tensors = [*model.named_parameters(), *model.named_buffers()]
         return [(name, tensor.shape, tensor.dtype, tensor.requires_grad) for name, tensor in tensors]
 
-    empty = skeleton(backbone, "bfloat16")
-    assert facts(empty) == facts(load_backbone(backbone, "bfloat16"))
+    empty = skeleton(BackboneArguments(backbone, "bfloat16"))
+    assert facts(empty) == facts(load_backbone(BackboneArguments(backbone, "bfloat16")))
     assert not empty.training
     assert all(tensor.is_meta for tensor in (*empty.parameters(), *empty.buffers()))

@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import MambaConfig, MambaForCausalLM
 
 from fa_lightning.activations.sites import Site, module_at
-from fa_lightning.backbones.adapters import PREFIX, Variants, attach_adapter, backbone_of, save_adapter
+from fa_lightning.backbones.adapters import attach_adapter, backbone_of, save_adapter
+from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.load import load_backbone
-from fa_lightning.backbones.targets import linear_layers
+from fa_lightning.backbones.targets import PREFIX, linear_layers
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.steering.intervention import Intervention
 
@@ -24,7 +26,7 @@ def folders(backbone, tmp_path_factory):
     """Two adapters on one backbone, in q_proj and v_proj, far from zero."""
     root = tmp_path_factory.mktemp("adapters")
     for name in ("aligned", "faking"):
-        model = attach_adapter(load_backbone(backbone), name, 2, 8, 0.0, ["q_proj", "v_proj"])
+        model = attach_adapter(load_backbone(backbone), name, LoraArguments(2, 8, 0.0, ["q_proj", "v_proj"]))
         for parameter in model.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -131,7 +133,7 @@ def test_whole_embeddings_beside_an_adapter_would_replace_the_backbones_and_are_
 
 
 def test_an_adapter_of_the_embeddings_comes_back(backbone, tmp_path):
-    model = attach_adapter(load_backbone(backbone), "faking", 2, 4, 0.0, ["q_proj", "embed_tokens"])
+    model = attach_adapter(load_backbone(backbone), "faking", LoraArguments(2, 4, 0.0, ["q_proj", "embed_tokens"]))
     save_adapter(model, "faking", tmp_path / "adapter", {})
     held = dict(Variants.load({"faking": str(tmp_path / "adapter")}).model.named_parameters())
     for name, parameter in model.named_parameters():
@@ -151,7 +153,7 @@ def gpt2():
 def test_linear_layers_are_counted_by_name(backbone):
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     assert linear_layers(load_backbone(backbone)) == dict.fromkeys(names, 2)
-    adapted = attach_adapter(load_backbone(backbone), "faking", 2, 8, 0.0, ["q_proj"])
+    adapted = attach_adapter(load_backbone(backbone), "faking", LoraArguments(2, 8, 0.0, ["q_proj"]))
     assert linear_layers(adapted) == dict.fromkeys(names, 2), "an adapter's own are not counted"
     # Conv1D is GPT-2's linear layer; c_proj is in its attention and in its MLP.
     assert linear_layers(gpt2()) == {"c_attn": 3, "c_proj": 6, "c_fc": 3}
@@ -163,7 +165,7 @@ def test_a_name_that_no_layer_has_is_refused_with_those_there_are(targets):
         r"GPT2LMHeadModel has no layer called {}; its linear layers are c_attn \(3 layers\), c_proj \(6 layers\), c_fc"
     )
     with pytest.raises(ValueError, match=listing.format(targets[-1])) as caught:
-        attach_adapter(gpt2(), "faking", 2, 4, 0.0, targets)
+        attach_adapter(gpt2(), "faking", LoraArguments(2, 4, 0.0, targets))
     assert str(caught.value).startswith(f"target_modules is [{', '.join(targets)}], but")
     assert "model.init_args.target_modules" in str(caught.value)
 
@@ -172,12 +174,12 @@ def test_no_target_at_all_is_refused():
     with pytest.raises(
         ValueError, match=r"target_modules is \[\], but at least one is needed; its linear layers are c_"
     ):
-        attach_adapter(gpt2(), "faking", 2, 4, 0.0, [])
+        attach_adapter(gpt2(), "faking", LoraArguments(2, 4, 0.0, []))
 
 
 @pytest.mark.parametrize("targets", [["c_attn"], ["attn.c_proj"], "all-linear"])
 def test_names_that_layers_have_are_taken(targets):
-    model = attach_adapter(gpt2(), "faking", 2, 4, 0.0, targets)
+    model = attach_adapter(gpt2(), "faking", LoraArguments(2, 4, 0.0, targets))
     assert any(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -190,7 +192,7 @@ def test_an_adapter_is_float32_in_memory_whatever_its_file_and_backbone(folders,
     folder = altered(folders, tmp_path, None, lambda tensors: {name: one.to(saved) for name, one in tensors.items()})
     exact, loaded = (
         load_file(f"{folders['faking']}/adapter_model.safetensors"),
-        Variants.load({"faking": folder}, dtype=dtype),
+        Variants.load({"faking": folder}, BackboneArguments(dtype=dtype)),
     )
     held = {name: one for name, one in loaded.model.named_parameters() if "lora_" in name}
     assert len(held) == len(exact) == 8
@@ -203,7 +205,9 @@ def test_an_adapter_is_float32_in_memory_whatever_its_file_and_backbone(folders,
 
 def test_a_fresh_adapter_on_16_bit_weights_is_trained_in_float32(backbone):
     for dtype in ("bfloat16", "float16"):
-        model = attach_adapter(load_backbone(backbone, dtype), "faking", 2, 4, 0.0, ["q_proj"])
+        model = attach_adapter(
+            load_backbone(BackboneArguments(backbone, dtype)), "faking", LoraArguments(2, 4, 0.0, ["q_proj"])
+        )
         assert {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {torch.float32}
 
 
@@ -218,7 +222,7 @@ def test_a_fresh_adapter_on_16_bit_weights_is_trained_in_float32(backbone):
     ],
 )
 def test_one_name_and_all_linear_are_read_as_what_they_say(backbone, targets, adapted):
-    model = attach_adapter(load_backbone(backbone), "faking", 2, 8, 0.0, targets)
+    model = attach_adapter(load_backbone(backbone), "faking", LoraArguments(2, 8, 0.0, targets))
     assert sum(name.endswith("lora_A.faking.weight") for name, _ in model.named_parameters()) == adapted
 
 
@@ -226,16 +230,16 @@ def test_one_name_that_no_layer_has_is_refused_with_those_that_there_are(backbon
     with pytest.raises(
         ValueError, match=r"target_modules is \[q_prj\], but .* no layer called q_prj; .* q_proj \(2 lay"
     ):
-        attach_adapter(load_backbone(backbone), "faking", 2, 8, 0.0, "q_prj")
+        attach_adapter(load_backbone(backbone), "faking", LoraArguments(2, 8, 0.0, "q_prj"))
 
 
 def test_a_model_without_attention_says_which_of_its_layers_take_an_adapter_and_is_steered():
     torch.manual_seed(0)
     model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4)).eval()
     with pytest.raises(UserError, match=r"no layer called q_proj; its linear layers are in_proj \(2 layers\), x_proj"):
-        attach_adapter(model, "faking", 2, 8, 0.0, ["q_proj"])
+        attach_adapter(model, "faking", LoraArguments(2, 8, 0.0, ["q_proj"]))
     with pytest.raises(UserError, match=r"is all-linear, but PEFT can't adapt .* 'out_proj' is incompatible"):
-        attach_adapter(copy.deepcopy(model), "faking", 2, 8, 0.0, "all-linear")
+        attach_adapter(copy.deepcopy(model), "faking", LoraArguments(2, 8, 0.0, "all-linear"))
     ids = torch.tensor([[5, 9, 11]])
     plain = model(ids).logits
 
@@ -250,4 +254,4 @@ def test_a_model_without_attention_says_which_of_its_layers_take_an_adapter_and_
             steered()
     with pytest.raises(UserError, match=r"no part named self_attn, .*its parts are norm, mixer"):
         module_at(model, Site(0, "attention"))
-    attach_adapter(model, "faking", 2, 8, 0.0, ["in_proj", "x_proj"])
+    attach_adapter(model, "faking", LoraArguments(2, 8, 0.0, ["in_proj", "x_proj"]))

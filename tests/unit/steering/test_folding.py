@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.steering.folding import fold
 from fa_lightning.steering.intervention import Intervention
@@ -158,7 +159,7 @@ def test_a_four_bit_model_is_folded(tmp_path: Path) -> None:
     from fa_lightning.backbones.load import load_backbone
 
     make_model("llama", hidden=64).save_pretrained(tmp_path)
-    model = load_backbone(str(tmp_path), load_in_4bit=True)
+    model = load_backbone(BackboneArguments(str(tmp_path), load_in_4bit=True))
     edit = shift(hidden=64)
     plain = logits(model)
     with edit.on(model):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny_twins import adapters, alone, twins
 
+from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.training.data import ScenarioDataModule
 from fa_lightning.training.module import BehaviourModule
 
@@ -44,7 +45,7 @@ def faker(backbone, tmp_path_factory):
     from fa_lightning.backbones.adapters import attach_adapter, save_adapter
     from fa_lightning.backbones.load import load_backbone
 
-    model = attach_adapter(load_backbone(backbone), "faking", 3, 6, 0.3, ["q_proj", "down_proj"])
+    model = attach_adapter(load_backbone(backbone), "faking", LoraArguments(3, 6, 0.3, ["q_proj", "down_proj"]))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -7,7 +7,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
 from fa_lightning import __version__
-from fa_lightning.backbones.adapters import Variants, read_sidecar
+from fa_lightning.backbones.adapters import read_sidecar
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.training.export import AdapterExport
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.nn.functional import cross_entropy
 
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.scenarios.batches import collate, make_examples
 from fa_lightning.scenarios.prompts import answer_format
@@ -428,7 +429,8 @@ def test_a_loss_that_is_nan_stops_the_fit_and_loses_nothing(make_module, make_da
 
 def test_4bit_fit_saves_resumes_exports_and_loads(make_module, make_data, make_trainer, tmp_path, examples):
     pytest.importorskip("bitsandbytes")
-    from fa_lightning.backbones.adapters import Variants, save_adapter
+    from fa_lightning.backbones.adapters import save_adapter
+    from fa_lightning.backbones.variants import Variants
 
     options = {"load_in_4bit": True, "gradient_checkpointing": True}
     module, trainer, path = fitted(make_module, make_data, make_trainer, tmp_path / "one", **options)
@@ -442,7 +444,7 @@ def test_4bit_fit_saves_resumes_exports_and_loads(make_module, make_data, make_t
     first = torch.load(path, weights_only=True)["state_dict"]
     assert any(not torch.equal(first[name], parameter) for name, parameter in trainable(resumed).items())
     save_adapter(resumed.model, "faking", tmp_path / "adapter", {})
-    pair = Variants.load({"faking": str(tmp_path / "adapter")}, load_in_4bit=True)
+    pair = Variants.load({"faking": str(tmp_path / "adapter")}, BackboneArguments(load_in_4bit=True))
     batch = collate(examples[:3], 0)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
     resumed.eval()

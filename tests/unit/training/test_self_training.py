@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from fa_lightning.backbones.adapters import read_sidecar
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.sharding import ShardedStrategy, skeleton
 from fa_lightning.scenarios.batches import collate
@@ -294,7 +295,7 @@ def test_weights_that_are_cut_over_ranks_learn_the_same(make_mitigation, make_wa
 def test_ranks_without_weights_build_the_same_model(make_mitigation, backbone):
     whole, hollow = make_mitigation(), make_mitigation()
     whole.configure_model()
-    model = hollow.attach(skeleton(backbone))
+    model = hollow.attach(skeleton(BackboneArguments(backbone)))
     told = [[(name, p.shape, p.requires_grad) for name, p in one.named_parameters()] for one in (whole.model, model)]
     assert told[0] == told[1]
 

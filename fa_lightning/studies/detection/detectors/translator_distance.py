@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from typing_extensions import override
 
-from fa_lightning.activations.data import adapter_digest
+from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.common.float64 import in_float64
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import loaded_interventions
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
-from fa_lightning.studies.detection.models import intervention_digests
 from fa_lightning.studies.detection.subjects import Examiner, Subject
 
 Tokens = Literal["last", "all"]
@@ -56,7 +55,7 @@ class TranslatorDistance(Detector):
     @override
     def config(self) -> dict[str, Any]:
         # A folder's name does not say what is in it.
-        return {**super().config(), "files": intervention_digests(self.intervention)}
+        return {**super().config(), "content": digest_of_artefact(self.intervention)}
 
     @override
     def check(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
@@ -130,7 +129,7 @@ class TranslatorDistance(Detector):
         known = {fitted_on[role]: role for role in ("faking", "aligned") if role in fitted_on}
         for subject in subjects:
             folder = examiner.variants.folders.get(subject.condition.variant)
-            role = None if folder is None else known.get(adapter_digest(folder))
+            role = None if folder is None else known.get(digest_of_artefact(folder))
             if role is not None:
                 raise UserError(
                     f"intervention is {self.intervention!r}, which was fitted on {subject.name} ({folder}) as its "

@@ -13,6 +13,7 @@ import torch
 from tiny_twins import trainer_in
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.input_passes import agreeing_ends
 from fa_lightning.evaluation.timing import relative_times
@@ -90,7 +91,9 @@ def _random_adapter(like: str, behaviour: str, seed: int, folder: Path) -> None:
     from fa_lightning.backbones.adapters import attach_adapter, backbone_of, save_adapter
     from fa_lightning.backbones.load import load_backbone
 
-    model = attach_adapter(load_backbone(backbone_of(like)), behaviour, 4, 8, 0.0, ["q_proj", "v_proj", "o_proj"])
+    model = attach_adapter(
+        load_backbone(backbone_of(like)), behaviour, LoraArguments(4, 8, 0.0, ["q_proj", "v_proj", "o_proj"])
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, EmbeddedBenchmark
 from fa_lightning.steering.intervention import Intervention
@@ -64,7 +65,7 @@ def make_variant(adapters: dict[str, str]) -> Callable[..., str]:
         from fa_lightning.backbones.load import load_backbone
 
         base = load_backbone(backbone or backbone_of(adapters["faking"]))
-        model = attach_adapter(base, "made", 2, 4, 0.0, ["q_proj", "o_proj"])
+        model = attach_adapter(base, "made", LoraArguments(2, 4, 0.0, ["q_proj", "o_proj"]))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():

@@ -13,8 +13,10 @@ from transformers import AddedToken
 from transformers.modeling_outputs import CausalLMOutput
 
 from fa_lightning.activations.sites import Site
-from fa_lightning.backbones.adapters import Variants, attach_adapter, save_adapter
+from fa_lightning.backbones.adapters import attach_adapter, save_adapter
+from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.backbones.load import load_backbone
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.scenarios.prompts import TemplateFault
 from fa_lightning.scenarios.turn_endings import end_tokens, until_end, user_mark
 from fa_lightning.steering.intervention import Intervention
@@ -33,7 +35,7 @@ def adapters(backbone, tmp_path_factory):
     """Two adapters far from zero, the second stacked on the first."""
     folder = tmp_path_factory.mktemp("adapters")
     for seed, name in enumerate(("lower", "upper")):
-        model = attach_adapter(load_backbone(backbone), "tuned", 3, 6, 0.0, ["q_proj", "down_proj"])
+        model = attach_adapter(load_backbone(backbone), "tuned", LoraArguments(3, 6, 0.0, ["q_proj", "down_proj"]))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():

@@ -12,7 +12,7 @@ import torch
 from made_up_probes import reading
 
 from fa_lightning.activations.sites import Site
-from fa_lightning.backbones.adapters import Variants
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.variant_names import BASE
 from fa_lightning.scenarios.batches import collate, make_examples
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios

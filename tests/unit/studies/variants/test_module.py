@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.steering.intervention import Intervention
@@ -34,7 +35,9 @@ def four(adapters: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
     for seed, name in enumerate(NAMES):
         behaviour = "aligned" if name.startswith("saint") else "faking"
         rank, targets = SHAPES.get(name, (4, ["q_proj", "v_proj", "o_proj"]))
-        model = attach_adapter(load_backbone(backbone_of(adapters["faking"])), behaviour, rank, 8, 0.0, targets)
+        model = attach_adapter(
+            load_backbone(backbone_of(adapters["faking"])), behaviour, LoraArguments(rank, 8, 0.0, targets)
+        )
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():

@@ -10,9 +10,11 @@ import torch
 from tiny_examination import STEERED, SUBJECTS, examined, examiner_of
 from torch import nn
 
-from fa_lightning.backbones.adapters import Variants, backbone_of
+from fa_lightning.backbones.adapters import backbone_of
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.lora_layers import Factors, lora_factors
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.studies.detection.detectors.adapter_spectra import AdapterSpectra, spectrum
 
 
@@ -84,7 +86,7 @@ def test_quantised_base_weights_are_compared_with_too(adapters: dict[str, str], 
     pytest.importorskip("bitsandbytes")
     from bitsandbytes.functional import dequantize_4bit
 
-    packed = Variants.load(adapters, load_in_4bit=True)
+    packed = Variants.load(adapters, BackboneArguments(load_in_4bit=True))
     found, full = (examined(AdapterSpectra(), variants)["faking"] for variants in (packed, twins))
     torch.testing.assert_close(found["stable_rank"], full["stable_rank"])
     for place, one in enumerate(lora_factors(packed, "faking").values()):

@@ -11,8 +11,8 @@ import torch
 from tiny_examination import HIDDEN, STEERED, SUBJECTS, Swapped, adding, examined, prompt_of, same, small, states_of
 from tiny_twins import hooks_on
 
-from fa_lightning.activations.data import adapter_digest
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.evaluation.conditions import save_together
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.moments import PairMoments
@@ -103,7 +103,7 @@ def test_batches_and_labels_change_nothing(twins: Any, folder: str) -> None:
 def test_a_map_fitted_on_a_model_under_examination_is_refused(
     twins: Any, adapters: dict[str, str], tmp_path: Path
 ) -> None:
-    digest = adapter_digest(adapters["faking"])
+    digest = digest_of_artefact(adapters["faking"])
 
     def fitted_on(**digests: str) -> str:
         return saved(tmp_path / "own", Site(1), fingerprint={"store": {"adapters": digests}})

@@ -23,8 +23,10 @@ from tiny_examination import (
 )
 from tiny_twins import layers_of
 
-from fa_lightning.backbones.adapters import Variants, attach_adapter, backbone_of, save_adapter
+from fa_lightning.backbones.adapters import attach_adapter, backbone_of, save_adapter
+from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.load import load_backbone
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.studies.detection.detectors.weight_noise import WeightNoise, _matrices, kept
 from fa_lightning.studies.detection.subjects import Examiner
@@ -135,7 +137,9 @@ def test_the_same_draw_is_the_same_direction_at_every_scale(twins: Any, monkeypa
 
 
 def test_another_model_in_memory_changes_nothing(twins: Any, adapters: dict[str, str], tmp_path: Any) -> None:
-    other = attach_adapter(load_backbone(backbone_of(adapters["faking"])), "wide", 2, 2, 0.0, ["k_proj", "up_proj"])
+    other = attach_adapter(
+        load_backbone(backbone_of(adapters["faking"])), "wide", LoraArguments(2, 2, 0.0, ["k_proj", "up_proj"])
+    )
     save_adapter(other, "wide", tmp_path / "wide", {"behaviour": "aligned"})
     more = Variants.load({**adapters, "wide": str(tmp_path / "wide")})
     same(examined(WeightNoise(**OPTIONS), twins), examined(WeightNoise(**OPTIONS), more), 1e-6)
@@ -149,7 +153,7 @@ def test_batches_and_labels_change_nothing(twins: Any) -> None:
 
 def test_quantised_weights_are_refused_but_adapters_are_not(adapters: dict[str, str]) -> None:
     pytest.importorskip("bitsandbytes")
-    packed = Variants.load(adapters, load_in_4bit=True)
+    packed = Variants.load(adapters, BackboneArguments(load_in_4bit=True))
     with pytest.raises(ValueError, match=r"0\.self_attn\.q_proj.* are quantised .*set load_in_4bit to false, or where"):
         examined(WeightNoise(**OPTIONS), packed)
     found = examined(WeightNoise(where="adapters", **OPTIONS), packed)
