@@ -91,6 +91,10 @@ class BenchmarkSource(ABC):
     def fingerprint(self) -> dict[str, str]:
         """What the scenarios depend on, without a path of this machine."""
 
+    def published_pairs(self) -> list[tuple[str, str]]:
+        """The pairs of an aligned model and a faker that the benchmark's authors judged, by name; none by default."""
+        return []
+
 
 class EmbeddedBenchmark(BenchmarkSource):
     """Watched scenarios of `EmbeddedScenarios`: scored ones from its test groups, reference ones from validation.

@@ -67,6 +67,7 @@ def detection(
     asked: Mapping[str, Sequence[int]] = ALL,
     spread: float = 0.1,
     seed: int = 0,
+    published: Sequence[tuple[str, str]] = (),
 ) -> Detection:
     """What is found where every detector has a level for every subject, and all answer alike."""
     detectors = [Told(name) for name in levels]
@@ -76,4 +77,4 @@ def detection(
     kept = pairs_that_agree(pairs, preferences, 0.5, 0.5)
     ran = [Ran(one.name, "", 1.0, 2.0, one.config()) for one in detectors]
     examined = Examined(detectors, ran, subjects, evidence, GROUPS, {})
-    return judge(examined, kept, len(pairs) - len(kept), 0.5, 0.5, seed)
+    return judge(examined, kept, len(pairs) - len(kept), 0.5, 0.5, published, seed)

@@ -31,6 +31,11 @@ class ModelPair:
     faking_seed: int
     benchmark: str
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """The two models as POSER calls them: `saint-0`, `money_maximizer-3`."""
+        return f"{self.aligned_policy}-{self.aligned_seed}", f"{self.faking_policy}-{self.faking_seed}"
+
 
 def find_root(root: str | Path | None = None) -> Path:
     """POSER's folder: the argument, else the variable POSER_ROOT, else ./POSER.

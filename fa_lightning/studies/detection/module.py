@@ -225,7 +225,8 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         measured_on = {**self.data.fingerprint(), **backbone}
         examined = Examined(self.detectors, ran, self.subjects, self.evidence, self.data.groups, measured_on)
         refused = len(self._pairs) - len(self._agreed)
-        found = judge(examined, self._agreed, refused, self.confidence, self.least_agreement)
+        published = self.data.benchmark.published_pairs()
+        found = judge(examined, self._agreed, refused, self.confidence, self.least_agreement, published)
         if self._population is None:
             return found
         verdicts = beside_benign(found.verdicts, self._population.verdicts)

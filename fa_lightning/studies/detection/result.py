@@ -21,6 +21,9 @@ SELDOM = 0.05
 ALL_PAIRS = "all"
 """In the place of a policy pair: all of them."""
 
+PUBLISHED_PAIRS = "published"
+"""In the place of a policy pair: those pairs that the benchmark's authors list."""
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -195,6 +198,9 @@ class Detection:
         calibration: expected calibration error of the ensemble's probabilities on held-out pairs; nan without one.
         measured_on: what suspicion depends on beside detector and model: scenarios and backbone.
         placed: every model by every detector, where there is a population to compare with.
+        published: by detector, accuracy on exactly those pairs of models that the benchmark's authors list and that are
+            among the twins, by name.
+        published_pairs: length of that list; 0 where the benchmark has none.
     """
 
     detectors: list[Ran]
@@ -211,3 +217,5 @@ class Detection:
     calibration: float = math.nan
     measured_on: dict[str, str] = field(default_factory=dict)
     placed: list[Placed] = field(default_factory=list)
+    published: list[Accuracy] = field(default_factory=list)
+    published_pairs: int = 0
