@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import adapter_folders, backbone_of
-from fa_lightning.backbones.arguments import BackboneArguments, DType
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
@@ -37,10 +37,7 @@ class EvaluationModule(pl.LightningModule, ABC, Generic[Data, Result]):
     Args:
         adapters: adapter folders, or folders of them (see `adapter_folders`): the variants.
         folder: receives the files of the result.
-        backbone: name or folder; None takes the one that the adapters name.
-        dtype: of the backbone's weights.
-        load_in_4bit: hold the backbone in nf4.
-        trust_remote_code: run code that comes with the model.
+        backbone: which one, and how it is loaded.
 
     Attributes:
         data_class: the DataModule that a study needs.
@@ -56,24 +53,11 @@ class EvaluationModule(pl.LightningModule, ABC, Generic[Data, Result]):
     bare_name: ClassVar[str | None] = None
     intervention: str | None = None
 
-    def __init__(
-        self,
-        adapters: list[str],
-        folder: str,
-        backbone: str | None = None,
-        dtype: DType = "float32",
-        load_in_4bit: bool = False,
-        trust_remote_code: bool = False,
-    ) -> None:
+    def __init__(self, adapters: list[str], folder: str, backbone: BackboneArguments = BackboneArguments()) -> None:
         super().__init__()
         self.adapters = list(adapters)
         self.folder = Path(folder)
         self.backbone = backbone
-        self.loading: dict[str, Any] = {
-            "dtype": dtype,
-            "load_in_4bit": load_in_4bit,
-            "trust_remote_code": trust_remote_code,
-        }
         self.interventions: tuple[Intervention, ...] = ()
         self._variants: Variants | None = None
         self._start = 0.0
@@ -89,8 +73,8 @@ class EvaluationModule(pl.LightningModule, ABC, Generic[Data, Result]):
         """The backbone's tokenizer."""
         if self._variants is not None:
             return self._variants.tokenizer
-        name = self.backbone or backbone_of(next(iter(self.adapter_folders().values())))
-        return load_tokenizer(name, self.loading["trust_remote_code"])
+        name = self.backbone.name or backbone_of(next(iter(self.adapter_folders().values())))
+        return load_tokenizer(name, self.backbone.trust_remote_code)
 
     @property
     def data(self) -> Data:
@@ -133,9 +117,7 @@ class EvaluationModule(pl.LightningModule, ABC, Generic[Data, Result]):
     def configure_model(self) -> None:
         if self._variants is None:
             device = self.trainer.strategy.root_device
-            self._variants = Variants.load(
-                self.adapter_folders(), BackboneArguments(self.backbone, **self.loading), device=device
-            )
+            self._variants = Variants.load(self.adapter_folders(), self.backbone, device=device)
             if self.intervention is not None:
                 self.interventions = loaded_interventions(self.intervention, self._variants)
             self.prepare_models()

@@ -143,7 +143,7 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         # Once, and not for each detector: these are all weights on disk.
         self._adapter_digests = {name: digest_of_artefact(folder) for name, folder in adapters.items()}
         self._cure_digest = None if self.intervention is None else digest_of_artefact(self.intervention)
-        check_tokenizers(adapters, variants.tokenizer, self.loading["trust_remote_code"])
+        check_tokenizers(adapters, variants.tokenizer, self.backbone.trust_remote_code)
         format_ = answer_format(variants.tokenizer)
         self._examiner = Examiner(variants, (format_.letter_a, format_.letter_b))
         self.subjects = subjects_of(adapters, decoys, self.interventions)
@@ -289,7 +289,7 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
             "intervention": self._cure_digest,
             "scenarios": self.data.fingerprint(),
             "backbone": self.examiner.variants.fingerprint,
-            "loading": self.loading,
+            "loading": {**asdict(self.backbone), "name": None},
         }
         return dict(json.loads(json.dumps(facts)))
 

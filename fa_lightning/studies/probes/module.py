@@ -74,10 +74,10 @@ class ProbeModule(EvaluationModule[ProbeDataModule, ProbesFound]):
         **options: Any,
     ) -> None:
         super().__init__(adapters, folder, **options)
-        if not adapters and not (base and self.backbone):
+        if not adapters and not (base and self.backbone.name):
             raise UserError(
-                f"adapters is empty, base is {base} and backbone is {self.backbone!r}, so there is nothing to read: "
-                "give adapter folders, or base: true and a backbone"
+                f"adapters is empty, base is {base} and backbone.name is {self.backbone.name!r}, so there is "
+                "nothing to read: give adapter folders, or base: true and a backbone"
             )
         check_sites(sites)
         for name, value in (("restarts", restarts), ("steps", steps), *(("label_counts", one) for one in label_counts)):

@@ -54,8 +54,10 @@ class StatementsModule(EvaluationModule[StatementDataModule, SafeFound]):
 
     def __init__(self, folder: str, adapters: list[str] = [], resamples: int = 1000, **options: Any) -> None:  # noqa: B006
         super().__init__(adapters, folder, **options)
-        if self.backbone is None and not adapters:
-            raise UserError("backbone is null and adapters is empty, but one of them must say what is to be judged")
+        if self.backbone.name is None and not adapters:
+            raise UserError(
+                "backbone.name is null and adapters is empty, but one of them must say what is to be judged"
+            )
         self.resamples = resamples
         self._scores: dict[str, list[StatementScores]] = {}
 
@@ -96,7 +98,7 @@ class StatementsModule(EvaluationModule[StatementDataModule, SafeFound]):
         }
         shifts = {model: self._shifts(metrics) for model, metrics in self._scores.items()}
         self._scores = {}
-        return SafeFound(scores, shifts, self.variants.folders, self.backbone, CLAIMS, self.seconds)
+        return SafeFound(scores, shifts, self.variants.folders, self.backbone.name, CLAIMS, self.seconds)
 
     @override
     def scalars(self, result: SafeFound) -> Mapping[str, float]:

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from made_up_safe_scores import made_up_safe_scores
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.common.codec import encode
 from fa_lightning.scenarios.statements.embedded import TEMPLATES, EmbeddedStatements
 from fa_lightning.scenarios.statements.statement import StatementSplits, limited_statements
@@ -88,7 +89,7 @@ def test_questions_are_named():
 
 
 def test_what_is_judged_must_be_named():
-    with pytest.raises(ValueError, match="backbone is null and adapters is empty"):
+    with pytest.raises(ValueError, match=r"backbone\.name is null and adapters is empty"):
         StatementsModule("folder")
 
 
@@ -105,7 +106,7 @@ def test_scores_are_written_for_the_backbone_and_every_adapter(
     adapter = tmp_path / "learned" / "adapter"
     make_trainer(max_epochs=8, callbacks=[AdapterExport(str(adapter))]).fit(module, datamodule=data)
 
-    judge = StatementsModule("scores", [str(tmp_path / "learned")], backbone=backbone, resamples=20)
+    judge = StatementsModule("scores", [str(tmp_path / "learned")], backbone=BackboneArguments(backbone), resamples=20)
     logger = TensorBoardLogger(str(tmp_path / "logs"))
     trainer = make_trainer(logger=[CSVLogger(str(tmp_path / "csv")), logger])
     trainer.test(judge, datamodule=StatementDataModule(few, eval_batch_size=7), verbose=False)
@@ -140,7 +141,7 @@ def test_scores_are_written_for_the_backbone_and_every_adapter(
 def test_the_backbone_is_judged_without_any_adapter_and_batches_do_not_matter(backbone, few, make_trainer, tmp_path):
     scores = []
     for size in (3, 64):
-        judge = StatementsModule(str(tmp_path / str(size)), backbone=backbone, resamples=20)
+        judge = StatementsModule(str(tmp_path / str(size)), backbone=BackboneArguments(backbone), resamples=20)
         data = StatementDataModule(few, questions=["base_long/none", "4"], eval_batch_size=size)
         make_trainer().test(judge, datamodule=data, verbose=False)
         scores.append(json.loads((tmp_path / str(size) / "safe_score.json").read_text())["scores"])

@@ -12,6 +12,7 @@ import torch
 from made_up_probes import reading
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.variant_names import BASE
 from fa_lightning.scenarios.batches import collate, make_examples
@@ -111,7 +112,7 @@ def test_what_is_found_is_logged_and_drawn(questions: ScenarioQuestions, backbon
 
     logger = TensorBoardLogger(str(tmp_path / "logs"))
     loggers = [CSVLogger(str(tmp_path / "csv")), logger]
-    probe(tmp_path / "run", questions, loggers, backbone=backbone, sites=["layers.1.residual"])
+    probe(tmp_path / "run", questions, loggers, backbone=BackboneArguments(backbone), sites=["layers.1.residual"])
     events = EventAccumulator(logger.log_dir)
     events.Reload()
     read = read_probes(tmp_path / "run")
@@ -187,7 +188,7 @@ def test_the_best_layer_is_chosen_on_validation_rows() -> None:
 
 def test_a_layer_without_activations_is_refused(questions: ScenarioQuestions, backbone: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"layer is 40, but the backbone has 2 layers"):
-        probe(tmp_path, questions, backbone=backbone, sites=["layers.40.residual"])
+        probe(tmp_path, questions, backbone=BackboneArguments(backbone), sites=["layers.40.residual"])
     states = States({"base": {"layers.0.residual": torch.zeros(4, 1, 8)}})
     with pytest.raises(ValueError, match=r"'layers.3.residual' has no activations of 'base'.*layers.0.residual"):
         states.of("base", "layers.3.residual", "prompt")
@@ -212,8 +213,8 @@ def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is nothing to read"):
         ProbeModule(str(tmp_path))
     with pytest.raises(ValueError, match="there is nothing to read"):
-        ProbeModule(str(tmp_path), base=False, backbone="x")
+        ProbeModule(str(tmp_path), base=False, backbone=BackboneArguments("x"))
     with pytest.raises(ValueError, match=r"sites is \[\], but must be 1 or more layers"):
-        ProbeModule(str(tmp_path), backbone="x", sites=[])
+        ProbeModule(str(tmp_path), backbone=BackboneArguments("x"), sites=[])
     with pytest.raises(ValueError, match="steps is 0"):
-        ProbeModule(str(tmp_path), backbone="x", steps=0)
+        ProbeModule(str(tmp_path), backbone=BackboneArguments("x"), steps=0)
