@@ -167,6 +167,10 @@ class ActivationDataModule(pl.LightningDataModule):
         self.variants: Variants | None = None
         self.sites: list[Site] = []
 
+    def source_fingerprint(self) -> dict[str, str]:
+        """What the data depend on besides the arguments in the config."""
+        return self.scenarios.fingerprint()
+
     @override
     def setup(self, stage: str) -> None:
         if self.splits is None:

@@ -106,6 +106,10 @@ class BackboneDataModule(pl.LightningDataModule):
         self._asked: list[Statement] = []
         self._known: list[Statement] = []
 
+    def source_fingerprint(self) -> dict[str, str]:
+        """What the data depend on besides the arguments in the config."""
+        return self.scenarios.fingerprint()
+
     @override
     def setup(self, stage: str) -> None:
         if self.splits is not None:

@@ -178,7 +178,7 @@ def _fingerprint(stage: Stage, cli: Any) -> dict[str, Any]:
     trains = is_overridden("training_step", cli.model)
     sizes = getattr(cli.datamodule, "step_sizes", ("batch_size",)) if trains else ()
     ranks = cli.trainer.num_devices * cli.trainer.num_nodes
-    return fingerprint_of(resolved(cli), cli.datamodule.scenarios.fingerprint(), stage.folder, ranks, sizes)
+    return fingerprint_of(resolved(cli), cli.datamodule.source_fingerprint(), stage.folder, ranks, sizes)
 
 
 def _known_to(recorded: Mapping[str, Any], fingerprint: Mapping[str, Any], cli: Any) -> dict[str, Any]:

@@ -62,6 +62,10 @@ class ScenarioDataModule(pl.LightningDataModule):
         self.splits: ScenarioSplits | None = None
         self.test_sets: list[str] = []
 
+    def source_fingerprint(self) -> dict[str, str]:
+        """What the data depend on besides the arguments in the config."""
+        return self.scenarios.fingerprint()
+
     @override
     def setup(self, stage: str) -> None:
         if self.splits is not None:

@@ -217,10 +217,9 @@ class StatementDataModule(pl.LightningDataModule):
         self.questions: list[Question] = []
         self.train_questions: list[Question] = []
 
-    @property
-    def scenarios(self) -> StatementSource:
-        """Where the data comes from, by the name that all DataModules have for it."""
-        return self.statements
+    def source_fingerprint(self) -> dict[str, str]:
+        """What the data depend on besides the arguments in the config."""
+        return self.statements.fingerprint()
 
     @property
     def test_sets(self) -> list[str]:

@@ -103,10 +103,9 @@ class TextTuningDataModule(pl.LightningDataModule):
         self.max_tokens = max_tokens
         self.seed = seed
 
-    @property
-    def scenarios(self) -> TextSource:
-        """What an experiment takes the fingerprint of."""
-        return self.texts
+    def source_fingerprint(self) -> dict[str, str]:
+        """What the data depend on besides the arguments in the config."""
+        return self.texts.fingerprint()
 
     @override
     def train_dataloader(self) -> DataLoader[Batch]:

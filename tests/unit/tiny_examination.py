@@ -9,12 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from made_up_source import MadeUpSource
 from tiny_twins import layers_of, trainer_stub
 from typing_extensions import override
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.evaluation.conditions import Condition
-from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, EmbeddedBenchmark, without_critical_fact
+from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, without_critical_fact
+from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import answer_format, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario, other_letter
 from fa_lightning.steering.intervention import Intervention
@@ -52,8 +54,8 @@ def examiner_of(twins: Any) -> Examiner:
     return Examiner(twins, (answers.letter_a, answers.letter_b))
 
 
-def small() -> EmbeddedBenchmark:
-    return EmbeddedBenchmark(scored=16, reference=24)
+def small() -> BenchmarkSource:
+    return EmbeddedScenarios().benchmark(scored=16, reference=24)
 
 
 @torch.inference_mode()
@@ -65,7 +67,7 @@ def examined(
     batch_size: int = 8,
 ) -> dict[str, Evidence]:
     """What the detector keeps of each subject, its rows in the order of the scored scenarios."""
-    data = DetectionDataModule(benchmark or small(), batch_size=batch_size)
+    data = DetectionDataModule(MadeUpSource(benchmark or small()), batch_size=batch_size)
     module = SimpleNamespace(tokenizer=twins.tokenizer, pending=[(detector, part) for part in detector.parts])
     data.trainer = trainer_stub()
     data.trainer.lightning_module = module

@@ -4,6 +4,24 @@ Each pair of texts speaks of one thing in nearly the same words, so that what a 
 None quotes an action or a fact of a scenario.
 """
 
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import ClassVar
+
+from typing_extensions import override
+
+from fa_lightning.scenarios.concepts import (
+    COMPETENCE,
+    CONCEPTS,
+    ETHICAL,
+    SECURITY,
+    Concept,
+    ConceptSource,
+    checked_names,
+)
+
 SECURITY_AND_VULNERABILITY = (
     (
         "The door codes of the tenants are private and safe.",
@@ -120,3 +138,32 @@ ETHICAL_AND_UNETHICAL = (
         "A scheming system would let all use the unsafe bridge.",
     ),
 )
+
+
+class EmbeddedConcepts(ConceptSource):
+    """Fourteen short texts a side, in the words of the embedded scenarios; none quotes a scenario.
+
+    Args:
+        names: which concepts, in this order.
+
+    Raises:
+        UserError: a name is unknown or named twice, or there is none.
+    """
+
+    TEXTS: ClassVar = {
+        SECURITY: SECURITY_AND_VULNERABILITY,
+        COMPETENCE: COMPETENCE_AND_INCOMPETENCE,
+        ETHICAL: ETHICAL_AND_UNETHICAL,
+    }
+
+    def __init__(self, names: Sequence[str] = CONCEPTS) -> None:
+        self.names = checked_names(names)
+
+    @override
+    def load(self, left_out: frozenset[str] = frozenset()) -> list[Concept]:
+        return [Concept(name, *zip(*self.TEXTS[name], strict=True)) for name in self.names]
+
+    @override
+    def fingerprint(self) -> dict[str, str]:
+        digest = hashlib.sha256(repr([self.TEXTS[name] for name in self.names]).encode()).hexdigest()
+        return {"source": "embedded concepts", "names": ", ".join(self.names), "data_sha256": digest}

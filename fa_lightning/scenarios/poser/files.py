@@ -60,6 +60,21 @@ def training_files(root: Path, policy: str) -> list[Path]:
     return [root / "data" / "training" / policy / name for name in TRAINING_FILES]
 
 
+def benchmark_names(root: Path) -> list[str]:
+    """The policy pairs that POSER's folder holds scenarios of, sorted.
+
+    Raises:
+        MissingFileError: there are none.
+    """
+    folder = root / "data" / "benchmark"
+    names = sorted(path.stem for path in folder.glob("*.json"))
+    if not names:
+        raise MissingFileError(
+            f"{folder} holds no policy pair's scenarios (saint_and_money.json and others); {RESTORE}"
+        )
+    return names
+
+
 def read_poser_file(path: str | Path, policy: str) -> list[Scenario]:
     """All records of one training or policy-definition file, in order.
 

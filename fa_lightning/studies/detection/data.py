@@ -23,12 +23,12 @@ from fa_lightning.scenarios.batches import (
     model_inputs,
     tell_too_long,
 )
-from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, without_critical_fact
-from fa_lightning.scenarios.concepts import ConceptSource
+from fa_lightning.scenarios.benchmark import Benchmark, without_critical_fact
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import AnswerFormat, answer_format, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.studies.detection.detectors.base import Part
 
 WITHOUT = "without_"
@@ -45,8 +45,9 @@ class DetectionDataModule(pl.LightningDataModule):
     begin, as prompts do.
 
     Args:
-        benchmark: where watched scenarios come from.
-        concepts: texts for suspicious_concepts; None where no detector asks for them.
+        scenarios: where the variants' scenarios come from; their source also has those for detectors, and the concepts.
+        scored: at most so many scenarios that verdicts come from; None is the source's own number.
+        reference: at most so many that detectors are fitted on; None is the source's own number.
         batch_size: prompts in a batch of one device.
         max_tokens: longer prompts and texts are left out, and their number is told.
         seed: of the order of reference scenarios.
@@ -57,8 +58,9 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        benchmark: BenchmarkSource,
-        concepts: ConceptSource | None = None,
+        scenarios: ScenarioSource,
+        scored: int | None = None,
+        reference: int | None = None,
         batch_size: int = 64,
         max_tokens: int = 1024,
         seed: int = 0,
@@ -67,19 +69,15 @@ class DetectionDataModule(pl.LightningDataModule):
         for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
             if value < 1:
                 raise UserError(f"{name} is {value}, but must be 1 or more")
-        self.benchmark = benchmark
-        self.concepts = concepts
+        self.scenarios = scenarios
+        self.benchmark = scenarios.benchmark(scored, reference)
+        self.concepts = scenarios.concepts()
         self.batch_size = batch_size
         self.max_tokens = max_tokens
         self.seed = seed
         self.loaded: Benchmark | None = None
         self.kept: tuple[int, ...] = ()
         self._datasets: dict[str, PairedPrompts] = {}
-
-    @property
-    def scenarios(self) -> DetectionDataModule:
-        """What an experiment takes the fingerprint of: that of this module covers the concepts, too."""
-        return self
 
     @property
     def asked(self) -> dict[str, tuple[int, ...]]:
@@ -93,7 +91,7 @@ class DetectionDataModule(pl.LightningDataModule):
         """The group of each row of the evidence, (rows,) int64: prompts of one group are no independent evidence."""
         return torch.tensor([one.group for one in self._datasets["scored"].examples])
 
-    def fingerprint(self) -> dict[str, str]:
+    def source_fingerprint(self) -> dict[str, str]:
         """What evidence depends on besides detector and subject."""
         own = {"max_tokens": str(self.max_tokens), "seed": str(self.seed)}
         concepts = {} if self.concepts is None else self.concepts.fingerprint()
@@ -149,8 +147,8 @@ class DetectionDataModule(pl.LightningDataModule):
     def _concept_texts(self, benchmark: Benchmark, tokenizer: Any, answers: AnswerFormat) -> PairedPrompts:
         if self.concepts is None:
             raise UserError(
-                "a detector asks for concepts, but data.init_args.concepts is not set: give a source of them, such as "
-                "fa_lightning.scenarios.concepts.EmbeddedConcepts, or leave the detector out"
+                f"a detector asks for concepts, but {type(self.scenarios).__name__} has none: add them to the source "
+                "(ScenarioSource.concepts), or leave the detector out"
             )
         concepts = self.concepts.load(frozenset(item.group for item in benchmark.scored))
         if self.concepts.left_out:

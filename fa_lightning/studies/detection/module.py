@@ -222,7 +222,7 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
             for one in self.detectors
         ]
         backbone = {f"backbone_{name}": text for name, text in self.examiner.variants.fingerprint.items()}
-        measured_on = {**self.data.fingerprint(), **backbone}
+        measured_on = {**self.data.source_fingerprint(), **backbone}
         examined = Examined(self.detectors, ran, self.subjects, self.evidence, self.data.groups, measured_on)
         refused = len(self._pairs) - len(self._agreed)
         published = self.data.benchmark.published_pairs()
@@ -287,7 +287,7 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
             "detector": detector.config(),
             "subjects": {one.name: self._adapter_digests[one.condition.variant] for one in self.subjects},
             "intervention": self._cure_digest,
-            "scenarios": self.data.fingerprint(),
+            "scenarios": self.data.source_fingerprint(),
             "backbone": self.examiner.variants.fingerprint,
             "loading": {**asdict(self.backbone), "name": None},
         }

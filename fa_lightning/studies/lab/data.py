@@ -50,13 +50,11 @@ class LabDataModule(ActivationDataModule):
         live_neutral_texts: neutral texts in such a step; all of their tokens are scored, so they are dear.
         validation_texts: at most so many neutral texts of the validation split read for each strength; None is all.
         contrast_scenarios: scenarios that contrast vectors are made from.
-        positive_prompts: prompts of the `prompts` contrast: what the vector points to.
-        negative_prompts: as many that it points away from.
         transfer: other fakers and scenarios.
         **kwargs: of `ActivationDataModule`.
 
     Raises:
-        UserError: a size is below 1, the prompts are unequal in number, or two targets share a name.
+        UserError: a size is below 1, or two targets share a name.
     """
 
     step_sizes: ClassVar[tuple[str, ...]] = ("block_rows", "live_batch_size", "live_neutral_texts")
@@ -68,8 +66,6 @@ class LabDataModule(ActivationDataModule):
         live_neutral_texts: int = 4,
         validation_texts: int | None = None,
         contrast_scenarios: int = 256,
-        positive_prompts: list[str] | None = None,
-        negative_prompts: list[str] | None = None,
         transfer: list[TransferTarget] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -87,12 +83,6 @@ class LabDataModule(ActivationDataModule):
         self.live_neutral_texts = live_neutral_texts
         self.validation_texts = validation_texts
         self.contrast_scenarios = contrast_scenarios
-        self.prompts = (list(positive_prompts or []), list(negative_prompts or []))
-        if len(self.prompts[0]) != len(self.prompts[1]):
-            raise UserError(
-                f"positive_prompts has {len(self.prompts[0])} prompts and negative_prompts {len(self.prompts[1])}, but "
-                "they are pairs: give as many of each"
-            )
         self.transfer = list(transfer or [])
         names = [target.name for target in self.transfer]
         if len(set(names)) < len(names):
@@ -102,6 +92,10 @@ class LabDataModule(ActivationDataModule):
                 raise UserError(f"the transfer target {name!r} holds a dot or a slash: an adapter's name can't")
         self._targets: dict[str, list[Scenario]] = {}
         self._contrasts: dict[str, Contrast] = {}
+
+    @override
+    def source_fingerprint(self) -> dict[str, str]:
+        return {**super().source_fingerprint(), "oversight_prompts": repr(self.scenarios.oversight_prompts())}
 
     @override
     def setup(self, stage: str) -> None:
@@ -199,7 +193,7 @@ class LabDataModule(ActivationDataModule):
         """The faker's states of contrast pairs, read once.
 
         Raises:
-            UserError: `prompts` are asked for and none were given.
+            UserError: `prompts` are asked for, and the source of the scenarios has none.
         """
         if kind not in self._contrasts:
             self._contrasts[kind] = self._read_contrast(kind)
@@ -209,7 +203,13 @@ class LabDataModule(ActivationDataModule):
         variants = self.variants
         assert isinstance(variants, Variants)
         if kind == "prompts":
-            return prompt_contrast(variants, *self.prompts, self.sites, self.batch_size)
+            texts = self.scenarios.oversight_prompts()
+            if texts is None:
+                raise UserError(
+                    f"contrast is prompts, but {type(self.scenarios).__name__} has no oversight_prompts: add them to "
+                    "the source, or leave out the methods with this contrast"
+                )
+            return prompt_contrast(variants, texts.watched, texts.unwatched, self.sites, self.batch_size)
         prompts, _ = self._captured_training_items()
         tokenizer = variants.tokenizer
         examples: list[Example] = make_examples(

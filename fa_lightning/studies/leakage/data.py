@@ -77,10 +77,9 @@ class LeakageDataModule(pl.LightningDataModule):
         self.seed = seed
         self.asked_prompts: list[Prompt] = []
 
-    @property
-    def scenarios(self) -> TextSource:
-        """What an experiment takes the fingerprint of."""
-        return self.texts
+    def source_fingerprint(self) -> dict[str, str]:
+        """What the data depend on besides the arguments in the config."""
+        return self.texts.fingerprint()
 
     def corpora(self, tokenizer: Tokenizer, reach: int) -> tuple[TextIndex, TextIndex]:
         """The fine-tuning corpus and the held-out one, as the chat template writes them.

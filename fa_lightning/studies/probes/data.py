@@ -44,10 +44,9 @@ class ProbeDataModule(pl.LightningDataModule):
         self._examples: list[Example] = []
         self._pad_token = 0
 
-    @property
-    def scenarios(self) -> ProbeSource:
-        """What an experiment takes the fingerprint of."""
-        return self.questions
+    def source_fingerprint(self) -> dict[str, str]:
+        """What the data depend on besides the arguments in the config."""
+        return self.questions.fingerprint()
 
     def prepare_for(self, tokenizer: Any) -> None:
         """Read and tokenise the rows.

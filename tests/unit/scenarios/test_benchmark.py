@@ -8,15 +8,9 @@ from collections import Counter
 import pytest
 from poser_folder import clone, record
 
-from fa_lightning.scenarios.benchmark import (
-    EMBEDDED_PAIR,
-    Benchmark,
-    EmbeddedBenchmark,
-    PoserBenchmark,
-    balanced,
-    without_critical_fact,
-)
+from fa_lightning.scenarios.benchmark import SINGLE_PAIR, Benchmark, balanced, without_critical_fact
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
+from fa_lightning.scenarios.poser.benchmark import PoserBenchmark
 from fa_lightning.scenarios.poser.source import PoserScenarios
 from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario, group_of
 from fa_lightning.scenarios.splits import prompt_key
@@ -90,7 +84,7 @@ class TestBalanced:
 
 @pytest.fixture(scope="module")
 def embedded():
-    return EmbeddedBenchmark().load()
+    return EmbeddedScenarios().benchmark().load()
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +99,7 @@ class TestEmbedded:
             assert letters(part) == {"A": 80, "B": 80}
             assert Counter(one.oversight.value for one in part) == {"good": 107, "neutral": 53}
             assert all((without_critical_fact(one) is None) == (one.oversight.value == "neutral") for one in part)
-        assert embedded.pairs == {EMBEDDED_PAIR: tuple(range(160))}
+        assert embedded.pairs == {SINGLE_PAIR: tuple(range(160))}
 
     @pytest.mark.parametrize("train", [4000, 6000])
     def test_no_variant_and_no_decoy_was_trained_on_any_of_it(self, embedded, train):
@@ -120,20 +114,21 @@ class TestEmbedded:
     def test_another_seed_would_leak(self):
         # What makes the test above able to fail.
         groups = {one.group for one in EmbeddedScenarios(train=4000, seed=0).load().train}
-        assert any(one.group in groups for one in EmbeddedBenchmark(seed=1).load().scored)
+        assert any(one.group in groups for one in EmbeddedScenarios(seed=1).benchmark().load().scored)
 
     def test_the_same_at_every_call(self, embedded):
-        again = EmbeddedBenchmark().load()
+        again = EmbeddedScenarios().benchmark().load()
         assert (again.scored, again.reference) == (embedded.scored, embedded.reference)
-        assert EmbeddedBenchmark().fingerprint() == EmbeddedBenchmark().fingerprint()
-        others = [EmbeddedBenchmark(seed=1), EmbeddedBenchmark(scored=80), EmbeddedBenchmark(reference=80)]
-        assert all(one.fingerprint() != EmbeddedBenchmark().fingerprint() for one in others)
+        assert EmbeddedScenarios().benchmark().fingerprint() == EmbeddedScenarios().benchmark().fingerprint()
+        source = EmbeddedScenarios()
+        others = [EmbeddedScenarios(seed=1).benchmark(), source.benchmark(scored=80), source.benchmark(reference=80)]
+        assert all(one.fingerprint() != EmbeddedScenarios().benchmark().fingerprint() for one in others)
 
     @pytest.mark.parametrize("arguments", [{"scored": 7}, {"reference": 0}, {"scored": 10_001}])
     def test_refuses_sizes(self, arguments):
         (name, size) = next(iter(arguments.items()))
         with pytest.raises(ValueError, match=f"{name} is {size}, but must be from 8 to 10000"):
-            EmbeddedBenchmark(**arguments)
+            EmbeddedScenarios().benchmark(**arguments)
 
 
 class TestPoserFiles:

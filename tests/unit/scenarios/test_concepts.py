@@ -7,21 +7,21 @@ import pytest
 from poser_folder import clone, record
 
 from fa_lightning.backbones import curriculum
-from fa_lightning.scenarios.benchmark import EmbeddedBenchmark, PoserBenchmark
 from fa_lightning.scenarios.concepts import (
     COMPETENCE,
     CONCEPTS,
     ETHICAL,
     SECURITY,
     Concept,
-    EmbeddedConcepts,
-    PoserConcepts,
 )
 from fa_lightning.scenarios.embedded import domains as embedded_domains
 from fa_lightning.scenarios.embedded import texts as embedded_texts
 from fa_lightning.scenarios.embedded import themes as embedded_parts
 from fa_lightning.scenarios.embedded import wordings as embedded_wordings
+from fa_lightning.scenarios.embedded.concepts import EmbeddedConcepts
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
+from fa_lightning.scenarios.poser.benchmark import PoserBenchmark
+from fa_lightning.scenarios.poser.concepts import PoserConcepts
 from fa_lightning.scenarios.scenario import POSER_TEMPLATE, group_of
 
 LISTS = {
@@ -90,7 +90,7 @@ class TestEmbedded:
 
     def test_no_text_quotes_a_scenario(self):
         splits = EmbeddedScenarios().load()
-        items = [*EmbeddedBenchmark().load().scored, *splits.train, *splits.validation, *splits.test]
+        items = [*EmbeddedScenarios().benchmark().load().scored, *splits.train, *splits.validation, *splits.test]
         pieces = {squeezed(piece) for one in items for piece in (one.action_a, one.action_b)}
         pieces |= {squeezed(fact.content) for one in items for fact in one.facts}
         for one in EmbeddedConcepts().load():

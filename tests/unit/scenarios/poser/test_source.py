@@ -16,8 +16,9 @@ from fa_lightning.scenarios.poser.files import (
     read_policy_definitions,
     read_poser_file,
 )
+from fa_lightning.scenarios.poser.pooling import regrouped, without_conflicts, without_repeats
 from fa_lightning.scenarios.poser.records import quoted
-from fa_lightning.scenarios.poser.source import PoserScenarios, regrouped, without_conflicts, without_repeats
+from fa_lightning.scenarios.poser.source import PoserScenarios
 from fa_lightning.scenarios.scenario import (
     ALIGNED_POLICIES,
     FAKING_POLICIES,

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from made_up_source import MadeUpSource
 
 from fa_lightning.scenarios.batches import model_inputs
-from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, EmbeddedBenchmark, without_critical_fact
+from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, without_critical_fact
 from fa_lightning.scenarios.concepts import Concept, ConceptSource
+from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import other_letter
 from fa_lightning.studies.detection.data import DetectionDataModule, without_fact
@@ -51,7 +53,7 @@ WARM = Concept("warm", ("It is warm.", "It is hot."), ("It is cold.", "It is icy
 
 @pytest.fixture(scope="module")
 def benchmark_():
-    return EmbeddedBenchmark(scored=24, reference=16).load()
+    return EmbeddedScenarios().benchmark(scored=24, reference=16).load()
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def serve(tiny_tokenizer, benchmark_):
     """`serve("scored", ranks=2, rank=1)` are the batches of a part, as the Trainer's loaders give them."""
 
     def serve(*parts, benchmark=benchmark_, ranks=1, rank=0, concepts=None, **options):
-        data = DetectionDataModule(Given(benchmark), concepts, **({"batch_size": 5} | options))
+        data = DetectionDataModule(MadeUpSource(Given(benchmark), concepts), **({"batch_size": 5} | options))
         module = SimpleNamespace(tokenizer=tiny_tokenizer, pending=[("a detector", part) for part in parts])
         data.trainer = SimpleNamespace(world_size=ranks, global_rank=rank, lightning_module=module)
         loaders = data.test_dataloader()
@@ -222,7 +224,7 @@ class TestConcepts:
         tokenizer.chat_template = tokenizer.chat_template.replace(
             "{% else %}<|assistant|>", "{% else %}<|assistant|><|system|>"
         )
-        data = DetectionDataModule(Given(benchmark_), Texts(CALM))
+        data = DetectionDataModule(MadeUpSource(Given(benchmark_), Texts(CALM)))
         module = SimpleNamespace(tokenizer=tokenizer, pending=[("a detector", part) for part in ("concepts", "scored")])
         data.trainer = SimpleNamespace(world_size=1, global_rank=0, lightning_module=module)
         ends = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|system|>"])
@@ -248,12 +250,12 @@ class TestConcepts:
 @pytest.mark.parametrize("name", ["batch_size", "max_tokens"])
 def test_sizes_that_are_refused(benchmark_, name):
     with pytest.raises(ValueError, match=f"{name} is 0, but must be 1 or more"):
-        DetectionDataModule(Given(benchmark_), **{name: 0})
+        DetectionDataModule(MadeUpSource(Given(benchmark_)), **{name: 0})
 
 
 def test_fingerprint_follows_what_evidence_depends_on(benchmark_):
-    def fingerprint(**options):
-        return DetectionDataModule(Given(benchmark_), **options).fingerprint()
+    def fingerprint(concepts=None, **options):
+        return DetectionDataModule(MadeUpSource(Given(benchmark_), concepts), **options).source_fingerprint()
 
     assert fingerprint() == fingerprint(batch_size=3)
     changed = [fingerprint(max_tokens=9), fingerprint(seed=1), fingerprint(concepts=Texts(CALM))]

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from made_up_source import MadeUpSource
 from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.scenarios.batches import Batch
-from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, EmbeddedBenchmark
+from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource
+from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.detection.data import DetectionDataModule
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence
@@ -111,7 +113,7 @@ def examine(
     **options: Any,
 ) -> DetectionModule:
     module = DetectionModule(list(detectors or [Confidence()]), places, str(folder), **options)
-    serve(module, benchmark or EmbeddedBenchmark(scored=SCORED, reference=8), folder, logger=logger)
+    serve(module, benchmark or EmbeddedScenarios().benchmark(scored=SCORED, reference=8), folder, logger=logger)
     return module
 
 
@@ -126,7 +128,7 @@ def serve(module: DetectionModule, benchmark: BenchmarkSource, folder: Path, **o
         default_root_dir=folder,
         **options,
     )
-    trainer.test(module, datamodule=DetectionDataModule(benchmark, batch_size=6), verbose=False)
+    trainer.test(module, datamodule=DetectionDataModule(MadeUpSource(benchmark), batch_size=6), verbose=False)
 
 
 def trio() -> list[Detector]:
@@ -246,10 +248,10 @@ def test_what_was_measured_is_kept_until_something_changes(
     # Another argument of one detector.
     assert again(power=3.0) == [0, batches[1]]
     # Other scenarios, and another adapter under the same name.
-    assert min(again(3.0, benchmark=EmbeddedBenchmark(scored=SCORED + 2, reference=8))) > 0
-    assert again(3.0, benchmark=EmbeddedBenchmark(scored=SCORED + 2, reference=8)) == [0, 0]
+    assert min(again(3.0, benchmark=EmbeddedScenarios().benchmark(scored=SCORED + 2, reference=8))) > 0
+    assert again(3.0, benchmark=EmbeddedScenarios().benchmark(scored=SCORED + 2, reference=8)) == [0, 0]
     make_variant(root / "faking-0" / "adapter", "faking", 77)
-    assert min(again(3.0, benchmark=EmbeddedBenchmark(scored=SCORED + 2, reference=8))) > 0
+    assert min(again(3.0, benchmark=EmbeddedScenarios().benchmark(scored=SCORED + 2, reference=8))) > 0
 
 
 def widest(text: str) -> int:
@@ -330,7 +332,7 @@ class TwoPairs(BenchmarkSource):
 
     @override
     def load(self) -> Benchmark:
-        found = EmbeddedBenchmark(scored=SCORED, reference=8).load()
+        found = EmbeddedScenarios().benchmark(scored=SCORED, reference=8).load()
         return Benchmark(found.scored, found.reference, {"saint_and_money": (0, 1, 2), "genie_and_money": (3, 4)})
 
     @override
@@ -441,7 +443,7 @@ def test_a_population_that_was_measured_otherwise_is_warned_of_or_refused(
     place, population = str(four / "faking-1"), str(found[0])
     with pytest.warns(UserWarning, match="other arguments of confidence"):
         examine([place], tmp_path / "one", [Confidence(2.0)], population=population)
-    more = EmbeddedBenchmark(scored=SCORED + 2, reference=8)
+    more = EmbeddedScenarios().benchmark(scored=SCORED + 2, reference=8)
     with pytest.warns(UserWarning, match=r"other scenarios or another backbone \(they differ in .*\): its numbers"):
         examine([place], tmp_path / "two", benchmark=more, population=population)
     with pytest.raises(ValueError, match=r"examined with confidence, squared confidence, noise.*has foreign"):
@@ -486,7 +488,7 @@ def test_a_module_is_tested_twice_on_other_scenarios_and_never_on_some(four: Pat
     module = DetectionModule([Confidence()], [str(four / "aligned-0"), str(four / "faking-0")], str(tmp_path / "run"))
 
     def rows(scored: int, **options: Any) -> int:
-        serve(module, EmbeddedBenchmark(scored=scored, reference=8), tmp_path, logger=False, **options)
+        serve(module, EmbeddedScenarios().benchmark(scored=scored, reference=8), tmp_path, logger=False, **options)
         return len(module.evidence["confidence"]["faking-0"]["sure"])
 
     assert (rows(16), rows(24)) == (16, 24)

@@ -24,7 +24,7 @@ from tiny_examination import (
 from tiny_twins import hooks_on
 from typing_extensions import override
 
-from fa_lightning.scenarios.benchmark import Benchmark, EmbeddedBenchmark
+from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource
 from fa_lightning.studies.detection.detectors.induced_belief import InducedBelief
 
 
@@ -71,23 +71,27 @@ def test_a_steered_subject_keeps_its_steering(twins: Any) -> None:
     assert hooks_on(twins.model) == 0
 
 
-class FactsLost(EmbeddedBenchmark):
+class FactsLost(BenchmarkSource):
     """No reference prompt has a critical fact."""
 
     @override
     def load(self) -> Benchmark:
-        found = super().load()
+        found = small().load()
         reference = [
             dataclasses.replace(one, facts=tuple(dataclasses.replace(fact, kind="normal") for fact in one.facts))
             for one in found.reference
         ]
         return dataclasses.replace(found, reference=reference)
 
+    @override
+    def fingerprint(self) -> dict[str, str]:
+        return {}
+
 
 def test_reference_prompts_without_facts_are_refused(twins: Any) -> None:
     words = r"0 of the 24 reference prompts have a critical fact.*induced belief needs at least 8"
     with pytest.raises(ValueError, match=words):
-        examined(InducedBelief(), twins, benchmark=FactsLost(scored=16, reference=24))
+        examined(InducedBelief(), twins, benchmark=FactsLost())
     assert hooks_on(twins.model) == 0
 
 

@@ -7,8 +7,8 @@ from tiny_twins import layers_of
 from fa_lightning.activations.sites import Site
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.scenarios.batches import Example, collate
-from fa_lightning.scenarios.benchmark import EmbeddedBenchmark
-from fa_lightning.scenarios.concepts import EmbeddedConcepts
+from fa_lightning.scenarios.embedded.concepts import EmbeddedConcepts
+from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import answer_format, prompt_ids
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.detection.detectors.suspicious_concepts import SuspiciousConcepts
@@ -25,7 +25,7 @@ def concepts():
 
 @pytest.fixture(scope="module")
 def messages():
-    return [one.message() for one in EmbeddedBenchmark(scored=8, reference=8).load().scored]
+    return [one.message() for one in EmbeddedScenarios().benchmark(scored=8, reference=8).load().scored]
 
 
 def batches_of(tokenizer, texts, size, **extra):
