@@ -232,7 +232,7 @@ class TestConcepts:
             assert all(ids[-2:] == ends for ids in prompts(list(loader)).values())
 
     def test_without_a_source(self, serve):
-        with pytest.raises(ValueError, match=r"asks for concepts, but data\.init_args\.concepts is not set"):
+        with pytest.raises(ValueError, match="asks for concepts, but MadeUpSource has none"):
             serve("concepts")
 
     def test_texts_that_are_too_long(self, serve, tiny_tokenizer, caplog):
