@@ -35,7 +35,7 @@ def test_a_padding_token_one_past_the_rows_is_refused_and_template_tells(padded:
         ValueError, match=rf"'\[PAD\]' has the id {rows}, but the model's embedding has {rows} rows \(0 to"
     ):
         prompt_ids(tokenizer, "Hello")
-    assert main(["--model", str(padded)]) == 1
+    assert main(["--backbone", str(padded)]) == 1
     assert f"has the id {rows}, but" in " ".join(capsys.readouterr().out.split())
 
 
@@ -77,7 +77,7 @@ def test_prompts_beyond_the_positions_are_refused_and_template_tells(make_backbo
     # What max_tokens leaves out needs no position.
     short = [item for item in splits.neutral_train if len(prompt_ids(tokenizer, item.message())) <= 64]
     assert make_examples([*short, splits.train[0]], tokenizer, answers, max_tokens=64)
-    assert main(["--model", folder]) == 1
+    assert main(["--backbone", folder]) == 1
     assert "max_position_embeddings is 64" in " ".join(capsys.readouterr().out.split())
 
 
