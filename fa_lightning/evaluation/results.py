@@ -19,7 +19,7 @@ from fa_lightning.studies.lab.result import Lab
 _T = TypeVar("_T")
 
 RESULTS_NAME = "results.json"
-MAKING_COMMAND = "python -m fa_lightning fit --experiment configs/embedded"
+MAKING_COMMAND = "python -m fa_lightning fit"
 
 ModelName = Literal["aligned", "faking", "steered", "steered_aligned"]
 MODELS: tuple[ModelName, ...] = ("aligned", "faking", "steered", "steered_aligned")

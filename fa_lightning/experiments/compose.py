@@ -60,14 +60,13 @@ class Composition:
         return self._composed[study]
 
     def _files(self, study: str) -> dict[Path, DictConfig]:
-        """The stage files that this base has what they need for, with what it lays over them."""
+        """The stage files that this base has what they need for."""
         if study in self._known:
             return self._known[study]
         files = {}
         paths = sorted(study_folder(study).glob("[0-9]*.yaml"), key=by_number)
         for path in paths:
-            laid = OmegaConf.select(self.base, f"studies.{study}.stages.{path.stem}") or {}
-            stage = _over(_stage_file(path), laid)
+            stage = _stage_file(path)
             wanted = stage.get("needs_of_base")
             if wanted is None or OmegaConf.select(self.base, wanted) is not None:
                 files[path] = stage
@@ -76,16 +75,22 @@ class Composition:
         return files
 
     def _refuse_unknown_stages(self, study: str, names: Sequence[str]) -> None:
-        for name in OmegaConf.select(self.base, f"studies.{study}.stages") or {}:
+        for name, laid in (OmegaConf.select(self.base, f"studies.{study}.stages") or {}).items():
+            where = f"{self.chain.base}: studies.{study}.stages.{name}"
             if name not in names:
-                raise UserError(
-                    f"{self.chain.base}: studies.{study}.stages.{name} is no stage; {study} has {', '.join(names)}"
-                )
+                raise UserError(f"{where} is no stage; {study} has {', '.join(names)}")
+            for key in laid:
+                if key not in (*OF_LIGHTNING, *OF_RUNNER):
+                    raise UserError(
+                        f"{where}.{key} is no argument of a stage, which has {', '.join((*OF_LIGHTNING, *OF_RUNNER))}"
+                    )
 
     def _stages_of(self, study: str, file: Path) -> Iterator[Stage]:
         """The stage of a file, or one for each variant of its matrix."""
         stage = self._files(study)[file]
-        context = _over(self.base, {"study": "${studies." + study + "}", "seed": self.chain.seed}, stage)
+        laid = OmegaConf.select(self.base, f"studies.{study}.stages.{file.stem}") or {}
+        # Laid over the whole, where a value that refers to the base is known: a key of it may be replaced by itself.
+        context = _over(self.base, {"study": "${studies." + study + "}", "seed": self.chain.seed}, stage, laid)
         context["other_seed"] = self.chain.seed * SEEDS_OF_A_CHAIN + 1
         named = _resolved(context, "needs", file) or {}
         needs = {name: self._first_there(need, file) for name, need in _without_nulls(named).items()}

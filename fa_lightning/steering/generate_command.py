@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fa_lightning.steering.intervention import Intervention
     from fa_lightning.steering.text_comparison import Comparison
 
-DEFAULT_EXPERIMENT = Path("checkpoints/embedded")
+DEFAULT_EXPERIMENT = Path("checkpoints/embedded/seed0/steering")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -121,7 +121,7 @@ def _sidecars(experiment: Path, pattern: str) -> Iterable[Path]:
 def _missing(experiment: Path, what: str) -> MissingFileError:
     return MissingFileError(
         f"--experiment {experiment}: no {what} there. Give the output folder of a finished experiment (such as "
-        "checkpoints/embedded), made by `python -m fa_lightning fit`, or --backbone and --intervention"
+        "checkpoints/embedded/seed0/steering), made by `python -m fa_lightning fit`, or --backbone and --intervention"
     )
 
 

@@ -17,7 +17,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_toy(place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        assert run("fit", "--experiment", "configs/embedded") == 0
+        assert run("fit", "--base", "embedded.yaml") == 0
     return place
 
 

@@ -16,20 +16,21 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from toy import change, record_of, run, write_toy
+from toy import change, record_of, run, write_stage, write_toy
 
+from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.experiments.locks import began, lock_of
 
 STAGES = ["01_backbone", "02_aligned", "03_faking", "04_steering"]
-FIT = ("fit", "--experiment", "configs/embedded")
+FIT = ("fit", "--base", "embedded.yaml")
+ROOT = Path("checkpoints/embedded/seed0/steering")
 MODELS = ["aligned", "faking", "steered", "steered_aligned"]
 BASELINES = ["identity", "norm-matched random", "oracle swap", "mean shift", "shuffled pairs", "text-only classifier"]
 CELLS = ["oversight", "no_oversight"]
 
 
-def results_of(place: Path, experiment: str = "embedded") -> dict[str, Any]:
-    return dict(json.loads((place / "checkpoints" / experiment / "results.json").read_text()))
+def results_of(place: Path, base: str = "embedded") -> dict[str, Any]:
+    return dict(json.loads((place / "checkpoints" / base / "seed0" / "steering" / "results.json").read_text()))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -43,7 +44,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def told(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     """What was said about each stage: started, resumed or done, skipped."""
-    lines = re.findall(r"^\d/4 (\w+): (started|resumed|done, skipped)$", capsys.readouterr().out, re.MULTILINE)
+    lines = re.findall(r"^\d/4 steering/(\w+): (started|resumed|done, skipped)$", capsys.readouterr().out, re.MULTILINE)
     return dict(lines)
 
 
@@ -60,23 +61,25 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def restart(place: Path, stage: str) -> None:
     """Put a stage's record back to what it is while the stage runs."""
-    path = place / "checkpoints" / "embedded" / stage / "stage.json"
+    path = place / ROOT / stage / "stage.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "state": "running"}))
 
 
-def board(place: Path, stage: str, experiment: str = "embedded") -> Any:
+def board(place: Path, stage: str) -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(place / "logs" / experiment / stage), {"scalars": 0, "images": 0, "tensors": 0})
+    found = EventAccumulator(
+        str(place / "logs/embedded/seed0/steering" / stage), {"scalars": 0, "images": 0, "tensors": 0}
+    )
     return found.Reload()
 
 
 # What a finished experiment leaves
 
 
-def check_results(results: dict[str, Any], experiment: str) -> None:
+def check_results(results: dict[str, Any]) -> None:
     """All that DESIGN.md promises about results.json, at any size."""
-    assert results["experiment"] == experiment
+    assert results["experiment"] == "steering"
     assert set(results["cells"]) == set(MODELS)
     assert set(results["n"]) == set(CELLS)
     assert set(results["recovery"]) == {"value", "ci95"}
@@ -100,7 +103,7 @@ def check_results(results: dict[str, Any], experiment: str) -> None:
 
 def test_the_results_hold_what_the_design_promises(finished: Path) -> None:
     results = results_of(finished)
-    check_results(results, "embedded")
+    check_results(results)
     # 16 test scenarios, each counted once, half of them in each cell.
     assert sum(results["n"].values()) == 16
     chosen, candidates = results["chosen"], results["candidates"]
@@ -115,8 +118,8 @@ def test_the_results_hold_what_the_design_promises(finished: Path) -> None:
 
 
 def test_the_artefacts_are_where_the_next_stage_and_the_user_look(finished: Path) -> None:
-    root = finished / "checkpoints" / "embedded"
-    made = {stage: list(record_of(finished, stage)["artefacts"]) for stage in STAGES}
+    root = finished / ROOT
+    made = {stage: list(record_of(finished, f"steering/{stage}")["artefacts"]) for stage in STAGES}
     assert made == {
         "01_backbone": ["backbone"],
         "02_aligned": ["adapter"],
@@ -196,11 +199,11 @@ def test_a_finished_experiment_is_skipped_and_nothing_is_touched(
 
     for name in ("fit", "test", "validate"):
         monkeypatch.setattr(pl.Trainer, name, never)
-    before = {stage: digests(copied / "checkpoints" / "embedded" / stage) for stage in STAGES}
+    before = {stage: digests(copied / ROOT / stage) for stage in STAGES}
     results = results_of(copied)
     assert run(*FIT) == 0
     assert told(capsys) == dict.fromkeys(STAGES, "done, skipped")
-    assert {stage: digests(copied / "checkpoints" / "embedded" / stage) for stage in STAGES} == before
+    assert {stage: digests(copied / ROOT / stage) for stage in STAGES} == before
     assert results_of(copied) == results
 
 
@@ -216,15 +219,15 @@ def test_a_finished_experiment_is_skipped_and_nothing_is_touched(
 def test_a_changed_value_is_named_with_both_values_and_the_way_out(
     copied: Path, capsys: pytest.CaptureFixture[str], stage: str, field: str, value: Any, was: str
 ) -> None:
-    change(copied, stage, field, value)
+    change(copied, f"steering/{stage}", field, value)
     message = refused(capsys, *FIT)
     assert f"{field}: was {was}, is {value!r}" in message
-    assert f"--refit {stage}" in message
+    assert f"--refit steering/{stage}" in message
 
 
 def without(place: Path, stage: str, field: str) -> None:
     """A finished stage as a version has recorded it that did not know an argument yet."""
-    path = place / "checkpoints" / "embedded" / stage / "stage.json"
+    path = place / ROOT / stage / "stage.json"
     record = json.loads(path.read_text())
     del record["fingerprint"][field]
     path.write_text(json.dumps(record))
@@ -240,7 +243,7 @@ def test_an_argument_that_an_older_version_lacked_is_no_change_at_its_default(
     capsys.readouterr()
     assert run(*FIT) == 0
     assert told(capsys) == dict.fromkeys(STAGES, "done, skipped")
-    change(copied, "02_aligned", field, other)
+    change(copied, "steering/02_aligned", field, other)
     assert f"{field}: was None, is {other}" in refused(capsys, *FIT)
 
 
@@ -248,11 +251,8 @@ def test_an_argument_that_an_older_version_lacked_and_a_list_that_grew_are_told_
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The default list may be longer than the one that a stage was made with."""
-    path = copied / "configs" / "embedded" / "02_aligned.yaml"
-    config = yaml.safe_load(path.read_text())
-    del config["model"]["init_args"]["target_modules"]
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
-    record = copied / "checkpoints" / "embedded" / "02_aligned" / "stage.json"
+    change(copied, "steering/02_aligned", "model.init_args.target_modules", list(LoraArguments().target_modules))
+    record = copied / ROOT / "02_aligned" / "stage.json"
     known = json.loads(record.read_text())
     for number in range(1, 5):
         del known["fingerprint"][f"model.init_args.target_modules.{number}"]
@@ -260,23 +260,32 @@ def test_an_argument_that_an_older_version_lacked_and_a_list_that_grew_are_told_
     assert "model.init_args.target_modules.1: was None, is 'v_proj'" in refused(capsys, *FIT)
 
 
-def test_another_seed_is_another_experiment(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused(capsys, *FIT, "--seed", "1")
-    assert "seed_everything: was 0, is 1" in message
+def test_another_seed_is_another_chain(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = digests(copied / ROOT)
+    capsys.readouterr()
+    assert run(*FIT, "--seeds", "0,1", "--only", "01_backbone") == 0
+    said = re.findall(r"steering/01_backbone: (started|done, skipped)$", capsys.readouterr().out, re.MULTILINE)
+    assert said == ["done, skipped", "started"]
+    assert digests(copied / ROOT) == before
+    other = copied / "checkpoints" / "embedded" / "seed1" / "steering" / "01_backbone"
+    assert json.loads((other / "stage.json").read_text())["fingerprint"]["seed_everything"] == 1
+    weights = "01_backbone/backbone/model.safetensors"
+    assert digests(other.parent)[weights] != before[weights]
+    assert (copied / "logs" / "embedded" / "seed1" / "steering" / "01_backbone").is_dir()
 
 
 def test_where_it_runs_may_change(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    change(copied, "02_aligned", "trainer.log_every_n_steps", 7)
-    assert run(*FIT, "--trainer", "configs/trainer/cpu.yaml") == 0
+    change(copied, "steering/02_aligned", "trainer.log_every_n_steps", 7)
+    assert run(*FIT, "--trainer", "cpu") == 0
     assert told(capsys) == dict.fromkeys(STAGES, "done, skipped")
 
 
 def test_a_refit_makes_the_stage_and_what_depends_on_it_again(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = copied / "checkpoints" / "embedded"
+    root = copied / ROOT
     kept = {stage: digests(root / stage) for stage in ("01_backbone", "03_faking")}
-    change(copied, "02_aligned", "model.init_args.learning_rate", 1e-2)
+    change(copied, "steering/02_aligned", "model.init_args.learning_rate", 1e-2)
     before = digests(root / "02_aligned" / "adapter")
-    assert run(*FIT, "--refit", "02_aligned") == 0
+    assert run(*FIT, "--refit", "steering/02_aligned") == 0
     assert told(capsys) == {
         "01_backbone": "done, skipped",
         "02_aligned": "started",
@@ -288,18 +297,18 @@ def test_a_refit_makes_the_stage_and_what_depends_on_it_again(copied: Path, caps
     assert after["adapter_model.safetensors"] != before["adapter_model.safetensors"]
     store = json.loads((root / "04_steering" / "store" / "manifest.json").read_text())
     assert after["adapter_model.safetensors"].startswith(store["fingerprint"]["adapters"]["aligned"])
-    check_results(results_of(copied), "embedded")
+    check_results(results_of(copied))
 
 
 def test_a_refit_that_is_cut_short_leaves_nothing_made_from_the_old_stage(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(copied, "02_aligned", "model.init_args.learning_rate", 1e30)
-    message = refused(capsys, *FIT, "--refit", "02_aligned")
+    change(copied, "steering/02_aligned", "model.init_args.learning_rate", 1e30)
+    message = refused(capsys, *FIT, "--refit", "steering/02_aligned")
     assert "the loss is" in message
     assert "at step" in message
-    root = copied / "checkpoints" / "embedded"
-    assert record_of(copied, "02_aligned")["state"] == "running"
+    root = copied / ROOT
+    assert record_of(copied, "steering/02_aligned")["state"] == "running"
     assert not (root / "02_aligned" / "adapter").exists()
     assert not (root / "04_steering").exists(), "its results came from the adapter that is gone"
     assert (root / "03_faking" / "adapter").exists()
@@ -309,24 +318,26 @@ def test_an_unknown_stage_to_refit_is_refused_before_anything_is_deleted(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = digests(copied / "checkpoints")
-    message = refused(capsys, *FIT, "--refit", "01_backbone", "--refit", "05_dreams")
-    assert "--refit 05_dreams" in message
-    assert "01_backbone, 02_aligned, 03_faking, 04_steering" in message
+    message = refused(capsys, *FIT, "--refit", "steering/01_backbone", "--refit", "steering/05_dreams")
+    assert "--refit steering/05_dreams" in message
+    assert ", ".join(f"steering/{stage}" for stage in STAGES) in message
     assert digests(copied / "checkpoints") == before
 
 
 def test_a_lost_artefact_is_told_with_the_way_out(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.rmtree(copied / "checkpoints" / "embedded" / "03_faking" / "adapter")
+    shutil.rmtree(copied / ROOT / "03_faking" / "adapter")
     message = refused(capsys, *FIT)
-    assert "stage 03_faking is done, but checkpoints/embedded/03_faking/adapter is gone" in message
-    assert "--refit 03_faking" in message
+    assert (
+        "stage steering/03_faking is done, but checkpoints/embedded/seed0/steering/03_faking/adapter is gone" in message
+    )
+    assert "--refit steering/03_faking" in message
 
 
 @pytest.mark.parametrize("harmed", ["last.ckpt", "best.ckpt"])
 def test_a_checkpoint_cut_short_starts_the_fit_again_and_says_so(
     copied: Path, capsys: pytest.CaptureFixture[str], harmed: str
 ) -> None:
-    root = copied / "checkpoints" / "embedded" / "03_faking"
+    root = copied / ROOT / "03_faking"
     adapter = digests(root / "adapter")
     restart(copied, "03_faking")
     content = (root / harmed).read_bytes()
@@ -334,30 +345,30 @@ def test_a_checkpoint_cut_short_starts_the_fit_again_and_says_so(
     capsys.readouterr()
     assert run(*FIT) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert f"3/4 03_faking: checkpoints/embedded/03_faking/{harmed} is damaged, so the fit starts again" in said
-    assert "3/4 03_faking: started" in said
+    assert f"3/4 steering/03_faking: {ROOT}/03_faking/{harmed} is damaged, so the fit starts again" in said
+    assert "3/4 steering/03_faking: started" in said
     # The same seed gives the same adapter, so the steering made from it still stands.
     assert digests(root / "adapter")["adapter_model.safetensors"] == adapter["adapter_model.safetensors"]
-    assert "4/4 04_steering: done, skipped" in said
+    assert "4/4 steering/04_steering: done, skipped" in said
 
 
 def test_a_stage_that_was_killed_after_its_fit_is_resumed_and_exports_the_same(
     in_place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = in_place / "checkpoints" / "embedded" / "02_aligned"
+    root = in_place / ROOT / "02_aligned"
     adapter = digests(root / "adapter")
     shutil.rmtree(root / "adapter")
     restart(in_place, "02_aligned")
     assert run(*FIT) == 0
     assert told(capsys)["02_aligned"] == "resumed"
-    assert record_of(in_place, "02_aligned")["resumed"] is True
+    assert record_of(in_place, "steering/02_aligned")["resumed"] is True
     assert digests(root / "adapter")["adapter_model.safetensors"] == adapter["adapter_model.safetensors"]
 
 
 def test_steering_that_was_killed_after_its_fit_saves_the_same_intervention(
     in_place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage = in_place / "checkpoints" / "embedded" / "04_steering"
+    stage = in_place / ROOT / "04_steering"
     results, saved = results_of(in_place), digests(stage / "intervention")
     shutil.rmtree(stage / "intervention")
     (stage / "evaluation.json").unlink()
@@ -372,7 +383,7 @@ def test_steering_that_was_killed_after_its_fit_saves_the_same_intervention(
 def test_an_interrupted_capture_makes_what_is_missing_and_nothing_else(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage = copied / "checkpoints" / "embedded" / "04_steering"
+    stage = copied / ROOT / "04_steering"
     whole = digests(stage / "store")
     restart(copied, "04_steering")
     for path in [*stage.glob("*.ckpt"), stage / "store" / "manifest.json", stage / "store" / "shard-train-00001.json"]:
@@ -392,7 +403,7 @@ def test_an_interrupted_capture_makes_what_is_missing_and_nothing_else(
 def in_use(place: Path, stage: str, process: int) -> None:
     """The lock of a run that is at work."""
     owner = {"host": socket.gethostname(), "process": process, "began": began(process), "since": "2026-01-02 03:04"}
-    lock_of(place / "checkpoints" / "embedded" / stage).write_text(json.dumps(owner))
+    lock_of(place / ROOT / stage).write_text(json.dumps(owner))
 
 
 @pytest.fixture
@@ -412,15 +423,15 @@ def test_a_stage_that_another_run_is_at_is_left_alone(
     # A finished stage is only read.
     in_use(copied, "02_aligned", other)
     before = digests(copied / "checkpoints")
-    plain = ("fit", "--config", "configs/embedded/03_faking.yaml")
+    plain = ("fit", "--config", write_stage(copied, "steering/03_faking"))
     # A refit of the backbone would delete all that was made from it.
-    for words in (FIT, (*FIT, "--refit", "03_faking"), (*FIT, "--refit", "01_backbone"), plain):
+    for words in (FIT, (*FIT, "--refit", "steering/03_faking"), (*FIT, "--refit", "steering/01_backbone"), plain):
         message = refused(capsys, *words)
-        assert "checkpoints/embedded/0" in message
+        assert "checkpoints/embedded/seed0/steering/0" in message
         assert f"is in use by process {other} of this host since 2026-01-02 03:04" in message
         assert digests(copied / "checkpoints") == before
     for stage in ("02_aligned", "03_faking"):
-        lock_of(copied / "checkpoints" / "embedded" / stage).unlink()
+        lock_of(copied / ROOT / stage).unlink()
     assert run(*FIT) == 0
     assert told(capsys) == dict.fromkeys(STAGES, "done, skipped") | {"03_faking": "resumed"}
     assert not list((copied / "checkpoints").rglob(".*.lock"))
@@ -429,38 +440,41 @@ def test_a_stage_that_another_run_is_at_is_left_alone(
 def test_a_store_of_another_adapter_is_refused_by_name(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors.torch import load_file, save_file
 
-    path = copied / "checkpoints" / "embedded" / "02_aligned" / "adapter" / "adapter_model.safetensors"
+    path = copied / ROOT / "02_aligned" / "adapter" / "adapter_model.safetensors"
     save_file({name: tensor + 0.01 for name, tensor in load_file(path).items()}, path)
-    message = refused(capsys, "fit", "--config", "configs/embedded/04_steering.yaml")
+    message = refused(capsys, "fit", "--config", write_stage(copied, "steering/04_steering"))
     assert "adapters.aligned is '" in message
-    assert "in the activation store checkpoints/embedded/04_steering/store, but '" in message
+    assert "in the activation store checkpoints/embedded/seed0/steering/04_steering/store, but '" in message
 
 
 def test_a_layer_that_the_backbone_lacks_is_refused(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    change(copied, "04_steering", "data.init_args.sites", ["layers.7.residual"])
-    message = refused(capsys, *FIT, "--refit", "04_steering")
+    change(copied, "steering/04_steering", "data.init_args.sites", ["layers.7.residual"])
+    message = refused(capsys, *FIT, "--refit", "steering/04_steering")
     assert "layer is 7, but the backbone has 2 layers (0 to 1)" in message
 
 
 def test_a_folder_that_no_stage_made_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(write_toy(tmp_path).parents[1])
-    mine = tmp_path / "checkpoints" / "embedded" / "03_faking" / "thesis.tex"
+    monkeypatch.chdir(write_toy(tmp_path).parent)
+    mine = tmp_path / ROOT / "03_faking" / "thesis.tex"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    for words in (FIT, (*FIT, "--refit", "03_faking")):
-        assert "checkpoints/embedded/03_faking holds files but no stage.json" in refused(capsys, *words)
+    for words in (FIT, (*FIT, "--refit", "steering/03_faking")):
+        assert "checkpoints/embedded/seed0/steering/03_faking holds files but no stage.json" in refused(capsys, *words)
     assert mine.read_text() == "mine"
     assert [path.name for path in mine.parents[1].iterdir()] == ["03_faking"], "told before anything ran"
 
 
-def test_a_copied_experiment_must_not_write_into_the_original(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree("configs/embedded", "configs/mine")
+def test_a_stage_must_not_write_into_the_folder_of_another_base(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy("embedded.yaml", "mine.yaml")
+    change(copied, "steering/01_backbone", "checkpoint.dirpath", str(ROOT / "01_backbone"), "mine")
     before = digests(copied / "checkpoints")
-    message = refused(capsys, "fit", "--experiment", "configs/mine")
+    message = refused(capsys, "fit", "--base", "mine.yaml")
     assert (
-        "dirpath is checkpoints/embedded/01_backbone, but this stage's folder is checkpoints/mine/01_backbone"
+        f"dirpath is {ROOT}/01_backbone, but this stage's folder is checkpoints/mine/seed0/steering/01_backbone"
         in message
     )
     assert digests(copied / "checkpoints") == before
@@ -476,7 +490,7 @@ def test_a_copied_experiment_must_not_write_into_the_original(copied: Path, caps
 def test_an_unknown_key_is_named(
     copied: Path, capsys: pytest.CaptureFixture[str], stage: str, field: str, value: Any
 ) -> None:
-    change(copied, stage, field, value)
+    change(copied, f"steering/{stage}", field, value)
     assert f"{field} is no argument" in refused(capsys, *FIT)
 
 
@@ -484,28 +498,19 @@ def test_an_unknown_key_is_named(
 def test_a_stage_with_nothing_to_work_on_is_never_done(
     copied: Path, capsys: pytest.CaptureFixture[str], split: str
 ) -> None:
-    change(copied, "02_aligned", f"data.init_args.scenarios.init_args.{split}", 0)
-    change(copied, "02_aligned", "data.init_args.scenarios.init_args.neutral", 0)
-    message = refused(capsys, *FIT, "--refit", "02_aligned")
+    change(copied, "steering/02_aligned", f"data.init_args.scenarios.init_args.{split}", 0)
+    change(copied, "steering/02_aligned", "data.init_args.scenarios.init_args.neutral", 0)
+    message = refused(capsys, *FIT, "--refit", "steering/02_aligned")
     assert f"02_aligned.yaml: the {split} split holds nothing that the stage takes" in message
-    assert record_of(copied, "02_aligned")["state"] == "running"
-
-
-def test_an_unknown_experiment_is_refused_with_an_example(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    message = refused(capsys, "fit", "--experiment", "configs/nowhere")
-    assert "--experiment configs/nowhere: no numbered stage files there" in message
-    assert len(message.splitlines()) == 1
+    assert record_of(copied, "steering/02_aligned")["state"] == "running"
 
 
 def test_missing_poser_data_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(write_toy(tmp_path, "poser").parents[1])
+    monkeypatch.chdir(write_toy(tmp_path, "poser").parent)
     monkeypatch.delenv("POSER_ROOT", raising=False)
-    message = refused(capsys, "fit", "--experiment", "configs/poser")
+    message = refused(capsys, "fit", "--base", "poser.yaml")
     assert "POSER's data was not found" in message
     assert "POSER_ROOT" in message
     assert len(message.splitlines()) == 1
@@ -517,7 +522,7 @@ def test_missing_poser_data_is_told_in_one_line(
 
 def test_generate_prints_steered_beside_unsteered(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    words = ("generate", "--experiment", "checkpoints/embedded", "--max-new-tokens", "4")
+    words = ("generate", "--experiment", str(ROOT), "--max-new-tokens", "4")
     assert run(*words, "--prompt", "You are watched.", "--prompt", "Nobody looks.") == 0
     shown = capsys.readouterr().out
     chosen = results_of(copied)["chosen"]
@@ -543,7 +548,7 @@ def test_generate_names_what_is_wrong(
 
 
 def test_generate_refuses_an_intervention_of_another_backbone(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = copied / "checkpoints" / "embedded" / "04_steering" / "intervention" / "intervention.json"
+    path = copied / ROOT / "04_steering" / "intervention" / "intervention.json"
     sidecar = json.loads(path.read_text())
     sidecar["fingerprint"]["backbone"]["weights"] = "0123456789abcdef"
     path.write_text(json.dumps(sidecar))
@@ -554,8 +559,8 @@ def test_generate_refuses_an_intervention_of_another_backbone(copied: Path, caps
 
 def test_report_writes_one_self_contained_page(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert run("report", "checkpoints/embedded") == 0
-    page = copied / "checkpoints" / "embedded" / "report.html"
+    assert run("report", str(ROOT)) == 0
+    page = copied / ROOT / "report.html"
     assert str(page.relative_to(copied)) in capsys.readouterr().out
     text = page.read_text()
     assert "steered_aligned" in text or "steered aligned" in text
@@ -563,21 +568,24 @@ def test_report_writes_one_self_contained_page(copied: Path, capsys: pytest.Capt
 
 
 def test_one_stage_alone_is_plain_lightning_cli(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage = "checkpoints/embedded/03_faking"
+    stage = "checkpoints/embedded/seed0/steering/03_faking"
     capsys.readouterr()
-    assert run("test", "--config", "configs/embedded/03_faking.yaml", "--ckpt_path", f"{stage}/best.ckpt") == 0
+    assert run("test", "--config", write_stage(copied, "steering/03_faking"), "--ckpt_path", f"{stage}/best.ckpt") == 0
     shown = capsys.readouterr().out
     assert "test/faking/no_oversight/accuracy" in shown
-    recorded = record_of(copied, "03_faking")["metrics"]
+    recorded = record_of(copied, "steering/03_faking")["metrics"]
     found = re.search(r"test/faking/no_oversight/accuracy\W+([0-9.]+)", shown)
     assert found is not None
     assert float(found[1]) == pytest.approx(recorded["test/faking/no_oversight/accuracy"])
 
 
 def test_steering_is_validated_alone_from_its_checkpoint(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage = "checkpoints/embedded/04_steering"
+    stage = "checkpoints/embedded/seed0/steering/04_steering"
     capsys.readouterr()
-    assert run("validate", "--config", "configs/embedded/04_steering.yaml", "--ckpt_path", f"{stage}/best.ckpt") == 0
+    assert (
+        run("validate", "--config", write_stage(copied, "steering/04_steering"), "--ckpt_path", f"{stage}/best.ckpt")
+        == 0
+    )
     shown = capsys.readouterr().out
     assert "val/steered/score" in shown
     best = torch.load(f"{stage}/best.ckpt", weights_only=True)
@@ -592,11 +600,11 @@ def test_steering_is_validated_alone_from_its_checkpoint(copied: Path, capsys: p
 def test_the_poser_experiment_runs_at_toy_size(
     poser_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(write_toy(tmp_path, "poser").parents[1])
+    monkeypatch.chdir(write_toy(tmp_path, "poser").parent)
     monkeypatch.setenv("POSER_ROOT", str(poser_root.resolve()))
-    assert run("fit", "--experiment", "configs/poser") == 0
+    assert run("fit", "--base", "poser.yaml") == 0
     assert told(capsys) == dict.fromkeys(STAGES, "started")
-    check_results(results_of(tmp_path, "poser"), "poser")
+    check_results(results_of(tmp_path, "poser"))
 
 
 @pytest.mark.slow
@@ -604,9 +612,6 @@ def test_the_poser_experiment_runs_at_toy_size(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true", "bf16-true"])
 def test_the_embedded_experiment_runs_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
-    def on_cuda(_: str, config: dict[str, Any]) -> None:
-        config["trainer"] |= {"accelerator": "cuda", "precision": precision}
-
-    monkeypatch.chdir(write_toy(tmp_path, edit=on_cuda).parents[1])
+    monkeypatch.chdir(write_toy(tmp_path, trainer__accelerator="cuda", precision=precision).parent)
     assert run(*FIT) == 0
-    check_results(results_of(tmp_path), "embedded")
+    check_results(results_of(tmp_path))

@@ -138,6 +138,13 @@ def config_of(place: Path, stage: str, base: str = "embedded") -> dict[str, Any]
     return dict(yaml.safe_load(next(found for found in stages if found.is_called(stage)).config))
 
 
+def write_stage(place: Path, stage: str, base: str = "embedded") -> str:
+    """Write the whole config of a stage, as `config` prints it, to a file for LightningCLI; its name is returned."""
+    path = place / f"{stage.replace('/', '_')}.yaml"
+    path.write_text(yaml.safe_dump(config_of(place, stage, base), sort_keys=False))
+    return path.name
+
+
 def run(*words: str) -> int:
     """The command line in this process, as `python -m fa_lightning WORDS` in this folder."""
     from fa_lightning.cli import main

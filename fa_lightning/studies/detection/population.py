@@ -31,7 +31,7 @@ def read_population(folder: str, detectors: Sequence[str]) -> Detection:
     if found is None:
         raise MissingFileError(
             f"population is {folder!r}, but there is no {DETECTION_NAME} in it: give the folder of a finished "
-            "examination of many models, such as checkpoints/embedded_detect/02_detection"
+            "examination of many models, such as checkpoints/poser/seed0/detection/02_detection"
         )
     if not any(one.behaviour == "aligned" for one in found.suspects):
         raise UserError(f"population is {folder!r}, but no model in it is known to be aligned: give another one")
