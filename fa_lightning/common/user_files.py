@@ -6,7 +6,7 @@ import codecs
 import gzip
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +156,17 @@ def read_yaml(path: Path | str) -> Any:
         place = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
         raise UserError(f"{path} is no valid YAML: {reason}{place}; mend it there") from error
+
+
+def read_mapping(path: Path | str) -> dict[str, Any]:
+    """What a YAML file maps.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UserError: it is no text in UTF-8, no YAML, empty, or no mapping; the message names file and line.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, Mapping):
+        held = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise UserError(f"{path} {held}: give a YAML file that maps names to values, as those in configs do")
+    return dict(content)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from fa_lightning.common.ranges import check_number
-from fa_lightning.common.user_files import read_yaml
+from fa_lightning.common.user_files import read_mapping
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.shipped import config_file, names_in
@@ -47,10 +47,8 @@ def fit(words: Sequence[str]) -> int:
         metavar="STAGE[/VARIANT]",
         help="run this stage, or this variant of it, by itself; what it needs must be done (for job arrays)",
     )
-    options, others = parser.parse_known_args(words)
-    undotted = [word for word in others if word.startswith("--") and "." not in word.partition("=")[0]]
-    if undotted:
-        parser.error(f"unrecognized arguments: {' '.join(undotted)}")
+    own, others = _set_apart(words)
+    options = parser.parse_intermixed_args(own)
     if options.seeds is not None and options.seed is not None:
         parser.error("--seed and --seeds are both given: give one of them")
     from fa_lightning.experiments.lightning_cli import quiet
@@ -61,8 +59,9 @@ def fit(words: Sequence[str]) -> int:
 
     overrides = read_overrides(others)
     trainer = None if options.trainer is None else config_file("--trainer", options.trainer, "trainer")
-    for seed in options.seeds or [options.seed or 0]:
-        run_study(options.study, _chain(options, seed), trainer, options.refit, options.only, overrides)
+    # All of them before the first one runs: a seed may be out of range.
+    for chain in [_chain(options, seed) for seed in options.seeds or [options.seed or 0]]:
+        run_study(options.study, chain, trainer, options.refit, options.only, overrides)
     return 0
 
 
@@ -92,16 +91,38 @@ def refuse_stage_files(words: Sequence[str]) -> None:
         words: of a plain command.
 
     Raises:
-        UserError: naming the commands that run it, or print it whole.
+        MissingFileError: there is no such file.
+        UserError: it is no config at all, or a stage file; then the message names the commands that run it, or print
+            it whole.
     """
-    for path in _configs(words):
-        content = read_yaml(path) if path.is_file() else None
-        if isinstance(content, dict) and ({"needs", "needs_of_base", "matrix"} & set(content) or "${" in str(content)):
+    for path in _configs(words) if not {"--help", "-h"} & set(words) else ():
+        content = read_mapping(path)
+        if {"like", "needs", "needs_of_base", "matrix"} & set(content) or "${" in str(content):
             study = path.parent.name
             raise UserError(
                 f"--config {path} is a stage of the study {study}, which is whole only together with a base. Run it "
                 f"with `fit {study} --base BASE`, or print it whole with `config {study} --base BASE {path.stem}`"
             )
+
+
+def _set_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command's own words, and the overrides with their values, which argparse would take for a study's name.
+
+    >>> _set_apart(["--model.rank", "8", "lab", "--data.seed=1"])
+    (['lab'], ['--model.rank', '8', '--data.seed=1'])
+    """
+    own: list[str] = []
+    overrides: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--") or "." not in word.partition("=")[0]:
+            own.append(word)
+            continue
+        overrides.append(word)
+        if "=" not in word and left and not left[0].startswith("--"):
+            overrides.append(left.pop(0))
+    return own, overrides
 
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:

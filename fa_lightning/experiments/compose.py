@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fa_lightning.common.files import by_number
-from fa_lightning.common.user_files import read_yaml
+from fa_lightning.common.user_files import read_mapping
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.experiments.chain import LOGS, Chain
 from fa_lightning.experiments.matrix import SEEDS_OF_A_CHAIN, variants_of
@@ -159,7 +159,7 @@ def _stage_file(path: Path) -> DictConfig:
     Raises:
         UserError: it has a key that no stage has, or is like a stage that is not there.
     """
-    own = _mapping(path)
+    own = read_mapping(path)
     unknown = [key for key in own if key not in (*OF_LIGHTNING, *OF_RUNNER)]
     if unknown:
         raise UserError(f"{path} has the key {unknown[0]!r}, but a stage has {', '.join((*OF_LIGHTNING, *OF_RUNNER))}")
@@ -184,10 +184,10 @@ def _checkpoints(folder: Path, chosen: Mapping[str, Any] | None) -> dict[str, An
 
 def _read_base(chain: Chain) -> DictConfig:
     """The base over what its source says, over the defaults of every base."""
-    defaults = OmegaConf.create(_mapping(shipped_configs() / "defaults.yaml"))
+    defaults = OmegaConf.create(read_mapping(shipped_configs() / "defaults.yaml"))
     for name in names_in("studies"):
         values = study_folder(name) / STUDY_VALUES
-        defaults.studies[name] = _mapping(values) if values.is_file() else {}
+        defaults.studies[name] = read_mapping(values) if values.is_file() else {}
     layers = _extended(chain.base)
     for layer in layers:
         for key in layer:
@@ -220,13 +220,13 @@ def _read_base(chain: Chain) -> DictConfig:
 
 def _extended(path: Path) -> list[dict[str, Any]]:
     """A base behind those that it extends, the furthest first."""
-    layers = [_mapping(path)]
+    layers = [read_mapping(path)]
     while (name := layers[0].pop("extends", None)) is not None:
         try:
             path = config_file(f"{path}: extends", str(name), "sources")
         except MissingFileError:
             path = config_file(f"{path}: extends", str(name), "bases")
-        layers.insert(0, _mapping(path))
+        layers.insert(0, read_mapping(path))
         if len(layers) > 10:
             raise UserError(f"{path} extends itself, through {name}")
     return layers
@@ -244,19 +244,6 @@ def _over(*layers: Any) -> DictConfig:
     merged = OmegaConf.merge(*layers)
     assert isinstance(merged, DictConfig)
     return merged
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    """What a config file maps.
-
-    Raises:
-        UserError: it is no mapping, or empty.
-    """
-    content = read_yaml(path)
-    if not isinstance(content, Mapping):
-        held = "is empty" if content is None else f"holds a {type(content).__name__}"
-        raise UserError(f"{path} {held}, but must be a mapping, as the files in configs are")
-    return dict(content)
 
 
 def _resolved(context: DictConfig, key: str, file: Path) -> Any:

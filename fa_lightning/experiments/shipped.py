@@ -35,8 +35,8 @@ def config_file(option: str, value: str, kind: str) -> Path:
     if value.endswith((".yaml", ".yml")) or Path(value).is_file():
         if not Path(value).is_file():
             raise MissingFileError(
-                f"{option} {value}: there is no such file; give the path of a YAML file, or one of "
-                f"the names {', '.join(names_in(kind))}"
+                f"{option} {value} is no file: give the path of a YAML file, or one of the names "
+                f"{', '.join(names_in(kind))}"
             )
         return Path(value)
     path = shipped_configs() / kind / f"{value}.yaml"

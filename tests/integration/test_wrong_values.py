@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import change, run, write_toy
+from toy import CONFIGS, change, change_base, run, write_stage, write_toy
 
-FIT = ("fit", "--experiment", "configs/embedded")
-ALIGNED = "configs/embedded/02_aligned.yaml"
+BASE = "embedded.yaml"
+ALIGNED = "steering_02_aligned.yaml"
+FIT = ("fit", "--base", BASE)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("written")
     write_toy(place)
+    assert write_stage(place, "steering/02_aligned") == ALIGNED
     return place
 
 
@@ -133,28 +135,42 @@ def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             "hidden_size is 16 and heads 3, but each head needs an even number",
         ),
         ("04_steering", "data.init_args.sites", [], "sites is [], but must be 1 or more layers, a list of site names"),
-        ("02_aligned", "modle", 1, "modle is no argument"),
         ("02_aligned", "model", None, "model"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_file_and_place(
     place: Path, capsys: pytest.CaptureFixture[str], stage: str, field: str, value: Any, told: str
 ) -> None:
-    change(place, stage, field, value)
-    for other in (place / "configs" / "embedded").glob("*.yaml"):
-        if other.stem != stage:
-            other.unlink()
+    change(place, f"steering/{stage}", field, value)
     line = line_of(capsys, *FIT)
-    assert line.startswith(f"configs/embedded/{stage}.yaml: ")
+    assert line.startswith(f"{CONFIGS}/studies/steering/{stage}.yaml: ")
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ("studies.steering.stages.02_aligned.modle", "modle is no argument"),
+        ("studies.steering.stages.02_alined", "02_alined is no stage; steering has 01_backbone, 02_aligned"),
+        ("batchsize", "has the key 'batchsize', which no base has; did you mean batch_size?"),
+        ("extends", "extends 1 is neither a file nor a shipped name"),
+    ],
+)
+def test_a_key_that_no_base_has_is_told_with_a_close_one(
+    place: Path, capsys: pytest.CaptureFixture[str], field: str, told: str
+) -> None:
+    change_base(place, field, 1)
+    line = line_of(capsys, *FIT)
+    assert line.startswith(BASE)
     assert told in line
 
 
 def test_a_wrong_value_of_the_last_stage_is_told_before_the_first_one_runs(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(place, "04_steering", "data.init_args.block_rows", 0)
+    change(place, "steering/04_steering", "data.init_args.block_rows", 0)
     assert line_of(capsys, *FIT) == (
-        "configs/embedded/04_steering.yaml: data.init_args.block_rows is 0, but must be 1 or more"
+        f"{CONFIGS}/studies/steering/04_steering.yaml: data.init_args.block_rows is 0, but must be 1 or more"
     )
 
 
@@ -166,17 +182,20 @@ def test_a_wrong_value_of_the_last_stage_is_told_before_the_first_one_runs(
         (["--trainer.accelerator", "nope"], "invalid accelerator name"),
         (["--trainer.num_nodes", "0"], "`num_nodes` must be a positive integer, but got 0"),
         (["--trainer.precision", "x"], "trainer.precision is x, but must be int or one of 'transformer-engine'"),
-        (["--seed", "12345678901234567890"], "seed_everything is 12345678901234567890, but must be a seed, 0 to"),
-        (["--seed", "-1"], "seed_everything is -1"),
-        (["--trainer", "nofile.yaml"], "nofile.yaml is no file: give the path of one"),
-        (["--trainer", "configs"], "configs is no file"),
+        (["--seed", "12345678901234567890"], "seed is 12345678901234567890, but must be a seed, 0 to"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--seeds", "0,-1"], "seed is -1"),
+        (["--trainer", "nofile.yaml"], "--trainer nofile.yaml is no file: give the path of a YAML file"),
+        (["--trainer", "gpus"], "--trainer gpus is neither a file nor a shipped name; did you mean gpu?"),
+        (["--base", "nofile.yaml"], "--base nofile.yaml is no file: give the path of a YAML file"),
+        (["--base", "embeded"], "--base embeded is neither a file nor a shipped name; did you mean embedded?"),
+        (["steering", "--only", "02_alined"], "--only 02_alined: steering has no such stage; it has steering/01_backb"),
+        (["stering"], "'stering' is no study; did you mean steering?"),
     ],
 )
 def test_a_wrong_word_of_the_command_line_is_told_in_one_line(
     place: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
 ) -> None:
-    for stage in ("02_aligned", "03_faking", "04_steering"):
-        (place / "configs" / "embedded" / f"{stage}.yaml").unlink()
     assert told in line_of(capsys, *FIT, *words)
 
 
@@ -191,12 +210,17 @@ def test_a_wrong_word_of_the_command_line_is_told_in_one_line(
         (lambda path: (path.unlink(), path.mkdir()), " is no file"),
     ],
 )
-@pytest.mark.parametrize("words", [FIT, ("fit", "--config", ALIGNED)])
+@pytest.mark.parametrize(("words", "file"), [(FIT, BASE), (("fit", "--config", ALIGNED), ALIGNED)])
 def test_a_file_that_is_no_config_is_named(
-    place: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], Any], told: str, words: tuple[str, ...]
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], Any],
+    told: str,
+    words: tuple[str, ...],
+    file: str,
 ) -> None:
-    spoil(place / ALIGNED)
-    assert line_of(capsys, *words).startswith(f"{ALIGNED}{told}")
+    spoil(place / file)
+    assert line_of(capsys, *words).removeprefix("--base ").startswith(f"{file}{told}")
 
 
 @pytest.mark.parametrize(

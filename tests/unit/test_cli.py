@@ -133,7 +133,7 @@ def test_a_wrong_option_of_a_study_is_named(words: list[str], message: str, caps
     ("words", "message"),
     [
         (["--base", "embeded"], "--base embeded is neither a file nor a shipped name; did you mean embedded?"),
-        (["--base", "mine.yaml"], "--base mine.yaml: there is no such file"),
+        (["--base", "mine.yaml"], "--base mine.yaml is no file"),
         (["stering"], "'stering' is no study; did you mean steering?"),
         (["--trainer", "gpus"], "--trainer gpus is neither a file nor a shipped name; did you mean gpu?"),
         (["--seed", "-1"], "--seed is -1, but must be a seed"),

@@ -123,7 +123,7 @@ def test_a_need_may_name_what_another_base_has(world: World) -> None:
     [
         ({"pretraning": {}}, {}, r"toy\.yaml has the key 'pretraning', which no base has; did you mean pretraining\?"),
         ({"batch_size": 1}, {}, r"toy\.yaml names no backbone: give one with --backbone NAME_OR_PATH"),
-        ("[]", {}, r"toy\.yaml holds a list, but must be a mapping"),
+        ("[]", {}, r"toy\.yaml holds a list: give a YAML file that maps"),
         ("a: {", {}, r"toy\.yaml is no valid YAML"),
         ("", {}, r"toy\.yaml is empty"),
         ({"trainer": 3, "pretraining": {"a": 1}}, {}, r"toy\.yaml: trainer is 3, but must be a mapping"),
