@@ -145,6 +145,13 @@ def write_stage(place: Path, stage: str, base: str = "embedded") -> str:
     return path.name
 
 
+def write_trainer(place: Path, name: str, ranks: int, strategy: Any) -> str:
+    """A trainer file for so many processes on the CPU; its name in `place`."""
+    path = place / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({"trainer": {"accelerator": "cpu", "devices": ranks, "strategy": strategy}}))
+    return path.name
+
+
 def run(*words: str) -> int:
     """The command line in this process, as `python -m fa_lightning WORDS` in this folder."""
     from fa_lightning.cli import main
