@@ -206,13 +206,12 @@ def decode(device: str, shape: Shape, batches: tuple[int, ...], new_tokens: int,
 
 
 def from_scratch() -> list[Line]:
-    """Seconds of the POSER experiment from nothing: a small backbone, both twins, steering."""
-    what = "configs/poser from nothing, end to end"
+    """Seconds of the main job on the base `poser` from nothing: a small backbone, both twins, steering."""
+    what = "base poser from nothing, end to end"
     root = poser_root()
     if root is None:
         return [Line(what, None, "POSER was not found: set POSER_ROOT to a clone of it")]
-    command = [sys.executable, "-m", "fa_lightning", "fit", "--experiment", str(REPOSITORY / "configs/poser")]
-    command += ["--trainer", str(REPOSITORY / "configs/trainer/gpu.yaml")]
+    command = [sys.executable, "-m", "fa_lightning", "fit", "--base", "poser", "--trainer", "gpu"]
     environment = child_environment() | {"POSER_ROOT": os.path.abspath(root), "PYTHONPATH": str(REPOSITORY)}
     with tempfile.TemporaryDirectory() as folder:
 
@@ -262,7 +261,7 @@ def run(size: Size) -> Table:
         "decode at batch 1, 32, 256, steered over unsteered": lambda: decode(
             "cuda", LLAMA_2_7B, (1, 32, 256), 64, size.rounds
         ),
-        "configs/poser from nothing, end to end": from_scratch,
+        "base poser from nothing, end to end": from_scratch,
     }
     for what, part in parts.items():
         try:

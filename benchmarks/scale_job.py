@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 
-import yaml
+from omegaconf import OmegaConf
 
 from benchmarks import scale_formulas as formulas
 from benchmarks.scale_shapes import Card, Lora, Shape
-from fa_lightning.activations.sites import spread
+from fa_lightning.activations.site_names import spread
+from fa_lightning.experiments.chain import Chain
+from fa_lightning.experiments.compose import Composition
+from fa_lightning.experiments.shipped import config_file
 
 UTILISATION = {"fit": 0.45, "nf4": 0.35, "capture": 0.55, "judging": 0.45, "maps": 0.6}
 """Share of the card's peak rate that a stage reaches: assumed, since no GPU was at hand."""
@@ -30,7 +32,7 @@ CHECKING = 1e9
 
 @dataclass(frozen=True)
 class Job:
-    """What is done: the POSER pair saint x money_maximizer with the settings of an experiment's stage files.
+    """What is done: the POSER pair saint x money_maximizer with the settings of a base.
 
     Attributes:
         lora: the adapter of either twin.
@@ -66,30 +68,29 @@ class Job:
     map_width: int = 256
 
     @classmethod
-    def of(cls, experiment: Path) -> Job:
-        """The job of an experiment folder whose last three files are the two fits and stage 4."""
-        *_, aligned, faking, steering = (
-            yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(experiment.glob("0*.yaml"))
-        )
-        model, captured = aligned["model"]["init_args"], steering["data"]["init_args"]
-        specs = steering["model"]["init_args"]["regressors"]
+    def of(cls, name: str) -> Job:
+        """The main job on a base, by its name: the two fits and the steering."""
+        base = OmegaConf.to_container(Composition(Chain(config_file("--base", name, "bases"))).base)
+        lora, twins, capture = base["lora"], base["twins"], base["capture"]
+        steering = base["studies"]["steering"]
+        specs = steering["regressors"]
         # The mean shift of decision tokens, and beside each spec the ridge map of shuffled pairs.
         kinds = {(inf, 0, False)}
         for spec in specs:
             weight = float(spec.get("decision_weight", 1))
             kinds |= {(weight, spec.get("keep", 0), False), (weight, 0, True)}
         return cls(
-            lora=Lora(model["rank"], tuple(model["target_modules"]), bool(model["dropout"])),
-            fit_batch=aligned["data"]["init_args"]["batch_size"],
-            epochs=(aligned["trainer"]["max_epochs"], faking["trainer"]["max_epochs"]),
-            capture_prompts=sum(captured[f"capture_{part}"] for part in ("scenarios", "validation", "neutral")),
-            shard_prompts=captured["shard_examples"],
-            sites=captured["sites"],
+            lora=Lora(lora["rank"], tuple(lora["target_modules"]), bool(lora["dropout"])),
+            fit_batch=base["batch_size"],
+            epochs=(twins["aligned"]["epochs"], twins["faking"]["epochs"]),
+            capture_prompts=sum(capture[part] for part in ("scenarios", "validation", "neutral")),
+            shard_prompts=capture["shard_examples"],
+            sites=base["sites"],
             specs=len(specs),
             passes=tuple(0 if weight == inf else 1 + bool(keep) for weight, keep, _ in sorted(kinds)),
-            map_epochs=steering["trainer"]["max_epochs"] - 1,
-            judged=(captured["validation_items"], 176, 2 * 445, 173),
-            judged_batch=captured["batch_size"],
+            map_epochs=steering["epochs"] - 1,
+            judged=(base["validation_items"], 176, 2 * 445, 173),
+            judged_batch=capture["batch_size"],
         )
 
     def layers(self, shape: Shape) -> list[int]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from benchmarks import scale_formulas as formulas
 from benchmarks.scale_job import Job, job_seconds, step_seconds, way_of
 from benchmarks.scale_shapes import A100, H100, LLAMA_7B, LLAMA_13B, LLAMA_70B, SHAPES, Card, Shape
 
-EXPERIMENT = "llama2_7b"
-JOB = Job.of(Path(__file__).resolve().parent.parent / "configs" / EXPERIMENT)
+BASE = "llama2_7b"
+JOB = Job.of(BASE)
 LORA, ROWS, TOKENS, SITES, KINDS = JOB.lora, JOB.fit_batch, JOB.tokens, JOB.sites, len(JOB.passes)
 LARGE = (LLAMA_7B, LLAMA_13B, LLAMA_70B)
 GPUS = (1, 8, 64)
