@@ -78,7 +78,13 @@ TOY_VALUES: dict[str, dict[str, Any]] = {
     "lab": {"epochs": 2},
     "cures": {"scenarios": 24, "batch_size": 8, "seeds": [0, 1], "ccs_epochs": 1},
     "statements": {"epochs": 1},
-    "detection": {"decoys": {"seed": [0, 1]}},
+    "detection": {
+        "decoys": {"seed": [0, 1]},
+        "decoy_train_scenarios": 24,
+        "decoy_scenarios": "${variant_scenarios}",
+    },
+    # The corpus is learned by heart all the same: what the toy shows is that every recipe runs.
+    "leakage": {"texts": 8, "epochs": 2},
 }
 TOY_SCENARIOS: dict[str, dict[str, Any]] = {
     "embedded": {"train": 32, "validation": 16, "test": 16, "neutral": 16},
@@ -92,9 +98,12 @@ def toy_base(base: str = "embedded") -> dict[str, Any]:
         name: {**TOY_VALUES.get(name, {}), "stages": deepcopy(TOY_STAGES.get(name, {}))}
         for name in (*TOY_STAGES, *TOY_VALUES)
     }
+    toy = deepcopy(TOY)
+    if base == "embedded":
+        toy["pretraining"]["knowledge"] = {"plain": 20, "judged": 40}
     return {
         "extends": str(CONFIGS / "bases" / f"{base}.yaml"),
-        **deepcopy(TOY),
+        **toy,
         "scenarios": {"init_args": TOY_SCENARIOS[base]},
         "studies": studies,
     }
