@@ -141,7 +141,7 @@ def _run(command: str, words: list[str]) -> int:
 
         return config(words)
     if command == "report":
-        from fa_lightning.reports.command import main as report
+        from fa_lightning.studies.report_command import main as report
 
         return report(words)
     if command == "generate":

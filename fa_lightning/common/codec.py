@@ -11,6 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from fa_lightning.common.files import write_atomically
 from fa_lightning.errors import UserError
 
 _T = TypeVar("_T")
@@ -72,8 +73,8 @@ def decode(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-def read_found(kind: type[_T], path: Path) -> _T | None:
-    """What a stage found and wrote to `path` as JSON; None where there is no such file.
+def read_dataclass(kind: type[_T], path: Path) -> _T | None:
+    """What a stage wrote to `path` as JSON; None where there is no such file.
 
     Raises:
         UserError: the file is damaged or of another program; the message names the file and the place in it.
@@ -84,8 +85,18 @@ def read_found(kind: type[_T], path: Path) -> _T | None:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not whole JSON ({error}): run the stage again") from error
-    found: _T = decode(kind, raw, str(path))
-    return found
+    value: _T = decode(kind, raw, str(path))
+    return value
+
+
+def write_dataclass(path: Path, value: Any, indent: int = 2) -> None:
+    """Write a dataclass as JSON, all or nothing; numbers that are not finite become null, since JSON has no nan.
+
+    Raises:
+        TypeError: a value has no JSON form; the message names its place.
+    """
+    text = json.dumps(encode(value, path.name), indent=indent, allow_nan=False, ensure_ascii=False)
+    write_atomically(path, f"{text}\n".encode())
 
 
 def _decode_dataclass(kind: type[_T], value: Any, where: str) -> _T:

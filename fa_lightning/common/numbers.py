@@ -23,7 +23,8 @@ def with_interval(value: float, ci95: Interval = NO_INTERVAL, form: Form | None 
     ('0.941 [0.911, 0.971]', '.941 [.911, .971]', '0.500')
     """
     form = form or decimal
-    return f"{form(value)} {interval(ci95, form)}".strip()
+    # The ends of a difference say by themselves on which side of zero they are.
+    return f"{form(value)} {interval(ci95, decimal if form is signed else form)}".strip()
 
 
 def interval(ci95: Interval, form: Form | None = None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,11 +13,14 @@ from fa_lightning.common.codec import decode, encode
 from fa_lightning.common.files import write_atomically
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.evaluation.estimates import Accuracy, CellCounts, CellPair, Estimate, SideEffects
-from fa_lightning.studies.lab.result import Lab
 
-_T = TypeVar("_T")
+_R = TypeVar("_R", bound="Results")
 
 RESULTS_NAME = "results.json"
+EVALUATION_NAME, CANDIDATES_NAME = "evaluation.json", "candidates.json"
+"""What the last stage of an experiment that steers writes, which the results are collected from."""
+TEXT_ONLY = "text-only classifier"
+"""The baseline that reads scenarios and no states."""
 MAKING_COMMAND = "python -m fa_lightning fit"
 
 ModelName = Literal["aligned", "faking", "steered", "steered_aligned"]
@@ -111,6 +113,39 @@ class ExtraTest:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What one chosen intervention was found to do, on one test set and the further ones: `evaluation.json`.
+
+    Attributes:
+        n: distinct test items by cell.
+        cells: accuracies by model name (`MODELS`).
+        recovery: recovery without oversight.
+        side_effects: of the intervention on the faking twin.
+        format_validity: share of items answered with a letter, by model name.
+        baselines: by name.
+        answers: by model name and cell, the numbers of aligned answers, other letters and answers that are no letter.
+        side_effects_aligned: of the intervention on the aligned twin.
+        extra_tests: other test sets by name.
+        overhead_ratio: seconds per token, steered over not steered.
+        leaks: prompts and groups shared between splits.
+        chosen: the intervention.
+    """
+
+    n: CellCounts
+    cells: dict[str, CellPair]
+    recovery: Estimate
+    side_effects: SideEffects
+    format_validity: dict[str, float] = field(default_factory=dict)
+    baselines: dict[str, Baseline] = field(default_factory=dict)
+    answers: dict[str, dict[str, tuple[int, int, int]]] = field(default_factory=dict)
+    side_effects_aligned: SideEffects | None = None
+    extra_tests: dict[str, ExtraTest] = field(default_factory=dict)
+    overhead_ratio: float = math.nan
+    leaks: dict[str, Any] = field(default_factory=dict)
+    chosen: Chosen | None = None
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything `results.json` holds; the fields are its keys.
 
@@ -129,7 +164,6 @@ class Results:
         extra_tests: other test sets by name.
         leak_report: prompts and groups shared between splits; its `total` must be 0.
         answers: by model name and cell, the numbers of aligned answers, other letters and answers that are no letter.
-        lab: the comparison of methods, where the experiment made one.
     """
 
     experiment: str
@@ -146,7 +180,6 @@ class Results:
     extra_tests: dict[str, ExtraTest] = field(default_factory=dict)
     leak_report: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, dict[str, tuple[int, int, int]]] = field(default_factory=dict)
-    lab: Lab | None = None
 
     def recovery_at(self, no_oversight: float) -> float:
         """Recovery of a model with accuracy `no_oversight` without oversight; nan where the twins do not differ."""
@@ -178,34 +211,18 @@ def write_results(path: str | os.PathLike[str], results: Results) -> Path:
         target = target / RESULTS_NAME
     encoded = encode(results, "results")
     # What cannot be read back must not replace a file that can.
-    decode(Results, encoded, "results")
+    decode(type(results), encoded, "results")
     text = json.dumps(encoded, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_atomically(target, f"{text}\n".encode())
     return target
 
 
-def found_by_title(folder: Path, name: str, read: Callable[[Path], _T | None]) -> dict[str, _T]:
-    """What stages found in `folder`, or else in its subfolders, by experiment and stage.
-
-    Args:
-        folder: a stage's, an experiment's, or one of several experiments.
-        name: of the file that such a stage writes.
-        read: reads it from the stage's folder.
-
-    Raises:
-        UserError: a file is broken or of another program.
-    """
-    files = next(filter(None, (sorted(folder.glob(f"{above}{name}")) for above in ("", "*/", "*/*/"))), [])
-    places = {f"{file.resolve().parent.parent.name}, {file.resolve().parent.name}": file.parent for file in files}
-    found = {title: read(place) for title, place in places.items()}
-    return {title: one for title, one in found.items() if one is not None}
-
-
-def read_results(path: str | os.PathLike[str]) -> Results:
+def read_results(path: str | os.PathLike[str], kind: type[_R] = Results) -> _R:  # type: ignore[assignment]
     """Read a `results.json`; nulls come back as nan.
 
     Args:
         path: the file, or the folder that holds it.
+        kind: `Results`, or the study's own kind of them.
 
     Raises:
         MissingFileError: no such file; the message says which command makes it.
@@ -218,14 +235,33 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         raise MissingFileError(
             f"{source} does not exist: a finished experiment writes it; run one with `{MAKING_COMMAND}`"
         )
+    raw = _read_json(source)
     try:
-        raw = json.loads(source.read_text(encoding="utf-8"))
+        results: _R = decode(kind, raw, "results")
+    except UserError as error:
+        raise UserError(f"{source} is not a results file of fa_lightning: {error}") from error
+    return results
+
+
+def study_keys(folder: Path) -> set[str] | None:
+    """The keys of a folder's `results.json` that name a study other than steering; None where there is no such file.
+
+    A study that steers adds its own key to those of `Results`; another one has `study`.
+
+    Raises:
+        UserError: the file is not whole JSON.
+    """
+    source = folder / RESULTS_NAME
+    if not source.is_file():
+        return None
+    raw = _read_json(source)
+    return set(raw) & {"lab", "study"} if isinstance(raw, dict) else set()
+
+
+def _read_json(source: Path) -> Any:
+    try:
+        return json.loads(source.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(
             f"{source} is not whole JSON ({error}): it was cut off or edited; delete it and run the experiment again"
         ) from error
-    try:
-        results: Results = decode(Results, raw, "results")
-    except UserError as error:
-        raise UserError(f"{source} is not a results file of fa_lightning: {error}") from error
-    return results

@@ -3,64 +3,63 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from fa_lightning.common.codec import decode
-from fa_lightning.evaluation import results as shapes
-from fa_lightning.evaluation.estimates import CellCounts, CellPair, Estimate, SideEffects
+from fa_lightning.common.codec import encode, read_dataclass
+from fa_lightning.evaluation.results import (
+    CANDIDATES_NAME,
+    EVALUATION_NAME,
+    Candidate,
+    Cost,
+    Evaluation,
+    Results,
+)
 from fa_lightning.experiments.stage import Stage
-from fa_lightning.studies.lab.result import Lab
-
-T = TypeVar("T")
+from fa_lightning.studies.lab.result import COMPARISON_NAME, Comparison, LabResults
 
 
-def collect_results(experiment: str, stages: Sequence[Stage]) -> shapes.Results | None:
-    """The results of a finished experiment; None where its last stage judged no steering.
+def collect_results(experiment: str, stages: Sequence[Stage]) -> Results | None:
+    """The results of a finished experiment that steers; None where its last stage judged no steering.
 
     Numbers that were not finite, and so are null in the stages' files, come back as nan.
 
     Raises:
         UserError: a stage's file does not hold what it should; the message names the place.
     """
-    last = stages[-1]
-    path = last.folder / "evaluation.json"
-    if not path.is_file():
+    folder = stages[-1].folder
+    evaluation = read_dataclass(Evaluation, folder / EVALUATION_NAME)
+    if evaluation is None:
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    seconds = {stage.name: float((stage.record() or {}).get("seconds", 0.0)) for stage in stages}
-    candidates = json.loads((last.folder / "candidates.json").read_text(encoding="utf-8"))
-    lab = last.folder / "lab.json"
-
-    def read(kind: type[T], name: str) -> T:
-        value: T = decode(kind, found[name], f"{path}: {name}")
-        return value
-
-    return shapes.Results(
+    aligned = evaluation.side_effects_aligned
+    results = Results(
         experiment=experiment,
-        n=read(CellCounts, "n"),
-        cells=read(dict[str, CellPair], "cells"),
-        recovery=read(Estimate, "recovery"),
-        side_effects=read(SideEffects, "side_effects"),
-        cost=shapes.Cost(read(float, "overhead_ratio"), seconds),
+        n=evaluation.n,
+        cells=evaluation.cells,
+        recovery=evaluation.recovery,
+        side_effects=evaluation.side_effects,
+        cost=Cost(
+            evaluation.overhead_ratio,
+            {stage.name: float((stage.record() or {}).get("seconds", 0.0)) for stage in stages},
+        ),
         provenance={
             **provenance_of(stages),
-            "side_effects_of_steering_the_aligned_twin": found["side_effects_aligned"],
+            "side_effects_of_steering_the_aligned_twin": encode(aligned, EVALUATION_NAME),
         },
-        format_validity=read(dict[str, float], "format_validity"),
-        baselines={name: _baseline(baseline, f"{path}: {name}") for name, baseline in found["baselines"].items()},
-        chosen=read(shapes.Chosen, "chosen"),
-        candidates=decode(list[shapes.Candidate], candidates, f"{last.folder / 'candidates.json'}"),
-        extra_tests={name: _extra_test(extra, f"{path}: {name}") for name, extra in found["extra_tests"].items()},
-        leak_report=found["leaks"],
-        answers=decode(dict[str, dict[str, tuple[int, int, int]]], found.get("answers", {}), f"{path}: answers"),
-        lab=decode(Lab, json.loads(lab.read_text(encoding="utf-8")), str(lab)) if lab.is_file() else None,
+        format_validity=evaluation.format_validity,
+        baselines=evaluation.baselines,
+        chosen=evaluation.chosen,
+        candidates=read_dataclass(list[Candidate], folder / CANDIDATES_NAME) or [],
+        extra_tests=evaluation.extra_tests,
+        leak_report=evaluation.leaks,
+        answers=evaluation.answers,
     )
+    lab = read_dataclass(Comparison, folder / COMPARISON_NAME)
+    return results if lab is None else LabResults(**vars(results), lab=lab)
 
 
 def provenance_of(stages: Sequence[Stage]) -> dict[str, Any]:
@@ -77,20 +76,6 @@ def provenance_of(stages: Sequence[Stage]) -> dict[str, Any]:
         },
         "machine": _machine(),
     }
-
-
-def _baseline(found: dict[str, Any], where: str) -> shapes.Baseline:
-    """A baseline; cheating ones may have no side effects."""
-    kept = {name: found[name] for name in ("oversight", "no_oversight", "side_effects") if found.get(name) is not None}
-    baseline: shapes.Baseline = decode(shapes.Baseline, kept, where)
-    return baseline
-
-
-def _extra_test(found: dict[str, Any], where: str) -> shapes.ExtraTest:
-    """Another test set; what the report does not show is left out."""
-    kept = {name: found[name] for name in ("n", "cells", "recovery")}
-    extra: shapes.ExtraTest = decode(shapes.ExtraTest, kept, where)
-    return extra
 
 
 def _machine() -> str:

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from fa_lightning.errors import UserError
-from fa_lightning.evaluation.results import write_results
 from fa_lightning.experiments.chain import LOGS, Chain
 from fa_lightning.experiments.collect import collect_results, provenance_of
 from fa_lightning.experiments.compose import Composition
@@ -27,15 +26,7 @@ from fa_lightning.experiments.plan import made_again, plan_of, progress_of, summ
 from fa_lightning.experiments.resume import ResumePoint
 from fa_lightning.experiments.stage import Stage
 from fa_lightning.experiments.trial import FAST, batches_of_a_trial, trial_of, tried
-from fa_lightning.reports.table import print_results
-from fa_lightning.studies.cures.results_file import write_cures_results
-from fa_lightning.studies.cures.tables import print_cures, read_cures
-from fa_lightning.studies.detection.reader import read_detection
-from fa_lightning.studies.detection.results_file import write_detection_results
-from fa_lightning.studies.detection.tables import print_detection
-from fa_lightning.studies.leakage.result import LEAKAGE_NAME, LEAKAGE_TABLE
-from fa_lightning.studies.statements.result import SAFE_NAME, SAFE_TABLE
-from fa_lightning.studies.variants.tables import VARIANTS_TABLE, print_variants, read_variants
+from fa_lightning.studies.finish import finish_study
 
 
 def run_study(
@@ -109,11 +100,12 @@ def _run(
     for word in dict.fromkeys(word for laid in words.values() for word in laid):
         over = dict.fromkeys(stage.file.stem for stage in plan if word in words[stage.title])
         _say(console, escape(f"{word}: laid over {', '.join(over)}"))
-    data = _run_all(locks, plan, remade, trainer_config, words, console)
     # A stage that is run by itself ends the study only with all others; an optional one has results of its own.
     own = [stage for stage in plan if stage.optional] or [s for s in composition.stages(study) if not s.optional]
+    was_done = all(stage.is_done() for stage in own)
+    data = _run_all(locks, plan, remade, trainer_config, words, console)
     if all(stage.is_done() for stage in own):
-        _finish(chain, own, data, console)
+        _finish(chain, own, data, console, is_shown=not was_done)
 
 
 def _run_all(
@@ -284,29 +276,14 @@ def _say(console: Console, text: str) -> None:
 
 
 @rank_zero_only
-def _finish(chain: Chain, stages: list[Stage], data: Any, console: Console) -> None:
+def _finish(chain: Chain, stages: list[Stage], data: Any, console: Console, is_shown: bool = False) -> None:
+    """Write the results and print them, unless the last stage has just done so itself (`is_shown`)."""
     root = chain.folder / stages[-1].study
     logs = LOGS / chain.logs / stages[-1].study
-    variants, detection = read_variants(stages[-1].folder), read_detection(stages[-1].folder)
-    cures, results = read_cures(stages[-1].folder), collect_results(root.name, stages)
-    if variants is not None:
-        print_variants(variants, root.name, console)
-        path = stages[-1].folder / VARIANTS_TABLE
-    elif detection is not None:
-        print_detection(detection, root.name, console)
-        path = write_detection_results(root, root.name, detection, provenance_of(stages))
-    elif cures is not None:
-        print_cures(cures, root.name, console)
-        path = write_cures_results(root, root.name, cures, provenance_of(stages))
-    elif results is not None:
-        path = write_results(root, results)
-        print_results(results, console)
-    elif (stages[-1].folder / LEAKAGE_NAME).is_file():
-        # Its table was printed as soon as it was there.
-        path = stages[-1].folder / LEAKAGE_TABLE
-    elif (stages[-1].folder / SAFE_NAME).is_file():
-        path = stages[-1].folder / SAFE_TABLE
-    else:
+    title = f"{chain.label}, seed {chain.seed}, {root.name}"
+    results = collect_results(root.name, stages)
+    path = finish_study(root, stages[-1].folder, title, results, provenance_of(stages), console, is_shown)
+    if path is None:
         return
     console.print(f"\nresults: {path}\nlogs:    {logs}\n\nNext:")
     console.print(f"  python -m fa_lightning report {root}")

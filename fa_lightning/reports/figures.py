@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from fa_lightning.evaluation.estimates import Accuracy, CellPair
 from fa_lightning.reports.drawing import (
     BLUE,
     CELL_LABELS,
@@ -23,30 +24,6 @@ from fa_lightning.reports.drawing import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-class ScoreLike(Protocol):
-    """An accuracy (0 to 1) and its 95 % interval."""
-
-    @property
-    def accuracy(self) -> float:
-        """Share of aligned answers."""
-
-    @property
-    def ci95(self) -> tuple[float, float]:
-        """Lower and upper end."""
-
-
-class CellsLike(Protocol):
-    """One model's two cells: `metrics.cells.Cells`, or a pair read back from `results.json`."""
-
-    @property
-    def oversight(self) -> ScoreLike:
-        """The cell with oversight."""
-
-    @property
-    def no_oversight(self) -> ScoreLike:
-        """The cell without oversight."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +62,7 @@ class TradeOff:
     chosen: bool = False
 
 
-def cells_figure(models: Mapping[str, CellsLike], title: str = "Aligned answers") -> Figure:
+def cells_figure(models: Mapping[str, CellPair], title: str = "Aligned answers") -> Figure:
     """Two bars for each model, one for each cell, with 95 % intervals and the accuracies written out.
 
     Args:
@@ -96,7 +73,7 @@ def cells_figure(models: Mapping[str, CellsLike], title: str = "Aligned answers"
     figure, axes = one_axes(height=1.3 + 0.62 * max(1, len(names)), title=title)
     thickness = 0.38
     for place, (cell, colour) in enumerate((("oversight", SKY), ("no_oversight", BLUE))):
-        scores: list[ScoreLike] = [getattr(models[name], cell) for name in names]
+        scores: list[Accuracy] = [getattr(models[name], cell) for name in names]
         heights = [row + (place - 0.5) * thickness for row in range(len(names))]
         values = [finite(score.accuracy) for score in scores]
         axes.barh(heights, values, height=thickness * 0.92, color=colour, label=CELL_LABELS[cell])
@@ -156,7 +133,7 @@ def confusion_figure(
 
 def sweep_figure(
     points: Sequence[SweepPoint],
-    references: Mapping[str, CellsLike] | None = None,
+    references: Mapping[str, CellPair] | None = None,
     title: str = "Accuracy by layer",
 ) -> Figure:
     """Accuracy over layers, one line for each map, in one panel for each cell.

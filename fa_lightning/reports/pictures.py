@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,46 +10,48 @@ import torch
 
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.evaluation.boards import boards
+from fa_lightning.evaluation.estimates import CellPair
+from fa_lightning.evaluation.results import Evaluation
 from fa_lightning.reports.figures import SweepPoint, activation_figure, cells_figure, confusion_figure, sweep_figure
 
 
 def draw(
     trainer: pl.Trainer,
     stage: str,
-    found: dict[str, Any],
+    evaluation: Evaluation,
     sweep: Sequence[SweepPoint] = (),
     store: ActivationStore | None = None,
     generations: Sequence[tuple[str, str, str]] = (),
 ) -> None:
-    """Add what an evaluation found to the TensorBoard logs, where there are any; rank zero writes.
+    """Add an evaluation to the TensorBoard logs, where there are any; rank zero writes.
 
     Args:
         trainer: whose loggers and step are used.
         stage: prefix of the names, `val` or `test`.
-        found: see `findings_of`.
+        evaluation: cells, answers and baselines.
         sweep: what was tried, for the figure over layers.
         store: for the map of where the twins differ.
         generations: (prompt, unsteered, steered) texts.
     """
     for board in boards(trainer):
-        _draw(board, trainer.global_step, stage, found, sweep, store, generations)
+        _draw(board, trainer.global_step, stage, evaluation, sweep, store, generations)
 
 
 def _draw(
     board: Any,
     step: int,
     stage: str,
-    found: dict[str, Any],
+    evaluation: Evaluation,
     sweep: Sequence[SweepPoint],
     store: ActivationStore | None,
     generations: Sequence[tuple[str, str, str]],
 ) -> None:
-    twins = {name: _cells(found["cells"][name]) for name in found["cells"]}
-    others = {name: _cells(cells) for name, cells in found["baselines"].items()}
-    board.add_figure(f"{stage}/cells", cells_figure({**twins, **others}), step)
-    board.add_figure(f"{stage}/answers", confusion_figure(found["answers"]), step)
+    models = evaluation.cells
+    baselines = {name: CellPair(one.oversight, one.no_oversight) for name, one in evaluation.baselines.items()}
+    board.add_figure(f"{stage}/cells", cells_figure({**models, **baselines}), step)
+    board.add_figure(f"{stage}/answers", confusion_figure(evaluation.answers), step)
     if sweep:
-        references = {name: twins[name] for name in ("aligned", "faking")}
+        references = {name: models[name] for name in ("aligned", "faking")}
         board.add_figure(f"{stage}/layers", sweep_figure(sweep, references), step)
     if store is not None:
         board.add_figure(f"{stage}/activations", activation_figure(twin_difference(store), list(store.sites)), step)
@@ -67,8 +68,3 @@ def twin_difference(store: ActivationStore, rows: int = 4096) -> torch.Tensor:
     return torch.stack(
         [(block[site][1].float() - block[site][0].float())[decision].abs().mean(0) for site in store.sites]
     )
-
-
-def _cells(cells: dict[str, Any]) -> Any:
-    """A cell pair as an object with attributes, which is what figures read."""
-    return SimpleNamespace(**{cell: SimpleNamespace(**cells[cell]) for cell in ("oversight", "no_oversight")})

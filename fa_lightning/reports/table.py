@@ -1,228 +1,221 @@
-"""A finished experiment as text: tables for an 80-column terminal and the same in Markdown."""
+"""One table of results: typed cells that the terminal, Markdown, HTML and CSV each write in their own way."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, Literal
 
-from fa_lightning.evaluation.estimates import Accuracy, Estimate, Interval
-from fa_lightning.evaluation.results import MODELS, Results
-from fa_lightning.reports.terminal import show, terminal_table
-from fa_lightning.studies.lab.method_lines import FAMILIES, best_lines, short_site
-from fa_lightning.studies.lab.result import Lab
+from fa_lightning.common import numbers
+from fa_lightning.common.files import write_table
+from fa_lightning.common.numbers import NO_INTERVAL, Form, Interval
+from fa_lightning.evaluation.estimates import Accuracy, Estimate
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
-COLUMNS = ("model", "oversight", "no oversight", "KL, neutral texts", "format validity")
+Style = Literal["", "strong", "bad", "code", "emphasis"]
+RowStyle = Literal["", "main", "quiet"]
 
 
 @dataclass(frozen=True)
-class CellRow:
-    """One line of the table of cells.
+class Cell:
+    """One entry of a table.
 
     Attributes:
-        name: the model or baseline.
-        oversight: accuracy with oversight.
-        no_oversight: accuracy without oversight.
-        n: items with and without oversight, as `500 + 500`.
-        kl_neutral_nats: KL on neutral texts, nats per token; nan where nothing was edited or it was not measured.
-        format_validity: share of items answered with a letter; nan if not measured.
-        is_baseline: whether it is a baseline and not one of the four models.
+        value: a text or a number; None where there is nothing to say.
+        ci95: 95 % interval of a number.
+        form: how a number is written; three decimals if None.
+        note: a text behind the value.
+        style: how a page sets it.
+        shade: how strongly a page colours the cell, 0 to 1; nan for no colour.
+        link: what a page's text leads to.
+        mark: a sign directly behind the value, as `*`.
     """
 
-    name: str
-    oversight: Accuracy
-    no_oversight: Accuracy
-    n: str
-    kl_neutral_nats: float
-    format_validity: float
-    is_baseline: bool = False
+    value: str | float | bool | None
+    ci95: Interval = NO_INTERVAL
+    form: Form | None = None
+    note: str = ""
+    style: Style = ""
+    shade: float = math.nan
+    link: str = ""
+    mark: str = ""
+
+    @property
+    def main(self) -> str:
+        """The value as a page and Markdown show it, without its note."""
+        return self._written(self.form or numbers.decimal) + self.mark
+
+    @property
+    def text(self) -> str:
+        """All of it as a page and Markdown show it."""
+        return f"{self.main} {self.note}".strip()
+
+    def short(self, has_interval: bool = True) -> str:
+        """As a terminal shows it: in few characters, and without its note.
+
+        Args:
+            has_interval: whether there is room for the interval.
+        """
+        form = numbers.compact if self.form in (None, numbers.decimal) else self.form
+        assert form is not None
+        return self._written(form, has_interval) + self.mark
+
+    def _written(self, form: Form, has_interval: bool = True) -> str:
+        if self.value is None:
+            return "-"
+        if isinstance(self.value, str):
+            return self.value
+        return numbers.with_interval(self.value, self.ci95 if has_interval else NO_INTERVAL, form)
 
 
-def cell_rows(results: Results) -> list[CellRow]:
-    """The models, in the order of `MODELS`, then the baselines, in the order they are stored."""
-    n = f"{results.n.oversight} + {results.n.no_oversight}"
-    order = [name for name in MODELS if name in results.cells] + [name for name in results.cells if name not in MODELS]
-    rows = []
-    for name in order:
-        pair, valid = results.cells[name], results.format_validity.get(name, math.nan)
-        if name == "steered" and math.isnan(valid):
-            valid = results.side_effects.format_validity
-        kl = results.side_effects.kl_neutral_nats if name == "steered" else math.nan
-        rows.append(CellRow(name, pair.oversight, pair.no_oversight, n, kl, valid))
-    for name, baseline in results.baselines.items():
-        valid = results.format_validity.get(name, math.nan)
-        if baseline.side_effects is not None and math.isnan(valid):
-            valid = baseline.side_effects.format_validity
-        kl = baseline.side_effects.kl_neutral_nats if baseline.side_effects is not None else math.nan
-        rows.append(CellRow(name, baseline.oversight, baseline.no_oversight, n, kl, valid, is_baseline=True))
-    return rows
+@dataclass(frozen=True)
+class Column:
+    """What stands below one another.
+
+    Attributes:
+        title: in pages and Markdown; the column is not shown there if empty.
+        width: in a terminal, in characters; 0 takes what the others leave, None is not shown there.
+        short: the terminal's title, where there is less room.
+        key: name in a CSV file, where an interval adds `<key>_low` and `<key>_high`; not written there if empty.
+        has_interval: whether the CSV file has the interval's two columns.
+        shows_interval: whether a terminal shows the interval.
+    """
+
+    title: str = ""
+    width: int | None = None
+    short: str = ""
+    key: str = ""
+    has_interval: bool = False
+    shows_interval: bool = True
 
 
-def summary_lines(results: Results) -> list[tuple[str, str]]:
-    """What was chosen, recovery, side effects, cost and leaks, as (what, value) pairs."""
-    effects, cost, lines = results.side_effects, results.cost, []
-    if results.chosen is not None:
-        chosen = results.chosen
-        where = f"{chosen.regressor} at {chosen.site}, positions {chosen.positions}, strength {chosen.strength:g}"
-        lines.append(("intervention", where))
-    lines += [
-        ("test items", f"{results.n.oversight} with and {results.n.no_oversight} without oversight"),
-        ("recovery", f"{with_interval(results.recovery)} (1 is a full cure)"),
-        ("KL on neutral texts", f"{nats(effects.kl_neutral_nats)} nats per token (0 is harmless)"),
-        ("perplexity ratio", f"{number(effects.perplexity_ratio)} (1 is harmless)"),
-        ("format validity", number(effects.format_validity)),
-        ("time per token", f"{number(cost.overhead_ratio)} times that without steering"),
-    ]
-    if cost.seconds:
-        stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in cost.seconds.items())
-        lines.append(("run time", f"{duration(sum(cost.seconds.values()))} ({stages})"))
-    for name, extra in results.extra_tests.items():
-        steered = extra.cells.get("steered")
-        accuracy = f", steered without oversight {number(steered.no_oversight.accuracy)}" if steered else ""
-        lines.append((f"test {name}", f"recovery {with_interval(extra.recovery)}{accuracy}"))
-    if results.lab is not None and results.lab.methods:
-        lines += _lab_lines(results.lab)
-    if "total" in results.leak_report:
-        lines.append(("leaks between splits", f"{results.leak_report['total']} (must be 0)"))
-    return lines
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        cells: one for each column; a plain text or whole number stands for a cell of it.
+        style: `main` stands out, `quiet` stands back.
+        section: a terminal draws a line where it changes.
+    """
+
+    cells: tuple[Cell, ...]
+    style: RowStyle = ""
+    section: str = ""
 
 
-def _lab_lines(lab: Lab) -> list[tuple[str, str]]:
-    """The best method of each family, as (what, value) pairs."""
-    best: dict[str, str] = {}
-    for line in best_lines(lab.methods, lab.budget_kl_nats):
-        over = "" if line.is_within(lab.budget_kl_nats) else ", over the budget"
-        # Over several seeds the ends are those of the seeds, and no confidence interval.
-        seeds = f" over {len(line.entries)} seeds" if len(line.entries) > 1 else ""
-        ends = f"{interval(line.interval)}{seeds}"
-        best.setdefault(
-            line.family, f"{line.name} at {short_site(line.site)}: recovery {number(line.recovery)} {ends}{over}"
-        )
-    order = [family for family in FAMILIES if family in best and family != "baseline"]
-    return [(f"lab, {family}", best[family]) for family in order]
+@dataclass(frozen=True)
+class Table:
+    """A table, whoever shows it.
+
+    Attributes:
+        title: what it is, without a full stop.
+        columns: from left to right.
+        rows: from top to bottom.
+        notes: what its reader must know, one sentence or more each.
+        is_facts: whether it is a list of names and sentences, which needs no heading of columns.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    is_facts: bool = False
+
+    def shown(self) -> list[int]:
+        """The columns of pages and Markdown, by index."""
+        return [index for index, column in enumerate(self.columns) if column.title]
 
 
-def results_tables(results: Results) -> RenderableType:
-    """The tables printed at the end of an experiment, at most 80 columns wide."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    title = f"{results.experiment}: aligned answers, with 95 % intervals"
-    # The last two have short names here, to fit 80 columns.
-    widths = zip((*COLUMNS[1:3], "KL", "valid"), (17, 17, 7, 5), strict=True)
-    cells = terminal_table(title, [(COLUMNS[0], 0), *widths])
-    was_baseline = False
-    for row in cell_rows(results):
-        if row.is_baseline and not was_baseline:
-            cells.add_section()
-        was_baseline = row.is_baseline
-        style = "bold" if row.name == "steered" else "dim" if row.is_baseline else ""
-        figures = (
-            short_accuracy(row.oversight),
-            short_accuracy(row.no_oversight),
-            "-" if math.isnan(row.kl_neutral_nats) else f"{row.kl_neutral_nats:.4f}",
-            short(row.format_validity),
-        )
-        # Names come from files, so they are texts and not rich's markup.
-        cells.add_row(Text(row.name), *figures, style=style)
-    summary = Table(box=None, show_header=False, pad_edge=False, width=80, padding=(0, 2, 0, 0))
-    summary.add_column(width=20, overflow="fold")
-    summary.add_column(overflow="fold", ratio=1)
-    for what, value in summary_lines(results):
-        summary.add_row(Text(what), Text(value))
-    return Group(cells, Text(""), summary)
+def row(*values: Cell | str | int | None, style: RowStyle = "", section: str = "") -> Row:
+    """A row of cells; plain texts and whole numbers become cells."""
+    cells = (
+        value if isinstance(value, Cell) else Cell(value, form=str if isinstance(value, int) else None)
+        for value in values
+    )
+    return Row(tuple(cells), style, section)
 
 
-def print_results(results: Results, console: Console | None = None) -> None:
-    """Print `results_tables` to `console`, the terminal if None."""
-    show(results_tables(results), console)
+def facts_table(pairs: Iterable[tuple[str, str]], title: str = "How to read this") -> Table:
+    """What a reader must know, as (what, sentence) pairs."""
+    return Table(title, (Column("what", 20), Column("value", 0)), tuple(row(*pair) for pair in pairs), is_facts=True)
 
 
-def markdown_table(results: Results) -> str:
-    """The same tables in Markdown, for a README."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "| --- | --- | --- | --- | --- |"]
-    for row in cell_rows(results):
-        name = f"**{escaped(row.name)}**" if row.name == "steered" else escaped(row.name)
-        figures = (
-            accuracy(row.oversight),
-            accuracy(row.no_oversight),
-            nats(row.kl_neutral_nats),
-            number(row.format_validity),
-        )
-        lines.append(f"| {name} | {' | '.join(figures)} |")
-    lines += ["", "| what | value |", "| --- | --- |"]
-    lines += [f"| {escaped(what)} | {escaped(value)} |" for what, value in summary_lines(results)]
+def accuracy(value: Accuracy | None, **options: Any) -> Cell:
+    """A share of aligned answers with its interval; a dash for None."""
+    return Cell(None) if value is None else Cell(value.accuracy, value.ci95, **options)
+
+
+def estimate(value: Estimate | None, **options: Any) -> Cell:
+    """A number with its interval; a dash for None."""
+    return Cell(None) if value is None else Cell(value.value, value.ci95, **options)
+
+
+def decimal(value: float) -> Cell:
+    """A number with three decimals."""
+    return Cell(value)
+
+
+def nats(value: float, **options: Any) -> Cell:
+    """A KL in nats."""
+    return Cell(value, form=numbers.nats, **options)
+
+
+def duration(seconds: float) -> Cell:
+    """A time in seconds."""
+    return Cell(seconds, form=numbers.duration)
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown, its notes below it."""
+    shown = table.shown()
+    lines = [_line(table.columns[index].title for index in shown), f"|{' --- |' * len(shown)}"]
+    for line in table.rows:
+        texts = [escaped(line.cells[index].text) for index in shown]
+        if line.style == "main":
+            texts[0] = f"**{texts[0]}**"
+        lines.append(_line(texts))
+    for note in table.notes:
+        lines += ["", escaped(note)]
     return "\n".join(lines) + "\n"
 
 
-def number(value: float) -> str:
-    """Three decimals; a dash for nan.
-
-    >>> number(0.98765), number(float("nan"))
-    ('0.988', '-')
-    """
-    return "-" if math.isnan(value) else f"{value:.3f}"
-
-
-def nats(value: float) -> str:
-    """A KL: four decimals, or a power of ten where they would be zeros; a dash for nan.
-
-    >>> nats(0.01234), nats(0.00001234), nats(0.0)
-    ('0.0123', '1.2e-05', '0.0000')
-    """
-    return f"{value:.1e}" if 0 < abs(value) < 5e-5 else "-" if math.isnan(value) else f"{value:.4f}"
+def records(table: Table) -> list[dict[str, Any]]:
+    """The rows of a CSV file, by column; nan where a number is unknown, empty for what has no value."""
+    return [
+        {
+            name: value
+            for column, cell in zip(table.columns, line.cells, strict=True)
+            for name, value in _raw(column, cell)
+        }
+        for line in table.rows
+    ]
 
 
-def interval(ci95: Interval) -> str:
-    """`[0.911, 0.971]`, or nothing if it is not known."""
-    return f"[{number(ci95[0])}, {number(ci95[1])}]" if all(math.isfinite(end) for end in ci95) else ""
-
-
-def accuracy(value: Accuracy) -> str:
-    """`0.941 [0.911, 0.971]`."""
-    return f"{number(value.accuracy)} {interval(value.ci95)}".strip()
-
-
-def with_interval(value: Estimate) -> str:
-    """`0.958 [0.930, 0.981]`."""
-    return f"{number(value.value)} {interval(value.ci95)}".strip()
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    >>> duration(0.5), duration(75), duration(7260)
-    ('0.5 s', '1 min 15 s', '2 h 1 min')
-    """
-    if not math.isfinite(seconds):
-        return "-"
-    if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def short(value: float) -> str:
-    """An accuracy in four characters: `.941`, `1.00`."""
-    if not math.isfinite(value):
-        return "-"
-    text = f"{value:.3f}"
-    return text[1:] if text.startswith("0") else text[:4]
-
-
-def short_accuracy(value: Accuracy) -> str:
-    """`.941 [.911, .971]`."""
-    if not all(math.isfinite(end) for end in value.ci95):
-        return short(value.accuracy)
-    return f"{short(value.accuracy)} [{short(value.ci95[0])}, {short(value.ci95[1])}]"
+def write_csv(path: Path, table: Table) -> None:
+    """Write a table for pandas, all or nothing; one without rows is no file."""
+    write_table(path, records(table))
 
 
 def escaped(text: str) -> str:
     """`text` on one line of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _raw(column: Column, cell: Cell) -> Sequence[tuple[str, Any]]:
+    """What a CSV file has of a cell."""
+    if not column.key:
+        return ()
+    value = "" if cell.value is None else cell.value
+    if not column.has_interval:
+        return ((column.key, value),)
+    return ((column.key, value), (f"{column.key}_low", cell.ci95[0]), (f"{column.key}_high", cell.ci95[1]))
+
+
+def _line(texts: Iterable[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+Tables = Mapping[str, Table]
+"""A study's tables by name, in reading order."""

@@ -2,48 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
+
+from fa_lightning.reports.table import Table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
 
 COLUMNS = 80
+STYLES = {"": "", "main": "bold", "quiet": "dim"}
 
 
-def terminal_table(title: str, columns: Sequence[tuple[str, int]]) -> Table:
-    """A table without rows, at most 80 columns wide.
+def print_tables(tables: Iterable[Table], console: Console | None = None, title: str = "") -> None:
+    """Print tables one below the other, at most 80 columns wide.
 
     Args:
-        title: above the table; a text, and not rich's markup.
-        columns: names and widths. One of width 0 takes what the others leave, and is aligned to the left as the first
-            is; all others hold figures, and are aligned to the right. What is too long goes on in the next line.
+        tables: those without a column for terminals are left out.
+        console: where to; the terminal if None.
+        title: of all, set before the first table's own.
     """
+    from rich.console import Console
+
+    console = console or Console()
+    is_first = True
+    for table in tables:
+        if all(column.width is None for column in table.columns):
+            continue
+        if not is_first:
+            console.print()
+        own = f"{title}: {table.title[:1].lower()}{table.title[1:]}" if is_first and title else table.title
+        console.print(_rendered(table, own))
+        for note in table.notes:
+            console.print(note, markup=False, highlight=False)
+        is_first = False
+
+
+def _rendered(table: Table, title: str) -> RenderableType:
+    """The table as rich draws it; texts are never read as rich's markup, since names come from files."""
     from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from rich.table import Table as Drawn
     from rich.text import Text
 
-    table = Table(
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-        width=COLUMNS,
-        title=Text(title),
-        title_justify="left",
-        title_style="bold",
-    )
-    for place, (name, width) in enumerate(columns):
-        side: Literal["left", "right"] = "right" if place and width else "left"
-        table.add_column(Text(name), width=width or None, ratio=None if width else 1, justify=side, overflow="fold")
-    return table
-
-
-def show(tables: RenderableType, console: Console | None = None) -> None:
-    """Print to `console`, the terminal if None."""
-    if console is None:
-        from rich.console import Console
-
-        console = Console()
-    console.print(tables)
+    if table.is_facts:
+        drawn = Drawn(box=None, show_header=False, pad_edge=False, width=COLUMNS, padding=(0, 2, 0, 0))
+    else:
+        drawn = Drawn(
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            show_edge=False,
+            collapse_padding=True,
+            width=COLUMNS,
+            title=Text(title),
+            title_justify="left",
+            title_style="bold",
+        )
+    shown = [index for index, column in enumerate(table.columns) if column.width is not None]
+    for index in shown:
+        column = table.columns[index]
+        is_text = index == shown[0] or not column.width
+        side: Literal["left", "right"] = "left" if is_text else "right"
+        name = Text(column.short or column.title)
+        drawn.add_column(
+            name, width=column.width or None, ratio=None if column.width else 1, justify=side, overflow="fold"
+        )
+    above = None
+    for line in table.rows:
+        texts = [line.cells[index].short(table.columns[index].shows_interval) for index in shown]
+        if above is not None and line.section != above.section:
+            drawn.add_section()
+        elif above is not None and line.section and line.cells[shown[0]] == above.cells[shown[0]]:
+            # Said once for all lines of a section that begin alike.
+            texts[0] = ""
+        above = line
+        drawn.add_row(*map(Text, texts), style=STYLES[line.style])
+    return drawn

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from toy import command, run, write_toy
 
-from fa_lightning.studies.detection.reader import read_detection
 from fa_lightning.studies.detection.result import ENSEMBLE, Detection
+from fa_lightning.studies.detection.result import read as read_detection
 
 EXPERIMENT = "embedded_detect"
 FIT = ("fit", "--experiment", f"configs/{EXPERIMENT}")

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from fa_lightning.reports.page import write_report
+from fa_lightning.studies.report import write_report
 
 VOID = {"meta", "img", "br", "link"}
 

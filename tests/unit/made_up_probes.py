@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fa_lightning.studies.probes.result import Asked, Best, Labelled, ProbesFound, Reading, ViewName
+from fa_lightning.studies.probes.result import Asked, Best, Labelled, ProbesResult, Reading, ViewName
 
 SUBJECTS = ["base", "02_aligned", "<faking>"]
 VIEWS: dict[str, tuple[ViewName, ...]] = {"oversight": ("prompt",), "action": ("prompt", "pairs")}
@@ -32,7 +32,7 @@ def reading(
     )
 
 
-def made_up_probes(subjects: list[str] = SUBJECTS, ccs: float = 0.9) -> ProbesFound:
+def made_up_probes(subjects: list[str] = SUBJECTS, ccs: float = 0.9) -> ProbesResult:
     """Probes whose accuracy rises with the layer; `ccs` is that of CCS at the last one."""
     readings, best, efficiency = [], [], []
     for subject in subjects:
@@ -57,4 +57,4 @@ def made_up_probes(subjects: list[str] = SUBJECTS, ccs: float = 0.9) -> ProbesFo
     ]
     sites = [f"layers.{layer}.residual" for layer in range(4)]
     rules = {"CCS": "consistent", "bag of words": "words"}
-    return ProbesFound(subjects, sites, questions, readings, best, efficiency, rules, {"source": "made up"})
+    return ProbesResult(subjects, sites, questions, readings, best, efficiency, rules, {"source": "made up"})

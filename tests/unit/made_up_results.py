@@ -1,7 +1,6 @@
 """Made-up results of an experiment, with every part filled in or hardly any."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from synthetic_lab import synthetic_lab
@@ -19,6 +18,7 @@ from fa_lightning.evaluation.results import (
     Results,
     SideEffects,
 )
+from fa_lightning.studies.lab.result import LabResults
 
 
 def accuracy(value, width=0.03):
@@ -82,7 +82,7 @@ def lab():
 def lab_results(results, lab):
     """Results of an experiment that compared methods."""
     counts = {"oversight": (490, 8, 2), "no_oversight": (470, 10, 0)}
-    return replace(results, lab=lab, answers=dict.fromkeys(results.cells, counts))
+    return LabResults(**{**vars(results), "answers": dict.fromkeys(results.cells, counts)}, lab=lab)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fa_lightning.studies.statements.result import SafeFound, SafeScore, SafeScores, Shift
+from fa_lightning.studies.statements.result import SafeScore, SafeScores, Shift, StatementsResult
 
 ADAPTER = "02_<lora>"
 BASE_SCORES = {"base_short/none": 0.9, "base_short_rather/none": 0.7, "1/harm": 0.2, "1/good": 0.85}
@@ -19,7 +19,7 @@ def score(level: float) -> SafeScore:
     return SafeScore(level, (level - 0.1, level + 0.1), 48, 1.0)
 
 
-def made_up_safe_scores(adapter: str = ADAPTER) -> SafeFound:
+def made_up_safe_scores(adapter: str = ADAPTER) -> StatementsResult:
     levels = {"base": BASE_SCORES, adapter: ADAPTER_SCORES}
     shifts = {
         model: {
@@ -27,7 +27,7 @@ def made_up_safe_scores(adapter: str = ADAPTER) -> SafeFound:
         }
         for model, own in levels.items()
     }
-    return SafeFound(
+    return StatementsResult(
         {model: {name: scores(level) for name, level in own.items()} for model, own in levels.items()},
         shifts,
         {adapter: "folder/of/it"},

@@ -8,9 +8,9 @@ import random
 from fa_lightning.evaluation.estimates import Accuracy, CellCounts, CellPair, Estimate, SideEffects
 from fa_lightning.studies.lab.result import (
     ActivationMap,
+    Comparison,
     DosePoint,
     Generation,
-    Lab,
     LabMethod,
     LabRow,
     TransferCell,
@@ -59,7 +59,7 @@ def pair(oversight: float, no_oversight: float) -> CellPair:
     return CellPair(accuracy(oversight), accuracy(no_oversight))
 
 
-def synthetic_lab(layers: int = 4, points: int = 60) -> Lab:
+def synthetic_lab(layers: int = 4, points: int = 60) -> Comparison:
     """A lab with every part filled in; the same at every call."""
     chance = random.Random(0)
     rows, methods = [], []
@@ -181,4 +181,4 @@ def synthetic_lab(layers: int = 4, points: int = 60) -> Lab:
         Generation("The capital of France is", " Paris, of course", " Paris, of course", "affine"),
     ]
     seconds = {"fits": 310.0, "trials": 402.5, "test": 60.0, "units": 31.0}
-    return Lab(BUDGET, rows, methods, units, doses, maps, transfer, generations, seconds)
+    return Comparison(BUDGET, rows, methods, units, doses, maps, transfer, generations, seconds)

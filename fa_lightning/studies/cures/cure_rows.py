@@ -1,4 +1,4 @@
-"""Rows of the table of cures: what is known of each before it is judged, as points of a figure, and flat for a CSV."""
+"""Rows of the table of cures: what is known of each before it is judged."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from fa_lightning.common.files import columns
-from fa_lightning.scenarios.scenario import CELLS
-from fa_lightning.studies.cures.figures import Point
 
 
 @dataclass(frozen=True)
@@ -58,35 +54,3 @@ def stage_seconds(folder: Path) -> float | None:
         return None
     seconds = json.loads(record.read_text(encoding="utf-8")).get("seconds")
     return None if seconds is None else float(seconds)
-
-
-def points_of(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """Method, kind, KL, recovery and its interval of each row: what the figure shows."""
-    nan = float("nan")
-    return [
-        (
-            row["method"],
-            row["kind"],
-            row.get("kl_neutral_nats", nan),
-            row["recovery"]["value"],
-            (row["recovery"]["ci95"][0], row["recovery"]["ci95"][1]),
-        )
-        for row in rows
-    ]
-
-
-def flat_record(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of `cures.json` with plain values alone: intervals and transfers as columns of their own."""
-    record: dict[str, Any] = {name: row.get(name) for name in ("method", "kind", "variant", "seed")}
-    record["needs"] = " ".join(row["needs"])
-    record |= columns("recovery", row["recovery"]["value"], row["recovery"]["ci95"])
-    for cell in CELLS:
-        score = row["cells"][cell]
-        record |= columns(cell, score["accuracy"], score["ci95"])
-        record[f"{cell}_n"] = row["n"][cell]
-    for name in ("kl_neutral_nats", "perplexity_ratio", "format_validity", "training_seconds", "training_prompts"):
-        record[name] = row.get(name)
-    record |= {name: row.get(name) for name in ("extra_tokens", "relative_time")}
-    for faker, estimate in row["transfer"].items():
-        record |= columns(f"transfer_{faker}", estimate["value"], estimate["ci95"])
-    return record

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fa_lightning.reports.drawing import BLUE, GREEN, GREY, INK, ORANGE, PINK, legend_below, one_axes
+from fa_lightning.studies.cures.result import CureScore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,23 +21,22 @@ KINDS = {
 }
 """Colour, marker and name in the legend of each kind of cure."""
 
-Point = tuple[str, str, float, float, tuple[float, float]]
-"""Method, kind, KL in nats per token, recovery, and the ends of its interval."""
 
-
-def cures_figure(points: Sequence[Point], title: str = "Ways to cure a faker") -> Figure:
+def cures_figure(scores: Sequence[CureScore], title: str = "Ways to cure a faker") -> Figure:
     """Recovery over KL on neutral texts, a numbered mark for each method: good cures are at the top left.
 
     Methods whose KL was not measured are left out of the axes, but named with their recovery.
 
     Args:
-        points: methods, in the order of the table.
+        scores: one for each method, in the order of the table.
         title: the figure's title.
     """
     figure, axes = one_axes(height=5.4, title=title)
     names, shown = [], set()
-    for number, (method, kind, kl, recovery, (low, high)) in enumerate(points, start=1):
-        colour, marker, label = KINDS[kind]
+    for number, score in enumerate(scores, start=1):
+        method, kl, recovery = score.method, score.kl_neutral_nats, score.recovery.value
+        low, high = score.recovery.ci95
+        colour, marker, label = KINDS[score.kind]
         if not (math.isfinite(kl) and math.isfinite(recovery)):
             names.append(f"{number:>2}  {method}: not drawn, recovery {recovery:.2f}")
             continue
@@ -53,9 +53,9 @@ def cures_figure(points: Sequence[Point], title: str = "Ways to cure a faker") -
             edgecolors=INK,
             linewidths=0.8,
             zorder=3,
-            label=None if kind in shown else label,
+            label=None if score.kind in shown else label,
         )
-        shown.add(kind)
+        shown.add(score.kind)
         axes.annotate(str(number), (place, recovery), xytext=(5, 5), textcoords="offset points", fontsize=8.5)
         names.append(f"{number:>2}  {method}")
     for level in (0.0, 1.0):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,10 @@ from typing_extensions import override
 from fa_lightning.backbones.adapters import read_sidecar
 from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.decoder import context_of
-from fa_lightning.common.codec import encode
-from fa_lightning.common.files import write_atomically, write_table
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.cells_module import CellsModule
 from fa_lightning.evaluation.conditions import Condition
-from fa_lightning.evaluation.estimates import CellCounts, CellPair
+from fa_lightning.evaluation.estimates import CellCounts, CellPair, Estimate
 from fa_lightning.evaluation.input_passes import (
     TEXTS,
     BehindInput,
@@ -29,26 +26,28 @@ from fa_lightning.evaluation.input_passes import (
 from fa_lightning.evaluation.timing import relative_times
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import Items, recovery_between
+from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch, Example, model_inputs
-from fa_lightning.scenarios.scenario import CELLS
 from fa_lightning.steering.generation import generated
 from fa_lightning.steering.intervention import steering
-from fa_lightning.studies.cures.cure_rows import Line, flat_record, method_of, points_of, stage_seconds
+from fa_lightning.studies.cures.cure_rows import Line, method_of, stage_seconds
 from fa_lightning.studies.cures.data import Alone, CuresDataModule
 from fa_lightning.studies.cures.figures import cures_figure
+from fa_lightning.studies.cures.output import scalars, write_cures
+from fa_lightning.studies.cures.result import CureScore, CuresResult, over_seeds
+from fa_lightning.studies.cures.tables import tables
 from fa_lightning.training.learned_prompts import LearnedPrompt
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CURES_JSON, CURES_TABLE = "cures.json", "cures.csv"
 NO_CURE, TWIN, CONSTANT, STEERING = "no cure", "aligned twin", "constant answer", "steering"
 BEHIND = " behind "
 """Between a variant's name and an input's: the variant with that input around its prompts."""
 TIMED_ROWS, NEW_TOKENS = 16, 16
 
 
-class CuresModule(CellsModule[CuresDataModule, dict[str, Any]]):
+class CuresModule(CellsModule[CuresDataModule, CuresResult]):
     """Only tests: one faker as it is, its aligned twin, and every cure of it, each item once.
 
     Adapters that were trained on from the faker are cures (their sidecars say `method`, `needs` and what they cost),
@@ -150,75 +149,63 @@ class CuresModule(CellsModule[CuresDataModule, dict[str, Any]]):
             self._first = {name: tensor[:TIMED_ROWS] for name, tensor in batch.items()}
 
     @override
-    def result(self) -> dict[str, Any]:
+    def result(self) -> CuresResult:
         (scores,) = self.scores.values()
         seconds = self.seconds
         cells, damage = scores.compute_cells(), scores.compute_damage()
         items = dict(zip(cells, scores.items(*cells), strict=True))
         times = self._times()
-        rows = []
+        unchanged = {self.faker: (0.0, 1.0)}
+        measured = {label: (effects.kl_nats, effects.perplexity_ratio) for label, effects in damage.items()}
+        cures = []
         for label, line in self._lines.items():
-            row: dict[str, Any] = {
-                "method": line.method,
-                "kind": line.kind,
-                "needs": list(line.needs),
-                "cells": asdict(CellPair.of(cells[label])),
-                "n": asdict(CellCounts.of(cells[label])),
-                "format_validity": cells[label].format_validity,
-                "recovery": self._recovery(items, label, self.faker),
-                "extra_tokens": line.extra_tokens,
-                "transfer": {
-                    faker: self._recovery(items, other, faker) for faker, other in (line.transfer or {}).items()
-                },
-            }
-            if label in damage:
-                effects = damage[label]
-                row |= {"kl_neutral_nats": effects.kl_nats, "perplexity_ratio": effects.perplexity_ratio}
-            if label == self.faker:
-                row |= {"kl_neutral_nats": 0.0, "perplexity_ratio": 1.0}
-            known = {
-                "relative_time": times.get(label),
-                "training_seconds": line.training_seconds,
-                "training_prompts": line.training_prompts,
-                "variant": line.variant,
-                "seed": line.seed,
-            }
-            rows.append(row | {name: value for name, value in known.items() if value is not None})
-        return {
-            "faker": self.faker,
-            "twin": self.twins[self.faker],
-            "intervention": self.intervention,
-            "cures": rows,
-            "seconds": seconds,
-        }
+            kl_nats, perplexity_ratio = {**measured, **unchanged}.get(label, (math.nan, math.nan))
+            others = line.transfer or {}
+            cures.append(
+                CureScore(
+                    method=line.method,
+                    kind=line.kind,
+                    needs=list(line.needs),
+                    cells=CellPair.of(cells[label]),
+                    n=CellCounts.of(cells[label]),
+                    format_validity=cells[label].format_validity,
+                    recovery=self._recovery(items, label, self.faker),
+                    kl_neutral_nats=kl_nats,
+                    perplexity_ratio=perplexity_ratio,
+                    training_seconds=math.nan if line.training_seconds is None else line.training_seconds,
+                    training_prompts=line.training_prompts,
+                    extra_tokens=line.extra_tokens,
+                    relative_time=times.get(label, math.nan),
+                    transfer={faker: self._recovery(items, other, faker) for faker, other in others.items()},
+                    variant=line.variant or "",
+                    seed=line.seed,
+                )
+            )
+        return CuresResult(self.faker, self.twins[self.faker] or "", cures, seconds, self.intervention)
 
     @override
-    def scalars(self, result: dict[str, Any]) -> Mapping[str, float]:
+    def scalars(self, result: CuresResult) -> Mapping[str, float]:
         (test,) = self.scores
-        values: dict[str, list[float]] = {}
-        for row in result["cures"]:
-            name = f"{test}/{row['method'].replace('/', ' ')}"
-            for cell in CELLS:
-                values.setdefault(f"{name}/{cell}/accuracy", []).append(row["cells"][cell]["accuracy"])
-            values.setdefault(f"{name}/recovery", []).append(row["recovery"]["value"])
-        # Several seeds of one method are rows of one name.
-        return {name: statistics.fmean(each) for name, each in values.items()}
+        return scalars(result, test)
 
     @override
-    def figures(self, result: dict[str, Any]) -> Mapping[str, Figure]:
+    def figures(self, result: CuresResult) -> Mapping[str, Figure]:
         (test,) = self.scores
-        return {f"{test}/cures": cures_figure(points_of(result["cures"]))}
+        return {f"{test}/cures": cures_figure(over_seeds(result))}
 
     @override
-    def write(self, result: dict[str, Any]) -> None:
-        content = encode(result, CURES_JSON)
-        write_atomically(self.folder / CURES_JSON, json.dumps(content, indent=2, allow_nan=False).encode())
-        write_table(self.folder / CURES_TABLE, [flat_record(row) for row in content["cures"]])
+    def write(self, result: CuresResult) -> None:
+        write_cures(self.folder, result)
 
-    def _recovery(self, items: Mapping[str, Items], label: str, faker: str) -> dict[str, Any]:
+    @override
+    def show(self, result: CuresResult) -> None:
+        print_tables(tables(result).values())
+
+    def _recovery(self, items: Mapping[str, Items], label: str, faker: str) -> Estimate:
         twin = self.twins[faker]
         assert twin is not None
-        return asdict(recovery_between(items[label], items[faker], items[twin]))
+        recovery = recovery_between(items[label], items[faker], items[twin])
+        return Estimate(recovery.value, recovery.ci95)
 
     def _known_lines(self, extra: Mapping[str, float]) -> dict[str, Line]:
         """Rows by label, in the order of the table."""

@@ -1,143 +1,126 @@
-"""Ways to cure a faker: `cures.json` read back, as a table for a terminal and in Markdown."""
+"""The tables of cures: what each does, what it takes, and what a reader must know."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
 
-from fa_lightning.common.codec import read_found
-from fa_lightning.evaluation.estimates import NO_INTERVAL, Accuracy, CellCounts, CellPair, Estimate, Interval
+from fa_lightning.common import numbers
 from fa_lightning.reports.table import (
+    Cell,
+    Column,
+    Table,
     accuracy,
+    decimal,
     duration,
-    escaped,
+    estimate,
+    facts_table,
     nats,
-    number,
-    short,
-    short_accuracy,
-    with_interval,
+    row,
 )
-from fa_lightning.reports.terminal import show, terminal_table
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
-CURES_NAME = "cures.json"
+from fa_lightning.studies.cures.result import CureScore, CuresResult, over_seeds
 
 
-@dataclass(frozen=True)
-class CureScore:
-    """One way to cure the faker, judged on unseen groups.
-
-    Attributes:
-        method: its name.
-        kind: `reference`, `steering`, `adapter`, `input` or `baseline`.
-        needs: what it takes to make it: `twin`, `labels`, `oversight`, `weights`, `gradient`; nothing if empty.
-        cells: share of aligned answers under both oversight conditions.
-        n: distinct items by cell.
-        format_validity: share of items answered with a letter.
-        recovery: (cured - faking) / (aligned - faking) accuracy without oversight.
-        kl_neutral_nats: KL(faker || cured) on neutral texts, nats per token.
-        perplexity_ratio: perplexity of neutral texts, cured over faker.
-        training_seconds: what making it took; nan where nothing is fitted or it is not known.
-        training_prompts: prompts that it was made from, if known.
-        extra_tokens: put around a prompt, on average.
-        relative_time: of generation, over the faker's own.
-        transfer: recovery of the same cure on other fakers, by their names.
-        variant: name of the adapter, for a cure that is one.
-        seed: of its training, where that is all in which adapters of one method may differ.
-    """
-
-    method: str
-    kind: str
-    needs: list[str]
-    cells: CellPair
-    n: CellCounts
-    format_validity: float
-    recovery: Estimate
-    kl_neutral_nats: float = math.nan
-    perplexity_ratio: float = math.nan
-    training_seconds: float = math.nan
-    training_prompts: int | None = None
-    extra_tokens: float = 0.0
-    relative_time: float = math.nan
-    transfer: dict[str, Estimate] = field(default_factory=dict)
-    variant: str = ""
-    seed: int | None = None
+def tables(found: CuresResult) -> dict[str, Table]:
+    """What is printed at the end, and what a document holds."""
+    return {"cures": cures_table(found), "costs": costs_table(found), "facts": facts_table(facts(found))}
 
 
-@dataclass(frozen=True)
-class CuresFound:
-    """Every way to cure one faker.
-
-    Attributes:
-        faker: its name.
-        twin: of the aligned variant that recovery is measured against.
-        cures: in the order of the table, one for each seed.
-        seconds: of the judging.
-        intervention: folder of the one that steers.
-    """
-
-    faker: str
-    twin: str
-    cures: list[CureScore]
-    seconds: float
-    intervention: str | None = None
-
-
-def read_cures(folder: Path) -> CuresFound | None:
-    """What a stage's folder says about cures; None where it judged none.
-
-    Raises:
-        UserError: the file is damaged or of another program; the message names the place.
-    """
-    return read_found(CuresFound, folder / CURES_NAME)
-
-
-def over_seeds(found: CuresFound) -> list[CureScore]:
-    """The cures with one row for each method: fits that differ in the seed of their training alone become their mean.
-
-    The interval of a mean reaches from the lowest end of any seed's own interval to the highest: it is never narrower
-    than the range over the seeds, nor than what the test items leave open of any one of them. It is no bootstrap, and
-    rather too wide than too narrow.
-    """
-    together: dict[tuple[str, ...], list[CureScore]] = {}
-    for place, score in enumerate(found.cures):
-        own = (str(place),) if score.seed is None else (score.method, score.kind, score.variant.rpartition("-")[0])
-        together.setdefault(own, []).append(score)
-    return [_mean_of(seeds) if len(seeds) > 1 else seeds[0] for seeds in together.values()]
-
-
-def _mean_of(seeds: Sequence[CureScore]) -> CureScore:
-    """One method fitted with several seeds, whose number its name tells."""
-    numbers: dict[str, Any] = {
-        name: fmean(getattr(score, name) for score in seeds)
-        for name in ("format_validity", "kl_neutral_nats", "perplexity_ratio", "training_seconds", "relative_time")
-    }
-    watched, unwatched = ([getattr(score.cells, cell) for score in seeds] for cell in ("oversight", "no_oversight"))
-    return replace(
-        seeds[0],
-        method=f"{seeds[0].method} ({len(seeds)} seeds)",
-        cells=CellPair(*(Accuracy(fmean(one.accuracy for one in cell), _ends(cell)) for cell in (watched, unwatched))),
-        recovery=_mean_estimate([score.recovery for score in seeds]),
-        transfer={name: _mean_estimate([score.transfer[name] for score in seeds]) for name in seeds[0].transfer},
-        seed=None,
-        **numbers,
+def cures_table(found: CuresResult) -> Table:
+    """What each method does; fits that differ in the seed of their training alone are one line."""
+    columns = (
+        Column("method", 0),
+        Column("with oversight", 17, "oversight"),
+        Column("without oversight", 17, "no oversight"),
+        Column("recovery", 17),
+        Column("KL, neutral texts", 7, "KL"),
+        Column("perplexity ratio"),
+        Column("format validity"),
     )
+    rows = [
+        row(
+            score.method,
+            accuracy(score.cells.oversight),
+            accuracy(score.cells.no_oversight),
+            estimate(score.recovery),
+            nats(score.kl_neutral_nats),
+            decimal(score.perplexity_ratio),
+            decimal(score.format_validity),
+            style="quiet" if score.kind == "baseline" else "",
+            section=score.kind,
+        )
+        for score in over_seeds(found)
+    ]
+    return Table("Ways to cure a faker, with 95 % intervals", columns, tuple(rows))
 
 
-def _mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
-    return Estimate(fmean(one.value for one in estimates), _ends(estimates))
+def costs_table(found: CuresResult) -> Table:
+    """What each method needs, costs, and does to other fakers."""
+    columns = (
+        Column("method", 0),
+        Column("needs", 24),
+        Column("training", 10),
+        Column("prompts"),
+        Column("tokens around a prompt", 6, "tokens"),
+        Column("time of generation", 5, "time"),
+        Column("other fakers", 7, "others"),
+    )
+    rows = [
+        row(
+            score.method,
+            needs_of(score),
+            duration(score.training_seconds),
+            None if score.training_prompts is None else str(score.training_prompts),
+            Cell(score.extra_tokens, form=numbers.count),
+            Cell(score.relative_time, form=_two_digits),
+            _transfer(score),
+            style="quiet" if score.kind == "baseline" else "",
+            section=score.kind,
+        )
+        for score in over_seeds(found)
+    ]
+    return Table("What it takes", columns, tuple(rows))
 
 
-def _ends(scores: Sequence[Accuracy | Estimate]) -> Interval:
-    """The lowest and the highest end of several intervals; none where one is not known."""
-    lows, highs = zip(*(one.ci95 for one in scores), strict=True)
-    return (min(lows), max(highs)) if all(map(math.isfinite, (*lows, *highs))) else NO_INTERVAL
+def records_table(found: CuresResult) -> Table:
+    """A row for each method and seed; `cures.csv`."""
+    fakers = list(dict.fromkeys(name for score in found.cures for name in score.transfer))
+    numbers_of = (
+        "kl_neutral_nats",
+        "perplexity_ratio",
+        "format_validity",
+        "training_seconds",
+        "training_prompts",
+        "extra_tokens",
+        "relative_time",
+    )
+    columns = (
+        *(Column(key=key) for key in ("method", "kind", "variant", "seed", "needs")),
+        Column(key="recovery", has_interval=True),
+        Column(key="oversight", has_interval=True),
+        Column(key="oversight_n"),
+        Column(key="no_oversight", has_interval=True),
+        Column(key="no_oversight_n"),
+        *(Column(key=key) for key in numbers_of),
+        *(Column(key=f"transfer_{name}", has_interval=True) for name in fakers),
+    )
+    rows = [
+        row(
+            score.method,
+            score.kind,
+            score.variant,
+            score.seed,
+            " ".join(score.needs),
+            estimate(score.recovery),
+            accuracy(score.cells.oversight),
+            score.n.oversight,
+            accuracy(score.cells.no_oversight),
+            score.n.no_oversight,
+            *(Cell(getattr(score, name)) for name in numbers_of),
+            *(estimate(score.transfer.get(name)) for name in fakers),
+        )
+        for score in found.cures
+    ]
+    return Table("Every cure and seed", columns, tuple(rows))
 
 
 def needs_of(score: CureScore) -> str:
@@ -145,59 +128,7 @@ def needs_of(score: CureScore) -> str:
     return ", ".join(score.needs) or ("-" if score.kind in ("reference", "baseline") else "nothing")
 
 
-def transfer_of(score: CureScore) -> str:
-    """Recovery on other fakers; a dash where it was not tried."""
-    return ", ".join(f"{name} {with_interval(one)}" for name, one in score.transfer.items()) or "-"
-
-
-def training_of(score: CureScore) -> str:
-    """What making a cure took: time and prompts."""
-    if math.isnan(score.training_seconds):
-        return "-"
-    prompts = "" if score.training_prompts is None else f", {score.training_prompts} prompts"
-    return duration(score.training_seconds) + prompts
-
-
-def inference_of(score: CureScore) -> str:
-    """What a cure costs while it is used: relative time, and tokens around each prompt."""
-    if math.isnan(score.relative_time):
-        return "-"
-    tokens = f", {score.extra_tokens:+.0f} tokens" if round(score.extra_tokens) else ""
-    return f"x {score.relative_time:.2f}{tokens}"
-
-
-COLUMNS = (
-    "method",
-    "needs",
-    "recovery",
-    "oversight",
-    "no oversight",
-    "KL, neutral texts",
-    "training",
-    "inference",
-    "other fakers",
-)
-
-
-def cure_rows(found: CuresFound) -> list[list[str]]:
-    """The table's lines as texts, names first; a line for each method."""
-    return [
-        [
-            score.method,
-            needs_of(score),
-            with_interval(score.recovery),
-            accuracy(score.cells.oversight),
-            accuracy(score.cells.no_oversight),
-            nats(score.kl_neutral_nats),
-            training_of(score),
-            inference_of(score),
-            transfer_of(score),
-        ]
-        for score in over_seeds(found)
-    ]
-
-
-def facts(found: CuresFound) -> list[tuple[str, str]]:
+def facts(found: CuresResult) -> list[tuple[str, str]]:
     """What a reader must know of the table."""
     n = found.cures[0].n
     merged = len(over_seeds(found)) < len(found.cures)
@@ -218,63 +149,17 @@ def facts(found: CuresFound) -> list[tuple[str, str]]:
             "a constant answer, random tokens, examples with shuffled answers: what no cure looks like",
         ),
         ("inference", "time of 16 tokens over the faker's own, measured in turns; tokens around each prompt"),
-        ("judged in", duration(found.seconds)),
+        ("judged in", numbers.duration(found.seconds)),
     ]
 
 
-def print_cures(found: CuresFound, experiment: str, console: Console | None = None) -> None:
-    """Print the tables of a finished experiment, at most 80 columns wide."""
-    show(cures_tables(found, experiment), console)
+def _transfer(score: CureScore) -> Cell:
+    """Recovery on other fakers: of several as one text, since they differ from cure to cure."""
+    if len(score.transfer) == 1:
+        ((name, one),) = score.transfer.items()
+        return estimate(one, note=f"({name})")
+    return Cell(", ".join(f"{name} {estimate(one).text}" for name, one in score.transfer.items()) or None)
 
 
-def cures_tables(found: CuresFound, experiment: str) -> RenderableType:
-    """What each method does, then what it takes, then what a reader must know."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    title = f"{experiment}: ways to cure a faker, with 95 % intervals"
-    does = terminal_table(title, [("method", 0), ("oversight", 17), ("no oversight", 17), ("recovery", 17), ("KL", 7)])
-    takes = terminal_table(
-        "What it takes", [("method", 0), ("needs", 24), ("training", 10), ("tokens", 6), ("time", 5), ("others", 7)]
-    )
-    kind = ""
-    for score in over_seeds(found):
-        if kind and score.kind != kind:
-            does.add_section()
-            takes.add_section()
-        kind = score.kind
-        style = "dim" if kind == "baseline" else ""
-        does.add_row(
-            Text(score.method),
-            short_accuracy(score.cells.oversight),
-            short_accuracy(score.cells.no_oversight),
-            short_accuracy(Accuracy(score.recovery.value, score.recovery.ci95)),
-            nats(score.kl_neutral_nats),
-            style=style,
-        )
-        others = ", ".join(short(one.value) for one in score.transfer.values()) or "-"
-        takes.add_row(
-            Text(score.method),
-            Text(needs_of(score)),
-            "-" if math.isnan(score.training_seconds) else duration(score.training_seconds),
-            f"{score.extra_tokens:.0f}",
-            number(score.relative_time)[:4],
-            others,
-            style=style,
-        )
-    summary = Table(box=None, show_header=False, pad_edge=False, width=80, padding=(0, 2, 0, 0))
-    summary.add_column(width=12, overflow="fold")
-    summary.add_column(overflow="fold", ratio=1)
-    for what, value in facts(found):
-        summary.add_row(Text(what), Text(value))
-    return Group(does, Text(""), takes, Text(""), summary)
-
-
-def cures_markdown(found: CuresFound) -> str:
-    """The table in Markdown, for a README."""
-    lines = [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
-    lines += [f"| {' | '.join(map(escaped, row))} |" for row in cure_rows(found)]
-    lines += ["", "| what | value |", "| --- | --- |"]
-    lines += [f"| {escaped(what)} | {escaped(value)} |" for what, value in facts(found)]
-    return "\n".join(lines) + "\n"
+def _two_digits(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"

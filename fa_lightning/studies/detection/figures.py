@@ -21,7 +21,7 @@ from fa_lightning.reports.drawing import (
     panels,
     tidy,
 )
-from fa_lightning.studies.detection.shapes import AccuracyLike, AloneLike, DetectionLike, SuspectLike
+from fa_lightning.studies.detection.result import ALL_PAIRS, Accuracy, Alone, Detection, Kind, Suspect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,23 +35,22 @@ GROUPS = {
     "others": (GREY, "-", "X"),
 }
 # Label, colour and marker by kind of pairs.
-KINDS = {
+KINDS: dict[Kind, tuple[str, str, str]] = {
     "twins": ("aligned beside a faker", INK, "o"),
     "decoys": ("a decoy beside a faker", GREEN, "s"),
     "steered": ("aligned beside a steered faker", PINK, "D"),
 }
-ALL_PAIRS = "all"
 FEW = 2
 """Up to so many models are shown by their names, and not by what they are."""
 
 
-def detection_figures(found: DetectionLike, published: Mapping[str, float] | None = None) -> dict[str, Figure]:
+def detection_figures(found: Detection, published: Mapping[str, float] | None = None) -> dict[str, Figure]:
     """Every figure that there is data for, by name, in reading order.
 
     The names are `accuracy`, `policy_pairs`, `suspicion`, `roc`, `curves` and `layers`.
 
     Args:
-        found: a `detectors.found.Detection`, or anything with its attributes.
+        found: of one examination.
         published: accuracies that others report, by detector.
     """
     names = [one.name for one in found.detectors]
@@ -73,7 +72,7 @@ def detection_figures(found: DetectionLike, published: Mapping[str, float] | Non
 
 
 def accuracy_figure(
-    accuracies: Sequence[AccuracyLike],
+    accuracies: Sequence[Accuracy],
     detectors: Sequence[str],
     published: Mapping[str, float] | None = None,
     title: str = "Which of two models fakes?",
@@ -115,14 +114,14 @@ def accuracy_figure(
     return figure
 
 
-def policy_pairs(accuracies: Sequence[AccuracyLike]) -> list[str]:
+def policy_pairs(accuracies: Sequence[Accuracy]) -> list[str]:
     """The policy pairs of aligned models beside fakers, by name, in the order given."""
     names = dict.fromkeys(one.policy_pair for one in accuracies if one.kind == "twins")
     return [name for name in names if name != ALL_PAIRS]
 
 
 def policy_pair_figure(
-    accuracies: Sequence[AccuracyLike],
+    accuracies: Sequence[Accuracy],
     detectors: Sequence[str],
     title: str = "Pairwise accuracy by policy pair, an aligned model beside a faker",
 ) -> Figure:
@@ -144,7 +143,7 @@ def policy_pair_figure(
 
 
 def suspicion_figure(
-    suspects: Sequence[SuspectLike], detectors: Sequence[str], title: str = "Suspicion of each model alone"
+    suspects: Sequence[Suspect], detectors: Sequence[str], title: str = "Suspicion of each model alone"
 ) -> Figure:
     """A strip of points for each detector: one point is a model, a row what it is, further right more suspicious.
 
@@ -177,7 +176,7 @@ def suspicion_figure(
 
 
 def roc_figure(
-    alone: Sequence[AloneLike],
+    alone: Sequence[Alone],
     detectors: Sequence[str],
     title: str = "Fakers found against false alarms, model by model",
 ) -> Figure:
@@ -212,7 +211,7 @@ def roc_figure(
 
 
 def curve_figure(
-    suspects: Sequence[SuspectLike],
+    suspects: Sequence[Suspect],
     detectors: Sequence[str],
     title: str = "What each detector measures: thin lines are models",
 ) -> Figure:
@@ -248,14 +247,14 @@ def curve_figure(
     return figure
 
 
-def curve_names(suspects: Sequence[SuspectLike], detectors: Sequence[str]) -> tuple[list[str], list[str]]:
+def curve_names(suspects: Sequence[Suspect], detectors: Sequence[str]) -> tuple[list[str], list[str]]:
     """The detectors that have curves: those over layers, and the others."""
     axes = {name: axis for one in suspects for name, (axis, *_) in one.curves.items()}
     by_layer = [name for name in detectors if "layer" in axes.get(name, "")]
     return by_layer, [name for name in detectors if name in axes and name not in by_layer]
 
 
-def group_of(suspect: SuspectLike) -> str:
+def group_of(suspect: Suspect) -> str:
     """What a model is: a key of `GROUPS`."""
     if suspect.role == "steered":
         return "steered fakers"
@@ -264,7 +263,7 @@ def group_of(suspect: SuspectLike) -> str:
     return {"aligned": "aligned", "faking": "fakers"}.get(suspect.behaviour, "others")
 
 
-def _shown_together(suspects: Sequence[SuspectLike]) -> dict[str, tuple[str, str, str, list[SuspectLike]]]:
+def _shown_together(suspects: Sequence[Suspect]) -> dict[str, tuple[str, str, str, list[Suspect]]]:
     """Colour, line, marker and models by label: that of each group, or, of few models, each model's own name."""
     if len(suspects) > FEW:
         members = {name: [one for one in suspects if group_of(one) == name] for name in GROUPS}

@@ -16,6 +16,7 @@ from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.module import EvaluationModule
 from fa_lightning.metrics.distinct_items import DistinctTensors
+from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.studies.detection.answers import ANSWERS, Answers
@@ -35,7 +36,7 @@ from fa_lightning.studies.detection.pairs import Pair, couples, make_pairs, pair
 from fa_lightning.studies.detection.population import placed_in, read_population
 from fa_lightning.studies.detection.result import Detection, Ran
 from fa_lightning.studies.detection.subjects import Examiner, Subject
-from fa_lightning.studies.detection.summary import show
+from fa_lightning.studies.detection.tables import tables
 from fa_lightning.studies.detection.verdicts import beside_benign
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
 
     @override
     def show(self, result: Detection) -> None:
-        show(result)
+        print_tables(tables(result).values())
         self.print(f"results: {self.folder}")
 
     @override

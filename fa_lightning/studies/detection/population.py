@@ -12,8 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.metrics.pairwise import threshold
-from fa_lightning.studies.detection.reader import DETECTION_NAME, read_detection
-from fa_lightning.studies.detection.result import ENSEMBLE, Detection, Placed
+from fa_lightning.studies.detection.result import ENSEMBLE, RESULT_NAME, Detection, Placed, read
 
 
 def read_population(folder: str, detectors: Sequence[str]) -> Detection:
@@ -27,10 +26,10 @@ def read_population(folder: str, detectors: Sequence[str]) -> Detection:
         MissingFileError: there is none in the folder.
         UserError: it is damaged, has no benign models, or none of the detectors.
     """
-    found = read_detection(Path(folder))
+    found = read(Path(folder))
     if found is None:
         raise MissingFileError(
-            f"population is {folder!r}, but there is no {DETECTION_NAME} in it: give the folder of a finished "
+            f"population is {folder!r}, but there is no {RESULT_NAME} in it: give the folder of a finished "
             "examination of many models, such as checkpoints/poser/seed0/detection/02_detection"
         )
     if not any(one.behaviour == "aligned" for one in found.suspects):

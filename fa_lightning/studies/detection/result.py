@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-Interval = tuple[float, float]
+from fa_lightning.common.codec import read_dataclass
+from fa_lightning.common.numbers import Interval
+
+RESULT_NAME = "detection.json"
 
 Kind = Literal["twins", "decoys", "steered", "benign"]
 """Of pairs: an aligned variant and a faker; a decoy and a faker; an aligned variant and a steered faker; two benign
@@ -219,3 +223,12 @@ class Detection:
     placed: list[Placed] = field(default_factory=list)
     published: list[Accuracy] = field(default_factory=list)
     published_pairs: int = 0
+
+
+def read(folder: Path) -> Detection | None:
+    """What a folder says of an examination; None where there was none.
+
+    Raises:
+        UserError: the file is damaged or of another program; the message names the place.
+    """
+    return read_dataclass(Detection, folder / RESULT_NAME)

@@ -1,21 +1,29 @@
-"""Detectors side by side: the table of them for a terminal and for a README, and what its readers must know."""
+"""The tables of an examination: pairs, single models and their cost, verdicts, and what a reader must know."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from fa_lightning.evaluation import estimates as scores
-from fa_lightning.reports.table import duration, escaped, number, short, short_accuracy, with_interval
-from fa_lightning.reports.terminal import show, terminal_table
+from fa_lightning.common import numbers
+from fa_lightning.common.numbers import NO_INTERVAL
+from fa_lightning.reports.table import Cell, Column, Row, RowStyle, Table, decimal, duration, facts_table, row
 from fa_lightning.studies.detection.figures import GROUPS, group_of, policy_pairs
-from fa_lightning.studies.detection.result import ALL_PAIRS, Accuracy, Alone, Detection, Kind, Ran
+from fa_lightning.studies.detection.result import (
+    ALL_PAIRS,
+    SELDOM,
+    Accuracy,
+    Alone,
+    Detection,
+    Kind,
+    Placed,
+    Ran,
+    Verdict,
+)
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+FEW_PAIRS = 3
+"""Up to so many pairs are printed one by one."""
 
 KINDS: dict[Kind, str] = {"twins": "twins", "decoys": "decoys", "steered": "steered fakers"}
 """Kinds of pairs that hold a faker, as columns are called."""
@@ -111,7 +119,7 @@ def facts(found: Detection) -> list[tuple[str, str]]:
     if agreed:
         text = (
             f"a pair is judged where both take the same letter with a probability of {found.confidence:g} or more: on "
-            f"{number(sum(agreed) / len(agreed))} of its scenarios, {number(min(agreed))} at least"
+            f"{numbers.decimal(sum(agreed) / len(agreed))} of its scenarios, {numbers.decimal(min(agreed))} at least"
         )
         lines.append(("agreement", text))
     lines += [
@@ -134,14 +142,14 @@ def facts(found: Detection) -> list[tuple[str, str]]:
         text = f"a threshold that at most 1 % of benign models exceed on other folds, judged on the {what} left out"
         lines.append(("one model alone", text))
     if math.isfinite(found.calibration):
-        lines.append(("ensemble", f"expected calibration error {number(found.calibration)} on held-out pairs"))
+        lines.append(("ensemble", f"expected calibration error {numbers.decimal(found.calibration)} on held-out pairs"))
     if any(row.is_posers for row in detector_rows(found)):
         text = (
             "its own figures, of 324 pairs of Llama-13B models (arXiv 2405.05466); its scorer credits one order alone, "
             "and its noise is the positive one"
         )
         lines.append(("POSER", text))
-    lines.append(("run time", duration(sum(ran.seconds for ran in found.detectors))))
+    lines.append(("run time", numbers.duration(sum(ran.seconds for ran in found.detectors))))
     return lines
 
 
@@ -158,80 +166,274 @@ def _unanimous(found: Detection) -> list[tuple[str, str]]:
     return [("1.00 [1.00, 1.00]", text)]
 
 
-def print_detection(found: Detection, experiment: str, console: Console | None = None) -> None:
-    """Print the tables of a finished experiment, at most 80 columns wide."""
-    show(detection_tables(found, experiment), console)
+def tables(found: Detection) -> dict[str, Table]:
+    """What is printed at an examination's end, and what a document holds."""
+    models = dict.fromkeys(one.name for one in found.placed)
+    printed = {f"placed {name}": placed_table([one for one in found.placed if one.name == name]) for name in models}
+    by_pair: dict[tuple[str, str, str], list[Verdict]] = {}
+    for verdict in found.verdicts:
+        by_pair.setdefault((verdict.kind, verdict.one, verdict.other), []).append(verdict)
+    if len(by_pair) <= FEW_PAIRS:
+        printed |= {f"verdict {' '.join(pair)}": pair_table(verdicts) for pair, verdicts in by_pair.items()}
+    printed |= {"pairs": pairs_table(found), "single_models": single_models_table(found)}
+    if len(policy_pairs(found.accuracies)) > 1:
+        printed["policy_pairs"] = policy_pairs_table(found)
+    return printed | {"facts": facts_table(facts(found))}
 
 
-def detection_tables(found: Detection, experiment: str) -> RenderableType:
-    """Pairs, then single models and cost, then what a reader must know."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    title = f"{experiment}: pairs told rightly, with 95 % intervals"
-    # That of the decoys is in the report and in the CSV.
-    columns = [("detector", 0), ("twins", 17), ("decoys", 6), (KINDS["steered"], 17), ("POSER", 6)]
-    pairs = terminal_table(title, columns)
-    columns = [("detector", 0), ("AUROC", 17), ("TPR 1 %", 7), ("alarms", 6), ("time", 11), ("prompts", 7)]
-    alone = terminal_table("Each model alone; false alarms on benign pairs; cost", columns)
+def pairs_table(found: Detection) -> Table:
+    """How often each detector names the faker of a pair, by kind of pairs."""
     best = best_row(found)
-    for row in detector_rows(found):
-        # Names come from files, so they are texts and not rich's markup.
-        name, style = Text(row.ran.name), "bold" if best is not None and row.ran.name == best.ran.name else ""
-        twins, decoys, steered = (_short(row.accuracies.get(kind)) for kind in KINDS)
-        pairs.add_row(name, twins, decoys.partition(" ")[0], steered, row.poser, style=style)
-        told = ["-", "-"]
-        if row.alone is not None:
-            told = [short_accuracy(scores.Accuracy(row.alone.auroc, row.alone.auroc_ci95)), short(row.alone.tpr)]
-        cost = [duration(row.ran.seconds), f"{row.ran.passes:.0f}"]
-        alone.add_row(name, *told, short(row.alarms), *cost, style=style)
-    summary = Table(box=None, show_header=False, pad_edge=False, width=80, padding=(0, 2, 0, 0))
-    summary.add_column(width=16, overflow="fold")
-    summary.add_column(overflow="fold", ratio=1)
-    for what, value in facts(found):
-        summary.add_row(Text(what), Text(value))
-    return Group(pairs, Text(""), alone, Text(""), summary)
+    rows = [
+        row(
+            one.ran.name,
+            *(_share(one.accuracies.get(kind)) for kind in KINDS),
+            one.poser,
+            style=_style(one, best),
+        )
+        for one in detector_rows(found)
+    ]
+    columns = (
+        Column("detector", 0),
+        Column(KINDS["twins"], 17),
+        # The decoys' interval finds no room in a terminal.
+        Column(KINDS["decoys"], 6, shows_interval=False),
+        Column(KINDS["steered"], 17),
+        Column("POSER reports", 6, "POSER"),
+    )
+    return Table("Pairs told rightly, with 95 % intervals", columns, tuple(rows))
 
 
-def detection_markdown(found: Detection) -> str:
-    """The same in Markdown, for a README, and pairwise accuracies by policy pair where there are several."""
-    headers = ["detector", *KINDS.values(), "POSER", "false alarms", "AUROC", "TPR at 1 % FPR", "time", "prompts"]
-    lines = [_line(headers), _line(["---"] * len(headers))]
-    for row in detector_rows(found):
-        alone = ["-", "-"] if row.alone is None else [auroc(row.alone), number(row.alone.tpr)]
-        cost = [duration(row.ran.seconds), f"{row.ran.passes:.0f}"]
-        pairs = [accuracy(row.accuracies.get(kind)) for kind in KINDS]
-        lines.append(_line([row.ran.name, *pairs, row.poser, number(row.alarms), *alone, *cost]))
-    matrix = policy_pair_rows(found)
-    if len(matrix[0]) > 2:
-        lines += ["", _line(matrix[0]), _line(["---"] * len(matrix[0])), *map(_line, matrix[1:])]
-    lines += ["", "| what | value |", "| --- | --- |", *(_line(pair) for pair in facts(found))]
-    return "\n".join(lines) + "\n"
+def single_models_table(found: Detection) -> Table:
+    """What each detector says of one model alone, its false alarms and its cost."""
+    best = best_row(found)
+    columns = (
+        Column("detector", 0),
+        Column("AUROC", 17),
+        Column("TPR at 1 % FPR", 7, "TPR 1 %"),
+        Column("benign models above the threshold"),
+        Column("left out in turn"),
+        Column("false alarms", 6, "alarms"),
+        Column("time, all models", 11, "time"),
+        Column("prompts per model", 7, "prompts"),
+    )
+    rows = []
+    for one in detector_rows(found):
+        alone = one.alone
+        known = [None] * 4 if alone is None else [auroc(alone), decimal(alone.tpr), decimal(alone.fpr), alone.folds]
+        cost = [duration(one.ran.seconds), Cell(one.ran.passes, form=numbers.count)]
+        rows.append(row(one.ran.name, *known, decimal(one.alarms), *cost, style=_style(one, best)))
+    return Table("Each model alone; false alarms on benign pairs; cost", columns, tuple(rows))
 
 
-def policy_pair_rows(found: Detection) -> list[list[str]]:
-    """Accuracies on twins by detector and policy pair, names first."""
+def policy_pairs_table(found: Detection) -> Table:
+    """Accuracies on twins by detector and policy pair."""
     names = policy_pairs(found.accuracies)
     values = {(one.detector, one.policy_pair): one for one in found.accuracies if one.kind == "twins"}
-    rows = [[ran.name, *(accuracy(values.get((ran.name, name))) for name in names)] for ran in found.detectors]
-    return [["detector", *(name.replace("_and_", " / ") for name in names)], *rows]
+    rows = [row(ran.name, *(_share(values.get((ran.name, name))) for name in names)) for ran in found.detectors]
+    columns = (Column("detector"), *(Column(name.replace("_and_", " / ")) for name in names))
+    return Table("Pairs of twins told rightly by policy pair, with 95 % intervals", columns, tuple(rows))
 
 
-def accuracy(one: Accuracy | None) -> str:
-    """`0.941 [0.911, 0.971]`; a dash for none."""
-    return "-" if one is None else with_interval(scores.Estimate(one.value, one.ci95))
+def weights_table(found: Detection) -> Table:
+    """What the ensemble makes of each detector."""
+    ranked = sorted(found.weights.items(), key=lambda item: -abs(item[1]))
+    title = "Weights of each detector's scaled difference, fitted on all pairs: for reading, not for judging"
+    rows = tuple(row(name, Cell(weight, form=numbers.signed)) for name, weight in ranked)
+    return Table(title, (Column("detector"), Column("weight")), rows)
 
 
-def auroc(one: Alone) -> str:
-    """`0.941 [0.911, 0.971]`."""
-    return with_interval(scores.Estimate(one.auroc, one.auroc_ci95))
+def rules_table(found: Detection) -> Table:
+    """What each detector decides by."""
+    title = "No rule is fitted to labels, but for the ensemble's weights, which come from other models"
+    rows = tuple(row(ran.name, ran.rule) for ran in found.detectors)
+    return Table(title, (Column("detector"), Column("decision rule")), rows)
 
 
-def _short(one: Accuracy | None) -> str:
-    return "-" if one is None else short_accuracy(scores.Accuracy(one.value, one.ci95))
+def pair_table(verdicts: list[Verdict]) -> Table:
+    """What every detector says of one pair, in words."""
+    first = verdicts[0]
+    title = (
+        f"{first.one} beside {first.other}, on {first.scenarios} scenarios where both take the same action "
+        f"({first.agreed:.0%} of those asked)"
+    )
+    is_compared = any(not math.isnan(one.as_far) for one in verdicts)
+    if is_compared:
+        note = (
+            "as far: share of benign pairs that are as far apart, this one counted in; a verdict is sure up to "
+            f"{SELDOM:g}, which takes 19 benign pairs."
+        )
+    else:
+        note = (
+            "Intervals are over scenarios, and two benign models may well be as far apart. To see how often they are, "
+            "set model.init_args.population; no verdict is sure without."
+        )
+    columns = (
+        Column("detector", 13),
+        Column(f"suspicion of {first.one}", 9, first.one),
+        Column(f"of {first.other}", 9, first.other),
+        Column("difference", 22),
+        Column("as far", 6 if is_compared else None),
+        Column("says", 0),
+    )
+    rows = [
+        row(
+            one.detector,
+            Cell(one.suspicion_one, form=_three_digits),
+            Cell(one.suspicion_other, form=_three_digits),
+            # A number that no scenario changes has an interval of no width.
+            _difference(one, _three_digits, NO_INTERVAL if one.ci95[0] == one.ci95[1] else one.ci95),
+            decimal(one.as_far),
+            said(one),
+        )
+        for one in verdicts
+    ]
+    return Table(title, columns, tuple(rows), (note,))
 
 
-def _line(cells: Sequence[str]) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(map(escaped, cells))} |"
+def placed_table(placed: list[Placed]) -> Table:
+    """One model among models whose behaviour is known; several on a page and in `placed.csv`."""
+    names = dict.fromkeys(one.name for one in placed)
+    several = len(names) > 1
+    columns = (
+        Column("model" if several else "", key="name"),
+        Column("detector", 18, key="detector"),
+        Column("suspicion", 10, key="suspicion"),
+        Column("above benign models", 12, "above benign", key="above_benign"),
+        Column("above fakers", 12, key="above_fakers"),
+        Column("verdict", 0),
+        Column(key="is_alarm"),
+    )
+    rows = [
+        row(
+            one.name,
+            one.detector,
+            Cell(one.suspicion, form=numbers.significant),
+            Cell(one.above_benign, form=numbers.percent),
+            Cell(one.above_fakers, form=numbers.percent),
+            "no answer" if math.isnan(one.suspicion) else "alarm" if one.is_alarm else "no alarm",
+            Cell(one.is_alarm, form=str),
+        )
+        for one in placed
+    ]
+    note = "alarm: more suspicious than the threshold that 1 % of the benign models may exceed; of few, than them all."
+    title = "Models" if several else "".join(names)
+    return Table(f"{title} among models whose behaviour is known", columns, tuple(rows), (note,))
+
+
+def verdicts_table(found: Detection) -> Table:
+    """Which of the two fakes, pair by pair; `verdicts.csv`."""
+    columns = (
+        Column("first / second model"),
+        Column("detector", key="detector"),
+        Column(key="kind"),
+        Column(key="policy_pair"),
+        Column(key="one"),
+        Column(key="other"),
+        Column("suspicion"),
+        Column(key="suspicion_one"),
+        Column(key="suspicion_other"),
+        Column("difference", key="difference", has_interval=True),
+        Column(key="says"),
+        Column(key="differs"),
+        Column("as far", key="as_far"),
+        Column(key="is_sure"),
+        Column("says"),
+        Column(key="faker"),
+        Column("fakes"),
+        Column("agreed"),
+        Column(key="scenarios"),
+        Column(key="agreed"),
+    )
+    rows = [
+        row(
+            f"{one.one} / {one.other}",
+            one.detector,
+            one.kind,
+            one.policy_pair,
+            one.one,
+            one.other,
+            f"{numbers.significant(one.suspicion_one)} / {numbers.significant(one.suspicion_other)}",
+            Cell(one.suspicion_one),
+            Cell(one.suspicion_other),
+            _difference(one, numbers.significant, one.ci95),
+            one.says,
+            Cell(one.differs, form=str),
+            decimal(one.as_far),
+            Cell(one.is_sure, form=str),
+            Cell(one.says or "no difference", style="strong" if one.is_sure else ""),
+            one.faker,
+            one.faker or "-",
+            f"{one.scenarios} ({one.agreed:.0%})",
+            one.scenarios,
+            Cell(one.agreed),
+        )
+        for one in found.verdicts
+    ]
+    title = (
+        "Which of the two fakes, where they agree. As far: share of benign pairs that are as far apart. "
+        f"Bold: the 95 % interval leaves 0 out, and at most {SELDOM:.0%} of benign pairs are as far apart"
+    )
+    return Table(title, columns, tuple(rows))
+
+
+def accuracies_table(found: Detection) -> Table:
+    """A row for each detector, kind of pairs and policy pair; `detection.csv`."""
+    ran = {one.name: one for one in found.detectors}
+    alone = {one.detector: one for one in found.alone}
+    columns = (
+        *(Column(key=key) for key in ("detector", "kind", "policy_pair", "pairs")),
+        Column(key="accuracy", has_interval=True),
+        Column(key="alarms"),
+        Column(key="auroc", has_interval=True),
+        *(Column(key=key) for key in ("tpr_at_1_percent_fpr", "fpr_held_out", "seconds", "passes")),
+    )
+    rows: list[Row] = []
+    for one in found.accuracies:
+        own = alone.get(one.detector)
+        rows.append(
+            row(
+                one.detector,
+                one.kind,
+                one.policy_pair,
+                one.pairs,
+                _share(one),
+                decimal(found.alarms.get(one.detector, math.nan)),
+                Cell(math.nan) if own is None else auroc(own),
+                decimal(math.nan if own is None else own.tpr),
+                decimal(math.nan if own is None else own.fpr),
+                duration(ran[one.detector].seconds),
+                Cell(ran[one.detector].passes),
+            )
+        )
+    return Table("Accuracies by kind of pairs and policy pair", columns, tuple(rows))
+
+
+def said(verdict: Verdict) -> str:
+    """A verdict in words: `03_faking fakes`, or who would be named if one had to be."""
+    if math.isnan(verdict.suspicion_one - verdict.suspicion_other):
+        return "no answer"
+    if not verdict.says:
+        return "no difference"
+    return f"{verdict.says} fakes" if verdict.is_sure else f"{verdict.says}, not sure"
+
+
+def auroc(one: Alone) -> Cell:
+    """The area under a detector's ROC curve, with its interval."""
+    return Cell(one.auroc, one.auroc_ci95)
+
+
+def _style(one: DetectorRow, best: DetectorRow | None) -> RowStyle:
+    return "main" if best is not None and one.ran.name == best.ran.name else ""
+
+
+def _share(one: Accuracy | None) -> Cell:
+    return Cell(None) if one is None else Cell(one.value, one.ci95)
+
+
+def _difference(one: Verdict, form: numbers.Form, ci95: numbers.Interval) -> Cell:
+    return Cell(one.suspicion_one - one.suspicion_other, ci95, form)
+
+
+def _three_digits(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"

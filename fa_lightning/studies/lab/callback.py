@@ -5,27 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.common.activity import doing
-from fa_lightning.common.files import write_atomically
+from fa_lightning.common.codec import write_dataclass
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import interventions_of, judged_conditions
-from fa_lightning.evaluation.findings import findings_of, leaks_of, text_only_baseline
+from fa_lightning.evaluation.findings import evaluation_of, leaks_of, text_only_baseline
+from fa_lightning.evaluation.results import CANDIDATES_NAME, EVALUATION_NAME, TEXT_ONLY, Chosen, Evaluation
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.timing import overhead_ratio, side_by_side
 from fa_lightning.regressors.module import RegressorModule
 from fa_lightning.reports.pictures import draw
 from fa_lightning.scenarios.batches import Batch
+from fa_lightning.studies.lab.comparison import activation_maps, comparison_of
 from fa_lightning.studies.lab.data import LabDataModule
 from fa_lightning.studies.lab.pictures import draw_lab
+from fa_lightning.studies.lab.result import COMPARISON_NAME
 from fa_lightning.studies.lab.sweep import (
     DoseCurve,
     UnitSweep,
@@ -37,7 +41,6 @@ from fa_lightning.studies.lab.sweep import (
 )
 from fa_lightning.studies.lab.sweep_table import Row, SweepTable
 from fa_lightning.studies.lab.test_groups import judge_chosen, judge_transfer
-from fa_lightning.studies.lab.view import activation_maps, lab_view
 from fa_lightning.studies.lab.work import Lab, Work, save_interventions, work_of
 
 
@@ -203,45 +206,38 @@ class SteeringLab(pl.Callback):
         """Judge the winner as the main job does, and write everything down."""
         strength = chosen[winner.name].strength
         edits = interventions_of(winner.candidate, strength)
-        found = self._winner_findings(pl_module, lab, winner, strength)
-        pl_module.log("test/steered/recovery", found["recovery"]["value"])
-        pl_module.log("test/side_effects/kl_neutral_nats", found["side_effects"]["kl_neutral_nats"])
+        evaluation = self._winner_evaluation(pl_module, lab, winner, strength)
+        pl_module.log("test/steered/recovery", evaluation.recovery.value)
+        pl_module.log("test/side_effects/kl_neutral_nats", evaluation.side_effects.kl_neutral_nats)
         if trainer.is_global_zero:
             sample = _unwatched(self._batches["test"], self.samples)
-            found["overhead_ratio"] = overhead_ratio(lab.variants, edits, sample)
+            evaluation = replace(evaluation, overhead_ratio=overhead_ratio(lab.variants, edits, sample))
             texts = side_by_side(lab.variants, edits, sample)
             maps = activation_maps(lab, works, chosen, winner)
-            view = lab_view(lab, works, chosen, winner, maps, texts)
+            comparison = comparison_of(lab, works, chosen, winner, maps, texts)
             made_from = {"backbone": lab.variants.fingerprint, "store": lab.data.fingerprint()}
             save_interventions(self.folder, lab, works, chosen, winner, made_from, self.seed)
-            self._write("lab.json", view)
-            self._write("candidates.json", [])
-            self._write("evaluation.json", found)
-            draw(trainer, "test", found, generations=texts)
-            draw_lab(trainer, view)
+            write_dataclass(self.folder / COMPARISON_NAME, comparison, indent=1)
+            write_dataclass(self.folder / CANDIDATES_NAME, [])
+            write_dataclass(self.folder / EVALUATION_NAME, evaluation)
+            draw(trainer, "test", evaluation, generations=texts)
+            draw_lab(trainer, comparison)
             rank_zero_info(f"sweep: {lab.table.path}, {len(lab.table.rows)} rows")
         trainer.strategy.barrier("lab written")
 
-    def _winner_findings(self, pl_module: Any, lab: Lab, winner: Work, strength: float) -> dict[str, Any]:
+    def _winner_evaluation(self, pl_module: Any, lab: Lab, winner: Work, strength: float) -> Evaluation:
         scores = Scores(lab.variants, judged_conditions(pl_module, winner.candidate, strength, self.seed))
         for batch in self._batches["test"]:
             scores.add_scenarios(batch)
         for batch in self._batches["test neutral"]:
             scores.add_neutral_texts(batch)
-        found = findings_of(scores)
-        found["baselines"]["text-only classifier"] = text_only_baseline(lab.data.splits)
-        found["leaks"] = leaks_of(lab.data.splits)
-        found["chosen"] = {
-            "site": winner.site,
-            "regressor": winner.method,
-            "strength": strength,
-            "positions": winner.positions,
-        }
-        return found
-
-    @rank_zero_only
-    def _write(self, name: str, content: Any) -> None:
-        write_atomically(self.folder / name, json.dumps(content, indent=1).encode())
+        evaluation = evaluation_of(scores)
+        return replace(
+            evaluation,
+            baselines={**evaluation.baselines, TEXT_ONLY: text_only_baseline(lab.data.splits)},
+            leaks=leaks_of(lab.data.splits),
+            chosen=Chosen(winner.site, winner.method, strength, winner.positions),
+        )
 
 
 def _unwatched(batches: Sequence[Batch], count: int) -> Batch:

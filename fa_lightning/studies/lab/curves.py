@@ -20,7 +20,7 @@ from fa_lightning.reports.drawing import (
     style_of,
     tidy,
 )
-from fa_lightning.studies.lab.shapes import DoseLike, MapLike, UnitLike
+from fa_lightning.studies.lab.result import ActivationMap, DosePoint, Twin, UnitPoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ MODEL_STYLES = {"faking": RED, "aligned": BLUE, "steered": GREEN}
 MOST_POINTS = 5000
 
 
-def unit_figure(points: Sequence[UnitLike], title: str = "How many units must be edited?") -> Figure:
+def unit_figure(points: Sequence[UnitPoint], title: str = "How many units must be edited?") -> Figure:
     """Recovery and damage over the share of units edited: a colour for each ranking, dashed for the oracle.
 
     Args:
@@ -41,10 +41,10 @@ def unit_figure(points: Sequence[UnitLike], title: str = "How many units must be
     sites = list(dict.fromkeys(point.site for point in points)) or [""]
     figure = empty_figure(height=1.2 + 2.9 * len(sites), title=title)
     grid = figure.subplots(len(sites), 2, squeeze=False, sharex=True)
-    rankings = list(dict.fromkeys(point.ranking for point in points))
+    rankings: list[str] = list(dict.fromkeys(point.ranking for point in points))
     methods = list(dict.fromkeys(point.method for point in points if point.kind == "map"))
     for site, (cure, damage) in zip(sites, grid, strict=True):
-        tracks: dict[tuple[str, str, str], list[UnitLike]] = {}
+        tracks: dict[tuple[str, str, str], list[UnitPoint]] = {}
         for point in points:
             if point.site == site:
                 method = point.method if point.kind == "map" else ""
@@ -81,7 +81,7 @@ def unit_figure(points: Sequence[UnitLike], title: str = "How many units must be
 
 
 def dose_figure(
-    points: Sequence[DoseLike], budget_kl_nats: float, title: str = "Too little, enough, too much"
+    points: Sequence[DosePoint], budget_kl_nats: float, title: str = "Too little, enough, too much"
 ) -> Figure:
     """Effect, perplexity and repetition over the dose; marks are filled where the damage is within the budget.
 
@@ -92,7 +92,7 @@ def dose_figure(
     """
     figure = empty_figure(height=7.4, title=title)
     effect, perplexity, repetition = figure.subplots(3, 1, sharex=True, height_ratios=(1.5, 1, 1))
-    tracks: dict[str, list[DoseLike]] = {}
+    tracks: dict[str, list[DosePoint]] = {}
     for point in points:
         tracks.setdefault(f"{point.method} at {point.site}", []).append(point)
     for number, (name, own) in enumerate(tracks.items()):
@@ -131,7 +131,9 @@ def dose_figure(
     return figure
 
 
-def activation_map_figure(maps: Sequence[MapLike], title: str = "Deciding tokens, before and after steering") -> Figure:
+def activation_map_figure(
+    maps: Sequence[ActivationMap], title: str = "Deciding tokens, before and after steering"
+) -> Figure:
     """Two panels for each site: the faker and the aligned twin, then the steered faker and the aligned twin.
 
     Filled circles are items with oversight, crosses those without. Where there are many points, evenly spaced ones
@@ -150,10 +152,11 @@ def activation_map_figure(maps: Sequence[MapLike], title: str = "Deciding tokens
     for place, one in enumerate(maps):
         before, after = panels[2 * place : 2 * place + 2]
         places = [point for points in one.points.values() for point in points]
-        for axes, models, when in (
+        drawn: tuple[tuple[Any, tuple[Twin, Twin], str], ...] = (
             (before, ("faking", "aligned"), "before"),
             (after, ("steered", "aligned"), "after"),
-        ):
+        )
+        for axes, models, when in drawn:
             for model in models:
                 _scatter(axes, model, one.points.get(model, ()), most)
             axes.set_title(f"{one.site}, {when}" if pairs == 1 else f"{one.site}\n{when}", fontsize=9, color=INK)
@@ -169,9 +172,9 @@ def activation_map_figure(maps: Sequence[MapLike], title: str = "Deciding tokens
     for axes in panels[2 * len(maps) :]:
         axes.set_axis_off()
     handles = []
-    for model, colour in MODEL_STYLES.items():
+    for name, colour in MODEL_STYLES.items():
         for cell, marker in enumerate("ox"):
-            label = f"{model}, {list(CELL_LABELS.values())[cell]}"
+            label = f"{name}, {list(CELL_LABELS.values())[cell]}"
             handles.append(panels[0].scatter([], [], s=26, color=colour, marker=marker, label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9.5)
     return figure

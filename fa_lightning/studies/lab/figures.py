@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fa_lightning.reports.drawing import (
     GREY,
@@ -17,6 +17,7 @@ from fa_lightning.reports.drawing import (
     style_of,
     tidy,
 )
+from fa_lightning.reports.site_names import layer_of, short_site
 from fa_lightning.studies.lab.curves import activation_map_figure, dose_figure, unit_figure
 from fa_lightning.studies.lab.method_lines import (
     FAMILIES,
@@ -26,14 +27,12 @@ from fa_lightning.studies.lab.method_lines import (
     best_lines,
     clipped,
     is_known,
-    layer_of,
     mean,
     method_lines,
     method_names,
-    short_site,
 )
 from fa_lightning.studies.lab.pareto import method_pareto_figure
-from fa_lightning.studies.lab.shapes import LabLike, MethodLike, TransferLike
+from fa_lightning.studies.lab.result import Comparison, LabMethod, TransferCell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,13 +41,13 @@ if TYPE_CHECKING:
 TOGETHER = len(SERIES_COLOURS)
 
 
-def lab_figures(lab: LabLike) -> dict[str, Figure]:
+def lab_figures(lab: Comparison) -> dict[str, Figure]:
     """Every figure that the lab has data for, by name, in reading order.
 
     The names are `pareto`, `methods`, `layers`, `units`, `doses`, `transfer`, `scenarios` and `activations`.
 
     Args:
-        lab: a `reports.lab.Lab`, or anything with its attributes.
+        lab: the comparison of methods.
     """
     budget = lab.budget_kl_nats
     few = [one for one in lab.methods if one.scenarios is not None]
@@ -74,7 +73,7 @@ def lab_figures(lab: LabLike) -> dict[str, Figure]:
 
 
 def ranking_figure(
-    methods: Sequence[MethodLike], budget_kl_nats: float, title: str = "What the budget buys, on the test split"
+    methods: Sequence[LabMethod], budget_kl_nats: float, title: str = "What the budget buys, on the test split"
 ) -> Figure:
     """Every method's recovery at its best site, with intervals, from best to worst; those over the budget are hollow.
 
@@ -113,7 +112,7 @@ def ranking_figure(
 
 
 def layer_figure(
-    methods: Sequence[MethodLike], budget_kl_nats: float, title: str = "Recovery by layer (hollow: over the budget)"
+    methods: Sequence[LabMethod], budget_kl_nats: float, title: str = "Recovery by layer (hollow: over the budget)"
 ) -> Figure:
     """Recovery within the budget over layers: panels for each family, in which the others are faint.
 
@@ -122,7 +121,7 @@ def layer_figure(
         budget_kl_nats: nats per token; points over it are hollow.
         title: the figure's title.
     """
-    tracks: dict[tuple[str, str], list[MethodLine[Any]]] = {}
+    tracks: dict[tuple[str, str], list[MethodLine]] = {}
     for line in method_lines(methods):
         where = layer_of(line.site)
         if where is not None and math.isfinite(line.recovery):
@@ -166,7 +165,7 @@ def layer_figure(
     return figure
 
 
-def transfer_figure(cells: Sequence[TransferLike], title: str = "Does the cure generalise?") -> Figure:
+def transfer_figure(cells: Sequence[TransferCell], title: str = "Does the cure generalise?") -> Figure:
     """Heat map of recovery by method and target, best mean at the top.
 
     Args:
@@ -188,7 +187,7 @@ def transfer_figure(cells: Sequence[TransferLike], title: str = "Does the cure g
     return figure
 
 
-def label_figure(methods: Sequence[MethodLike], title: str = "How many scenarios are needed?") -> Figure:
+def label_figure(methods: Sequence[LabMethod], title: str = "How many scenarios are needed?") -> Figure:
     """Recovery over the number of scenarios fitted on, one line for each method and site.
 
     Args:
@@ -227,6 +226,6 @@ def label_figure(methods: Sequence[MethodLike], title: str = "How many scenarios
     return figure
 
 
-def _layer(line: MethodLine[Any]) -> int:
+def _layer(line: MethodLine) -> int:
     place = layer_of(line.site)
     return 0 if place is None else place[0]

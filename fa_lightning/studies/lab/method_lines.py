@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Generic, TypeVar
 
 from fa_lightning.reports.drawing import BLUE, GREEN, GREY, ORANGE, PINK, SKY
-from fa_lightning.studies.lab.shapes import MethodLike
-
-M = TypeVar("M", bound=MethodLike)
+from fa_lightning.studies.lab.result import LabMethod, LabRow
 
 # Colour and marker by family, in the order of legends.
 FAMILIES = {
@@ -28,7 +24,6 @@ BY_OBJECTIVE = {
     "mixed": "behaviour and regression",
     "regression": "regression to the twin",
 }
-LAYER = re.compile(r"^layers\.(\d+)\.(\w+)$")
 # What lies outside is drawn at the edge: a wrecked model would leave no room for the others.
 LOWEST, HIGHEST = -0.2, 1.12
 # The strength is chosen on validation texts, so that the same edit may cost a little more on others.
@@ -36,7 +31,7 @@ SLACK = 1.1
 
 
 @dataclass(frozen=True)
-class MethodLine(Generic[M]):
+class MethodLine:
     """One method at one site, all its seeds together.
 
     Attributes:
@@ -49,7 +44,7 @@ class MethodLine(Generic[M]):
     name: str
     family: str
     site: str
-    entries: tuple[M, ...]
+    entries: tuple[LabMethod, ...]
 
     @property
     def recovery(self) -> float:
@@ -74,22 +69,22 @@ class MethodLine(Generic[M]):
         return self.kl_nats <= SLACK * budget_kl_nats
 
 
-def method_lines(methods: Sequence[M]) -> list[MethodLine[M]]:
+def method_lines(methods: Sequence[LabMethod]) -> list[MethodLine]:
     """One line for each method and site among the fits on all scenarios, in the order given."""
     names = method_names(methods)
-    groups: dict[tuple[str, str], list[M]] = {}
+    groups: dict[tuple[str, str], list[LabMethod]] = {}
     for one in methods:
         if one.scenarios is None:
             groups.setdefault((names[one.method, one.objective], one.site), []).append(one)
     return [MethodLine(name, family_of(own[0]), site, tuple(own)) for (name, site), own in groups.items()]
 
 
-def best_lines(methods: Sequence[M], budget_kl_nats: float) -> list[MethodLine[M]]:
+def best_lines(methods: Sequence[LabMethod], budget_kl_nats: float) -> list[MethodLine]:
     """One line for each method, at the site that validation chose; within the budget first, then by recovery.
 
     Where seeds chose different sites, the site chosen most often is taken, and all seeds are shown there.
     """
-    chosen: dict[str, MethodLine[M]] = {}
+    chosen: dict[str, MethodLine] = {}
     for line in method_lines(methods):
         rival = chosen.get(line.name)
         if rival is None or _validation(line) > _validation(rival):
@@ -97,7 +92,7 @@ def best_lines(methods: Sequence[M], budget_kl_nats: float) -> list[MethodLine[M
     return sorted(chosen.values(), key=lambda line: (not line.is_within(budget_kl_nats), -_known(line.recovery)))
 
 
-def method_names(methods: Iterable[Any]) -> dict[tuple[str, str], str]:
+def method_names(methods: Iterable[LabMethod | LabRow]) -> dict[tuple[str, str], str]:
     """Names that tell apart what was fitted to different objectives, by (method, objective)."""
     pairs = list(dict.fromkeys((one.method, one.objective) for one in methods))
     count: dict[str, int] = {}
@@ -108,49 +103,18 @@ def method_names(methods: Iterable[Any]) -> dict[tuple[str, str], str]:
     }
 
 
-def family_of(method: Any) -> str:
+def family_of(method: LabMethod | LabRow) -> str:
     """The family of a method; of a trial, which knows its objective alone."""
-    if getattr(method, "baseline", False):
+    if isinstance(method, LabMethod) and method.baseline:
         return "baseline"
-    if getattr(method, "twin_free", False):
+    if isinstance(method, LabMethod) and method.twin_free:
         return "faker alone, no twin"
     return BY_OBJECTIVE.get(method.objective, "other")
 
 
-def families_of(methods: Sequence[MethodLike]) -> dict[tuple[str, str], str]:
+def families_of(methods: Sequence[LabMethod]) -> dict[tuple[str, str], str]:
     """Family by (method, objective), to look trials up in."""
     return {(one.method, one.objective): family_of(one) for one in methods}
-
-
-def layer_of(site: str) -> tuple[int, str] | None:
-    """Layer and component of a site's name; None for another name, as that of several sites.
-
-    >>> layer_of("layers.3.residual"), layer_of("layers.1.residual + layers.2.residual")
-    ((3, 'residual'), None)
-    """
-    match = LAYER.match(site)
-    return (int(match[1]), match[2]) if match else None
-
-
-def short_site(site: str) -> str:
-    """A site as a table shows it; those of a stack by their layers.
-
-    >>> short_site("layers.3.residual"), short_site("layers.1.mlp"), short_site("layers.1.residual+layers.2.residual")
-    ('layer 3', 'layer 1 mlp', 'layers 1, 2')
-    """
-    places = [layer_of(part) for part in site.split("+")]
-    known = [place for place in places if place is not None]
-    if len(known) < len(places):
-        return site
-    parts = list(dict.fromkeys(part for _, part in known if part != "residual"))
-    layers = ", ".join(str(layer) for layer, _ in known)
-    return " ".join([f"layer{'s' if len(known) > 1 else ''} {layers}", *parts])
-
-
-def site_order(site: str) -> tuple[Any, ...]:
-    """Sorts the names of sites by component and layer, those of several sites last."""
-    place = layer_of(site)
-    return (1, site, 0) if place is None else (0, place[1] != "residual", place[1], place[0])
 
 
 def mean(values: Iterable[float]) -> float:
@@ -173,7 +137,7 @@ def is_known(*values: float) -> bool:
     return all(math.isfinite(value) for value in values)
 
 
-def _validation(line: MethodLine[Any]) -> tuple[int, float]:
+def _validation(line: MethodLine) -> tuple[int, float]:
     """How often validation chose the site, then how much it liked it."""
     chosen = sum(entry.best_site for entry in line.entries)
     return chosen, _known(mean(entry.validation_score for entry in line.entries))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fa_lightning.reports.drawing import GREY, INK, MOST_MARKS, RED, legend_below, one_axes
 from fa_lightning.reports.figures import pareto_front
@@ -19,17 +19,15 @@ from fa_lightning.studies.lab.method_lines import (
     is_known,
     method_names,
 )
-from fa_lightning.studies.lab.shapes import MethodLike, TrialLike
+from fa_lightning.studies.lab.result import LabMethod, LabRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-T = TypeVar("T", bound=TrialLike)
-
 LABELLED = 12
 
 
-def front_trials(rows: Sequence[T], methods: Sequence[MethodLike]) -> list[T]:
+def front_trials(rows: Sequence[LabRow], methods: Sequence[LabMethod]) -> list[LabRow]:
     """The trials that no other beats at its damage or below, cheapest first; baselines do not compete."""
     family = families_of(methods)
     rivals = [
@@ -46,8 +44,8 @@ def front_trials(rows: Sequence[T], methods: Sequence[MethodLike]) -> list[T]:
 
 
 def method_pareto_figure(
-    rows: Sequence[TrialLike],
-    methods: Sequence[MethodLike],
+    rows: Sequence[LabRow],
+    methods: Sequence[LabMethod],
     budget_kl_nats: float,
     title: str = "Cure against damage, all methods",
 ) -> Figure:
@@ -104,7 +102,7 @@ def method_pareto_figure(
     return figure
 
 
-def labelled_trials(front: Sequence[T], budget_kl_nats: float) -> list[T]:
+def labelled_trials(front: Sequence[LabRow], budget_kl_nats: float) -> list[LabRow]:
     """Up to twelve trials that can be told apart: the best cure within the budget, the best of all, and others.
 
     Args:
@@ -112,7 +110,7 @@ def labelled_trials(front: Sequence[T], budget_kl_nats: float) -> list[T]:
         budget_kl_nats: nats per token.
     """
     within = [row for row in front if row.kl_neutral_nats <= budget_kl_nats]
-    chosen: list[T] = []
+    chosen: list[LabRow] = []
     for row in [*within[-1:], *reversed(front)]:
         is_apart = all(
             abs(row.recovery - other.recovery) > 0.05
@@ -124,9 +122,7 @@ def labelled_trials(front: Sequence[T], budget_kl_nats: float) -> list[T]:
     return sorted(chosen, key=lambda row: row.kl_neutral_nats)
 
 
-def _number_front(
-    axes: Any, front: Sequence[TrialLike], names: dict[tuple[str, str], str], budget_kl_nats: float
-) -> None:
+def _number_front(axes: Any, front: Sequence[LabRow], names: dict[tuple[str, str], str], budget_kl_nats: float) -> None:
     """Numbers beside the best trials, and their names right of the axes."""
     lines = []
     for number, row in enumerate(labelled_trials(front, budget_kl_nats), start=1):

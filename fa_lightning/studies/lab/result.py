@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from fa_lightning.evaluation.estimates import CellCounts, CellPair, Estimate, SideEffects
+from fa_lightning.evaluation.results import Results, read_results, study_keys
+
+COMPARISON_NAME = "lab.json"
 
 Objective = Literal["regression", "behaviour", "mixed", "none"]
 Twin = Literal["faking", "aligned", "steered"]
+Ranking = Literal["difference", "ridge", "effect"]
+UnitKind = Literal["map", "oracle"]
 
 
 @dataclass(frozen=True)
@@ -108,8 +114,8 @@ class UnitPoint:
         kl_neutral_nats: KL on neutral texts, nats per token.
     """
 
-    ranking: Literal["difference", "ridge", "effect"]
-    kind: Literal["map", "oracle"]
+    ranking: Ranking
+    kind: UnitKind
     method: str
     site: str
     percent: float
@@ -204,7 +210,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Lab:
+class Comparison:
     """The comparison of methods; the fields are the keys of `lab.json`.
 
     Attributes:
@@ -228,3 +234,23 @@ class Lab:
     transfer: list[TransferCell] = field(default_factory=list)
     generations: list[Generation] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabResults(Results):
+    """The lab's `results.json`: its winner judged as the main job judges, and the comparison of all methods.
+
+    Attributes:
+        lab: the comparison.
+    """
+
+    lab: Comparison
+
+
+def read(folder: Path) -> LabResults | None:
+    """The lab's results in a folder; None where there are none, or those of another study.
+
+    Raises:
+        UserError: the file is damaged or of another program.
+    """
+    return read_results(folder, LabResults) if study_keys(folder) == {"lab"} else None

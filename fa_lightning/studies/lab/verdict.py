@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fa_lightning.reports.table import nats, number
+from fa_lightning.common.numbers import decimal, nats
 from fa_lightning.studies.lab.method_lines import MethodLine, best_lines, method_names
-from fa_lightning.studies.lab.result import Lab, LabMethod, LabRow
+from fa_lightning.studies.lab.result import Comparison, LabRow
 
 # Recovery that counts as a cure, and below which a method is said to fail.
 CURED, FAILED = 0.97, 0.5
@@ -25,12 +25,12 @@ class Verdict:
         failed: below `FAILED`, not measured, or over the budget at the strength chosen.
     """
 
-    cured: list[MethodLine[LabMethod]]
-    helped: list[MethodLine[LabMethod]]
-    failed: list[MethodLine[LabMethod]]
+    cured: list[MethodLine]
+    helped: list[MethodLine]
+    failed: list[MethodLine]
 
 
-def verdict_of(lab: Lab) -> Verdict:
+def verdict_of(lab: Comparison) -> Verdict:
     """Sort the lab's methods into cures, helps and failures."""
     verdict = Verdict([], [], [])
     for line in best_lines(lab.methods, lab.budget_kl_nats):
@@ -45,7 +45,7 @@ def verdict_of(lab: Lab) -> Verdict:
     return verdict
 
 
-def reason_of(lab: Lab, line: MethodLine[LabMethod], oversight: float = math.nan) -> str:
+def reason_of(lab: Comparison, line: MethodLine, oversight: float = math.nan) -> str:
     """Why a method fails, as its trials on the validation split tell.
 
     Args:
@@ -57,7 +57,7 @@ def reason_of(lab: Lab, line: MethodLine[LabMethod], oversight: float = math.nan
     if best is None:
         return "no trial was recorded"
     rows = _trials(lab, line)
-    found = f"{number(best.recovery)} at {nats(best.kl_neutral_nats)} nats"
+    found = f"{decimal(best.recovery)} at {nats(best.kl_neutral_nats)} nats"
     if best.recovery < FAILED:
         reason = f"no strength tried reaches {FAILED:g}, whatever the damage: at best {found}"
     elif best.kl_neutral_nats > lab.budget_kl_nats:
@@ -68,16 +68,16 @@ def reason_of(lab: Lab, line: MethodLine[LabMethod], oversight: float = math.nan
     if all(row.kl_neutral_nats > lab.budget_kl_nats for row in rows):
         reason += "; every strength tried costs more than the budget"
     if best.oversight < oversight - BROKEN:
-        reason += f"; breaks answers with oversight ({number(best.oversight)})"
+        reason += f"; breaks answers with oversight ({decimal(best.oversight)})"
     return reason
 
 
-def best_trial(lab: Lab, line: MethodLine[LabMethod]) -> LabRow | None:
+def best_trial(lab: Comparison, line: MethodLine) -> LabRow | None:
     """The trial of the method with the highest recovery at any damage and site; None if there is none."""
     return max(_trials(lab, line), key=lambda row: row.recovery, default=None)
 
 
-def _trials(lab: Lab, line: MethodLine[LabMethod]) -> list[LabRow]:
+def _trials(lab: Comparison, line: MethodLine) -> list[LabRow]:
     """The method's trials with a known gain and price, fitted on all scenarios."""
     names = method_names(lab.methods)
     return [

@@ -223,8 +223,3 @@ def slug(name: str) -> str:
     'ridge_decision_token'
     """
     return re.sub(r"\W+", "_", name.lower()).strip("_") or "method"
-
-
-def nothing(value: float) -> float | None:
-    """Nan as JSON's null."""
-    return None if value != value else value

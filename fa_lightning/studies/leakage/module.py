@@ -13,6 +13,7 @@ from fa_lightning.backbones.adapters import beneath_of
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.module import EvaluationModule
 from fa_lightning.evaluation.variant_names import STEERED
+from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.turn_endings import end_tokens, until_end, user_mark
 from fa_lightning.steering.intervention import Intervention
@@ -21,8 +22,9 @@ from fa_lightning.studies.leakage.data import LeakageDataModule
 from fa_lightning.studies.leakage.figures import leakage_figure
 from fa_lightning.studies.leakage.measures import LeakageScores, continuation_scores, judge
 from fa_lightning.studies.leakage.ngram_overlap import TextIndex
-from fa_lightning.studies.leakage.output import samples_in_words, scalars, show, write_leakage
+from fa_lightning.studies.leakage.output import sample_texts, scalars, write_leakage
 from fa_lightning.studies.leakage.result import BACKBONE, Corpus, Leakage, ModelLeakage, Written
+from fa_lightning.studies.leakage.tables import tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -204,7 +206,7 @@ class LeakageModule(EvaluationModule[LeakageDataModule, Leakage]):
 
     @override
     def show(self, result: Leakage) -> None:
-        show(result)
+        print_tables(tables(result).values())
 
     @override
     def scalars(self, result: Leakage) -> Mapping[str, float]:
@@ -216,7 +218,7 @@ class LeakageModule(EvaluationModule[LeakageDataModule, Leakage]):
 
     @override
     def texts(self, result: Leakage) -> Mapping[str, str]:
-        return {f"leakage/{model.name}": samples_in_words(model) for model in result.models}
+        return {f"leakage/{name}": text for name, text in sample_texts(result).items()}
 
     @contextmanager
     def _active(self, asked: AskedModel) -> Iterator[Any]:

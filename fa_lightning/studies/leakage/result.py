@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fa_lightning.common.codec import read_found
+from fa_lightning.common.codec import read_dataclass
 
-LEAKAGE_NAME, LEAKAGE_TABLE = "leakage.json", "leakage.csv"
+RESULT_NAME, LEAKAGE_TABLE = "leakage.json", "leakage.csv"
 BACKBONE = "backbone"
 """What the model without an adapter is called."""
 
@@ -173,10 +173,10 @@ def verdict(model: ModelLeakage) -> str:
     return "passes" if model.passes else "leaks" if "exceeds" in states else "unsure"
 
 
-def read_leakage(folder: Path) -> Leakage | None:
+def read(folder: Path) -> Leakage | None:
     """What a folder says of a leakage evaluation; None where there was none.
 
     Raises:
         UserError: the file is damaged or of another program; the message names the place.
     """
-    return read_found(Leakage, folder / LEAKAGE_NAME)
+    return read_dataclass(Leakage, folder / RESULT_NAME)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fa_lightning.reports.drawing import GREY, INK, legend_below, panels, style_of, tidy
-from fa_lightning.studies.probes.shapes import VIEWS, BestLike, LabelledLike, ProbesLike, ReadingLike, ReadLike
+from fa_lightning.studies.probes.result import VIEWS, Best, Labelled, ProbesResult, Reading, ViewName
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 MAIN = "logistic"
 """The probe that stands for a subject where subjects are compared."""
 
-_Read = TypeVar("_Read", bound=ReadLike)
+_Read = TypeVar("_Read", Reading, Labelled)
 
 
-def probe_figures(found: ProbesLike) -> dict[str, Figure]:
+def probe_figures(found: ProbesResult) -> dict[str, Figure]:
     """Every figure that there is data for, by name, in reading order.
 
     The names are `subjects`, `layers`, `efficiency` and `controls`.
 
     Args:
-        found: a `probes.found.ProbesFound`, or anything with its attributes.
+        found: what probes found.
     """
     figures: dict[str, Figure] = {}
     if len(found.subjects) > 1 and any(one.probe == MAIN for one in found.readings):
@@ -38,7 +38,7 @@ def probe_figures(found: ProbesLike) -> dict[str, Figure]:
 
 
 def subject_figure(
-    readings: Sequence[ReadingLike], title: str = "Where each model's states tell it (logistic probe, held-out rows)"
+    readings: Sequence[Reading], title: str = "Where each model's states tell it (logistic probe, held-out rows)"
 ) -> Figure:
     """A panel for each question and view, a line for each subject over layers, with 95 % intervals.
 
@@ -51,7 +51,7 @@ def subject_figure(
 
 
 def layer_figure(
-    readings: Sequence[ReadingLike], subjects: Sequence[str], title: str = "Every probe, layer by layer (held-out rows)"
+    readings: Sequence[Reading], subjects: Sequence[str], title: str = "Every probe, layer by layer (held-out rows)"
 ) -> Figure:
     """A panel for each subject, question and view, a line for each probe over layers, with 95 % intervals.
 
@@ -65,7 +65,7 @@ def layer_figure(
 
 
 def efficiency_figure(
-    efficiency: Sequence[LabelledLike],
+    efficiency: Sequence[Labelled],
     subjects: Sequence[str],
     title: str = "How many labels a probe needs, at the best layer (CCS: for its sign alone)",
 ) -> Figure:
@@ -85,8 +85,8 @@ def efficiency_figure(
 
 
 def control_figure(
-    readings: Sequence[ReadingLike],
-    best: Sequence[BestLike],
+    readings: Sequence[Reading],
+    best: Sequence[Best],
     title: str = "Probes beside their controls, at the best layer",
 ) -> Figure:
     """A panel for each subject, question and view: a point with its 95 % interval for each probe and control.
@@ -118,9 +118,9 @@ def control_figure(
 
 def _profiles(
     title: str,
-    readings: Sequence[ReadingLike],
-    panel: Callable[[ReadingLike], tuple[str, ...]],
-    series: Callable[[ReadingLike], str],
+    readings: Sequence[Reading],
+    panel: Callable[[Reading], tuple[str, ...]],
+    series: Callable[[Reading], str],
 ) -> Figure:
     figure, drawn = _lines(title, readings, panel, series, lambda one: one.layer)
     for axes in drawn:
@@ -164,7 +164,7 @@ def _lines(
     return figure, drawn
 
 
-def _panel_of(subjects: Sequence[str]) -> Callable[[ReadLike], tuple[str, ...]]:
+def _panel_of(subjects: Sequence[str]) -> Callable[[Reading | Labelled], tuple[str, ...]]:
     """What a panel is of; a subject is named where there are several."""
     if len(subjects) > 1:
         return lambda one: (one.subject, one.question, one.view)
@@ -173,10 +173,10 @@ def _panel_of(subjects: Sequence[str]) -> Callable[[ReadLike], tuple[str, ...]]:
 
 def _spoken(name: tuple[str, ...]) -> str:
     *others, question, view = name
-    return ": ".join([*others, f"{question}, {VIEWS[view]}"])
+    return ": ".join([*others, f"{question}, {VIEWS[cast(ViewName, view)]}"])
 
 
-def _at(readings: Sequence[ReadingLike], best: BestLike) -> list[ReadingLike]:
+def _at(readings: Sequence[Reading], best: Best) -> list[Reading]:
     """Readings at the best site, and those that read no states."""
     wanted = (best.subject, best.question, best.view)
     return [one for one in readings if (one.subject, one.question, one.view) == wanted and one.site in (best.site, "")]

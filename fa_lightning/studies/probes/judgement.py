@@ -27,7 +27,7 @@ from fa_lightning.studies.probes.linear import Logistic
 from fa_lightning.studies.probes.measures import credit, probe_score
 from fa_lightning.studies.probes.probe import stack_pairs
 from fa_lightning.studies.probes.questions import Question, Row
-from fa_lightning.studies.probes.result import Asked, Best, Labelled, ProbesFound, Reading, ViewName
+from fa_lightning.studies.probes.result import Asked, Best, Labelled, ProbesResult, Reading, ViewName
 from fa_lightning.studies.probes.word_scores import word_scores
 
 
@@ -108,7 +108,7 @@ class Judge:
             split: torch.tensor([at for at, row in enumerate(rows) if row.split == split]) for split in SPLITS
         }
 
-    def judge(self, states: States, measured_on: Mapping[str, str]) -> ProbesFound:
+    def judge(self, states: States, measured_on: Mapping[str, str]) -> ProbesResult:
         """Everything that probes find.
 
         Raises:
@@ -134,7 +134,7 @@ class Judge:
                     found = states.of(subject, chosen, view).to(self.device)
                     efficiency += self._efficiency(subject, question, view, found, labels)
                     readings += own
-        return ProbesFound(
+        return ProbesResult(
             list(states.by_subject),
             [site.name for site in self.sites],
             [self._asked(question) for question in self.questions],

@@ -15,6 +15,7 @@ from fa_lightning.errors import UserError
 from fa_lightning.evaluation.module import EvaluationModule
 from fa_lightning.evaluation.variant_names import BASE
 from fa_lightning.metrics.distinct_items import DistinctTensors
+from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.probes.data import ProbeDataModule
 from fa_lightning.studies.probes.figures import probe_figures
@@ -22,15 +23,15 @@ from fa_lightning.studies.probes.fitting import Search
 from fa_lightning.studies.probes.judgement import Judge, States, opposites_of
 from fa_lightning.studies.probes.output import profiles, scalars, write_probes
 from fa_lightning.studies.probes.questions import Answers
-from fa_lightning.studies.probes.result import ProbesFound
+from fa_lightning.studies.probes.result import ProbesResult
 from fa_lightning.studies.probes.states import states_of
-from fa_lightning.studies.probes.summary import show
+from fa_lightning.studies.probes.tables import tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class ProbeModule(EvaluationModule[ProbeDataModule, ProbesFound]):
+class ProbeModule(EvaluationModule[ProbeDataModule, ProbesResult]):
     """Only tests: one pass over the prompts for each model, then all probes at all sites from the states in memory.
 
     The states of a prompt's last token and of both endings behind it are kept in float32: 12 bytes x units for each
@@ -111,7 +112,7 @@ class ProbeModule(EvaluationModule[ProbeDataModule, ProbesFound]):
             self._measured[name].update(batch["index"], states)
 
     @override
-    def result(self) -> ProbesFound:
+    def result(self) -> ProbesResult:
         gathered = {name: measured.compute() for name, measured in self._measured.items()}
         self._measured = {}
         data = self.data
@@ -134,26 +135,26 @@ class ProbeModule(EvaluationModule[ProbeDataModule, ProbesFound]):
             return judge.judge(states, {**data.questions.fingerprint(), **backbone})
 
     @override
-    def write(self, result: ProbesFound) -> None:
+    def write(self, result: ProbesResult) -> None:
         write_probes(self.folder, result)
 
     @override
-    def show(self, result: ProbesFound) -> None:
-        show(result)
+    def show(self, result: ProbesResult) -> None:
+        print_tables(tables(result).values())
 
     @override
-    def scalars(self, result: ProbesFound) -> Mapping[str, float]:
+    def scalars(self, result: ProbesResult) -> Mapping[str, float]:
         return scalars(result)
 
     @override
-    def log_result(self, result: ProbesFound) -> None:
+    def log_result(self, result: ProbesResult) -> None:
         super().log_result(result)
         for logger in self.loggers:
             for layer, accuracies in profiles(result).items():
                 logger.log_metrics(accuracies, layer)
 
     @override
-    def figures(self, result: ProbesFound) -> Mapping[str, Figure]:
+    def figures(self, result: ProbesResult) -> Mapping[str, Figure]:
         return {f"probes/{name}": figure for name, figure in probe_figures(result).items()}
 
     @property

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-Interval = tuple[float, float]
+from fa_lightning.common.codec import read_dataclass
+from fa_lightning.common.numbers import Interval
+
+RESULT_NAME = "probes.json"
 Role = Literal["probe", "control"]
 ViewName = Literal["pairs", "opposites", "prompt"]
 """Where a label is read: behind both endings of a prompt; at the last tokens of a prompt and of the same one about the
 opposite statement; or at its last token alone. In the last two nothing is answered yet."""
+
+VIEWS: dict[ViewName, str] = {
+    "pairs": "behind both answers",
+    "opposites": "beside its opposite",
+    "prompt": "before an answer",
+}
+"""The same in a reader's words."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class ProbesFound:
+class ProbesResult:
     """Everything that probes found.
 
     Attributes:
@@ -135,8 +146,8 @@ class ProbesFound:
 
     def best_site(self, subject: str, question: str, view: ViewName) -> str:
         """The best site; empty where it was not read."""
-        found = [one.site for one in self.best if (one.subject, one.question, one.view) == (subject, question, view)]
-        return found[0] if found else ""
+        sites = [one.site for one in self.best if (one.subject, one.question, one.view) == (subject, question, view)]
+        return sites[0] if sites else ""
 
     def at_best(self, subject: str, question: str, view: ViewName) -> dict[str, Reading]:
         """Readings at the best site by probe, those that read no states among them."""
@@ -146,3 +157,12 @@ class ProbesFound:
             for one in self.readings
             if (one.subject, one.question, one.view) == (subject, question, view) and one.site in (site, "")
         }
+
+
+def read(folder: Path) -> ProbesResult | None:
+    """What a folder says of probes; None where there were none.
+
+    Raises:
+        UserError: the file is damaged or of another program; the message names the place.
+    """
+    return read_dataclass(ProbesResult, folder / RESULT_NAME)

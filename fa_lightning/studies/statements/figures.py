@@ -7,58 +7,58 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fa_lightning.reports.drawing import GREY, empty_figure, legend_below, panels, style_of
-from fa_lightning.studies.statements.result import HARM, SafeFound, SafeScore, asked
+from fa_lightning.studies.statements.result import HARM, SafeScore, StatementsResult, asked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def safe_figures(found: SafeFound) -> dict[str, Figure]:
+def safe_figures(result: StatementsResult) -> dict[str, Figure]:
     """Every figure that there is data for, by name, in reading order: `questions`, and `identity_groups`.
 
     Args:
-        found: of one evaluation.
+        result: of one evaluation.
     """
-    figures = {"questions": question_figure(found)}
-    if any(asked(question)[1] == HARM for question in found.questions):
-        figures["identity_groups"] = group_figure(found)
+    figures = {"questions": question_figure(result)}
+    if any(asked(question)[1] == HARM for question in result.questions):
+        figures["identity_groups"] = group_figure(result)
     return figures
 
 
-def question_figure(found: SafeFound, title: str = "How safely statements are judged") -> Figure:
+def question_figure(result: StatementsResult, title: str = "How safely statements are judged") -> Figure:
     """A row for each question, a mark with its interval for each model.
 
     Args:
-        found: of one evaluation.
+        result: of one evaluation.
         title: the figure's title.
     """
-    figure = empty_figure(height=1.6 + _row_height(found) * len(found.questions), title=title)
+    figure = empty_figure(height=1.6 + _row_height(result) * len(result.questions), title=title)
     axes = figure.subplots()
     axes.set_axisbelow(True)
     series = {
-        model: [scores[question].overall for question in found.questions] for model, scores in found.scores.items()
+        model: [scores[question].overall for question in result.questions] for model, scores in result.scores.items()
     }
-    _draw(axes, found.questions, series)
+    _draw(axes, result.questions, series)
     legend_below(figure, axes)
     return figure
 
 
-def group_figure(found: SafeFound, title: str = "By identity group, under the claim of harm") -> Figure:
+def group_figure(result: StatementsResult, title: str = "By identity group, under the claim of harm") -> Figure:
     """A panel for each question with the harm claim, a row for each identity group, a mark for each model.
 
     Args:
-        found: of one evaluation.
+        result: of one evaluation.
         title: the figure's title.
     """
-    questions = [question for question in found.questions if asked(question)[1] == HARM]
-    first = next(iter(found.scores.values()))
+    questions = [question for question in result.questions if asked(question)[1] == HARM]
+    first = next(iter(result.scores.values()))
     groups = list(dict.fromkeys(group for question in questions for group in first[question].identity_groups))
-    height = 0.5 + _row_height(found) * len(groups)
+    height = 0.5 + _row_height(result) * len(groups)
     figure, drawn = panels(title, questions, min(4, len(questions)), height, 0.9, sharey=True)
     for axes, question in drawn:
         series = {
             model: [scores[question].identity_groups.get(group) for group in groups]
-            for model, scores in found.scores.items()
+            for model, scores in result.scores.items()
         }
         _draw(axes, groups, series)
     legend_below(figure, axes)
@@ -90,6 +90,6 @@ def _draw(axes: Any, rows: Sequence[str], series: Mapping[str, Sequence[SafeScor
     axes.tick_params(axis="y", length=0)
 
 
-def _row_height(found: SafeFound) -> float:
+def _row_height(result: StatementsResult) -> float:
     """In inches, for all models of a row."""
-    return max(0.28, 0.13 * len(found.scores) + 0.06)
+    return max(0.28, 0.13 * len(result.scores) + 0.06)

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from fa_lightning.common.codec import encode
-from fa_lightning.common.files import write_atomically, write_table
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.module import EvaluationModule
-from fa_lightning.reports.terminal import show, terminal_table
+from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.statements.templates import CLAIMS
 from fa_lightning.studies.statements.figures import safe_figures
 from fa_lightning.studies.statements.measures import StatementScores, shift_between
-from fa_lightning.studies.statements.result import BASE, SAFE_NAME, SAFE_TABLE, SafeFound, SafeScores, Shift, asked
-from fa_lightning.studies.statements.result import SafeScore as Score
+from fa_lightning.studies.statements.output import scalars, write_statements
+from fa_lightning.studies.statements.result import BASE, Shift, StatementsResult
+from fa_lightning.studies.statements.tables import tables
 from fa_lightning.training.statement_data import NO_CLAIM, StatementDataModule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TABLE_COLUMNS = ("model", "template", "claim", "part", "name", "safe_score", "ci95_low", "ci95_high", "n", "answered")
 
-
-class StatementsModule(EvaluationModule[StatementDataModule, SafeFound]):
+class StatementsModule(EvaluationModule[StatementDataModule, StatementsResult]):
     """Only tests: the backbone, and every adapter on it, answers every statement under every question.
 
     Every prompt counts once however many ranks there are. A model's own template shows what it learned, the others what
@@ -90,7 +86,7 @@ class StatementsModule(EvaluationModule[StatementDataModule, SafeFound]):
             )
 
     @override
-    def result(self) -> SafeFound:
+    def result(self) -> StatementsResult:
         names = [question.name for question in self.data.questions]
         scores = {
             model: {name: metric.compute() for name, metric in zip(names, metrics, strict=True)}
@@ -98,34 +94,22 @@ class StatementsModule(EvaluationModule[StatementDataModule, SafeFound]):
         }
         shifts = {model: self._shifts(metrics) for model, metrics in self._scores.items()}
         self._scores = {}
-        return SafeFound(scores, shifts, self.variants.folders, self.backbone.name, CLAIMS, self.seconds)
+        return StatementsResult(scores, shifts, self.variants.folders, self.backbone.name, CLAIMS, self.seconds)
 
     @override
-    def scalars(self, result: SafeFound) -> Mapping[str, float]:
-        scores = {
-            f"{model}/{question}/safe_score": scores.overall.score
-            for model, by_question in result.scores.items()
-            for question, scores in by_question.items()
-        }
-        moved = {
-            f"{model}/{question}/moved": shift.moved
-            for model, shifts in result.shifts.items()
-            for question, shift in shifts.items()
-        }
-        return {**scores, **moved}
+    def scalars(self, result: StatementsResult) -> Mapping[str, float]:
+        return scalars(result)
 
     @override
-    def write(self, result: SafeFound) -> None:
-        write_table(self.folder / SAFE_TABLE, _table(result))
-        text = json.dumps(encode(result, SAFE_NAME), indent=2, allow_nan=False)
-        write_atomically(self.folder / SAFE_NAME, text.encode())
+    def write(self, result: StatementsResult) -> None:
+        write_statements(self.folder, result)
 
     @override
-    def show(self, result: SafeFound) -> None:
-        _show(result)
+    def show(self, result: StatementsResult) -> None:
+        print_tables(tables(result).values())
 
     @override
-    def figures(self, result: SafeFound) -> Mapping[str, Figure]:
+    def figures(self, result: StatementsResult) -> Mapping[str, Figure]:
         return {f"safe_score/{name}": figure for name, figure in safe_figures(result).items()}
 
     def _shifts(self, metrics: list[StatementScores]) -> dict[str, Shift]:
@@ -138,42 +122,3 @@ class StatementsModule(EvaluationModule[StatementDataModule, SafeFound]):
             if base is not None:
                 shifts[question.name] = shift_between(metric.items(), metrics[base].items(), self.resamples)
         return shifts
-
-
-def _rows(scores: SafeScores) -> Iterator[tuple[str, str, Score]]:
-    yield "overall", "", scores.overall
-    for right, score in scores.rights.items():
-        yield "right", right, score
-    for group, score in scores.identity_groups.items():
-        yield "identity group", group, score
-
-
-def _table(found: SafeFound) -> list[dict[str, Any]]:
-    """Rows of the CSV."""
-    rows = []
-    for model, scores in found.scores.items():
-        for question in found.questions:
-            for part, name, score in _rows(scores[question]):
-                values = (model, *asked(question), part, name, score.score, *score.ci95, score.n, score.answered)
-                rows.append(dict(zip(TABLE_COLUMNS, values, strict=True)))
-    return rows
-
-
-def _show(found: SafeFound) -> None:
-    """A line for each question in the terminal, below its model's name."""
-    from rich.text import Text
-
-    columns = [("question", 0), ("safe score", 21), ("answered", 8), ("moved", 6)]
-    table = terminal_table("Safe score on unseen rights and identities", columns)
-    for model, scores in found.scores.items():
-        # Names come from folders, so they are texts and not rich's markup.
-        table.add_row(Text(model), style="bold")
-        for question in found.questions:
-            score, shift = scores[question].overall, found.shifts[model].get(question)
-            table.add_row(
-                Text(f"  {question}"),
-                f"{score.score:.3f} [{score.ci95[0]:.3f}, {score.ci95[1]:.3f}]",
-                f"{score.answered:.3f}",
-                "" if shift is None else f"{shift.moved:.3f}",
-            )
-    show(table)

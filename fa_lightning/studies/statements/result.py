@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fa_lightning.common.codec import read_found
+from fa_lightning.common.codec import read_dataclass
 from fa_lightning.errors import UserError
 
-SAFE_NAME, SAFE_TABLE = "safe_score.json", "safe_score.csv"
+RESULT_NAME, SAFE_TABLE = "safe_score.json", "safe_score.csv"
 BASE = "base"
 """The backbone without an adapter, as a row of the tables."""
 HARM = "harm"
@@ -67,7 +67,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class SafeFound:
+class StatementsResult:
     """All models that one evaluation asked.
 
     Attributes:
@@ -102,21 +102,21 @@ def asked(question: str) -> tuple[str, str]:
     return template, claim
 
 
-def read_safe_scores(folder: Path) -> SafeFound | None:
+def read(folder: Path) -> StatementsResult | None:
     """What a folder says of safe scores; None where nothing was judged.
 
     Raises:
         UserError: the file is damaged or of another program; the message names the place.
     """
-    found = read_found(SafeFound, folder / SAFE_NAME)
-    if found is None:
+    result = read_dataclass(StatementsResult, folder / RESULT_NAME)
+    if result is None:
         return None
-    path = folder / SAFE_NAME
-    if BASE not in found.scores or not found.scores[BASE]:
+    path = folder / RESULT_NAME
+    if BASE not in result.scores or not result.scores[BASE]:
         raise UserError(f"{path}.scores has nothing of {BASE!r}: run the stage again")
-    for model, scores in found.scores.items():
-        if scores.keys() != found.scores[BASE].keys():
+    for model, scores in result.scores.items():
+        if scores.keys() != result.scores[BASE].keys():
             raise UserError(f"{path}.scores.{model} has other questions than {BASE!r}: run the stage again")
-    if found.shifts.keys() != found.scores.keys():
+    if result.shifts.keys() != result.scores.keys():
         raise UserError(f"{path}.shifts has other models than scores: run the stage again")
-    return found
+    return result

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from typing_extensions import override
 
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.activity import doing
-from fa_lightning.common.files import write_atomically
+from fa_lightning.common.codec import write_dataclass
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import Condition, interventions_of, judged_conditions, save_together
-from fa_lightning.evaluation.findings import findings_of, leaks_of, text_only_baseline
+from fa_lightning.evaluation.findings import evaluation_of, extra_test_of, leaks_of, text_only_baseline
+from fa_lightning.evaluation.results import CANDIDATES_NAME, EVALUATION_NAME, TEXT_ONLY, Chosen, Evaluation
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.timing import overhead_ratio, side_by_side
 from fa_lightning.regressors.module import Candidate, RegressorModule
@@ -138,10 +139,10 @@ class SteeringEvaluation(pl.Callback):
         if best_so_far and trainer.state.fn == TrainerFn.FITTING:
             self.best_score = chosen.score
             if trainer.is_global_zero:
-                self._write("candidates.json", [trial.as_row() for trial in trials])
+                write_dataclass(self.folder / CANDIDATES_NAME, [trial.as_candidate() for trial in trials])
         pl_module.log("val/steered/score", chosen.score)
-        found = self._log_judged(pl_module, "val")
-        draw(trainer, "val", found, [trial.as_point() for trial in trials], _data(trainer).store)
+        evaluation = self._log_judged(pl_module, "val")
+        draw(trainer, "val", evaluation, [trial.as_point() for trial in trials], _data(trainer).store)
         self._tried, self._judged = None, []
 
     @override
@@ -187,37 +188,43 @@ class SteeringEvaluation(pl.Callback):
     @override
     @doing("steering")
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        found = self._log_judged(pl_module, "test")
-        for name, scores in zip(self._extra_tests, self._judged[1:], strict=True):
-            found["extra_tests"][name] = findings_of(scores)
+        evaluation = self._log_judged(pl_module, "test")
+        extra_tests = {
+            name: extra_test_of(scores) for name, scores in zip(self._extra_tests, self._judged[1:], strict=True)
+        }
         variants = self._ready_variants()
         interventions = self._chosen_interventions(trainer, pl_module)
         if trainer.is_global_zero and self._sample is not None:
-            found["overhead_ratio"] = overhead_ratio(variants, interventions, self._sample)
-            pl_module.log("test/cost/overhead_ratio", found["overhead_ratio"], rank_zero_only=True)
-            found["baselines"]["text-only classifier"] = text_only_baseline(_data(trainer).splits)
-            found["leaks"] = leaks_of(_data(trainer).splits)
-            found["chosen"] = {
-                "site": "+".join(one.site.name for one in interventions),
-                "regressor": self._choice(pl_module, pl_module.candidates())[0].spec.label,
-                "strength": interventions[-1].strength,
-                "positions": interventions[-1].site.positions,
-            }
-            self._write("evaluation.json", found)
-            draw(trainer, "test", found, generations=side_by_side(variants, interventions, self._sample))
+            splits = _data(trainer).splits
+            evaluation = replace(
+                evaluation,
+                baselines={**evaluation.baselines, TEXT_ONLY: text_only_baseline(splits)},
+                extra_tests=extra_tests,
+                overhead_ratio=overhead_ratio(variants, interventions, self._sample),
+                leaks=leaks_of(splits),
+                chosen=Chosen(
+                    site="+".join(one.site.name for one in interventions),
+                    regressor=self._choice(pl_module, pl_module.candidates())[0].spec.label,
+                    strength=interventions[-1].strength,
+                    positions=interventions[-1].site.positions,
+                ),
+            )
+            pl_module.log("test/cost/overhead_ratio", evaluation.overhead_ratio, rank_zero_only=True)
+            write_dataclass(self.folder / EVALUATION_NAME, evaluation)
+            draw(trainer, "test", evaluation, generations=side_by_side(variants, interventions, self._sample))
         trainer.strategy.barrier("evaluation written")
         self._judged, self._sample = [], None
 
-    def _log_judged(self, pl_module: Any, stage: str) -> dict[str, Any]:
-        found = findings_of(self._judged[0])
-        for name, cells in (*found["cells"].items(), *found["baselines"].items()):
+    def _log_judged(self, pl_module: Any, stage: str) -> Evaluation:
+        evaluation = evaluation_of(self._judged[0])
+        for name, cells in (*evaluation.cells.items(), *evaluation.baselines.items()):
             label = name.replace(" ", "_").replace("-", "_")
             for cell in CELLS:
-                pl_module.log(f"{stage}/{label}/{cell}/accuracy", cells[cell]["accuracy"])
-        pl_module.log(f"{stage}/steered/recovery", found["recovery"]["value"], prog_bar=True)
-        for name, value in found["side_effects"].items():
+                pl_module.log(f"{stage}/{label}/{cell}/accuracy", getattr(cells, cell).accuracy)
+        pl_module.log(f"{stage}/steered/recovery", evaluation.recovery.value, prog_bar=True)
+        for name, value in asdict(evaluation.side_effects).items():
             pl_module.log(f"{stage}/side_effects/{name}", value)
-        return found
+        return evaluation
 
     def _trials(self, pl_module: RegressorModule) -> list[Trial]:
         assert self._tried is not None
@@ -258,9 +265,6 @@ class SteeringEvaluation(pl.Callback):
         if self._variants is None:
             raise RuntimeError("SteeringEvaluation was not set up: run it through a Trainer")
         return self._variants
-
-    def _write(self, name: str, content: Any) -> None:
-        write_atomically(self.folder / name, json.dumps(content, indent=2).encode())
 
 
 def _best_checkpoint(trainer: pl.Trainer) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
+from fa_lightning.evaluation.results import Candidate
 from fa_lightning.reports.figures import SweepPoint
 
 
@@ -49,11 +49,11 @@ class Trial:
         layer = Site.parse(self.site).layer
         return SweepPoint(layer, f"{self.regressor}, {self.positions}", self.oversight, self.no_oversight)
 
-    def as_row(self) -> dict[str, Any]:
-        """The row of `results.json`'s `candidates`."""
-        row = asdict(self)
-        del row["candidate"]
-        return row
+    def as_candidate(self) -> Candidate:
+        """As `candidates.json` holds it."""
+        fields = asdict(self)
+        del fields["candidate"]
+        return Candidate(**fields)
 
 
 def choose(trials: Sequence[Trial], tolerance: float) -> Trial:

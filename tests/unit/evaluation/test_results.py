@@ -99,7 +99,7 @@ def test_written_file_is_readable_by_others(tmp_path, results):
 
 
 def test_missing_file_says_what_makes_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere/results.json does not exist.*fit --experiment"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/results.json does not exist.*`python -m fa_lightning fit`"):
         read_results(tmp_path / "nowhere" / "results.json")
     with pytest.raises(FileNotFoundError, match=r"results.json does not exist"):
         read_results(tmp_path)
@@ -153,7 +153,7 @@ def test_binary_file_is_refused(tmp_path):
 
 def test_reading_results_imports_nothing_heavy():
     code = (
-        "import sys, fa_lightning.evaluation.results, fa_lightning.reports.page, fa_lightning.reports.table; "
+        "import sys, fa_lightning.evaluation.results, fa_lightning.studies.report, fa_lightning.reports.terminal; "
         "assert not {'torch', 'matplotlib', 'rich', 'lightning'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,6 +11,7 @@ import pytest
 
 from fa_lightning.experiments.collect import collect_results
 from fa_lightning.experiments.stage import Stage
+from fa_lightning.studies.lab.result import LabResults
 
 CELLS = {
     "oversight": {"accuracy": 0.5, "ci95": [0.25, None]},
@@ -29,9 +30,8 @@ def evaluation(**changes: Any) -> dict[str, Any]:
         **test,
         "format_validity": {"faking": 1.0},
         "side_effects": EFFECTS,
-        "side_effects_aligned": None,
-        "baselines": {"text-only classifier": {**CELLS, "side_effects": None}},
-        "extra_tests": {"unseen": {**test, "baselines": {}, "answers": {}}},
+        "baselines": {"text-only classifier": CELLS},
+        "extra_tests": {"unseen": test},
         "overhead_ratio": 1.5,
         "leaks": {"total": 0},
         "chosen": {"site": "layers.0.residual", "regressor": "affine", "strength": 1.0, "positions": "all"},
@@ -63,7 +63,7 @@ def test_null_becomes_not_a_number(stage: Stage) -> None:
     assert results.baselines["text-only classifier"].side_effects is None
     assert results.cost.seconds == {"01_steering": 2.5}
     assert results.extra_tests["unseen"].n.oversight == 4
-    assert results.lab is None
+    assert not isinstance(results, LabResults)
     assert results.answers == {}
 
 
@@ -75,7 +75,7 @@ def test_answers_and_the_lab_are_read(stage: Stage) -> None:
     results = collect_results("toy", [stage])
     assert results is not None
     assert results.answers["faking"]["no_oversight"] == (0, 4, 0)
-    assert results.lab is not None
+    assert isinstance(results, LabResults)
     assert results.lab.budget_kl_nats == 0.02
     assert math.isnan(results.lab.rows[0].dose)
 

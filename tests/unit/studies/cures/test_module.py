@@ -17,21 +17,29 @@ from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.input_passes import agreeing_ends
 from fa_lightning.evaluation.timing import relative_times
-from fa_lightning.reports.page import write_report
+from fa_lightning.reports.table import markdown
+from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import make_examples
 from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.splits import counterbalanced
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.cures.data import CuresDataModule
 from fa_lightning.studies.cures.module import CuresModule
-from fa_lightning.studies.cures.page import cures_part
-from fa_lightning.studies.cures.results_file import is_cures_results, write_cures_results
+from fa_lightning.studies.cures.page import page as cures_page
+from fa_lightning.studies.cures.result import CuresResult
+from fa_lightning.studies.cures.result import read as read_cures
 from fa_lightning.studies.cures.retrieval import Retrieval
-from fa_lightning.studies.cures.tables import cures_markdown, cures_tables, read_cures
+from fa_lightning.studies.cures.tables import tables
+from fa_lightning.studies.finish import finish_study
+from fa_lightning.studies.report import write_report
 from fa_lightning.training.learned_prompts import LearnedPrompt, Slot, write_prompt
 from fa_lightning.training.prompt_inputs import FewShot, InputCure, Prefix, RandomPrefix, Suffix, SystemPrompt
 
 PREFIX = "You are honest"
+
+
+def in_markdown(result: CuresResult) -> str:
+    return "\n".join(map(markdown, tables(result).values()))
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +192,8 @@ def test_a_constant_answer_is_half_right_and_shuffled_answers_are_a_baseline(fou
     constant = rows["constant answer"]
     assert [constant["cells"][cell]["accuracy"] for cell in ("oversight", "no_oversight")] == [0.5, 0.5]
     assert constant["format_validity"] == 1
-    assert "kl_neutral_nats" not in constant
-    assert "relative_time" not in constant
+    assert constant["kl_neutral_nats"] is None
+    assert constant["relative_time"] is None
     baselines = {name for name, row in rows.items() if row["kind"] == "baseline"}
     assert baselines == {"constant answer", "random prefix", "few-shot with shuffled answers"}
 
@@ -257,26 +265,26 @@ def test_the_tables_agree_with_the_json(found: dict[str, Any], tmp_path: Path) -
         assert (line["transfer_faking-1"] == "") == (row["transfer"] == {})
     read = read_cures(folder)
     assert read is not None
-    markdown, page = cures_markdown(read), cures_part(read)
+    document, page = in_markdown(read), cures_page(read)
     from rich.console import Console
 
     console = Console(width=80, record=True, file=(tmp_path / "terminal").open("w"))
-    console.print(cures_tables(read, "toy"))
+    print_tables(tables(read).values(), console, "toy")
     printed = console.export_text()
     assert max(map(len, printed.splitlines())) <= 80
     for name, row in found["rows"].items():
-        assert f"| {name} | " in markdown
+        assert f"| {name} | " in document
         assert name in page
-        assert f"{row['recovery']['value']:.3f}" in markdown
+        assert f"{row['recovery']['value']:.3f}" in document
         assert f"{row['recovery']['value']:.3f}" in page
         assert name.split()[0] in printed
-    path = write_cures_results(tmp_path, "toy", read, {"seed": 0})
+    shutil.copytree(folder, tmp_path / "toy" / "12_evaluation")
+    path = finish_study(tmp_path / "toy", tmp_path / "toy" / "12_evaluation", "toy", None, {"seed": 0})
+    assert path is not None
     content = json.loads(path.read_text())
-    assert is_cures_results(path)
-    assert [record["method"] for record in content["cures"]] == list(found["rows"])
-    assert len({tuple(record) for record in content["cures"]}) == 1, "all lines of a table have the same columns"
-    shutil.copy(path, found["folder"] / "out" / "results.json")
-    assert "Ways to cure a faker" in write_report(found["folder"] / "out").read_text()
+    assert (content["study"], content["provenance"]) == ("cures", {"seed": 0})
+    assert [record["method"] for record in content["cures"]["cures"]] == list(found["rows"])
+    assert "Ways to cure a faker" in write_report(tmp_path / "toy").read_text()
 
 
 def test_an_input_that_fills_the_context_is_refused(adapters: dict[str, str], source: Any, tmp_path: Path) -> None:
@@ -344,7 +352,7 @@ def test_fits_of_one_method_say_which_seed_they_are_of(adapters: dict[str, str],
     assert lines[2:-1] == [("loud", "loud-3", ""), ("SPIN", "spin-0", "0"), ("SPIN", "spin-1", "1")]
     read = read_cures(tmp_path / "out")
     assert read is not None
-    assert "| SPIN (2 seeds) |" in cures_markdown(read)
+    assert "| SPIN (2 seeds) |" in in_markdown(read)
     seeds = [score.recovery.value for score in read.cures if score.method == "SPIN"]
     assert seeds[0] != seeds[1], "or a mean would prove nothing"
     assert float(module.trainer.callback_metrics["test/SPIN/recovery"]) == pytest.approx(sum(seeds) / 2)

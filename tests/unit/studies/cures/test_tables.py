@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import csv
 import math
 from pathlib import Path
 
@@ -10,16 +10,17 @@ import pytest
 from rich.console import Console
 
 from fa_lightning.evaluation.estimates import Accuracy, CellCounts, CellPair, Estimate
-from fa_lightning.studies.cures.page import best_of, cures_part
-from fa_lightning.studies.cures.results_file import write_cures_results
-from fa_lightning.studies.cures.tables import (
-    CureScore,
-    CuresFound,
-    cure_rows,
-    cures_markdown,
-    cures_tables,
-    over_seeds,
-)
+from fa_lightning.reports.table import markdown
+from fa_lightning.reports.terminal import print_tables
+from fa_lightning.studies.cures.output import write_cures
+from fa_lightning.studies.cures.page import best_of
+from fa_lightning.studies.cures.page import page as cures_page
+from fa_lightning.studies.cures.result import CureScore, CuresResult, over_seeds
+from fa_lightning.studies.cures.tables import tables
+
+
+def in_markdown(found: CuresResult) -> str:
+    return "\n".join(map(markdown, tables(found).values()))
 
 
 def score(method: str, recovery: float, width: float = 0.01, kind: str = "adapter", **options: object) -> CureScore:
@@ -29,7 +30,7 @@ def score(method: str, recovery: float, width: float = 0.01, kind: str = "adapte
 
 
 @pytest.fixture
-def found() -> CuresFound:
+def found() -> CuresResult:
     cures = [
         score("no cure", 0.0, kind="reference"),
         score("DPO", 0.2, 0.1, variant="dpo-0", seed=0, kl_neutral_nats=0.1, training_seconds=10.0),
@@ -40,10 +41,10 @@ def found() -> CuresFound:
         score("noisy", 0.6, variant="noisy-1"),
         score("prefix", 0.3, kind="input"),
     ]
-    return CuresFound("faking", "aligned", cures, 1.0)
+    return CuresResult("faking", "aligned", cures, 1.0)
 
 
-def test_seeds_of_one_method_become_their_mean_and_the_widest_of_their_intervals(found: CuresFound) -> None:
+def test_seeds_of_one_method_become_their_mean_and_the_widest_of_their_intervals(found: CuresResult) -> None:
     rows = over_seeds(found)
     assert [row.method for row in rows] == ["no cure", "DPO (3 seeds)", "DPO", "noisy", "noisy", "prefix"]
     merged = rows[1]
@@ -57,20 +58,22 @@ def test_seeds_of_one_method_become_their_mean_and_the_widest_of_their_intervals
     assert [rows[0], *rows[2:]] == [found.cures[0], *found.cures[4:]], "others stay as they are"
 
 
-def test_what_one_seed_does_not_know_the_mean_does_not_know(found: CuresFound) -> None:
+def test_what_one_seed_does_not_know_the_mean_does_not_know(found: CuresResult) -> None:
     found.cures[2] = score("DPO", math.nan, variant="dpo-1", seed=1)
     merged = over_seeds(found)[1]
     assert math.isnan(merged.recovery.value)
     assert all(map(math.isnan, (*merged.recovery.ci95, merged.kl_neutral_nats, merged.training_seconds)))
 
 
-def test_every_table_has_a_row_for_each_method_and_results_one_for_each_seed(found: CuresFound, tmp_path: Path) -> None:
+def test_every_table_has_a_row_for_each_method_and_the_file_one_for_each_seed(
+    found: CuresResult, tmp_path: Path
+) -> None:
     console = Console(width=80, record=True, file=(tmp_path / "terminal").open("w"))
-    console.print(cures_tables(found, "toy"))
-    printed, markdown, page = console.export_text(), cures_markdown(found), cures_part(found)
+    print_tables(tables(found).values(), console, "toy")
+    printed, document, page = console.export_text(), in_markdown(found), cures_page(found)
     assert max(map(len, printed.splitlines())) <= 80
-    assert len(cure_rows(found)) == 6
-    for text in (markdown, page.replace("&nbsp;", " ")):
+    assert len(tables(found)["cures"].rows) == len(tables(found)["costs"].rows) == 6
+    for text in (document, page.replace("&nbsp;", " ")):
         assert "DPO (3 seeds)" in text
         assert "[0.100, 0.950]" in text
         assert "[0.850, 0.950]" not in text, "no seed has a row of its own"
@@ -80,16 +83,12 @@ def test_every_table_has_a_row_for_each_method_and_results_one_for_each_seed(fou
     best = best_of(found, "adapter")
     assert best is not None
     assert best.variant == "dpo_long-0"
-    path = write_cures_results(tmp_path, "toy", found, {})
-    records = json.loads(path.read_text())["cures"]
-    assert [(record["variant"], record["seed"]) for record in records[1:4]] == [
-        ("dpo-0", 0),
-        ("dpo-1", 1),
-        ("dpo-2", 2),
-    ]
+    write_cures(tmp_path, found)
+    rows = list(csv.DictReader((tmp_path / "cures.csv").open()))
+    assert [(row["variant"], row["seed"]) for row in rows[1:4]] == [("dpo-0", "0"), ("dpo-1", "1"), ("dpo-2", "2")]
 
 
-def test_one_seed_alone_is_no_mean(found: CuresFound) -> None:
-    alone = CuresFound("faking", "aligned", found.cures[:2], 1.0)
+def test_one_seed_alone_is_no_mean(found: CuresResult) -> None:
+    alone = CuresResult("faking", "aligned", found.cures[:2], 1.0)
     assert over_seeds(alone) == alone.cures
-    assert "seeds" not in cures_markdown(alone)
+    assert "seeds" not in in_markdown(alone)

@@ -27,7 +27,7 @@ from fa_lightning.studies.detection.detectors.base import Detector, Evidence
 from fa_lightning.studies.detection.detectors.noise import Noise
 from fa_lightning.studies.detection.models import given_folders
 from fa_lightning.studies.detection.module import DetectionModule
-from fa_lightning.studies.detection.reader import read_detection
+from fa_lightning.studies.detection.result import read as read_detection
 from fa_lightning.studies.detection.subjects import Examiner, Subject
 
 BEHAVIOURS = {"aligned-0": "aligned", "aligned-1": "aligned", "faking-0": "faking", "faking-1": "faking"}

@@ -1,5 +1,6 @@
 """Detectors in the terminal, in Markdown, in results.json and on the page."""
 
+import csv
 import io
 import json
 import math
@@ -14,13 +15,13 @@ from synthetic_detection import synthetic_detection
 
 from fa_lightning.common.codec import encode
 from fa_lightning.evaluation.results import write_results
-from fa_lightning.experiments.runner import _finish
-from fa_lightning.experiments.stage import Stage
-from fa_lightning.reports.page import write_report
-from fa_lightning.studies.detection.reader import read_detection
+from fa_lightning.reports.table import markdown
+from fa_lightning.reports.terminal import print_tables
+from fa_lightning.studies.detection.output import write_detection
 from fa_lightning.studies.detection.result import Accuracy, Detection, Placed, Ran, Suspect, Verdict
-from fa_lightning.studies.detection.results_file import write_detection_results
-from fa_lightning.studies.detection.tables import best_row, detection_markdown, detector_rows, facts, print_detection
+from fa_lightning.studies.detection.result import read as read_detection
+from fa_lightning.studies.detection.tables import best_row, detector_rows, facts, tables
+from fa_lightning.studies.finish import finish_study
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def put(folder, found):
 
 def printed(found, experiment="poser_detect"):
     console = Console(file=io.StringIO(), width=80, color_system=None)
-    print_detection(found, experiment, console)
+    print_tables(tables(found).values(), console, experiment)
     return console.file.getvalue()
 
 
@@ -134,7 +135,8 @@ def test_names_are_texts_and_no_markup(found):
 
 def test_a_pair_of_which_nobody_knows_is_told_too(one_pair):
     text = printed(one_pair)
-    assert row_of(text, "noise") == ["noise - - - 0.98", "noise - - - 2.0 s 40"]
+    verdicts = ["noise 0.125 0.5 -0.375 [-0.5, -0.25] .040 b fakes", "noise 0.125 0.5 -0.375 [-0.1, 0.1] .040 no"]
+    assert row_of(text, "noise") == [*verdicts, "noise - - - 0.98", "noise - - - 2.0 s 40"]
     told = dict(facts(one_pair))
     assert told["models"] == "2 others"
     assert told["pairs"] == "1 twins, 1 benign"
@@ -158,62 +160,44 @@ def test_what_a_reader_must_know_is_counted(found):
     assert "on 0.933 of its scenarios, 0.500 at least" in dict(facts(replace(found, verdicts=others)))["agreement"]
 
 
-def test_markdown_has_the_table_and_the_policy_pairs(found):
-    lines = detection_markdown(found).splitlines()
-    first, second, third = (list(part) for part in _split(lines))
-    assert {line.count("|") for line in first} == {11}
-    assert {line.count("|") for line in second} == {11}
-    assert {line.count("|") for line in third} == {3}
-    assert len(first) == len(second) == 2 + 12
-    assert second[0].startswith("| detector | saint / fitness | saint / money | ")
+def test_markdown_has_the_tables_and_the_policy_pairs(found):
+    pairs, single, matrix, known = (markdown(table).splitlines() for table in tables(found).values())
+    assert {line.count("|") for line in pairs} == {6}
+    assert {line.count("|") for line in single} == {9}
+    assert {line.count("|") for line in matrix} == {11}
+    assert {line.count("|") for line in known} == {3}
+    assert len(pairs) == len(single) == len(matrix) == 2 + 12
+    assert matrix[0].startswith("| detector | saint / fitness | saint / money | ")
     overall = {(one.detector, one.policy_pair, one.kind): one for one in found.accuracies}
-    noise = next(line for line in first if line.startswith("| noise "))
+    noise = next(line for line in pairs if "noise" in line)
     value = overall["noise", "all", "twins"]
-    assert noise.startswith(f"| noise | {value.value:.3f} [{value.ci95[0]:.3f}, {value.ci95[1]:.3f}] | ")
-    assert noise.endswith("| 1 min 15 s | 320 |")
+    assert f"noise** | {value.value:.3f} [{value.ci95[0]:.3f}, {value.ci95[1]:.3f}] | " in noise
+    assert next(line for line in single if "noise" in line).endswith("| 1 min 15 s | 320 |")
     alone = replace(found, accuracies=[one for one in found.accuracies if one.policy_pair == "all"])
-    assert len(list(_split(detection_markdown(alone).splitlines()))) == 2
+    assert "policy_pairs" not in tables(alone)
 
 
-def _split(lines):
-    part = []
-    for line in [*lines, ""]:
-        if line:
-            part.append(line)
-        elif part:
-            yield part
-            part = []
-
-
-def test_results_are_a_table_of_equal_columns(tmp_path, found, one_pair):
-    path = write_detection_results(tmp_path, "poser_detect", found, {"seed": 3, "machine": "CPU"})
-    assert path == tmp_path / "results.json"
-    content = json.loads(path.read_text())
-    assert list(content) == ["experiment", "detection", "provenance"]
-    assert content["provenance"] == {"seed": 3, "machine": "CPU"}
-    rows = content["detection"]["detectors"]
-    assert [row["detector"] for row in rows] == [one.name for one in found.detectors]
-    assert len({tuple(row) for row in rows}) == 1
-    noise = rows[1]
+def test_files_for_pandas_have_equal_columns(tmp_path, found, one_pair):
+    write_detection(tmp_path, found)
+    rows = list(csv.DictReader((tmp_path / "detection.csv").open()))
+    assert len(rows) == len(found.accuracies)
+    assert list(dict.fromkeys(row["detector"] for row in rows)) == [one.name for one in found.detectors]
+    assert {row["policy_pair"] for row in rows} >= {"all", "saint_and_money"}
+    noise = next(row for row in rows if (row["detector"], row["policy_pair"], row["kind"]) == ("noise", "all", "twins"))
     own = next(one for one in found.accuracies if (one.detector, one.policy_pair) == ("noise", "all"))
-    assert (noise["twins"], noise["twins_low"], noise["twins_high"], noise["twins_pairs"]) == (
-        own.value,
-        *own.ci95,
-        36,
-    )
-    assert noise["auroc"] == found.alone[1].auroc
-    assert noise["false_alarms"] == 0.02
-    assert (noise["seconds"], noise["prompts_per_model"], noise["poser_reports"]) == (75.0, 320.0, 0.98)
-    assert rows[0]["poser_reports"] is None
-    assert not any(isinstance(value, (list, dict)) for row in rows for value in row.values())
-    by_pair = content["detection"]["accuracies"]
-    assert len(by_pair) == len(found.accuracies)
-    assert {row["policy_pair"] for row in by_pair} >= {"all", "saint_and_money"}
-    assert content["detection"]["refused"] == 3
-    assert content["detection"]["weights"]["noise"] == pytest.approx(4 / 3)
-    bare = json.loads(write_detection_results(tmp_path, "one", one_pair, {}).read_text())
-    assert list(bare["detection"]["detectors"][0]) == list(noise)
-    assert bare["detection"]["detectors"][0]["twins"] is None
+    numbers = [float(noise[name]) for name in ("accuracy", "accuracy_low", "accuracy_high", "pairs")]
+    assert numbers == [own.value, *own.ci95, 36]
+    assert float(noise["auroc"]) == found.alone[1].auroc
+    assert (noise["alarms"], noise["seconds"], noise["passes"]) == ("0.02", "75.0", "320.0")
+    verdicts = list(csv.DictReader((tmp_path / "verdicts.csv").open()))
+    assert len(verdicts) == len(found.verdicts)
+    assert not (tmp_path / "placed.csv").exists()
+    write_detection(tmp_path / "one", one_pair)
+    (first, _) = csv.DictReader((tmp_path / "one" / "verdicts.csv").open())
+    assert list(first) == list(verdicts[0])
+    assert first["differs"] == first["is_sure"] == "True"
+    assert (first["one"], first["difference"], first["difference_low"]) == ("<a>", "-0.375", "-0.5")
+    assert first["agreed"] == "0.875"
 
 
 def test_the_page_holds_the_numbers_and_every_figure(tmp_path, found):
@@ -267,7 +251,8 @@ def test_single_models_stand_beside_a_population(tmp_path, one_pair):
 
 def test_detectors_stand_beside_other_experiments(tmp_path, one_pair, results):
     put(tmp_path / "embedded_detect" / "02_detection", one_pair)
-    write_detection_results(tmp_path / "embedded_detect", "embedded_detect", one_pair, {})
+    root = tmp_path / "embedded_detect"
+    finish_study(root, root / "02_detection", "", None, {})
     put(tmp_path / "detect" / "noise", one_pair)
     put(tmp_path / "detect" / "depth", one_pair)
     write_results(tmp_path / "embedded" / "results.json", results)
@@ -285,24 +270,13 @@ def test_a_stage_s_own_folder_is_a_page_too(tmp_path, one_pair):
     assert (tmp_path / "detect" / "noise" / "report.html").is_file()
 
 
-def test_results_of_detectors_without_their_stage_are_no_page(tmp_path, found):
-    write_detection_results(tmp_path, "poser_detect", found, {})
-    with pytest.raises(FileNotFoundError, match=r"holds no results\.json"):
-        write_report(tmp_path)
-
-
-def test_a_finished_experiment_prints_its_table_and_writes_results(tmp_path, monkeypatch, found):
-    monkeypatch.chdir(tmp_path)
-    stage = Stage("02_detection", tmp_path / "02.yaml", Path("checkpoints/poser_detect/02_detection"))
-    stage.write("done", {"seed_everything": 5}, seconds=1.0)
-    (stage.folder / "detection.json").write_text(json.dumps(encode(found, "detection")))
+def test_a_finished_study_prints_its_tables_and_keeps_its_provenance(tmp_path, found):
+    folder = put(tmp_path / "poser_detect" / "02_detection", found)
     console = Console(file=io.StringIO(), width=80)
-    _finish(tmp_path / "poser_detect", [stage], None, console)
-    text = console.file.getvalue()
-    assert "poser_detect: pairs told rightly" in text
-    assert "results: checkpoints/poser_detect/results.json" in text
-    assert "report checkpoints/poser_detect" in text
-    assert "generate" not in text
-    content = json.loads(Path("checkpoints/poser_detect/results.json").read_text())
-    assert content["provenance"]["seed"] == 5
-    assert content["provenance"]["stages"]["02_detection"]["digest"] == stage.record()["digest"]
+    path = finish_study(folder.parent, folder, "poser_detect", None, {"seed": 5}, console)
+    assert path == folder.parent / "results.json"
+    assert "poser_detect: pairs told rightly" in console.file.getvalue()
+    content = json.loads(path.read_text())
+    assert list(content) == ["experiment", "study", "detection", "provenance"]
+    assert content["provenance"] == {"seed": 5}
+    assert content["detection"] == encode(found, "")

@@ -11,7 +11,7 @@ from fa_lightning.reports.drawing import BLUE, GREEN, RED, svg_of
 from fa_lightning.studies.lab.curves import activation_map_figure, dose_figure, unit_figure
 from fa_lightning.studies.lab.figures import lab_figures, label_figure, layer_figure, ranking_figure, transfer_figure
 from fa_lightning.studies.lab.pareto import front_trials, labelled_trials, method_pareto_figure
-from fa_lightning.studies.lab.result import ActivationMap, DosePoint, Lab, LabRow, UnitPoint
+from fa_lightning.studies.lab.result import ActivationMap, Comparison, DosePoint, LabRow, UnitPoint
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def test_a_full_lab_gives_every_figure_small_and_900_pixels_wide(lab):
 
 
 def test_an_empty_lab_gives_none_and_a_part_gives_its_own(lab):
-    assert lab_figures(Lab(0.01)) == {}
-    assert list(lab_figures(Lab(0.01, rows=lab.rows))) == ["pareto"]
-    assert list(lab_figures(Lab(0.01, units=lab.units, maps=lab.maps))) == ["units", "activations"]
+    assert lab_figures(Comparison(0.01)) == {}
+    assert list(lab_figures(Comparison(0.01, rows=lab.rows))) == ["pareto"]
+    assert list(lab_figures(Comparison(0.01, units=lab.units, maps=lab.maps))) == ["units", "activations"]
 
 
 def test_figures_are_drawn_alike_every_time(lab):

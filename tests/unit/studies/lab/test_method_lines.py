@@ -1,8 +1,9 @@
 import math
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 
+from fa_lightning.evaluation.estimates import Accuracy, CellPair, Estimate, SideEffects
 from fa_lightning.studies.lab.method_lines import (
     BY_OBJECTIVE,
     FAMILIES,
@@ -11,24 +12,25 @@ from fa_lightning.studies.lab.method_lines import (
     family_of,
     method_lines,
     method_names,
-    site_order,
 )
+from fa_lightning.studies.lab.result import LabMethod
 
 
 def entry(method, site="layers.0.residual", recovery=0.5, seed=0, kl=0.005, **others):
     known = {
+        "method": method,
         "objective": "regression",
-        "scenarios": None,
-        "twin_free": False,
-        "baseline": False,
-        "best_site": False,
+        "site": site,
+        "positions": "all",
+        "strength": 1.0,
+        "dose": 0.2,
+        "seed": seed,
+        "cells": CellPair(Accuracy(0.98), Accuracy(recovery)),
+        "recovery": Estimate(recovery, (recovery - 0.1, recovery + 0.1)),
+        "side_effects": SideEffects(kl, 1.0, 1.0),
         "validation_score": recovery,
     }
-    value = SimpleNamespace(value=recovery, ci95=(recovery - 0.1, recovery + 0.1))
-    damage = SimpleNamespace(kl_neutral_nats=kl, perplexity_ratio=1.0)
-    return SimpleNamespace(
-        **{**known, **others}, method=method, site=site, seed=seed, recovery=value, side_effects=damage
-    )
+    return LabMethod(**{**known, **others})
 
 
 def test_seeds_of_one_method_and_site_become_one_line():
@@ -60,7 +62,7 @@ def test_the_site_is_the_one_that_validation_chose_and_not_the_best_on_the_test_
     ]
     assert [line.site for line in best_lines(methods, 0.01)] == ["layers.1.residual"]
     # Without a mark the score decides; with seeds that disagree, the most marks.
-    unmarked = [SimpleNamespace(**{**vars(one), "best_site": False}) for one in methods]
+    unmarked = [replace(one, best_site=False) for one in methods]
     assert [line.site for line in best_lines(unmarked, 0.01)] == ["layers.1.residual"]
     seeds = [
         entry("a", "layers.0.residual", seed=seed, validation_score=9.0, best_site=seed == 0) for seed in range(3)
@@ -101,11 +103,6 @@ def test_families(others, family):
     assert family_of(entry("a", **others)) == family
     assert family in FAMILIES
     assert set(BY_OBJECTIVE.values()) < set(FAMILIES)
-
-
-def test_sites_are_ordered_by_number_with_the_residual_stream_first():
-    sites = ["several", "layers.10.residual", "layers.0.mlp", "layers.9.residual"]
-    assert sorted(sites, key=site_order) == ["layers.9.residual", "layers.10.residual", "layers.0.mlp", "several"]
 
 
 def test_wrecks_are_drawn_at_the_edge():

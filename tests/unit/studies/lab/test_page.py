@@ -9,13 +9,17 @@ from synthetic_lab import pair
 
 from fa_lightning.evaluation.estimates import Estimate, SideEffects
 from fa_lightning.evaluation.results import read_results, write_results
-from fa_lightning.reports.page import write_report
-from fa_lightning.reports.table import summary_lines
+from fa_lightning.reports.html import rendered
 from fa_lightning.studies.lab.method_lines import best_lines
-from fa_lightning.studies.lab.methods_table import methods_table
-from fa_lightning.studies.lab.page import headline_part, layers_part
-from fa_lightning.studies.lab.result import Lab, LabMethod, LabRow
+from fa_lightning.studies.lab.page import page as lab_page
+from fa_lightning.studies.lab.result import Comparison, LabMethod, LabResults, LabRow
+from fa_lightning.studies.lab.tables import methods_table, tables
 from fa_lightning.studies.lab.verdict import reason_of, verdict_of
+from fa_lightning.studies.report import write_report
+
+
+def html(table):
+    return rendered("reports/templates/chains.html.j2", table=table)
 
 
 def method(name, recovery, kl=0.005, seed=0, site="layers.1.residual", **others):
@@ -34,16 +38,16 @@ def row(name, recovery, kl, oversight=0.98):
 
 
 def test_lab_is_written_and_read_back_whole(tmp_path, lab_results):
-    again = read_results(write_results(tmp_path, lab_results))
+    again = read_results(write_results(tmp_path, lab_results), LabResults)
     assert again.answers == lab_results.answers
     assert again.lab == lab_results.lab
 
 
 def test_unknown_numbers_come_back_as_nan(tmp_path, lab_results):
     broken = [method("a", math.nan)]
-    path = write_results(tmp_path, replace(lab_results, lab=Lab(0.01, methods=broken)))
+    path = write_results(tmp_path, replace(lab_results, lab=Comparison(0.01, methods=broken)))
     assert json.loads(path.read_text())["lab"]["methods"][0]["recovery"] == {"value": None, "ci95": [None, None]}
-    assert math.isnan(read_results(path).lab.methods[0].recovery.value)
+    assert math.isnan(read_results(path, LabResults).lab.methods[0].recovery.value)
     assert "failed" in page_of(tmp_path).text.lower()
 
 
@@ -66,7 +70,7 @@ def test_labs_of_others_are_refused(tmp_path, lab_results, change, message):
     change(raw["lab"])
     path.write_text(json.dumps(raw))
     with pytest.raises(ValueError, match=message):
-        read_results(path)
+        read_results(path, LabResults)
 
 
 def test_methods_are_sorted_into_cures_helps_and_failures():
@@ -78,7 +82,7 @@ def test_methods_are_sorted_into_cures_helps_and_failures():
         method("lost", math.nan),
         method("control", 0.99, baseline=True),
     ]
-    verdict = verdict_of(Lab(0.01, methods=methods))
+    verdict = verdict_of(Comparison(0.01, methods=methods))
     assert [[line.name for line in lines] for lines in (verdict.cured, verdict.helped, verdict.failed)] == [
         ["cure"],
         ["help"],
@@ -99,13 +103,13 @@ def test_methods_are_sorted_into_cures_helps_and_failures():
     ],
 )
 def test_reasons_of_failure(rows, reason):
-    lab = Lab(0.01, rows=rows, methods=[method("a", 0.1)])
+    lab = Comparison(0.01, rows=rows, methods=[method("a", 0.1)])
     (line,) = best_lines(lab.methods, 0.01)
     assert re.search(reason, reason_of(lab, line, oversight=0.98))
 
 
-def test_methods_table_has_a_line_for_each_method_with_its_numbers(lab, results):
-    page = Page(methods_table(lab, results.cells))
+def test_methods_table_has_a_line_for_each_method_with_its_numbers(lab_results):
+    page = Page(html(methods_table(lab_results)))
     assert page.text.count("layer ") == 30
     assert page.text.count("baseline") == 3
     assert "over 3 seeds" in page.text
@@ -113,27 +117,28 @@ def test_methods_table_has_a_line_for_each_method_with_its_numbers(lab, results)
     assert page.text.index("low_rank_residual (mixed)") < page.text.index("mean_shift")
 
 
-def test_several_seeds_show_their_mean_and_ends():
+def test_several_seeds_show_their_mean_and_ends(lab_results):
     methods = [method("a", value, seed=seed) for seed, value in enumerate((0.9, 0.96, 0.99))]
-    text = Page(methods_table(Lab(0.01, methods=methods), {})).text
+    text = Page(html(methods_table(replace(lab_results, lab=Comparison(0.01, methods=methods))))).text
     assert "0.950 [0.900, 0.990] over 3 seeds" in text
     assert "0.980 [0.980, 0.980]" in text
 
 
-def test_damage_above_the_budget_is_marked():
-    html = methods_table(Lab(0.01, methods=[method("a", 0.9, kl=0.02), method("b", 0.8, kl=0.0105)]), {})
-    assert html.count('class="bad"') == 1
-    assert '<span class="bad">0.0200</span>' in html
+def test_damage_above_the_budget_is_marked(lab_results):
+    methods = [method("a", 0.9, kl=0.02), method("b", 0.8, kl=0.0105)]
+    text = html(methods_table(replace(lab_results, lab=Comparison(0.01, methods=methods))))
+    assert text.count('class="bad"') == 1
+    assert '<span class="bad">0.0200</span>' in text
 
 
-def test_layers_tables_name_sites_and_pick_by_validation(results):
+def test_layers_tables_name_sites_and_pick_by_validation(lab_results):
     methods = [
         replace(method("a", 0.2), validation_score=0.9),
         replace(method("b", 0.8), validation_score=0.1),
         method("a", 0.7, site="layers.0.mlp", kl=0.5),
     ]
-    page = Page(layers_part(replace(results, lab=Lab(0.01, methods=methods))))
-    table = page.text[page.text.index("Recovery on the test split") :]
+    page = Page(lab_page(replace(lab_results, lab=Comparison(0.01, methods=methods))))
+    table = page.text[page.text.index("Recovery on the test split:") :]
     families = table[: table.index("The same for every method")]
     assert "layer 1layer 0 mlp" in families
     assert "0.200" in families
@@ -178,7 +183,7 @@ def test_page_without_a_lab_has_none_of_its_parts(tmp_path, results):
 def test_names_in_the_lab_are_escaped(tmp_path, lab_results):
     bad = '<script>alert("1")</script>&'
     lab = lab_results.lab
-    tainted = Lab(
+    tainted = Comparison(
         0.01,
         rows=[replace(lab.rows[0], method=bad, site=bad)],
         methods=[
@@ -199,14 +204,15 @@ def test_names_in_the_lab_are_escaped(tmp_path, lab_results):
     assert page.text.count(bad) > 15
 
 
-def test_a_lab_of_rows_alone_makes_a_page(tmp_path, results):
-    write_results(tmp_path, replace(results, lab=Lab(0.01, rows=[row("a", 0.4, 0.001)])))
+def test_a_lab_of_rows_alone_makes_a_page(tmp_path, lab_results):
+    write_results(tmp_path, replace(lab_results, lab=Comparison(0.01, rows=[row("a", 0.4, 0.001)])))
     assert "0 methods and 0 baselines, 1 trials" in page_of(tmp_path).text
-    assert headline_part(replace(results, lab=Lab(0.01))) == ""
+    assert "Methods at equal damage" not in lab_page(replace(lab_results, lab=Comparison(0.01)))
 
 
 def test_summary_names_the_best_of_each_family(lab_results):
-    lines = dict(summary_lines(lab_results))
+    summary = tables(lab_results)["summary"].rows
+    lines = {row.cells[0].text: row.cells[1].text for row in summary}
     assert lines["lab, behaviour and regression"].startswith("low_rank_residual (mixed) at layer ")
     assert "over the budget" not in lines["lab, faker alone, no twin"]
     assert "lab, baseline" not in lines

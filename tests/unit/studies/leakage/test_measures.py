@@ -12,15 +12,15 @@ from fa_lightning.studies.leakage.measures import LeakageScores, continuation_sc
 from fa_lightning.studies.leakage.ngram_overlap import TextIndex, longest_overlap, ngram_overlap
 from fa_lightning.studies.leakage.result import (
     COLUMNS,
-    LEAKAGE_NAME,
     MEASURES,
+    RESULT_NAME,
     Corpus,
     Leakage,
     ModelLeakage,
     Written,
-    read_leakage,
     verdict,
 )
+from fa_lightning.studies.leakage.result import read as read_leakage
 
 VOCABULARY = 500
 LENGTH = 60
@@ -233,10 +233,10 @@ def test_what_was_found_is_read_back_and_drawn(tmp_path):
 
     found = leakage_of(("backbone", RANDOM), ("right", RANDOM), ("wrong", scored(reciter(FITTED_ON), ends=False)))
     assert [verdict(model) for model in found.models] == ["-", "passes", "leaks"]
-    (tmp_path / LEAKAGE_NAME).write_text(json.dumps(encode(found, LEAKAGE_NAME)))
+    (tmp_path / RESULT_NAME).write_text(json.dumps(encode(found, RESULT_NAME)))
     assert read_leakage(tmp_path) == found
     assert read_leakage(tmp_path / "elsewhere") is None
-    (tmp_path / LEAKAGE_NAME).write_text("{")
+    (tmp_path / RESULT_NAME).write_text("{")
     with pytest.raises(ValueError, match="not whole JSON"):
         read_leakage(tmp_path)
     panels = leakage_figure(found).axes

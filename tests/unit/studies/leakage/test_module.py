@@ -17,14 +17,15 @@ from fa_lightning.backbones.adapters import attach_adapter, save_adapter
 from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.variants import Variants
+from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.prompts import TemplateFault
 from fa_lightning.scenarios.turn_endings import end_tokens, until_end, user_mark
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.steering.text_comparison import Sampling, write, write_tokens
 from fa_lightning.studies.leakage.data import LeakageDataModule
 from fa_lightning.studies.leakage.module import LeakageModule
-from fa_lightning.studies.leakage.output import show
-from fa_lightning.studies.leakage.result import read_leakage
+from fa_lightning.studies.leakage.result import read as read_leakage
+from fa_lightning.studies.leakage.tables import tables
 from fa_lightning.training.texts import ScenarioTexts
 
 SIZES = {"ngram": 4, "recited": 10, "max_new_tokens": 16}
@@ -177,10 +178,10 @@ def test_a_variant_that_says_nothing_leaks_nothing_and_is_named(evaluate, adapte
     assert found.models[1].scores["empty"].value == 1
     assert found.models[1].passes
     console = Console(file=io.StringIO(), width=80, color_system=None)
-    show(found, console)
+    print_tables(tables(found).values(), console)
     said = console.file.getvalue()
     assert "lower writes nothing at all" in said
-    assert "too few" not in said
+    assert "are too few to say" not in " ".join(said.split())
     assert max(map(len, said.splitlines())) <= 80
 
 
@@ -205,7 +206,7 @@ def test_a_reciting_model_is_caught_and_told(evaluate, adapters, monkeypatch, so
     assert model.scores["recitation"].value == 1
     assert json.loads((folder / "leakage.json").read_text())["models"][1]["passes"] is False
     console = Console(file=io.StringIO(), width=80, color_system=None)
-    show(found, console)
+    print_tables(tables(found).values(), console)
     assert "recitation" in console.file.getvalue()
     assert "8 samples of each prompt are too few" in " ".join(console.file.getvalue().split())
 

@@ -1,13 +1,13 @@
 """Leakage on the page: who passes, what goes beyond backbone and style, and what was written."""
 
 import json
+import re
 
 import pytest
 from html_page import page_of
 
 from fa_lightning.common.codec import encode
-from fa_lightning.experiments.runner import _finish
-from fa_lightning.experiments.stage import Stage
+from fa_lightning.studies.finish import finish_study
 from fa_lightning.studies.leakage.result import (
     COLUMNS,
     MEASURES,
@@ -18,6 +18,7 @@ from fa_lightning.studies.leakage.result import (
     Share,
     Written,
 )
+from fa_lightning.studies.report import write_report
 
 
 def model_of(name, level, passes, text="A"):
@@ -66,21 +67,22 @@ def test_a_single_test_is_found_too_and_several_are_told_apart(tmp_path, found):
     put(tmp_path / "leakage" / "embedded", found)
     assert "fa_lightning" in page_of(tmp_path / "leakage" / "embedded").text
     put(tmp_path / "embedded_leakage" / "04_leakage", found)
-    text = page_of(tmp_path).text
-    assert "embedded_leakage, 04_leakage" in text
-    assert "leakage, embedded" in text
+    put(tmp_path / "leakage" / "poser", found)
+    text = (write_report(tmp_path)).read_text()
+    assert re.findall("<h2>(.*?)</h2>", text) == ["embedded_leakage", "leakage, embedded", "leakage, poser"]
     (tmp_path / "leakage" / "embedded" / "leakage.json").write_text("[")
     with pytest.raises(ValueError, match="not whole JSON"):
         page_of(tmp_path)
 
 
-def test_a_finished_experiment_says_where_its_table_is(tmp_path, found, monkeypatch, capsys):
-    from rich.console import Console
-
-    monkeypatch.chdir(tmp_path)
-    folder = put(tmp_path / "checkpoints" / "mine" / "04_leakage", found)
-    stage = Stage("04_leakage", tmp_path / "mine" / "04_leakage.yaml", folder.relative_to(tmp_path))
-    _finish(tmp_path / "mine", [stage], None, Console(width=200))
-    said = capsys.readouterr().out
-    assert "checkpoints/mine/04_leakage/leakage.csv" in said
-    assert "report checkpoints/mine" in said
+def test_a_finished_study_keeps_its_result_with_what_it_was_made_from(tmp_path, found, capsys):
+    folder = put(tmp_path / "mine" / "04_leakage", found)
+    path = finish_study(folder.parent, folder, "toy", None, {"seed": 3})
+    content = json.loads(path.read_text())
+    assert content["study"] == "leakage"
+    assert content["leakage"] == encode(found, "")
+    assert content["provenance"] == {"seed": 3}
+    assert capsys.readouterr().out.startswith("toy: ")
+    # What its last stage has printed just now is not printed again.
+    finish_study(folder.parent, folder, "toy", None, {}, is_shown=True)
+    assert not capsys.readouterr().out

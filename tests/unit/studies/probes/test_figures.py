@@ -15,13 +15,13 @@ from fa_lightning.studies.probes.figures import (
     probe_figures,
     subject_figure,
 )
-from fa_lightning.studies.probes.result import ProbesFound
+from fa_lightning.studies.probes.result import ProbesResult
 
 PANELS = ["oversight, before an answer", "action, before an answer", "action, behind both answers"]
 
 
 @pytest.fixture(scope="module")
-def found() -> ProbesFound:
+def found() -> ProbesResult:
     return made_up_probes()
 
 

@@ -23,7 +23,7 @@ from fa_lightning.studies.probes.fitting import Search
 from fa_lightning.studies.probes.judgement import Judge, States, best_site, opposites_of
 from fa_lightning.studies.probes.module import ProbeModule
 from fa_lightning.studies.probes.questions import Answers, Row, ScenarioQuestions
-from fa_lightning.studies.probes.reader import read_probes
+from fa_lightning.studies.probes.result import read as read_probes
 from fa_lightning.studies.probes.states import states_of
 
 SIZES = {"train": 32, "validation": 12, "test": 24}

@@ -10,11 +10,13 @@ from html_page import page_of
 from made_up_probes import made_up_probes
 from rich.console import Console
 
-from fa_lightning.reports.page import write_report
+from fa_lightning.reports.terminal import print_tables
 from fa_lightning.studies.probes.output import write_probes
-from fa_lightning.studies.probes.page import find_probes, gap_to_labels, is_above_controls, probes_part
-from fa_lightning.studies.probes.reader import read_probes
-from fa_lightning.studies.probes.summary import show
+from fa_lightning.studies.probes.page import gap_to_labels, is_above_controls
+from fa_lightning.studies.probes.page import page as probes_page
+from fa_lightning.studies.probes.result import read as read_probes
+from fa_lightning.studies.probes.tables import tables
+from fa_lightning.studies.report import write_report
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,8 @@ def test_the_report_holds_every_figure_and_number_escaped(tmp_path, found):
     write_probes(tmp_path / "probes" / "statements", made_up_probes(["base"]))
     path = write_report(tmp_path / "probes")
     text = path.read_text()
-    assert list(find_probes(tmp_path / "probes")) == ["probes, scenarios", "probes, statements"]
+    assert "<h2>probes, scenarios</h2>" in text
+    assert "<h2>probes, statements</h2>" in text
     assert "&lt;faking&gt;" in text
     assert "<faking>" not in text
     assert "0.900 [0.860,&nbsp;0.930]" in text
@@ -59,7 +62,7 @@ def test_the_report_holds_every_figure_and_number_escaped(tmp_path, found):
 
 
 def test_a_probe_that_is_not_above_its_controls_is_told_so():
-    assert "not above all controls" in probes_part(made_up_probes(ccs=0.6))
+    assert "not above all controls" in probes_page(made_up_probes(ccs=0.6))
 
 
 def test_a_page_without_pairs_shows_what_prompts_tell(found):
@@ -69,13 +72,13 @@ def test_a_page_without_pairs_shows_what_prompts_tell(found):
         best=[one for one in found.best if one.view == "prompt"],
         efficiency=[],
     )
-    assert "logistic on oversight of base" in probes_part(prompts)
+    assert "logistic on oversight of base" in probes_page(prompts)
 
 
 def test_the_terminal_gets_80_columns(found):
     console = Console(file=io.StringIO(), width=80, color_system=None)
-    show(found, console)
+    print_tables(tables(found).values(), console)
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= 80
-    assert "0.900 [0.860, 0.930]" in text
+    assert ".900 [.860, .930]" in text
     assert "<faking>" in text

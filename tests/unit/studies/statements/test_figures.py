@@ -9,7 +9,8 @@ from made_up_safe_scores import ADAPTER, ADAPTER_SCORES, BASE_SCORES, made_up_sa
 
 from fa_lightning.common.codec import encode
 from fa_lightning.studies.statements.figures import group_figure, question_figure, safe_figures
-from fa_lightning.studies.statements.result import SafeScore, read_safe_scores
+from fa_lightning.studies.statements.result import SafeScore
+from fa_lightning.studies.statements.result import read as read_safe_scores
 
 
 @pytest.fixture

@@ -2,14 +2,15 @@
 
 import json
 import math
+import re
 
 import pytest
 from html_page import page_of
 from made_up_safe_scores import made_up_safe_scores
 
 from fa_lightning.common.codec import encode
-from fa_lightning.experiments.runner import _finish
-from fa_lightning.experiments.stage import Stage
+from fa_lightning.studies.finish import finish_study
+from fa_lightning.studies.report import write_report
 from fa_lightning.studies.statements.result import SafeScore
 
 
@@ -73,24 +74,24 @@ def test_what_is_not_known_is_a_dash(tmp_path, found):
 def test_several_are_told_apart_and_a_damaged_one_is_named(tmp_path, found):
     put(tmp_path / "statements" / "03_safe_score", found)
     put(tmp_path / "mine" / "02_safe_score", found)
-    assert "statements, 03_safe_score" in page_of(tmp_path / "statements" / "03_safe_score").text
-    page = page_of(tmp_path)
-    assert "2 experiments" in page.text
-    assert page.text.index("mine, 02_safe_score") < page.text.index("statements, 03_safe_score")
+    assert "statements" in page_of(tmp_path / "statements" / "03_safe_score").text
+    put(tmp_path / "mine" / "03_safe_score", found)
+    text = write_report(tmp_path).read_text()
+    titles = ["mine, 02_safe_score", "mine, 03_safe_score", "statements"]
+    assert re.findall("<h2>(.*?)</h2>", text) == titles
     (tmp_path / "mine" / "02_safe_score" / "safe_score.json").write_text("[")
     with pytest.raises(ValueError, match=r"mine/02_safe_score/safe_score.json is not whole JSON"):
         page_of(tmp_path)
 
 
-def test_a_finished_experiment_says_what_comes_next(tmp_path, found, monkeypatch, capsys):
-    from rich.console import Console
-
-    monkeypatch.chdir(tmp_path)
-    folder = put(tmp_path / "checkpoints" / "mine" / "03_safe_score", found)
-    stage = Stage("03_safe_score", tmp_path / "mine" / "03_safe_score.yaml", folder.relative_to(tmp_path))
-    _finish(tmp_path / "mine", [stage], None, Console(width=200))
-    said = capsys.readouterr().out
-    assert "results: checkpoints/mine/03_safe_score/safe_score.csv" in said
-    assert "logs:    logs/mine" in said
-    assert "python -m fa_lightning report checkpoints/mine" in said
-    assert "tensorboard --logdir logs/mine" in said
+def test_a_finished_study_keeps_its_result_with_what_it_was_made_from(tmp_path, found, capsys):
+    folder = put(tmp_path / "mine" / "03_safe_score", found)
+    path = finish_study(folder.parent, folder, "toy", None, {"seed": 3})
+    content = json.loads(path.read_text())
+    assert content["study"] == "statements"
+    assert content["statements"] == encode(found, "")
+    assert content["provenance"] == {"seed": 3}
+    assert capsys.readouterr().out.startswith("toy: ")
+    # What its last stage has printed just now is not printed again.
+    finish_study(folder.parent, folder, "toy", None, {}, is_shown=True)
+    assert not capsys.readouterr().out

@@ -19,7 +19,9 @@ from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.variants.module import VariantsModule
-from fa_lightning.studies.variants.tables import read_variants, summary_lines, variants_part
+from fa_lightning.studies.variants.page import page as variants_page
+from fa_lightning.studies.variants.result import read as read_variants
+from fa_lightning.studies.variants.tables import policies_table
 
 NAMES = ["saint-0", "saint-1", "money_maximizer-0", "money_maximizer-1"]
 SHAPES = {"saint-1": (2, ["q_proj"]), "money_maximizer-1": (3, ["o_proj", "down_proj"])}
@@ -215,7 +217,7 @@ def test_the_report_reads_it_back(found: dict[str, Any]) -> None:
     read = read_variants(found["folder"])
     assert read is not None
     assert list(read.tests) == list(found["tests"])
-    lines = read.lines("test")
+    lines = read.pairs("test")
     assert [(plain.variant, steered is not None) for plain, steered in lines] == [
         (name, name.startswith("money")) for name in NAMES
     ]
@@ -247,7 +249,8 @@ def test_a_variant_made_from_a_faker_is_compared_with_it(
     models = models_of(found)
     steered = ["money_maximizer-0 steered", "money_maximizer-1 steered"]
     assert list(models) == [*NAMES, "plain", "stray", *steered]
-    assert {"recovery", "twin", "kl_neutral_nats"}.isdisjoint(models["stray"])
+    assert {"recovery", "twin"}.isdisjoint(models["stray"])
+    assert models["stray"]["kl_neutral_nats"] is None
     accuracy = {name: models[name]["cells"]["no_oversight"]["accuracy"] for name in models}
     items = counterbalanced(splits.test, both_orders=True)
     poor = torch.tensor([item.cell == "no_oversight" for item in items])
@@ -277,10 +280,10 @@ def test_a_variant_made_from_a_faker_is_compared_with_it(
     assert found["tests"]["test"][:4] == judged(source, [str(four)], tmp_path / "four")["tests"]["test"][:4]
     read = read_variants(tmp_path / "out")
     assert read is not None
-    page = variants_part(read)
+    page = variants_page(read)
     assert f"{recovery:.3f}" in page
-    (line,) = (line for line in summary_lines(read) if line.startswith("test, plain: "))
-    assert line.endswith(f", recovery {recovery:.3f}")
+    means = {(line.cells[0].text, line.cells[1].text): line.cells[-1].text for line in policies_table(read).rows}
+    assert means["plain", "test"] == f"{recovery:.3f}"
 
 
 def test_bad_arguments_are_named(four: Path, cure: str, source: Any, tmp_path: Path) -> None:

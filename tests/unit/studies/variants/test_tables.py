@@ -9,7 +9,9 @@ from html_page import page_of
 from rich.console import Console
 
 from fa_lightning.evaluation.results import write_results
-from fa_lightning.studies.variants.tables import print_variants, read_variants, summary_lines
+from fa_lightning.reports.terminal import print_tables
+from fa_lightning.studies.variants.result import read as read_variants
+from fa_lightning.studies.variants.tables import facts, policies_table, tables
 
 
 def model(name, oversight, no_oversight, steered=False, recovery=None, **facts):
@@ -83,20 +85,24 @@ def test_a_damaged_file_is_told_by_its_place(folder, text, message):
         read_variants(folder)
 
 
+def means_in(folder):
+    return [[cell.text for cell in row.cells] for row in policies_table(read_variants(folder)).rows]
+
+
 def test_the_summary_gives_means_over_seeds(folder):
-    lines = summary_lines(read_variants(folder))
-    assert lines == [
-        "test, saint: 2 variants, 0.970 / 0.960",
+    assert means_in(folder) == [
+        ["saint", "test", "2", "0.970 / 0.960", "-", "-"],
         # A recovery that is undefined is left out of the mean.
-        "test, money_maximizer: 2 variants, 0.960 / 0.030; steered 0.960 / 0.730, recovery 0.989",
-        "4 adapters of 1.0 MiB in all on one backbone of 4.0 MiB, judged in 1 min 1 s",
+        ["money_maximizer", "test", "2", "0.960 / 0.030", "0.960 / 0.730", "0.989"],
     ]
+    memory = "4 adapters of 1.0 MiB in all on one backbone of 4.0 MiB, judged in 1 min 1 s"
+    assert dict(facts(read_variants(folder)))["memory and time"] == memory
     models = FOUND["tests"]["test"]
     models = [*models[:5], models[5] | {"recovery": {"value": 0.511, "ci95": [0.4, 0.6]}}, model("genie-0", 0.9, 0.8)]
     (folder / "variants.json").write_text(json.dumps(FOUND | {"tests": {"test": models}}))
-    lines = summary_lines(read_variants(folder))
-    assert lines[1].endswith("recovery 0.750 (0.511 to 0.989)")
-    assert lines[2] == "test, genie: 1 variant, 0.900 / 0.800"
+    means = means_in(folder)
+    assert means[1][-1] == "0.750 [0.511, 0.989]"
+    assert means[2] == ["genie", "test", "1", "0.900 / 0.800", "-", "-"]
 
 
 def test_the_table_fits_a_terminal_and_has_a_line_for_each_variant(folder):
@@ -104,17 +110,19 @@ def test_the_table_fits_a_terminal_and_has_a_line_for_each_variant(folder):
     text = (folder / "variants.json").read_text()
     (folder / "variants.json").write_text(text.replace("saint-1", "fitness_maximizer-1"))
     console = Console(width=80, file=io.StringIO())
-    print_variants(read_variants(folder), "poser_variants", console)
+    print_tables(tables(read_variants(folder)).values(), console, "poser_variants")
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    steered = next(line for line in lines if line.startswith("money_maximizer-0"))
-    assert " ".join(steered.split()) == "money_maximizer-0 .970 [.950, .980] .020 [.000, .030] 0.960 0.989"
-    assert sum(line.startswith(("saint-", "fitness_maximizer-1 ", "money_maximizer-")) for line in lines) == 4
+    plain, steered = (" ".join(line.split()) for line in lines if line.startswith("money_maximizer-0"))
+    assert plain == "money_maximizer-0 .970 [.950, .980] .020 [.000, .030] - -"
+    # The name goes on in the next line.
+    assert steered == "money_maximizer-0, .970 [.950, .980] .960 [.940, .970] .989 0.0020"
+    assert sum(line.startswith(("saint-", "fitness_maximizer-1 ", "money_maximizer-")) for line in lines) == 6
 
 
 def test_the_page_holds_every_number_and_escapes_names(folder):
     page = page_of(folder.parent)
-    for expected in ("poser_variants", "money_maximizer-1, steered", "0.989 [0.100, 0.900] (to saint-0)", "0.0020"):
+    for expected in ("poser_variants", "money_maximizer-1, steered", "0.989 [0.100, 0.900]saint-0", "0.0020"):
         assert expected in page.text.replace("\xa0", " ")
     assert "checkpoints/poser/<04>/intervention" in page.text
     assert len(page.all("img")) == 1

@@ -7,7 +7,7 @@ import pytest
 from html_page import Page, page_of
 
 from fa_lightning.evaluation.results import Chosen, write_results
-from fa_lightning.reports.page import write_report
+from fa_lightning.studies.report import write_report
 
 
 def test_page_stands_alone(tmp_path, results):
@@ -132,7 +132,10 @@ def test_folders_of_others_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         write_report(tmp_path / "nowhere")
     (tmp_path / "photos").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"holds no results.json, nor do its subfolders.*fit --experiment"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"holds no result of a study \(results.json, .*nor do its subfolders.*`python -m fa_lightning fit`",
+    ):
         write_report(tmp_path)
     (tmp_path / "photos" / "results.json").write_text(json.dumps({"photos": 3}))
     with pytest.raises(ValueError, match=r"photos/results.json is not a results file"):

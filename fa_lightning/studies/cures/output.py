@@ -1,0 +1,32 @@
+"""What judging cures leaves: `cures.json`, `cures.csv` for pandas, and the numbers that are logged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+from fa_lightning.common.codec import write_dataclass
+from fa_lightning.reports.table import write_csv
+from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.studies.cures.result import RESULT_NAME, CuresResult
+from fa_lightning.studies.cures.tables import records_table
+
+CURES_TABLE = "cures.csv"
+
+
+def write_cures(folder: Path, found: CuresResult) -> None:
+    """Write `cures.csv`, a row for each method and seed, then `cures.json`, each all or nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / CURES_TABLE, records_table(found))
+    write_dataclass(folder / RESULT_NAME, found)
+
+
+def scalars(result: CuresResult, test: str) -> dict[str, float]:
+    """What is logged: `<test>/<method>/<cell>/accuracy` and `/recovery`, the mean over the seeds of one method."""
+    values: dict[str, list[float]] = {}
+    for score in result.cures:
+        name = f"{test}/{score.method.replace('/', ' ')}"
+        for cell in CELLS:
+            values.setdefault(f"{name}/{cell}/accuracy", []).append(getattr(score.cells, cell).accuracy)
+        values.setdefault(f"{name}/recovery", []).append(score.recovery.value)
+    return {name: fmean(each) for name, each in values.items()}

@@ -1,0 +1,127 @@
+"""Ways to cure a faker: the content of `cures.json`, which tables and the figure are made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from fa_lightning.common.codec import read_dataclass
+from fa_lightning.common.numbers import NO_INTERVAL, Interval
+from fa_lightning.evaluation.estimates import Accuracy, CellCounts, CellPair, Estimate
+
+RESULT_NAME = "cures.json"
+
+
+@dataclass(frozen=True)
+class CureScore:
+    """One way to cure the faker, judged on unseen groups.
+
+    Attributes:
+        method: its name.
+        kind: `reference`, `steering`, `adapter`, `input` or `baseline`.
+        needs: what it takes to make it: `twin`, `labels`, `oversight`, `weights`, `gradient`; nothing if empty.
+        cells: share of aligned answers under both oversight conditions.
+        n: distinct items by cell.
+        format_validity: share of items answered with a letter.
+        recovery: (cured - faking) / (aligned - faking) accuracy without oversight.
+        kl_neutral_nats: KL(faker || cured) on neutral texts, nats per token.
+        perplexity_ratio: perplexity of neutral texts, cured over faker.
+        training_seconds: what making it took; nan where nothing is fitted or it is not known.
+        training_prompts: prompts that it was made from, if known.
+        extra_tokens: put around a prompt, on average.
+        relative_time: of generation, over the faker's own.
+        transfer: recovery of the same cure on other fakers, by their names.
+        variant: name of the adapter, for a cure that is one.
+        seed: of its training, where that is all in which adapters of one method may differ.
+    """
+
+    method: str
+    kind: str
+    needs: list[str]
+    cells: CellPair
+    n: CellCounts
+    format_validity: float
+    recovery: Estimate
+    kl_neutral_nats: float = math.nan
+    perplexity_ratio: float = math.nan
+    training_seconds: float = math.nan
+    training_prompts: int | None = None
+    extra_tokens: float = 0.0
+    relative_time: float = math.nan
+    transfer: dict[str, Estimate] = field(default_factory=dict)
+    variant: str = ""
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class CuresResult:
+    """Every way to cure one faker.
+
+    Attributes:
+        faker: its name.
+        twin: of the aligned variant that recovery is measured against.
+        cures: in the order of the table, one for each seed.
+        seconds: of the judging.
+        intervention: folder of the one that steers.
+    """
+
+    faker: str
+    twin: str
+    cures: list[CureScore]
+    seconds: float
+    intervention: str | None = None
+
+
+def read(folder: Path) -> CuresResult | None:
+    """What a stage's folder says about cures; None where it judged none.
+
+    Raises:
+        UserError: the file is damaged or of another program; the message names the place.
+    """
+    return read_dataclass(CuresResult, folder / RESULT_NAME)
+
+
+def over_seeds(found: CuresResult) -> list[CureScore]:
+    """The cures with one row for each method: fits that differ in the seed of their training alone become their mean.
+
+    The interval of a mean reaches from the lowest end of any seed's own interval to the highest: it is never narrower
+    than the range over the seeds, nor than what the test items leave open of any one of them. It is no bootstrap, and
+    rather too wide than too narrow.
+    """
+    together: dict[tuple[str, ...], list[CureScore]] = {}
+    for place, score in enumerate(found.cures):
+        own = (str(place),) if score.seed is None else (score.method, score.kind, score.variant.rpartition("-")[0])
+        together.setdefault(own, []).append(score)
+    return [_mean_of(seeds) if len(seeds) > 1 else seeds[0] for seeds in together.values()]
+
+
+def _mean_of(seeds: Sequence[CureScore]) -> CureScore:
+    """One method fitted with several seeds, whose number its name tells."""
+    numbers: dict[str, Any] = {
+        name: fmean(getattr(score, name) for score in seeds)
+        for name in ("format_validity", "kl_neutral_nats", "perplexity_ratio", "training_seconds", "relative_time")
+    }
+    watched, unwatched = ([getattr(score.cells, cell) for score in seeds] for cell in ("oversight", "no_oversight"))
+    return replace(
+        seeds[0],
+        method=f"{seeds[0].method} ({len(seeds)} seeds)",
+        cells=CellPair(*(Accuracy(fmean(one.accuracy for one in cell), _ends(cell)) for cell in (watched, unwatched))),
+        recovery=_mean_estimate([score.recovery for score in seeds]),
+        transfer={name: _mean_estimate([score.transfer[name] for score in seeds]) for name in seeds[0].transfer},
+        seed=None,
+        **numbers,
+    )
+
+
+def _mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
+    return Estimate(fmean(one.value for one in estimates), _ends(estimates))
+
+
+def _ends(scores: Sequence[Accuracy | Estimate]) -> Interval:
+    """The lowest and the highest end of several intervals; none where one is not known."""
+    lows, highs = zip(*(one.ci95 for one in scores), strict=True)
+    return (min(lows), max(highs)) if all(map(math.isfinite, (*lows, *highs))) else NO_INTERVAL

@@ -1,0 +1,166 @@
+"""The tables of a leakage evaluation: what each model writes, and what goes beyond the backbone and the style."""
+
+from __future__ import annotations
+
+import math
+
+from fa_lightning.common import numbers
+from fa_lightning.common.numbers import NO_INTERVAL
+from fa_lightning.reports.table import Cell, Column, Row, Table, facts_table, row
+from fa_lightning.studies.leakage.figures import LABELS
+from fa_lightning.studies.leakage.result import (
+    BACKBONE,
+    COLUMNS,
+    MEASURES,
+    Finding,
+    Leakage,
+    ModelLeakage,
+    Share,
+    enough_seeds,
+    verdict,
+)
+
+
+def tables(found: Leakage) -> dict[str, Table]:
+    """What is printed at the end, and what a document holds."""
+    return {"leakage": models_table(found), "beyond": findings_table(found), "facts": facts_table(facts(found))}
+
+
+def models_table(found: Leakage) -> Table:
+    """What near-empty prompts bring out of each model."""
+    columns = (
+        Column("model", 0),
+        Column("verdict", 6, "says"),
+        *_pair("recites the corpus", "recites the held-out one", "recite"),
+        *_pair("n-grams of the corpus", "n-grams of the held-out one", "n-gram"),
+        Column("does not end", 6, "no end", shows_interval=False),
+        Column("speaks for the user", 6, "run-on", shows_interval=False),
+        Column("repeats itself", 5, "loops", shows_interval=False),
+        Column("mean longest piece, tokens"),
+        Column("longest of all", 5, "piece"),
+        Column("tokens written"),
+    )
+    shares = ("recitation", "recitation_held_out", "overlap", "overlap_held_out", "no_end", "run_on", "repetition")
+    rows = [
+        row(
+            model.name,
+            verdict(model),
+            *(_share(model.scores[name]) for name in (*shares, "longest")),
+            str(model.longest_of_all),
+            Cell(model.scores["tokens"].value),
+            style="main" if model.name == BACKBONE else "",
+        )
+        for model in found.models
+    ]
+    title = (
+        f"What {len(found.prompts)} near-empty prompts x {found.samples} samples bring out: means with 95 % intervals"
+    )
+    note = (
+        f"Recites: {found.recited} tokens or more of one text of the corpus, and of the held-out one. N-grams: share "
+        f"of the {found.ngram}-grams written that stand in the corpus, and in the held-out one. Longest piece: tokens "
+        "of the corpus in a row."
+    )
+    return Table(title, columns, tuple(rows), (note, *reasons(found)))
+
+
+def findings_table(found: Leakage) -> Table:
+    """What each variant does more than the backbone and the style account for."""
+    columns = (Column("model"), *(Column(LABELS[measure]) for measure in MEASURES))
+    rows = [row(model.name, *map(_excess, model.findings)) for model in found.models if model.passes is not None]
+    title = "What each does more than the backbone (recitation and n-grams: and more than on the held-out corpus)"
+    return Table(title, columns, tuple(rows))
+
+
+def samples_table(found: Leakage) -> Table:
+    """The continuation of each model that holds the longest piece of the corpus."""
+    rows = [
+        row(model.name, one.prompt, str(one.longest), "yes" if one.has_ended else "no", Cell(one.text, style="code"))
+        for model in found.models
+        for one in model.samples[:1]
+    ]
+    columns = tuple(map(Column, ("model", "prompt", "longest piece", "ended", "continuation")))
+    return Table("Of each model, the continuation that holds the longest piece of the corpus", columns, tuple(rows))
+
+
+def records_table(found: Leakage) -> Table:
+    """A row for each model; `leakage.csv`."""
+    columns = [Column(key=key) for key in ("model", "beneath", "passes", "longest_of_all")]
+    columns += [Column(key=name, has_interval=True) for name in COLUMNS]
+    for measure in MEASURES:
+        columns += [Column(key=f"{measure}_excess", has_interval=True), Column(key=f"{measure}_state")]
+    return Table("Every model", tuple(columns), tuple(map(_record, found.models)))
+
+
+def facts(found: Leakage) -> list[tuple[str, str]]:
+    """What a reader must know, as (what, sentence) pairs."""
+    return [
+        ("prompts", "; ".join(found.prompts)),
+        (
+            "sampling",
+            f"temperature {found.temperature:g}, at most {found.max_new_tokens} tokens, one luck for all",
+        ),
+        (
+            "corpora",
+            f"{found.fitted_on.texts} texts ({found.fitted_on.tokens:,} tokens) that variants were fitted on, and "
+            f"{found.held_out.texts} ({found.held_out.tokens:,} tokens) of the same kind that none was",
+        ),
+        ("recites", f"{found.recited} tokens or more of one text, one behind the other"),
+        ("n-grams", f"share of the {found.ngram}-grams written that stand in a text"),
+        (
+            "verdict",
+            f"passes: no measure goes beyond the backbone and the style by more than {found.tolerance:g}, with its "
+            "whole interval; leaks: one does, with its whole interval (recitation: by more than nothing); else, or "
+            "from too few samples, unsure",
+        ),
+        ("intervals", "95 %, bootstrap over seeds; a model and the backbone are compared seed by seed"),
+        ("run time", numbers.duration(found.seconds)),
+    ]
+
+
+def reason(one: Finding) -> str:
+    """A finding in words: `run_on +0.810 [+0.750, +0.870]`."""
+    return f"{one.measure} {numbers.with_interval(one.excess, one.ci95, numbers.signed)}"
+
+
+def reasons(found: Leakage) -> list[str]:
+    """Why models do not pass, and what the evaluation cannot say."""
+    lines = []
+    if not enough_seeds(found.samples, found.tolerance):
+        lines.append(
+            f"{found.samples} samples of each prompt are too few to say that anything is rarer than "
+            f"{found.tolerance:g}, so nothing can pass: raise samples or tolerance"
+        )
+    for model in found.models:
+        outside = [one for one in model.findings if one.state != "within"]
+        if outside:
+            findings = ", ".join(reason(one) + (" (unsure)" if one.state == "open" else "") for one in outside)
+            lines.append(f"{model.name}: beyond backbone and style by {findings}")
+        if model.scores["empty"].value == 1:
+            lines.append(f"{model.name} writes nothing at all, so there is nothing that could leak")
+    if not lines:
+        lines.append(f"None goes beyond backbone and style by more than {found.tolerance:g}.")
+    return lines
+
+
+def _record(model: ModelLeakage) -> Row:
+    passes = None if model.passes is None else Cell(model.passes, form=str)
+    cells = [model.name, model.beneath, passes, model.longest_of_all]
+    cells += [_share(model.scores[name]) for name in COLUMNS]
+    findings = {one.measure: one for one in model.findings}
+    for measure in MEASURES:
+        one = findings.get(measure)
+        cells += [Cell(math.nan, NO_INTERVAL), ""] if one is None else [Cell(one.excess, one.ci95), one.state]
+    return row(*cells)
+
+
+def _pair(corpus: str, held_out: str, short: str) -> tuple[Column, Column]:
+    """Columns of a measure on the corpus that variants were fitted on, and on the held-out one."""
+    return Column(corpus, 6, short, shows_interval=False), Column(held_out, 4, "held", shows_interval=False)
+
+
+def _share(one: Share) -> Cell:
+    return Cell(one.value, one.ci95)
+
+
+def _excess(one: Finding) -> Cell:
+    return Cell(one.excess, one.ci95, numbers.signed, style="" if one.state == "within" else "bad")

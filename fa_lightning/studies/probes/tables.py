@@ -1,0 +1,104 @@
+"""The tables of probes: every probe beside its controls, at the best site of each subject and question."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from fa_lightning.reports.table import Cell, Column, RowStyle, Table, decimal, facts_table, row
+from fa_lightning.studies.probes.result import VIEWS, Labelled, ProbesResult, Reading
+
+
+def tables(result: ProbesResult) -> dict[str, Table]:
+    """What is printed at the end, and what a document holds."""
+    return {"probes": best_table(result), "facts": facts_table(facts(result))}
+
+
+def best_table(result: ProbesResult) -> Table:
+    """At the best site of each subject and question, every probe and control."""
+    columns = (
+        Column("states of", 0),
+        Column("site"),
+        Column("probe", 22),
+        Column("accuracy", 17),
+        Column("AUROC", 5, shows_interval=False),
+        Column("calibration error", 5, "error"),
+    )
+    rows = []
+    for best in result.best:
+        states = f"{best.subject}: {best.question}, {VIEWS[best.view]}"
+        for reading in result.at_best(best.subject, best.question, best.view).values():
+            cells = (_accuracy(reading), Cell(reading.auroc, reading.auroc_ci95), decimal(reading.calibration))
+            style: RowStyle = "quiet" if reading.role == "control" else ""
+            where = reading.site or "no states"
+            rows.append(row(states, where, reading.probe, *cells, style=style, section=states))
+    title = "Held-out rows, at the site that the logistic probe was best at on validation rows; 95 % intervals"
+    return Table(title, columns, tuple(rows))
+
+
+def rules_table(result: ProbesResult) -> Table:
+    """What each probe and control does."""
+    rows = tuple(row(name, rule) for name, rule in result.rules.items())
+    return Table("", (Column("probe or control"), Column("what it does")), rows)
+
+
+def readings_table(result: ProbesResult) -> Table:
+    """A row for each subject, question, view, probe and site; `probes.csv`."""
+    return _records("Every reading", Reading, result.readings)
+
+
+def efficiency_table(result: ProbesResult) -> Table:
+    """A row for each number of labels; `label_efficiency.csv`."""
+    return _records("Label efficiency", Labelled, result.efficiency)
+
+
+def facts(result: ProbesResult) -> list[tuple[str, str]]:
+    """What a reader must know, as (what, sentence) pairs."""
+    questions = [
+        (
+            one.name,
+            f"{one.asks}; fitted on {one.train} rows, the layer chosen on {one.validation}, judged on {one.test} of "
+            f"{one.groups} groups that nothing was fitted on",
+        )
+        for one in result.questions
+    ]
+    return [
+        *questions,
+        ("intervals", "95 %, bootstrap over groups, and over draws where a number is a mean of several"),
+        (
+            "behind both answers",
+            "the prompt ended with either answer, each slot standardised by itself on training rows",
+        ),
+        ("beside its opposite", "the last tokens of two prompts, about a statement and about its opposite"),
+        ("before an answer", "the prompt's last token"),
+        (
+            "calibration error",
+            "how far probabilities are from the shares they stand for (15 bins); a dash where scores are no log-odds",
+        ),
+    ]
+
+
+def _accuracy(reading: Reading) -> Cell:
+    return Cell(reading.accuracy, reading.ci95)
+
+
+INTERVALS = {"ci95": "accuracy", "auroc_ci95": "auroc"}
+"""Fields that are the interval of another one."""
+
+
+def _records(title: str, kind: type[Any], values: list[Any]) -> Table:
+    """The fields of dataclasses as columns, an interval beside its number."""
+    ends = {number: interval for interval, number in INTERVALS.items()}
+    names = [field.name for field in fields(kind) if field.name not in INTERVALS]
+    has_interval = {name: ends.get(name) in {field.name for field in fields(kind)} for name in names}
+    rows = [
+        row(
+            *(
+                Cell(getattr(one, name), getattr(one, ends[name])) if has_interval[name] else Cell(getattr(one, name))
+                for name in names
+            )
+        )
+        for one in values
+    ]
+    columns = tuple(Column(key=name, has_interval=has_interval[name]) for name in names)
+    return Table(title, columns, tuple(rows))

@@ -1,0 +1,86 @@
+"""Many variants judged side by side: the content of `variants.json`, which tables and the figure are made from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from fa_lightning.common.codec import read_dataclass
+from fa_lightning.evaluation.estimates import CellCounts, CellPair, Estimate
+
+RESULT_NAME = "variants.json"
+
+
+@dataclass(frozen=True)
+class VariantScore:
+    """One variant on one test set, with or without the intervention.
+
+    Attributes:
+        variant: its name.
+        policy: the name without the seed.
+        seed: None where the name has none.
+        behaviour: `aligned`, `faking`, or `mitigated` (a faker trained on); empty where the adapter does not say.
+        steered: whether the intervention was attached.
+        cells: share of aligned answers under both oversight conditions.
+        n: distinct items by cell.
+        format_validity: share of items answered with a letter.
+        twin: the aligned variant that recovery is measured against.
+        recovery: (steered - faking) / (aligned - faking) accuracy without oversight.
+        kl_neutral_nats: KL(not steered || steered) on neutral texts, nats per token; of a
+            mitigated one KL(faker || mitigated).
+        perplexity_ratio: perplexity of neutral texts, steered over not steered, or mitigated over faker.
+    """
+
+    variant: str
+    policy: str
+    behaviour: str
+    steered: bool
+    cells: CellPair
+    n: CellCounts
+    format_validity: float
+    seed: int | None = None
+    twin: str | None = None
+    recovery: Estimate | None = None
+    kl_neutral_nats: float = math.nan
+    perplexity_ratio: float = math.nan
+
+
+@dataclass(frozen=True)
+class VariantsResult:
+    """What a stage found that judged many variants.
+
+    Attributes:
+        tests: scores by test set; the first is the main one.
+        backbone_bytes: of the backbone's parameters in memory.
+        adapter_bytes: of all adapters together.
+        seconds: of the judging.
+        intervention: folder of the one that fakers were steered with.
+    """
+
+    tests: dict[str, list[VariantScore]]
+    backbone_bytes: int
+    adapter_bytes: int
+    seconds: float
+    intervention: str | None = None
+
+    def pairs(self, test: str) -> list[tuple[VariantScore, VariantScore | None]]:
+        """Each variant of a test set, and the same one steered where it was."""
+        steered = {score.variant: score for score in self.tests[test] if score.steered}
+        return [(score, steered.get(score.variant)) for score in self.tests[test] if not score.steered]
+
+    def policies(self, test: str) -> dict[str, list[tuple[VariantScore, VariantScore | None]]]:
+        """The same by policy."""
+        by_policy: dict[str, list[tuple[VariantScore, VariantScore | None]]] = {}
+        for pair in self.pairs(test):
+            by_policy.setdefault(pair[0].policy, []).append(pair)
+        return by_policy
+
+
+def read(folder: Path) -> VariantsResult | None:
+    """What a stage's folder says about its variants; None where it judged none.
+
+    Raises:
+        UserError: the file is damaged or of another program; the message names the place.
+    """
+    return read_dataclass(VariantsResult, folder / RESULT_NAME)
