@@ -222,7 +222,7 @@ def test_a_callback_that_asks_for_what_no_module_logs_is_the_users_to_mend(
 COMMANDS_OF_OUR_OWN = {
     "generate": "fa_lightning.steering.generate_command.main",
     "template": "fa_lightning.backbones.template_command.main",
-    "report": "fa_lightning.reports.command.main",
+    "report": "fa_lightning.studies.report_command.main",
 }
 
 
