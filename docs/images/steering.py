@@ -1,4 +1,4 @@
-"""The README's picture, from the result of a main job: python docs/images/steering.py STAGE_FOLDER docs/images/steering.png.
+"""The README's picture of a main job: python docs/images/steering.py STAGE_FOLDER docs/images/steering.png.
 
 Left: aligned answers of the faker before and after steering, beside its honest twin. Right: every map that was tried on
 validation groups, by what it cures and what it does to neutral texts; the one that was chosen is ringed.
