@@ -164,8 +164,3 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
     write_atomically(path, text.getvalue().encode())
-
-
-def columns(name: str, value: Any, ends: Sequence[Any]) -> dict[str, Any]:
-    """A number and its interval, as three columns of a table."""
-    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}

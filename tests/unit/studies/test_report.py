@@ -5,9 +5,13 @@ from dataclasses import replace
 
 import pytest
 from html_page import Page, page_of
+from made_up_probes import made_up_probes
 
 from fa_lightning.evaluation.results import Chosen, write_results
-from fa_lightning.studies.report import write_report
+from fa_lightning.studies.finder import find_results
+from fa_lightning.studies.probes.output import write_probes
+from fa_lightning.studies.report import markdown_tables, write_markdown, write_report
+from fa_lightning.studies.report_command import main
 
 
 def test_page_stands_alone(tmp_path, results):
@@ -141,3 +145,58 @@ def test_folders_of_others_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"photos/results.json is not a results file"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_chains_of_a_base_are_joined(tmp_path, results):
+    other = replace(results, recovery=replace(results.recovery, value=0.5))
+    for seed, own in enumerate((results, other)):
+        write_results(tmp_path / "embedded" / f"seed{seed}" / "steering" / "results.json", own)
+    page = page_of(tmp_path / "embedded")
+    assert "embedded, steering: 2 chains" in page.text
+    assert "0.727 (0.500 to 0.954)" in page.text
+    assert "embedded, steering, seed 1" in page.text
+    assert "embedded, steering, seed 0" in page_of(tmp_path / "embedded" / "seed0").text
+    (table,) = (text for name, text in tables_of(tmp_path / "embedded").items() if name == "steering-models")
+    assert "| **steered** | all | 0.977 | 0.941 | 0.727 (0.500 to 0.954) | 0.0123 | 1.004 | 0.997 |" in table
+
+
+def tables_of(folder):
+    return markdown_tables(find_results(folder))
+
+
+def test_tables_of_a_document_are_named_by_study_and_table(tmp_path, results):
+    write_results(tmp_path / "embedded" / "seed0" / "steering" / "results.json", results)
+    write_probes(tmp_path / "embedded" / "seed0" / "probes" / "01_probes", made_up_probes())
+    names = ["steering-models", "steering-summary", "probes-probes", "probes-facts"]
+    assert list(tables_of(tmp_path / "embedded")) == names
+    # Of a second base the names say which.
+    write_results(tmp_path / "mine" / "seed0" / "steering" / "results.json", results)
+    assert "mine-steering-seed-0-steering-models" in tables_of(tmp_path)
+
+
+def test_a_document_keeps_what_people_wrote(tmp_path, results):
+    folder = tmp_path / "embedded" / "seed0" / "steering"
+    write_results(folder / "results.json", results)
+    document = tmp_path / "docs" / "embedded.md"
+    document.parent.mkdir()
+    begin, end = "<!-- begin steering-models -->", "<!-- end steering-models -->"
+    document.write_text(f"# Ours\n\nBefore.\n\n{begin}\n| old |\n{end}\n\nAfter, with a \\1 in it.\n", "utf-8")
+    assert write_markdown(folder, document) == document
+    text = document.read_text("utf-8")
+    assert text.startswith(f"# Ours\n\nBefore.\n\n{begin}\n| model |")
+    assert "old" not in text
+    assert f"{end}\n\nAfter, with a \\1 in it.\n\n<!-- begin steering-summary -->\n" in text
+    # Once its markers are there, nothing is added any more.
+    write_markdown(folder, document)
+    assert document.read_text("utf-8") == text
+
+
+def test_the_command_prints_or_writes(tmp_path, results, capsys):
+    write_results(tmp_path / "results.json", results)
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    assert main([str(tmp_path), "--markdown"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("<!-- begin steering-models -->\n| model |")
+    assert main([str(tmp_path), "--markdown", str(tmp_path / "new.md")]) == 0
+    assert (tmp_path / "new.md").read_text("utf-8") == printed

@@ -1,0 +1,42 @@
+"""Several chains in one table."""
+
+import math
+
+from fa_lightning.common import numbers
+from fa_lightning.reports.table import Cell, Column, Table, markdown, row
+from fa_lightning.studies.chains import joined
+
+COLUMNS = tuple(map(Column, ("model", "claim", "recovery", "time", "says")))
+
+
+def table(recovery, says="x", claim="harm"):
+    own = Cell(recovery, (recovery - 0.1, recovery + 0.1))
+    return Table(
+        "Models", COLUMNS, (row("steered", claim, own, Cell(2.0, form=numbers.duration), says),), ("note", "own")
+    )
+
+
+def test_the_mean_and_range_come_before_each_chain_with_its_own_interval():
+    both = joined({0: table(0.5), 3: table(0.75)})
+    lines = markdown(both).splitlines()
+    assert lines[0] == "| model | chain | claim | recovery | time | says |"
+    assert lines[2:5] == [
+        "| **steered** | all | harm | 0.625 (0.500 to 0.750) | 2.0 s | x |",
+        "| steered | seed 0 | harm | 0.500 [0.400, 0.600] | 2.0 s | x |",
+        "| steered | seed 3 | harm | 0.750 [0.650, 0.850] | 2.0 s | x |",
+    ]
+    assert "2 chains (seeds 0, 3)" in both.title
+    assert both.notes == ("note",), "what is said of one chain alone is left out"
+
+
+def test_lines_are_found_by_their_texts_and_unknown_numbers_are_left_out_of_the_mean():
+    three = joined({0: table(0.5), 1: table(math.nan, says="y"), 2: table(0.5, claim="good")})
+    lines = [[cell.text for cell in line.cells] for line in three.rows]
+    assert [line[:4] for line in lines] == [
+        ["steered", "all", "harm", "0.500"],
+        ["steered", "seed 0", "harm", "0.500 [0.400, 0.600]"],
+        ["steered", "seed 1", "harm", "-"],
+        ["steered", "all", "good", "0.500"],
+        ["steered", "seed 2", "good", "0.500 [0.400, 0.600]"],
+    ]
+    assert lines[0][-1] == "-", "chains that do not say the same say nothing together"
