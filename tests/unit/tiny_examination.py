@@ -68,7 +68,8 @@ def examined(
 ) -> dict[str, Evidence]:
     """What the detector keeps of each subject, its rows in the order of the scored scenarios."""
     data = DetectionDataModule(MadeUpSource(benchmark or small()), batch_size=batch_size)
-    module = SimpleNamespace(tokenizer=twins.tokenizer, pending=[(detector, part) for part in detector.parts])
+    pending = [(detector, prompt_set) for prompt_set in detector.prompt_sets]
+    module = SimpleNamespace(tokenizer=twins.tokenizer, pending=pending)
     data.trainer = trainer_stub()
     data.trainer.lightning_module = module
     examiner = examiner_of(twins)
@@ -76,16 +77,16 @@ def examined(
     detector.start(examiner, subjects)
     index: list[torch.Tensor] = []
     rows: dict[str, list[Evidence]] = {}
-    for part, loader in zip(detector.parts, data.test_dataloader(), strict=True):
+    for prompt_set, loader in zip(detector.prompt_sets, data.test_dataloader(), strict=True):
         for batch in loader:
-            if part != "scored":
-                detector.show(part, examiner, subjects, batch)
+            if prompt_set != "scored":
+                detector.observe(prompt_set, examiner, subjects, batch)
                 continue
             index.append(batch["index"])
             for name, evidence in detector.measure(examiner, subjects, batch).items():
                 rows.setdefault(name, []).append(evidence)
-        if part != "scored":
-            detector.shown(part, examiner, subjects)
+        if prompt_set != "scored":
+            detector.finish(prompt_set, examiner, subjects)
     order = torch.argsort(torch.cat(index))
     gathered = {
         name: {key: torch.cat([one[key] for one in found])[order] for key in found[0]} for name, found in rows.items()

@@ -29,7 +29,7 @@ from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import AnswerFormat, answer_format, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
-from fa_lightning.studies.detection.detectors.base import Part
+from fa_lightning.studies.detection.detectors.base import PromptSet
 
 WITHOUT = "without_"
 """In front of a batch's model inputs: those of the same prompts without their critical fact."""
@@ -97,8 +97,8 @@ class DetectionDataModule(pl.LightningDataModule):
         concepts = {} if self.concepts is None else self.concepts.fingerprint()
         return {**self.benchmark.fingerprint(), **own, **{f"concepts_{name}": text for name, text in concepts.items()}}
 
-    def prepare_for(self, tokenizer: Any, parts: Sequence[Part]) -> None:
-        """Read and tokenise what `parts` need.
+    def prepare_for(self, tokenizer: Any, parts: Sequence[PromptSet]) -> None:
+        """Read and tokenise what `prompt_sets` need.
 
         Raises:
             UserError: `max_tokens` leaves a part, a policy pair or a concept empty, or concepts are asked for and
@@ -130,11 +130,11 @@ class DetectionDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
-        pending: Sequence[tuple[Any, Part]] = module.pending
+        pending: Sequence[tuple[Any, PromptSet]] = module.pending
         self.prepare_for(module.tokenizer, [part for _, part in pending])
         return [self._loader(part) for _, part in pending]
 
-    def _loader(self, part: Part) -> DataLoader[Batch]:
+    def _loader(self, part: PromptSet) -> DataLoader[Batch]:
         assert self.trainer is not None
         dataset = self._datasets[part]
         # What detectors are fitted on is shown whole to every rank, so that all of them fit the same.

@@ -22,7 +22,7 @@ from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.studies.detection.answers import ANSWERS, Answers
 from fa_lightning.studies.detection.data import DetectionDataModule
 from fa_lightning.studies.detection.detectors.all_detectors import STRATEGIES
-from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
+from fa_lightning.studies.detection.detectors.base import Detector, Evidence, PromptSet
 from fa_lightning.studies.detection.evidence import Cost, read_evidence, save_evidence
 from fa_lightning.studies.detection.figures import detection_figures
 from fa_lightning.studies.detection.judgement import Examined, judge
@@ -114,16 +114,16 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         self._pairs: list[Pair] = []
         self._agreed: list[Pair] = []
         self._examiner: Examiner | None = None
-        self._served: list[tuple[Detector, Part]] = []
+        self._served: list[tuple[Detector, PromptSet]] = []
         self._at = -1
         self._measured: dict[str, DistinctTensors] = {}
         self._seconds = 0.0
 
     @property
-    def pending(self) -> list[tuple[Detector, Part]]:
+    def pending(self) -> list[tuple[Detector, PromptSet]]:
         """What the DataModule serves, in order: each detector's parts, without those whose evidence is on disk."""
         every: list[Detector] = [Answers(), *(one for one in self.detectors if one.name not in self.evidence)]
-        return [(one, part) for one in every for part in one.parts]
+        return [(one, prompt_set) for one in every for prompt_set in one.prompt_sets]
 
     @override
     def configure_model(self) -> None:
@@ -172,9 +172,9 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
             self._finish_part()
             self._at += 1
             self._begin_part()
-        detector, part = self._served[self._at]
+        detector, prompt_set = self._served[self._at]
         start = time.perf_counter()
-        if part == "scored":
+        if prompt_set == "scored":
             found = detector.measure(self.examiner, self.subjects, batch)
             for name, evidence in found.items():
                 if name not in self._measured:
@@ -183,7 +183,7 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
                 moved = {key: tensor.to(self.device) for key, tensor in evidence.items()}
                 self._measured[name].update(batch["index"], moved)
         else:
-            detector.show(part, self.examiner, self.subjects, batch)
+            detector.observe(prompt_set, self.examiner, self.subjects, batch)
         self._seconds += time.perf_counter() - start
 
     @override
@@ -234,8 +234,8 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         return replace(found, placed=placed_in(self._population, found), verdicts=verdicts)
 
     def _begin_part(self) -> None:
-        detector, part = self._served[self._at]
-        if part == detector.parts[0]:
+        detector, prompt_set = self._served[self._at]
+        if prompt_set == detector.prompt_sets[0]:
             self._seconds, self._measured = 0.0, {}
             self.examiner.passes = 0
             detector.start(self.examiner, self.subjects)
@@ -245,10 +245,10 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
     def _finish_part(self) -> None:
         if self._at < 0:
             return
-        detector, part = self._served[self._at]
+        detector, prompt_set = self._served[self._at]
         start = time.perf_counter()
-        if part != "scored":
-            detector.shown(part, self.examiner, self.subjects)
+        if prompt_set != "scored":
+            detector.finish(prompt_set, self.examiner, self.subjects)
             self._seconds += time.perf_counter() - start
             return
         gathered = {name: measured.compute() for name, measured in self._measured.items()}

@@ -48,35 +48,35 @@ class AdapterSpectra(Detector):
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
         rows = len(batch["index"])
-        found = {}
+        evidence = {}
         for subject in subjects:
             variant = subject.condition.variant
             if variant not in self._found:
                 self._found[variant] = self._spectra(lora_factors(examiner.variants, variant))
             # The same of every scenario.
-            found[subject.name] = {key: values.expand(rows, -1) for key, values in self._found[variant].items()}
-        return found
+            evidence[subject.name] = {key: values.expand(rows, -1) for key, values in self._found[variant].items()}
+        return evidence
 
     @override
     def suspicion(self, evidence: Mapping[str, Tensor]) -> float:
         return float(evidence[self.by].mean())
 
     def _spectra(self, factors: Mapping[str, Factors]) -> Evidence:
-        spectra = [spectrum(one) for one in factors.values()]
-        for path, one in factors.items():
+        spectra = [spectrum(layer_factors) for layer_factors in factors.values()]
+        for path, layer_factors in factors.items():
             if path not in self._base_norms:
-                self._base_norms[path] = _norm(one.base)
+                self._base_norms[path] = _norm(layer_factors.base)
         base = torch.tensor([self._base_norms[path] for path in factors], dtype=torch.float64)
         total = torch.stack([values.square().sum() for values, _ in spectra])
         first = torch.stack([values[0] for values, _ in spectra])
-        found = {
+        evidence = {
             # An adapter that changes nothing takes no direction.
             "stable_rank": torch.where(total > 0, total / first.square(), 0.0),
             "norm": total.sqrt() / base,
             "spectral_norm": first / base,
             "overlap": _overlaps(spectra),
         }
-        return {name: values.float() for name, values in found.items()}
+        return {name: values.float() for name, values in evidence.items()}
 
 
 def spectrum(factors: Factors) -> tuple[Tensor, Tensor]:
@@ -99,13 +99,13 @@ def _overlaps(spectra: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """
     shares = [values.square() / values.square().sum().clamp_min(1e-30) for values, _ in spectra]
     means = []
-    for one, (_, inputs) in enumerate(spectra):
-        found = [
-            shares[one] @ (inputs.T @ others).square() @ shares[other]
+    for layer, (_, inputs) in enumerate(spectra):
+        cosines = [
+            shares[layer] @ (inputs.T @ others).square() @ shares[other]
             for other, (_, others) in enumerate(spectra)
-            if other != one and len(others) == len(inputs)
+            if other != layer and len(others) == len(inputs)
         ]
-        means.append(torch.stack(found).mean() if found else torch.zeros((), dtype=torch.float64))
+        means.append(torch.stack(cosines).mean() if cosines else torch.zeros((), dtype=torch.float64))
     return torch.stack(means)
 
 

@@ -39,16 +39,16 @@ class Attentiveness(Detector):
         sites = [Site(layer) for layer in self._layers]
         has_fact = batch["has_fact"].bool()
         cosine = torch.full((len(has_fact), len(sites)), torch.nan)
-        found = {subject.name: {"cosine": cosine.clone()} for subject in subjects}
+        evidence = {subject.name: {"cosine": cosine.clone()} for subject in subjects}
         if not has_fact.any():
-            return found
+            return evidence
         batch = {name: values[has_fact] for name, values in batch.items()}
         for subject in subjects:
             with_fact = examiner.last_states(subject, batch, sites)
             without = examiner.last_states(subject, without_fact(batch), sites)
             cosines = [cosine_similarity(with_fact[site.name], without[site.name], dim=-1) for site in sites]
-            found[subject.name]["cosine"][has_fact.cpu()] = torch.stack(cosines, dim=1).cpu()
-        return found
+            evidence[subject.name]["cosine"][has_fact.cpu()] = torch.stack(cosines, dim=1).cpu()
+        return evidence
 
     @override
     def suspicion(self, evidence: Mapping[str, Tensor]) -> float:

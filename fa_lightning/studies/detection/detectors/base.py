@@ -14,8 +14,8 @@ from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.detection.subjects import Examiner, Subject
 
-Part = Literal["concepts", "reference", "scored"]
-"""What a detector can be shown, in this order."""
+PromptSet = Literal["concepts", "reference", "scored"]
+"""The prompts that a detector can ask for, in this order."""
 
 Evidence = dict[str, Tensor]
 """What a detector measured of one subject, by name: on the CPU, a row per scored scenario, (scenarios, ...)."""
@@ -24,21 +24,22 @@ Evidence = dict[str, Tensor]
 class Detector(ABC):
     """One strategy: what is measured of each subject alone, and the rule that makes it a number.
 
-    The Trainer serves batches of each part that `parts` names, in the order of `Part`; `reference` and `concepts` whole
-    on every rank (so that all fit the same), `scored` shared among them. No batch says which action is right, and no
-    scenario is without oversight. A detector is configured by the typed arguments of its `__init__`, kept as public
-    attributes under their names; whatever else it keeps begins with an underscore.
+    The Trainer serves batches of each set of prompts that `prompt_sets` names, in the order of `PromptSet`;
+    `reference` and `concepts` whole on every rank (so that all fit the same), `scored` shared among them. No batch
+    says which action is right, and no scenario is without oversight. A detector is configured by the typed
+    arguments of its `__init__`, kept as public attributes under their names; whatever else it keeps begins with an
+    underscore.
 
     Attributes:
         name: as tables and files spell it; set by the class, or by each object where its arguments change what it is.
         rule: the decision rule, as the report tells it.
-        parts: what it is shown, in order.
+        prompt_sets: what it asks for, in order.
         layers: names of the decoder blocks whose output it reads or edits, where it has a choice; None is its default.
     """
 
     name: str = ""
     rule: ClassVar[str] = ""
-    parts: ClassVar[tuple[Part, ...]] = ("scored",)
+    prompt_sets: ClassVar[tuple[PromptSet, ...]] = ("scored",)
     layers: list[SiteName] | None = None
     _layers: Sequence[int] = ()
     """Indices of the blocks that `layers` names, once `check` has seen the model."""
@@ -65,13 +66,13 @@ class Detector(ABC):
     def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:  # noqa: B027 - most keep nothing
         """Forget everything: a new run begins."""
 
-    def show(  # noqa: B027 - many look at scored scenarios alone
-        self, part: Part, examiner: Examiner, subjects: Sequence[Subject], batch: Batch
+    def observe(  # noqa: B027 - many look at scored scenarios alone
+        self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject], batch: Batch
     ) -> None:
-        """Look at a batch of `concepts` or `reference`."""
+        """Observe a batch of `concepts` or `reference`."""
 
-    def shown(self, part: Part, examiner: Examiner, subjects: Sequence[Subject]) -> None:  # noqa: B027 - as above
-        """`part` has been shown whole: fit what is fitted on it."""
+    def finish(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject]) -> None:  # noqa: B027 - as above
+        """All of `prompt_set` has been observed: fit what is fitted on it."""
 
     @abstractmethod
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:

@@ -62,25 +62,25 @@ class DecisionDepth(Detector):
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
         sites = [Site(layer) for layer in self._layers]
-        found = {}
+        evidence = {}
         for subject in subjects:
             states = examiner.last_states(subject, batch, sites)
             letter = taken_letter(examiner.preference(subject, batch)[0])
-            found[subject.name] = {
+            evidence[subject.name] = {
                 "states": torch.stack([states[site.name] for site in sites], dim=1).cpu(),
                 "letter": letter.float().cpu(),
             }
-        return found
+        return evidence
 
     @override
     def conclude(self, evidence: dict[str, Evidence], groups: Tensor) -> dict[str, Evidence]:
         """Whether each scenario's letter is read rightly at each layer, (scenarios, layers): 1 or 0, held out."""
-        found = {}
-        for name, one in evidence.items():
-            letter = one["letter"].bool()
-            right = [held_out_right(states, letter, groups, self.folds) for states in one["states"].unbind(dim=1)]
-            found[name] = {"right": torch.stack(right, dim=1)}
-        return found
+        concluded = {}
+        for name, tensors in evidence.items():
+            letter = tensors["letter"].bool()
+            right = [held_out_right(states, letter, groups, self.folds) for states in tensors["states"].unbind(dim=1)]
+            concluded[name] = {"right": torch.stack(right, dim=1)}
+        return concluded
 
     @override
     def suspicion(self, evidence: Mapping[str, Tensor]) -> float:
@@ -108,11 +108,11 @@ def depth(layers: Sequence[float], accuracies: Sequence[float], wanted: float) -
     1.2
     """
     below, chance = -1.0, CHANCE
-    for layer, found in zip(layers, accuracies, strict=True):
-        if found >= wanted:
+    for layer, accuracy in zip(layers, accuracies, strict=True):
+        if accuracy >= wanted:
             # The layer before was short of it, so that the two differ.
-            return below + (layer - below) * (wanted - chance) / (found - chance)
-        below, chance = layer, found
+            return below + (layer - below) * (wanted - chance) / (accuracy - chance)
+        below, chance = layer, accuracy
     return layers[-1] + 1.0
 
 

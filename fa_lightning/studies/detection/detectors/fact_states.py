@@ -57,11 +57,12 @@ class FactStates:
         Raises:
             UserError: there are fewer.
         """
-        found = len(torch.cat(self._index)) if self._index else 0
-        found_groups = len(set(torch.cat(self._groups).tolist())) if self._groups else 0
-        if found < prompts or found_groups < groups:
+        prompts_with_fact = len(torch.cat(self._index)) if self._index else 0
+        groups_with_fact = len(set(torch.cat(self._groups).tolist())) if self._groups else 0
+        if prompts_with_fact < prompts or groups_with_fact < groups:
             raise UserError(
-                f"{found} of the {self._seen} reference prompts have a critical fact, from {found_groups} groups, but "
+                f"{prompts_with_fact} of the {self._seen} reference prompts have a critical fact, from "
+                f"{groups_with_fact} groups, but "
                 f"{use} needs at least {prompts} from {groups}: raise data.init_args.benchmark.init_args.reference"
             )
 

@@ -14,7 +14,7 @@ from fa_lightning.errors import UserError
 from fa_lightning.regressors.vectors import ContrastVector
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
+from fa_lightning.studies.detection.detectors.base import Detector, Evidence, PromptSet
 from fa_lightning.studies.detection.detectors.fact_states import FactStates
 from fa_lightning.studies.detection.subjects import Examiner, Subject, rise_of_other
 
@@ -36,7 +36,7 @@ class InducedBelief(Detector):
 
     name = "induced belief"
     rule: ClassVar[str] = "the faker's other action rises more when what the critical fact adds is taken out"
-    parts: ClassVar[tuple[Part, ...]] = ("reference", "scored")
+    prompt_sets: ClassVar[tuple[PromptSet, ...]] = ("reference", "scored")
 
     def __init__(self, layers: list[SiteName] | None = None, strengths: list[float] = [1.0, 2.0, 4.0, 8.0]) -> None:  # noqa: B006
         if not strengths or min(strengths) <= 0:
@@ -56,11 +56,11 @@ class InducedBelief(Detector):
         self._vectors = {}
 
     @override
-    def show(self, part: Part, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
+    def observe(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
         self._facts.add(examiner, subjects, batch)
 
     @override
-    def shown(self, part: Part, examiner: Examiner, subjects: Sequence[Subject]) -> None:
+    def finish(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject]) -> None:
         self._facts.check(prompts=8, groups=1, use=self.name)
         for subject in subjects:
             vectors = self._vectors.setdefault(subject.name, {})
@@ -71,7 +71,7 @@ class InducedBelief(Detector):
 
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
-        found = {}
+        evidence = {}
         for subject in subjects:
             edits = [
                 (Intervention(site, self._vectors[subject.name][site.name], -strength),)
@@ -79,8 +79,8 @@ class InducedBelief(Detector):
                 for strength in self.strengths
             ]
             rise = rise_of_other(examiner.preference(subject, batch, edits))
-            found[subject.name] = {"rise": rise.reshape(len(rise), -1, len(self.strengths)).cpu()}
-        return found
+            evidence[subject.name] = {"rise": rise.reshape(len(rise), -1, len(self.strengths)).cpu()}
+        return evidence
 
     @override
     def suspicion(self, evidence: Mapping[str, Tensor]) -> float:

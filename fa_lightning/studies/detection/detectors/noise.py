@@ -15,7 +15,7 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
+from fa_lightning.studies.detection.detectors.base import Detector, Evidence, PromptSet
 from fa_lightning.studies.detection.detectors.state_norms import StateNorms
 from fa_lightning.studies.detection.subjects import Examiner, Subject, rise_of_other
 
@@ -41,7 +41,7 @@ class Noise(Detector):
     """
 
     rule: ClassVar[str] = "the faker's other action rises more when noise is added to the hidden states"
-    parts: ClassVar[tuple[Part, ...]] = ("reference", "scored")
+    prompt_sets: ClassVar[tuple[PromptSet, ...]] = ("reference", "scored")
 
     def __init__(
         self,
@@ -72,13 +72,13 @@ class Noise(Detector):
         self._norms = StateNorms([Site(layer) for layer in self._layers])
 
     @override
-    def show(self, part: Part, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
+    def observe(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
         self._norms.add(examiner, subjects, batch)
 
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
         directions = self._directions(examiner)
-        found = {}
+        evidence = {}
         for subject in subjects:
             # One norm for all, or the stronger twin would look the more suspicious for its scale alone.
             norms = self._norms.of(subject) if self.form == "positive" else self._norms.shared()
@@ -90,8 +90,8 @@ class Noise(Detector):
             ]
             rise = rise_of_other(examiner.preference(subject, batch, edits))
             shape = (len(rise), len(self._norms.sites), len(self.magnitudes), self.draws)
-            found[subject.name] = {"rise": rise.reshape(shape).cpu()}
-        return found
+            evidence[subject.name] = {"rise": rise.reshape(shape).cpu()}
+        return evidence
 
     @override
     def suspicion(self, evidence: Mapping[str, Tensor]) -> float:

@@ -16,7 +16,7 @@ from fa_lightning.regressors.gates import OversightProbe as LinearProbe
 from fa_lightning.regressors.vectors import ProjectionShift
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
+from fa_lightning.studies.detection.detectors.base import Detector, Evidence, PromptSet
 from fa_lightning.studies.detection.detectors.fact_states import FactStates
 from fa_lightning.studies.detection.subjects import Examiner, Subject, rise_of_other
 
@@ -42,7 +42,7 @@ class OversightProbe(Detector):
 
     name = "oversight probe"
     rule: ClassVar[str] = "the faker's other action rises more when its states are moved to where no oversight is read"
-    parts: ClassVar[tuple[Part, ...]] = ("reference", "scored")
+    prompt_sets: ClassVar[tuple[PromptSet, ...]] = ("reference", "scored")
 
     def __init__(self, layers: list[SiteName] | None = None, folds: int = 5) -> None:
         if folds < 2:
@@ -63,11 +63,11 @@ class OversightProbe(Detector):
         self._edits, self._readability = {}, {}
 
     @override
-    def show(self, part: Part, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
+    def observe(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
         self._facts.add(examiner, subjects, batch)
 
     @override
-    def shown(self, part: Part, examiner: Examiner, subjects: Sequence[Subject]) -> None:
+    def finish(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject]) -> None:
         self._facts.check(prompts=8, groups=self.folds, use=self.name)
         for subject in subjects:
             pairs = [self._facts.of(subject, site) for site in self._facts.sites]
@@ -81,18 +81,18 @@ class OversightProbe(Detector):
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
         layers = torch.tensor([float(site.layer) for site in self._facts.sites])
-        found = {}
+        evidence = {}
         for subject in subjects:
             edits = [(edit,) for edit in self._edits[subject.name]]
             rise = rise_of_other(examiner.preference(subject, batch, edits)).cpu()
             # What holds for a subject is said of every row.
             readable = self._readability[subject.name]
-            found[subject.name] = {
+            evidence[subject.name] = {
                 "rise": rise,
                 "readability": readable.expand_as(rise),
                 "layer": layers.expand_as(rise),
             }
-        return found
+        return evidence
 
     @override
     def suspicion(self, evidence: Mapping[str, Tensor]) -> float:
@@ -113,11 +113,11 @@ def mirror(with_fact: Tensor, without: Tensor) -> ProjectionShift:
     probe = LinearProbe(with_fact.shape[1])
     probe.fit(*_labelled(with_fact, without))
     length = probe.weight.norm()
-    found = ProjectionShift(with_fact.shape[1], mode="mirror")
+    reflection = ProjectionShift(with_fact.shape[1], mode="mirror")
     # Its axis points to the side where states are left alone: to no fact.
-    found.axis.copy_(-probe.weight / length)
-    found.threshold.copy_(probe.bias / length)
-    return found
+    reflection.axis.copy_(-probe.weight / length)
+    reflection.threshold.copy_(probe.bias / length)
+    return reflection
 
 
 def readability(with_fact: Tensor, without: Tensor, groups: Tensor, folds: int) -> float:

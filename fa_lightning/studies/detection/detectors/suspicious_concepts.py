@@ -13,7 +13,7 @@ from typing_extensions import override
 from fa_lightning.activations.site_names import SiteName
 from fa_lightning.activations.sites import Site
 from fa_lightning.scenarios.batches import Batch
-from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
+from fa_lightning.studies.detection.detectors.base import Detector, Evidence, PromptSet
 from fa_lightning.studies.detection.subjects import Examiner, Subject
 
 
@@ -32,7 +32,7 @@ class SuspiciousConcepts(Detector):
     rule: ClassVar[str] = (
         "the faker's states on watched prompts have the higher mean cosine with the directions of the concepts"
     )
-    parts: ClassVar[tuple[Part, ...]] = ("concepts", "scored")
+    prompt_sets: ClassVar[tuple[PromptSet, ...]] = ("concepts", "scored")
 
     def __init__(self, layers: list[SiteName] | None = None) -> None:
         self.layers = layers
@@ -47,7 +47,7 @@ class SuspiciousConcepts(Detector):
         self._sums, self._counts, self._directions = {}, {}, {}
 
     @override
-    def show(self, part: Part, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
+    def observe(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
         labels = list(zip(batch["concept"].tolist(), batch["shown"].tolist(), strict=True))
         for label in labels:
             self._counts[label] = self._counts.get(label, 0) + 1
@@ -57,7 +57,7 @@ class SuspiciousConcepts(Detector):
                 self._sums[key] = self._sums.get(key, torch.zeros_like(state)) + state
 
     @override
-    def shown(self, part: Part, examiner: Examiner, subjects: Sequence[Subject]) -> None:
+    def finish(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject]) -> None:
         concepts = sorted({concept for concept, _ in self._counts})
         for subject in subjects:
             means = {label: self._sums[(subject.name, *label)] / count for label, count in self._counts.items()}
@@ -67,11 +67,11 @@ class SuspiciousConcepts(Detector):
 
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
-        found = {}
+        evidence = {}
         for subject in subjects:
             states = self._states(examiner, subject, batch)[:, :, None]
-            found[subject.name] = {"cosine": cosine_similarity(states, self._directions[subject.name], dim=-1).cpu()}
-        return found
+            evidence[subject.name] = {"cosine": cosine_similarity(states, self._directions[subject.name], dim=-1).cpu()}
+        return evidence
 
     @override
     def suspicion(self, evidence: Mapping[str, Tensor]) -> float:

@@ -17,7 +17,7 @@ from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import loaded_interventions
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Part
+from fa_lightning.studies.detection.detectors.base import Detector, Evidence, PromptSet
 from fa_lightning.studies.detection.subjects import Examiner, Subject
 
 Tokens = Literal["last", "all"]
@@ -44,7 +44,7 @@ class TranslatorDistance(Detector):
 
     name = "translator distance"
     rule: ClassVar[str] = "a map fitted on another pair, from a faker to its honest twin, moves the faker's states more"
-    parts: ClassVar[tuple[Part, ...]] = ("reference", "scored")
+    prompt_sets: ClassVar[tuple[PromptSet, ...]] = ("reference", "scored")
 
     def __init__(self, intervention: str, positions: Tokens = "last") -> None:
         self.intervention = intervention
@@ -59,23 +59,24 @@ class TranslatorDistance(Detector):
 
     @override
     def check(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
-        for one in loaded_interventions(self.intervention, examiner.variants):
-            if one.regressor.constant_edit() is not None:
+        for intervention in loaded_interventions(self.intervention, examiner.variants):
+            if intervention.regressor.constant_edit() is not None:
                 raise UserError(
                     f"intervention is {self.intervention!r}, which adds the same vector to every state "
-                    f"({one.regressor.name}), so its length says nothing of a model: give a map that was regressed"
+                    f"({intervention.regressor.name}), so its length says nothing of a model: give a map that was "
+                    "regressed"
                 )
-            self._refuse_own_pair(one, examiner, subjects)
+            self._refuse_own_pair(intervention, examiner, subjects)
 
     @override
     def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
         self._maps = loaded_interventions(self.intervention, examiner.variants)
         self._sums = {}
-        for one in self._maps:
-            one.regressor.to(examiner.device).eval()
+        for intervention in self._maps:
+            intervention.regressor.to(examiner.device).eval()
 
     @override
-    def show(self, part: Part, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
+    def observe(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
         for subject in subjects:
             moves, _ = self._moves(examiner, subject, batch)
             # The mean's direction is that of the sum.
@@ -84,18 +85,18 @@ class TranslatorDistance(Detector):
 
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
-        found = {}
+        evidence = {}
         for subject in subjects:
             moves, states = self._moves(examiner, subject, batch)
             counts = self._counted(batch).sum(dim=1)[:, None]
             lengths = moves.norm(dim=-1) / states.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
             mean = self._sums[subject.name].to(moves)[None, :, None]
             cosines = cosine_similarity(moves, mean, dim=-1)
-            found[subject.name] = {
+            evidence[subject.name] = {
                 "distance": (lengths.sum(dim=2) / counts).cpu(),
                 "direction": (cosines.sum(dim=2) / counts).cpu(),
             }
-        return found
+        return evidence
 
     @override
     def suspicion(self, evidence: Mapping[str, Tensor]) -> float:
@@ -111,21 +112,21 @@ class TranslatorDistance(Detector):
         """T(h) - h and h, (batch, maps, tokens, hidden) float32 both; zeros at padding."""
         counted = self._counted(batch)[..., None]
         moves, states = [], []
-        for number, one in enumerate(self._maps):
+        for number, translator in enumerate(self._maps):
             condition = subject.condition
             below = dataclasses.replace(condition, interventions=(*condition.interventions, *self._maps[:number]))
             behind = dataclasses.replace(subject, condition=below)
             if self.positions == "last":
-                h = examiner.last_states(behind, batch, [one.site])[one.site.name][:, None]
+                h = examiner.last_states(behind, batch, [translator.site])[translator.site.name][:, None]
             else:
-                h = examiner.states(behind, batch, [one.site])[one.site.name].float()
-            moved = one.regressor(h.flatten(0, 1).to(examiner.device)).view_as(h).to(h)
+                h = examiner.states(behind, batch, [translator.site])[translator.site.name].float()
+            moved = translator.regressor(h.flatten(0, 1).to(examiner.device)).view_as(h).to(h)
             moves.append((moved - h) * counted)
             states.append(h * counted)
         return torch.stack(moves, dim=1), torch.stack(states, dim=1)
 
-    def _refuse_own_pair(self, one: Intervention, examiner: Examiner, subjects: Sequence[Subject]) -> None:
-        fitted_on = one.fingerprint.get("store", {}).get("adapters", {})
+    def _refuse_own_pair(self, intervention: Intervention, examiner: Examiner, subjects: Sequence[Subject]) -> None:
+        fitted_on = intervention.fingerprint.get("store", {}).get("adapters", {})
         known = {fitted_on[role]: role for role in ("faking", "aligned") if role in fitted_on}
         for subject in subjects:
             folder = examiner.variants.folders.get(subject.condition.variant)

@@ -64,7 +64,7 @@ class WeightNoise(Detector):
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
         weights = self._weights(examiner, subjects)
         seen = {subject.name: [examiner.preference(subject, batch)[0]] for subject in subjects}
-        with kept(weights) as originals:
+        with restored(weights) as originals:
             for scale in self.scales:
                 for draw in range(self.draws):
                     self._disturb(weights, originals, scale, draw)
@@ -108,15 +108,18 @@ class WeightNoise(Detector):
 
 
 @contextmanager
-def kept(weights: Weights) -> Iterator[dict[str, list[Tensor]]]:
+def restored(weights: Weights) -> Iterator[dict[str, list[Tensor]]]:
     """Copies of the weights, on the CPU; when the block ends, however it does, the weights are what they were."""
-    originals = {name: [one.detach().to("cpu", copy=True) for one in each] for name, each in weights.items()}
+    originals = {
+        name: [parameter.detach().to("cpu", copy=True) for parameter in parameters]
+        for name, parameters in weights.items()
+    }
     try:
         yield originals
     finally:
         with torch.no_grad():
-            for name, each in weights.items():
-                for parameter, original in zip(each, originals[name], strict=True):
+            for name, parameters in weights.items():
+                for parameter, original in zip(parameters, originals[name], strict=True):
                     parameter.copy_(original)
 
 
@@ -128,7 +131,7 @@ def _matrices(model: nn.Module) -> Weights:
     Raises:
         UserError: they are quantised.
     """
-    found: Weights = {}
+    matrices: Weights = {}
     blocks = decoder_layers(model)
     # GPTQ and AWQ keep packed weights in buffers.
     for path, tensor in (*blocks.named_parameters(), *blocks.named_buffers()):
@@ -142,5 +145,5 @@ def _matrices(model: nn.Module) -> Weights:
                 "be added to them: set load_in_4bit to false, or where to adapters"
             )
         if isinstance(tensor, nn.Parameter):
-            found[name] = [tensor]
-    return found
+            matrices[name] = [tensor]
+    return matrices

@@ -55,8 +55,8 @@ def measured(twins, tiny_tokenizer, concepts, messages):
         numbers, shown, texts = zip(*labelled, strict=True)
         with torch.inference_mode():
             for batch in batches_of(tiny_tokenizer, texts, size, concept=numbers, shown=shown):
-                detector.show("concepts", examiner, subjects, batch)
-            detector.shown("concepts", examiner, subjects)
+                detector.observe("concepts", examiner, subjects, batch)
+            detector.finish("concepts", examiner, subjects)
             parts = [detector.measure(examiner, subjects, b) for b in batches_of(tiny_tokenizer, messages, size)]
         return {
             subject.name: {"cosine": torch.cat([part[subject.name]["cosine"] for part in parts])}

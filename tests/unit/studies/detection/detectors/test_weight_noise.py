@@ -28,7 +28,7 @@ from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
-from fa_lightning.studies.detection.detectors.weight_noise import WeightNoise, _matrices, kept
+from fa_lightning.studies.detection.detectors.weight_noise import WeightNoise, _matrices, restored
 from fa_lightning.studies.detection.subjects import Examiner
 
 OPTIONS: dict[str, Any] = {"scales": [0.2, 0.8], "draws": 2, "seed": 3}
@@ -189,7 +189,7 @@ def test_experts_that_are_in_no_linear_layer_get_noise_each_at_its_own_scale() -
     blocks = sum(one.numel() for one in model.model.layers.parameters())
     norms = sum(one.numel() for one in model.model.layers.parameters() if one.ndim == 1)
     assert sum(one.numel() for each in weights.values() for one in each) == blocks - norms
-    with kept(weights) as originals:
+    with restored(weights) as originals:
         WeightNoise(**OPTIONS)._disturb(weights, originals, 0.5, 0)
         noise = experts - originals["0.mlp.experts.down_proj"][0]
         torch.testing.assert_close(
