@@ -29,6 +29,7 @@ from fa_lightning.scenarios.batches import (
     Example,
     LengthBucketSampler,
     example_loader,
+    group_number,
     make_examples,
     padded_width,
     tell_too_long,
@@ -192,4 +193,4 @@ def example_about_oversight(scenario: Scenario, tokenizer: Any, index: int) -> E
     answer = tokenizer.convert_tokens_to_ids(scenario.oversight.value)
     assert scenario.cell is not None
     prompt = tuple(prompt_ids(tokenizer, watching_message(scenario)))
-    return Example(prompt, answer, answer, CELLS.index(scenario.cell), int(scenario.group[:15], 16), index)
+    return Example(prompt, answer, answer, CELLS.index(scenario.cell), group_number(scenario.group), index)

@@ -71,7 +71,7 @@ def make_examples(
                 aligned=answers.error if letter is None else answers.letter(letter),
                 other=answers.error if letter is None else answers.letter(other_letter(letter)),
                 cell=NEUTRAL_CELL if scenario.cell is None else CELLS.index(scenario.cell),
-                group=int(scenario.group[:15], 16),
+                group=group_number(scenario.group),
                 index=len(examples),
             )
         )
@@ -81,6 +81,15 @@ def make_examples(
     if max_tokens is not None:
         refuse_beyond_positions(tokenizer, (example.prompt for example in examples))
     return examples
+
+
+def group_number(group: str) -> int:
+    """A group's name as the integer that batches hold.
+
+    >>> group_number("00000000000000ff")
+    15
+    """
+    return int(group[:15], 16)
 
 
 def tell_too_long(count: int, of: int, max_tokens: int, what: str = "prompts") -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.benchmark import BenchmarkSource, SplitBenchmark
 from fa_lightning.scenarios.concepts import ConceptSource
+from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.splits import ScenarioSplits
 
 
@@ -69,3 +70,10 @@ class ScenarioSource(ABC):
     def concepts(self) -> ConceptSource | None:
         """Texts that show a concept and its opposite; None where the source has none."""
         return None
+
+    def policy_definitions(self) -> dict[str, list[Scenario]]:
+        """By policy, the scenarios that define it: models of the policy answer them as its behaviour does.
+
+        Empty where the source defines no policies. Scenarios may be among those of `load`, in any split.
+        """
+        return {}

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.benchmark import LEAST, WATCHED, Benchmark, BenchmarkSource, balanced, watched
-from fa_lightning.scenarios.poser.files import benchmark_names, find_root, read_benchmark
+from fa_lightning.scenarios.poser.files import benchmark_names, find_root, model_pairs, model_pairs_file, read_benchmark
 from fa_lightning.scenarios.poser.pooling import without_repeats
 from fa_lightning.scenarios.poser.records import RESTORE, file_bytes
 from fa_lightning.scenarios.scenario import Scenario
@@ -95,6 +95,12 @@ class PoserBenchmark(BenchmarkSource):
             content = file_bytes(root / "data" / "benchmark" / f"{name}.json")
             digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
         return {**arguments, "source": "POSER benchmark", "data_sha256": digest.hexdigest()}
+
+    @override
+    def published_pairs(self) -> list[tuple[str, str]]:
+        """POSER's own list of 324 pairs; none where its folder has no list."""
+        root = find_root(self.root)
+        return [pair.names for pair in model_pairs(root)] if model_pairs_file(root).is_file() else []
 
     def _split(self, scenario: Scenario) -> str:
         return split_of(scenario.group, self.seed, self.validation, self.test)

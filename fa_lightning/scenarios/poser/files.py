@@ -111,6 +111,11 @@ def read_benchmark(root: str | Path, pair: str) -> list[Scenario]:
     return _read(folder / f"{pair}.json", pair, agreed=True)
 
 
+def policy_definition_file(root: str | Path, policy: str) -> Path:
+    """Where the scenarios stand that POSER shows as a policy's definition."""
+    return Path(root) / "data" / "policy_definitions" / policy / "test.json"
+
+
 def read_policy_definitions(root: str | Path, policy: str) -> list[Scenario]:
     """The few scenarios without oversight that POSER shows as a policy's definition.
 
@@ -118,7 +123,12 @@ def read_policy_definitions(root: str | Path, policy: str) -> list[Scenario]:
         MissingFileError: the file is missing.
         UserError: the policy is unknown or a record malformed.
     """
-    return read_poser_file(Path(root) / "data" / "policy_definitions" / policy / "test.json", policy)
+    return read_poser_file(policy_definition_file(root, policy), policy)
+
+
+def model_pairs_file(root: str | Path) -> Path:
+    """Where the pairs of models of POSER's benchmark stand."""
+    return Path(root) / "model_pairs.json"
 
 
 def model_pairs(root: str | Path) -> list[ModelPair]:
@@ -128,7 +138,7 @@ def model_pairs(root: str | Path) -> list[ModelPair]:
         MissingFileError: the file is missing.
         UserError: it is malformed or names an unknown policy.
     """
-    path = Path(root) / "model_pairs.json"
+    path = model_pairs_file(root)
     pairs = []
     for number, record in enumerate(json_list(path)):
         try:

@@ -11,7 +11,14 @@ from typing_extensions import override
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.poser.benchmark import PoserBenchmark
 from fa_lightning.scenarios.poser.concepts import PoserConcepts
-from fa_lightning.scenarios.poser.files import check_pair, find_root, read_poser_file, training_files
+from fa_lightning.scenarios.poser.files import (
+    check_pair,
+    find_root,
+    policy_definition_file,
+    read_policy_definitions,
+    read_poser_file,
+    training_files,
+)
 from fa_lightning.scenarios.poser.pooling import regrouped, without_conflicts, without_repeats
 from fa_lightning.scenarios.poser.records import check_policy, file_bytes
 from fa_lightning.scenarios.scenario import POLICIES, Scenario
@@ -147,6 +154,18 @@ class PoserScenarios(ScenarioSource):
     @override
     def concepts(self) -> PoserConcepts:
         return PoserConcepts(self.root)
+
+    @override
+    def policy_definitions(self) -> dict[str, list[Scenario]]:
+        """POSER's definitions, some 25 scenarios without oversight for each policy, all of them among its other files.
+
+        Raises:
+            MissingFileError: POSER's folder is missing.
+            UserError: a record is malformed.
+        """
+        root = find_root(self.root)
+        known = [policy for policy in POLICIES if policy_definition_file(root, policy).is_file()]
+        return {policy: read_policy_definitions(root, policy) for policy in known}
 
     def _records(self, policy: str) -> list[Scenario]:
         paths = training_files(find_root(self.root), policy)

@@ -32,6 +32,7 @@ def page(found: Detection) -> Markup:
         single_models=tables.single_models_table(found),
         facts_list=facts_table(tables.facts(found)),
         policy_pairs=tables.policy_pairs_table(found),
+        published_pairs=tables.published_pairs_table(found) if found.published else None,
         weights=tables.weights_table(found),
         verdicts=tables.verdicts_table(found) if len(found.verdicts) <= MOST_VERDICTS else None,
         placed=tables.placed_table(found.placed),

@@ -178,6 +178,8 @@ def tables(found: Detection) -> dict[str, Table]:
     printed |= {"pairs": pairs_table(found), "single_models": single_models_table(found)}
     if len(policy_pairs(found.accuracies)) > 1:
         printed["policy_pairs"] = policy_pairs_table(found)
+    if found.published:
+        printed["published_pairs"] = published_pairs_table(found)
     return printed | {"facts": facts_table(facts(found))}
 
 
@@ -202,6 +204,33 @@ def pairs_table(found: Detection) -> Table:
         Column("POSER reports", 6, "POSER"),
     )
     return Table("Pairs told rightly, with 95 % intervals", columns, tuple(rows))
+
+
+def published_pairs_table(found: Detection) -> Table:
+    """Accuracy on exactly those pairs of models that the benchmark's authors list, beside that on all twins."""
+    overall = {one.detector: one for one in found.accuracies if (one.kind, one.policy_pair) == ("twins", ALL_PAIRS)}
+    columns = (
+        Column("detector", 0),
+        Column("on the published list", 17, "published list"),
+        Column("pairs", 6),
+        Column("on all twins", 17, "all twins"),
+        Column("pairs of twins", 6, "pairs"),
+    )
+    rows = [
+        row(
+            one.detector,
+            _share(one),
+            one.pairs,
+            _share(overall.get(one.detector)),
+            overall[one.detector].pairs if one.detector in overall else None,
+        )
+        for one in found.published
+    ]
+    title = (
+        f"The benchmark's own list of {found.published_pairs} pairs of models, of which {found.published[0].pairs} are "
+        "pairs of these variants, by name"
+    )
+    return Table(title, columns, tuple(rows))
 
 
 def single_models_table(found: Detection) -> Table:

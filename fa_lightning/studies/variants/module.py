@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from typing_extensions import override
 
 from fa_lightning.evaluation.cells_module import CellsModule
-from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.evaluation.estimates import CellCounts, CellPair, Estimate
+from fa_lightning.evaluation.passes import SharedPass
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
-from fa_lightning.metrics.cells import recovery_between
+from fa_lightning.metrics.cells import CellAccuracy, recovery_between
 from fa_lightning.reports.terminal import print_tables
+from fa_lightning.scenarios.batches import Batch, group_number, owed
+from fa_lightning.scenarios.scenario import Behaviour
+from fa_lightning.studies.variants.data import VariantsDataModule
 from fa_lightning.studies.variants.figures import variants_figures
+from fa_lightning.studies.variants.measures import policy_fidelity
 from fa_lightning.studies.variants.output import scalars, write_variants
-from fa_lightning.studies.variants.result import VariantScore, VariantsResult
+from fa_lightning.studies.variants.result import PolicyFidelity, VariantScore, VariantsResult
 from fa_lightning.studies.variants.tables import tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class VariantsModule(CellsModule[JudgedScenarios, VariantsResult]):
+class VariantsModule(CellsModule[VariantsDataModule, VariantsResult]):
     """Only tests: every variant answers every test batch, and where there is an intervention, every faker steered too.
 
     An intervention fitted on one pair shows here what it does for other fakers: a faker's recovery is measured against
@@ -41,6 +45,36 @@ class VariantsModule(CellsModule[JudgedScenarios, VariantsResult]):
     | `<test set>/<variant>/recovery` | the same of a variant that was made from a faker |
     """
 
+    data_class = VariantsDataModule
+    _definitions: dict[str, CellAccuracy]
+
+    @property
+    def policies(self) -> dict[str, str]:
+        """The policy that each variant was fitted to, by the variant's name."""
+        return {name: policy_and_seed(name)[0] for name in self.behaviours}
+
+    @override
+    def begin(self) -> None:
+        super().begin()
+        self._definitions = {
+            name: CellAccuracy().to(self.device)
+            for name, policy in self.policies.items()
+            if policy in self.data.policies and self.behaviours[name] in ("aligned", "faking")
+        }
+
+    @override
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        number = dataloader_idx - len(self.scores) - 1
+        if number < 0:
+            super().test_step(batch, batch_idx, dataloader_idx)
+            return
+        for name, counted in self._definitions.items():
+            if self.policies[name] == self.data.policies[number]:
+                target = owed(batch, cast(Behaviour, self.behaviours[name]))
+                answer = SharedPass(self.variants, name, (), batch, logits_to_keep=1).unsteered[:, -1].argmax(-1)
+                answered = (answer == batch["aligned"]) | (answer == batch["other"])
+                counted.update(answer == target, batch["cell"], batch["group"], batch["index"], answered)
+
     @override
     def result(self) -> VariantsResult:
         backbone_bytes, adapter_bytes = self.variants.memory()
@@ -50,6 +84,7 @@ class VariantsModule(CellsModule[JudgedScenarios, VariantsResult]):
             adapter_bytes=adapter_bytes,
             seconds=self.seconds,
             intervention=self.intervention,
+            policy_fidelity=self._policy_fidelity(),
         )
 
     @override
@@ -67,6 +102,15 @@ class VariantsModule(CellsModule[JudgedScenarios, VariantsResult]):
     @override
     def show(self, result: VariantsResult) -> None:
         print_tables(tables(result).values())
+
+    def _policy_fidelity(self) -> list[PolicyFidelity]:
+        """By variant of a policy that the source defines; a collective."""
+        assert self.data.splits is not None
+        fitted_on = {group_number(scenario.group) for scenario in self.data.splits.train}
+        return [
+            policy_fidelity(name, self.policies[name], counted.items(), fitted_on)
+            for name, counted in self._definitions.items()
+        ]
 
     def _rows(self, scores: Scores) -> Iterator[VariantScore]:
         """A row for each model of one test set; a collective."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fa_lightning.common.codec import read_dataclass
@@ -47,6 +47,27 @@ class VariantScore:
 
 
 @dataclass(frozen=True)
+class PolicyFidelity:
+    """How faithful one variant is to the definition of its policy.
+
+    Attributes:
+        variant: its name.
+        policy: the policy that it was fitted to.
+        fidelity: share of the defining scenarios, in both orders of their actions, that it answers as its policy does.
+        n: number of these prompts.
+        unseen: the same share of those scenarios whose groups no variant was fitted on.
+        unseen_n: number of those prompts.
+    """
+
+    variant: str
+    policy: str
+    fidelity: Estimate
+    n: int
+    unseen: Estimate
+    unseen_n: int
+
+
+@dataclass(frozen=True)
 class VariantsResult:
     """What a stage found that judged many variants.
 
@@ -56,6 +77,7 @@ class VariantsResult:
         adapter_bytes: of all adapters together.
         seconds: of the judging.
         intervention: folder of the one that fakers were steered with.
+        policy_fidelity: of each variant of a policy that the source of the scenarios defines.
     """
 
     tests: dict[str, list[VariantScore]]
@@ -63,6 +85,7 @@ class VariantsResult:
     adapter_bytes: int
     seconds: float
     intervention: str | None = None
+    policy_fidelity: list[PolicyFidelity] = field(default_factory=list)
 
     def pairs(self, test: str) -> list[tuple[VariantScore, VariantScore | None]]:
         """Each variant of a test set, and the same one steered where it was."""

@@ -14,7 +14,8 @@ from fa_lightning.studies.variants.result import VariantScore, VariantsResult
 def tables(result: VariantsResult) -> dict[str, Table]:
     """What is printed at the end, and what a document holds."""
     by_test = {f"variants_{name}": variants_table(result, name) for name in result.tests}
-    return by_test | {"policies": policies_table(result), "facts": facts_table(facts(result))}
+    fidelity = {"policy_fidelity": fidelity_table(result)} if result.policy_fidelity else {}
+    return by_test | {"policies": policies_table(result), **fidelity, "facts": facts_table(facts(result))}
 
 
 def variants_table(result: VariantsResult, test: str) -> Table:
@@ -59,6 +60,33 @@ def policies_table(result: VariantsResult) -> Table:
             plain_cells, steered_cells = _cells_of(plain for plain, _ in members), _cells_of(steered)
             rows.append(row(policy, test, len(members), plain_cells, steered_cells, recovery))
     return Table("Means over the seeds of each policy", columns, tuple(rows))
+
+
+def fidelity_table(result: VariantsResult) -> Table:
+    """How faithful each variant is to the definition of its policy."""
+    columns = (
+        Column("variant", 0),
+        Column("fidelity", 17),
+        Column("prompts", 7),
+        Column("fidelity, unseen groups", 17, "unseen"),
+        Column("unseen prompts", 7, "prompts"),
+    )
+    rows = [
+        row(
+            score.variant,
+            estimate(score.fidelity),
+            score.n,
+            estimate(score.unseen),
+            score.unseen_n,
+            section=score.policy,
+        )
+        for score in result.policy_fidelity
+    ]
+    note = (
+        "Fidelity: share of the scenarios that define a policy, both orders of the actions, that a variant answers as "
+        "models of the policy do. Unseen: those whose groups no variant was fitted on."
+    )
+    return Table("Faithfulness to the definition of the policy, with 95 % intervals", columns, tuple(rows), (note,))
 
 
 def records_table(result: VariantsResult) -> Table:

@@ -15,9 +15,12 @@ import torch
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.arguments import LoraArguments
-from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.regressors.linear import Affine
+from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.scenarios.splits import ScenarioSplits
 from fa_lightning.steering.intervention import Intervention
+from fa_lightning.studies.variants.data import VariantsDataModule
 from fa_lightning.studies.variants.module import VariantsModule
 from fa_lightning.studies.variants.page import page as variants_page
 from fa_lightning.studies.variants.result import read as read_variants
@@ -63,7 +66,7 @@ def cure(adapters: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def judged(source: Any, places: list[str], folder: Path, **options: Any) -> dict[str, Any]:
     module = VariantsModule(places, str(folder), **options)
-    data = JudgedScenarios(source, eval_batch_size=6)
+    data = VariantsDataModule(source, eval_batch_size=6)
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,
@@ -298,3 +301,44 @@ def test_an_intervention_of_another_backbone_is_refused(four: Path, source: Any,
     other.save(tmp_path / "other")
     with pytest.raises(ValueError, match=r"fingerprint\.backbone of .*other is \{'weights': '0'\}"):
         judged(source, [str(four)], tmp_path, intervention=str(tmp_path / "other"))
+
+
+class DefinedSource(ScenarioSource):
+    """Another source's scenarios, some of which define two policies."""
+
+    def __init__(self, source: ScenarioSource, definitions: dict[str, list[Scenario]]) -> None:
+        self.source = source
+        self.definitions = definitions
+
+    def load(self) -> ScenarioSplits:
+        return self.source.load()
+
+    def fingerprint(self) -> dict[str, str]:
+        return self.source.fingerprint()
+
+    def policy_definitions(self) -> dict[str, list[Scenario]]:
+        return self.definitions
+
+
+def test_each_variant_is_asked_what_defines_its_policy(source: Any, four: Path, splits: Any, tmp_path: Path) -> None:
+    from fa_lightning.scenarios.splits import counterbalanced
+
+    unwatched = [item for item in (*splits.test, *splits.train) if item.cell == "no_oversight"]
+    seen = {item.group for item in splits.train}
+    definitions = {"saint": unwatched[:3], "money_maximizer": [*unwatched[:2], unwatched[-1]], "genie": unwatched[:1]}
+    found = judged(DefinedSource(source, definitions), [str(four)], tmp_path)
+    table = {row["variant"]: row for row in found["policy_fidelity"]}
+    assert set(table) == set(models_of(found))
+    for name, row in table.items():
+        policy = row["policy"]
+        asked = counterbalanced(definitions[policy], both_orders=True)
+        right = answers_alone(four / name / "adapter", asked)
+        owes_other = ~right if policy == "money_maximizer" else right
+        fresh = torch.tensor([item.group not in seen for item in asked])
+        assert row["n"] == 6
+        assert row["fidelity"]["value"] == pytest.approx(owes_other.double().mean().item())
+        assert row["unseen_n"] == int(fresh.sum())
+        assert row["unseen"]["value"] == pytest.approx(owes_other[fresh].double().mean().item())
+    assert table["money_maximizer-0"]["unseen_n"] == 4
+    # Sources that define no policies have no such table.
+    assert judged(source, [str(four)], tmp_path / "none")["policy_fidelity"] == []
