@@ -13,6 +13,7 @@ from made_up_evidence import ALL, GROUPS, ROWS, Told, detection, rows_around, su
 from fa_lightning.studies.detection.pairs import Pair, couples, make_pairs, pairs_that_agree
 from fa_lightning.studies.detection.result import ALL_PAIRS
 from fa_lightning.studies.detection.subjects import Subject
+from fa_lightning.studies.detection.tables import published_pairs_table
 from fa_lightning.studies.detection.verdicts import RESAMPLES, Suspicions, beside_benign, credit_of, verdicts_of
 
 POSER = {
@@ -289,6 +290,10 @@ def test_the_published_list_is_judged_on_exactly_its_pairs() -> None:
     assert (by_detector["told"].value, by_detector["told"].pairs) == (0.5, 2)
     overall = next(one for one in made.accuracies if (one.detector, one.policy_pair) == ("told", ALL_PAIRS))
     assert (overall.value, overall.pairs) == (pytest.approx(6 / 9), 9)
+    table = published_pairs_table(made)
+    assert table.title.startswith("The benchmark's own list of 3 pairs of models, of which 2 are pairs")
+    assert table.rows[0].cells[0].text == "told"
+    assert (table.rows[0].cells[1].value, table.rows[0].cells[3].value) == (0.5, overall.value)
     # Without such a list, and without variants of its names, nothing is claimed.
     assert detection(subjects, {"told": levels}).published == []
     assert detection(subjects, {"told": levels}, published=[("genie-0", "money_maximizer-0")]).published == []

@@ -24,7 +24,7 @@ from fa_lightning.studies.variants.data import VariantsDataModule
 from fa_lightning.studies.variants.module import VariantsModule
 from fa_lightning.studies.variants.page import page as variants_page
 from fa_lightning.studies.variants.result import read as read_variants
-from fa_lightning.studies.variants.tables import policies_table
+from fa_lightning.studies.variants.tables import policies_table, tables
 
 NAMES = ["saint-0", "saint-1", "money_maximizer-0", "money_maximizer-1"]
 SHAPES = {"saint-1": (2, ["q_proj"]), "money_maximizer-1": (3, ["o_proj", "down_proj"])}
@@ -340,5 +340,12 @@ def test_each_variant_is_asked_what_defines_its_policy(source: Any, four: Path, 
         assert row["unseen_n"] == int(fresh.sum())
         assert row["unseen"]["value"] == pytest.approx(owes_other[fresh].double().mean().item())
     assert table["money_maximizer-0"]["unseen_n"] == 4
+    read = read_variants(tmp_path)
+    assert read is not None
+    shown = tables(read)["policy_fidelity"]
+    assert {line.cells[0].text: line.cells[1].value for line in shown.rows} == {
+        name: pytest.approx(row["fidelity"]["value"]) for name, row in table.items()
+    }
+    assert "Faithfulness to the definition of the policy" in variants_page(read)
     # Sources that define no policies have no such table.
     assert judged(source, [str(four)], tmp_path / "none")["policy_fidelity"] == []
