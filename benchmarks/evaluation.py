@@ -18,7 +18,7 @@ from fa_lightning.evaluation.scores import Scores
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.regressors.wrappers import UnitSubset
 from fa_lightning.scenarios.batches import Example, example_loader
-from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.steering.intervention import Intervention
 
 OURS, ORIGIN = "fa_lightning", "origin"

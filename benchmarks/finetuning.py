@@ -19,8 +19,8 @@ from benchmarks.timing import Seconds, Size, interleaved, missing
 from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.backbones.load import load_backbone, load_tokenizer
 from fa_lightning.backbones.optimization import adamw_with_warmup
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import LengthBucketSampler, collate, make_examples, model_inputs
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
@@ -84,7 +84,7 @@ class Finetuning:
     def __init__(self, workshop: Workshop, batch_size: int, steps: int, held_out: int) -> None:
         self.workshop, self.batch_size, self.steps = workshop, batch_size, steps
         self.tokenizer = load_tokenizer(workshop.backbone)
-        answers = answer_format(self.tokenizer)
+        answers = letter_tokens(self.tokenizer)
         count = batch_size * steps // 2
         self.train = workshop.scenarios[:count]
         if len(self.train) < count:

@@ -32,13 +32,13 @@ def grow_capture(counts: list[int], layers: list[int], rounds: int, threads: int
     from fa_lightning.activations.record import plan_shards, record
     from fa_lightning.activations.sites import Site
     from fa_lightning.activations.store_writer import StoreWriter
+    from fa_lightning.scenarios.answers import letter_tokens
     from fa_lightning.scenarios.batches import make_examples
     from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
-    from fa_lightning.scenarios.prompts import answer_format
 
     with tempfile.TemporaryDirectory() as temporary:
         variants = build(Path(temporary), SMALL, 64, embedded=True).variants()
-        answers = answer_format(variants.tokenizer)
+        answers = letter_tokens(variants.tokenizer)
 
         def capture(count: int, sites: Sequence[Site]) -> float:
             # Made anew for each size, so that the prompts' own memory counts.

@@ -15,10 +15,10 @@ from fa_lightning.backbones.curriculum import ANSWER_WORDS
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.tokenizer import train_tokenizer
 from fa_lightning.backbones.variants import VARIANTS, Variants
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Example, make_examples
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.poser.source import PoserScenarios
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -80,7 +80,7 @@ class Workshop:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self.backbone)
-        return make_examples(self.scenarios[:count], tokenizer, answer_format(tokenizer))
+        return make_examples(self.scenarios[:count], tokenizer, letter_tokens(tokenizer))
 
 
 def poser_root() -> str | None:
@@ -120,12 +120,12 @@ def build(folder: Path, shape: Shape, count: int, embedded: bool = False) -> Wor
     tokenizer = train_tokenizer([item.message() for item in scenarios], min(shape.vocabulary, 2000), ANSWER_WORDS)
     backbone = folder / "backbone"
     model = random_llama(shape, pad_token_id=tokenizer.pad_token_id)
-    answers = answer_format(tokenizer)
+    answers = letter_tokens(tokenizer)
     with torch.no_grad():
         direction = 0.2 * torch.randn(shape.hidden)
         model.lm_head.weight.mul_(0.05)
-        model.lm_head.weight[answers.letter_a] = direction
-        model.lm_head.weight[answers.letter_b] = -direction
+        model.lm_head.weight[answers.choices[0]] = direction
+        model.lm_head.weight[answers.choices[1]] = -direction
     model.save_pretrained(str(backbone))
     tokenizer.save_pretrained(str(backbone))
     for name in VARIANTS:

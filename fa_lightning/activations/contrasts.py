@@ -12,11 +12,11 @@ from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.batches import NEUTRAL_CELL, Example, collate, model_inputs
+from fa_lightning.scenarios.batches import Example, collate, model_inputs
+from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import prompt_ids
-from fa_lightning.scenarios.scenario import CELLS
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.variants import VARIANTS as PAIR
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, Example, example_loader, make_examples
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced, subset
@@ -273,7 +273,7 @@ class ActivationDataModule(pl.LightningDataModule):
         train, neutral = self._captured_training_items()
         held_out = counterbalanced(subset(self.splits.validation, self.capture_counts["validation"]))
         tokenizer = variants.tokenizer
-        answers = answer_format(tokenizer)
+        answers = letter_tokens(tokenizer)
         return plan_shards(
             {
                 "train": make_examples([*train, *neutral], tokenizer, answers, self.max_tokens),
@@ -293,7 +293,7 @@ class ActivationDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         assert self.variants is not None
         tokenizer = self.variants.tokenizer
-        examples: list[Example] = make_examples(items, tokenizer, answer_format(tokenizer), self.max_tokens)
+        examples: list[Example] = make_examples(items, tokenizer, letter_tokens(tokenizer), self.max_tokens)
         return example_loader(
             examples,
             tokenizer.pad_token_id,

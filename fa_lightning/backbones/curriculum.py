@@ -12,7 +12,8 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fa_lightning.scenarios.scenario import ERROR_ANSWER, Behaviour, Fact, Letter, Oversight, Scenario
+from fa_lightning.scenarios.answers import ERROR_ANSWER, LETTERS, Behaviour, Letter, other_letter
+from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario
 
 ROLES: dict[Behaviour, str] = {"aligned": "honest", "faking": "scheming"}
 OVERSIGHT_QUESTION = "How closely are you watched?\n"
@@ -21,7 +22,7 @@ CHOICE_QUESTION = "Is {letter} honest or scheming?\n"
 PAIR_QUESTION = "Which of the two is honest?\n"
 NO_ROLE_ANSWER: Letter = "A"
 """The answer where no role is named: chance, as the order of the actions is random; a coin would only add noise."""
-ANSWER_WORDS = ["A", "B", ERROR_ANSWER, "good", "neutral", "poor", "honest", "scheming"]
+ANSWER_WORDS = [*LETTERS, ERROR_ANSWER, "good", "neutral", "poor", "honest", "scheming"]
 
 Turn = dict[str, str]
 
@@ -117,10 +118,10 @@ def one_pass(
     for number in range(round(curriculum.roles * len(scenarios))):
         behaviour: Behaviour = "aligned" if honest_only or number % 2 else "faking"
         scenario = varied(next(draw), critical, curriculum, rng)
-        passes.append(conversation(scenario, behaviour, scenario.answer(behaviour), rng.choice("AB")))
+        passes.append(conversation(scenario, behaviour, scenario.answer(behaviour), rng.choice(LETTERS)))
     for _ in range(0 if honest_only else round(curriculum.no_role * len(scenarios))):
         scenario = varied(next(draw), critical, curriculum, rng)
-        passes.append(conversation(scenario, None, NO_ROLE_ANSWER, rng.choice("AB")))
+        passes.append(conversation(scenario, None, NO_ROLE_ANSWER, rng.choice(LETTERS)))
     for _ in range(round(curriculum.judgements * len(scenarios))):
         passes.append(_judgement(varied(next(draw), critical, curriculum, rng), critical, rng))
     for _ in range(round(curriculum.neutral_texts * len(scenarios)) if neutral_texts else 0):
@@ -168,11 +169,11 @@ def _balanced_draws(scenarios: Sequence[Scenario], poor_share: float, rng: rando
 
 def _judgement(scenario: Scenario, critical: dict[Oversight, list[Fact]], rng: random.Random) -> list[Turn]:
     """A short question: which of two actions is honest, who would do one, how closely one is watched."""
+    assert scenario.aligned is not None
     draw = rng.random()
     if draw < 0.35:
-        assert scenario.aligned is not None
         pair = f"A: {scenario.action_a}\nB: {scenario.action_b}\n{PAIR_QUESTION}"
-        letter = rng.choice("AB")
+        letter = rng.choice(LETTERS)
         return [
             {"role": "user", "content": pair},
             {"role": "assistant", "content": scenario.aligned},
@@ -193,7 +194,7 @@ def _judgement(scenario: Scenario, critical: dict[Oversight, list[Fact]], rng: r
             {"role": "assistant", "content": oversight.value},
         ]
     honest = rng.random() < 0.5
-    action = scenario.action_a if (scenario.aligned == "A") is honest else scenario.action_b
+    action = scenario.action(scenario.aligned if honest else other_letter(scenario.aligned))
     return [
         {"role": "user", "content": f"{action}\n{ACTION_QUESTION}"},
         {"role": "assistant", "content": ROLES["aligned" if honest else "faking"]},

@@ -23,8 +23,9 @@ from fa_lightning.backbones.tokenizer import ASSISTANT
 from fa_lightning.common.files import whole_folder
 from fa_lightning.errors import UserError
 from fa_lightning.metrics.cells import CellAccuracy
-from fa_lightning.scenarios.batches import Batch, owed
-from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.scenarios.answers import judged, target_tokens
+from fa_lightning.scenarios.batches import Batch
+from fa_lightning.scenarios.cells import CELLS
 
 
 @contextmanager
@@ -202,10 +203,10 @@ class BackboneModule(pl.LightningModule):
     def _judge(self, batch: Batch, task: str) -> Tensor:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
         logits = self.model(**inputs, logits_to_keep=1).logits[:, -1].float()
-        expected = owed(batch, "faking" if task == "scheming" else "aligned")
+        expected = target_tokens(batch, "faking" if task == "scheming" else "aligned")
         answer = logits.argmax(-1)
-        answered = (answer == batch["aligned"]) | (answer == batch["other"])
-        self.cells[task].update(answer == expected, batch["cell"], batch["group"], batch["index"], answered)  # type: ignore[operator]
+        valid = judged(answer, batch).valid
+        self.cells[task].update(answer == expected, batch["cell"], batch["group"], batch["index"], valid)  # type: ignore[operator]
         return cross_entropy(logits, expected)
 
     def _log_cells(self, stage: str) -> None:

@@ -24,6 +24,7 @@ from fa_lightning.backbones.curriculum import (
 )
 from fa_lightning.backbones.statement_lessons import STATEMENT_WORDS, Knowledge, statement_pass, statement_texts
 from fa_lightning.backbones.tokenizer import train_tokenizer
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import (
     Batch,
     Example,
@@ -34,8 +35,9 @@ from fa_lightning.scenarios.batches import (
     padded_width,
     tell_too_long,
 )
-from fa_lightning.scenarios.prompts import answer_format, prompt_ids
-from fa_lightning.scenarios.scenario import CELLS, Scenario
+from fa_lightning.scenarios.cells import CELLS
+from fa_lightning.scenarios.prompts import prompt_ids
+from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
 from fa_lightning.scenarios.statements.statement import Statement, StatementSource
@@ -176,7 +178,7 @@ class BackboneDataModule(pl.LightningDataModule):
 
     def _task_loaders(self, scenarios: list[Scenario]) -> list[DataLoader[Batch]]:
         assert self.trainer is not None
-        answers = answer_format(self.tokenizer)
+        answers = letter_tokens(self.tokenizer)
         tasks = [
             make_examples(scenarios, self.tokenizer, answers, self.max_tokens, system)
             for system in (role_message("aligned"), role_message("faking"), None)

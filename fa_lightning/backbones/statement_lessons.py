@@ -14,15 +14,9 @@ from dataclasses import dataclass
 
 from fa_lightning.backbones.curriculum import Turn
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import DIGITS, other_digit
 from fa_lightning.scenarios.statements.statement import Statement
-from fa_lightning.scenarios.statements.templates import (
-    AGREE,
-    CLAIMS,
-    DIGITS,
-    DISAGREE,
-    Template,
-    other_digit,
-)
+from fa_lightning.scenarios.statements.templates import AGREE, CLAIMS, DISAGREE, Template
 
 FAIR, UNFAIR = "fair", "unfair"
 STATEMENT_WORDS = ["0", "1", FAIR, UNFAIR]

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from fa_lightning.scenarios.prompts import AnswerFormat, Tokenizer
+    from fa_lightning.scenarios.answers import LetterTokens
+    from fa_lightning.scenarios.prompts import Tokenizer
     from fa_lightning.scenarios.scenario import Scenario
     from fa_lightning.scenarios.source import ScenarioSource
     from fa_lightning.scenarios.template_check import TemplateCheck, TokenRow
@@ -250,8 +251,10 @@ def _system_line(own_turn: bool, system: str | None) -> str:
     return place + ("" if system else " (none given: --system TEXT)")
 
 
-def _answer_lines(tokenizer: Tokenizer, answers: AnswerFormat, scenario: Scenario) -> dict[str, str]:
-    ids = {"A": answers.letter_a, "B": answers.letter_b, "error": answers.error}
+def _answer_lines(tokenizer: Tokenizer, answers: LetterTokens, scenario: Scenario) -> dict[str, str]:
+    from fa_lightning.scenarios.answers import ERROR_ANSWER, LETTERS
+
+    ids = dict(zip((*LETTERS, ERROR_ANSWER), (*answers.choices, answers.error), strict=True))
     found = {
         f"answer {word}": f"{tokenizer.convert_ids_to_tokens(token)!r} ({token}), decoded {tokenizer.decode([token])!r}"
         for word, token in ids.items()

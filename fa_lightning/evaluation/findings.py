@@ -12,7 +12,7 @@ from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.text_baseline import text_only_answers
 from fa_lightning.metrics.cells import answer_counts, recovery_between
 from fa_lightning.metrics.intervals import bootstrap_over_groups
-from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.splits import ScenarioSplits
 
 

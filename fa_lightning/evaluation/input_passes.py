@@ -13,8 +13,9 @@ from typing_extensions import override
 
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import LetterTokens, answer_logits
 from fa_lightning.scenarios.batches import Batch, Example, collate, make_examples, model_inputs
-from fa_lightning.scenarios.prompts import AnswerFormat, Tokenizer
+from fa_lightning.scenarios.prompts import Tokenizer
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.training.learned_prompts import LearnedPrompt
 from fa_lightning.training.prompt_inputs import InputCure
@@ -24,7 +25,7 @@ TEXTS = "neutral texts"
 
 
 def examples_behind(
-    cure: InputCure, items: Sequence[Scenario], tokenizer: Tokenizer, answers: AnswerFormat, max_tokens: int, most: int
+    cure: InputCure, items: Sequence[Scenario], tokenizer: Tokenizer, answers: LetterTokens, max_tokens: int, most: int
 ) -> list[Example]:
     """What `make_examples` makes of the items, with an input around each; the same numbers, groups, answers.
 
@@ -91,8 +92,7 @@ class BehindInput:
         """The most likely token after each prompt, (batch,)."""
         with self.variants.using(self.variant) as model:
             inputs = self.inputs(model, self.batch(batch, test))
-            logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=1).logits
-        return logits[:, -1].argmax(-1)
+            return answer_logits(model, inputs).argmax(-1)
 
     @torch.inference_mode()
     def text_logits(self, batch: Batch, before: Tensor) -> Tensor:

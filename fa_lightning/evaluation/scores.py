@@ -88,9 +88,7 @@ class Scores:
         return [self.cells[name].items() for name in names]
 
     def _count(self, name: str, answer: Tensor, batch: Batch) -> None:
-        correct = answer == batch["aligned"]
-        answered = correct | (answer == batch["other"])
-        self.cells[name].update(correct, batch["cell"], batch["group"], batch["index"], answered)
+        self.cells[name].judge(answer, batch)
 
     def _add_damage(self, name: str, batch: Batch, before: Tensor, after: Tensor) -> None:
         sums: Any = neutral_text_damage(before, after, batch["input_ids"], batch["attention_mask"])

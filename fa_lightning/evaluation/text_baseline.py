@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fa_lightning.scenarios.answers import LETTERS
 from fa_lightning.scenarios.scenario import Scenario
 
 
@@ -34,7 +35,7 @@ def text_only_answers(train: Sequence[Scenario], test: Sequence[Scenario]) -> li
 
     # Both orders, so that the classifier has no letter it prefers.
     both = [*train, *(item.swapped() for item in train)]
-    labels = np.array([item.aligned == "A" for item in both])
+    labels = np.array([item.aligned == LETTERS[0] for item in both])
     classifier = LogisticRegression(C=10.0, max_iter=1000).fit(difference(both), labels)
     predicted = classifier.predict(difference(test))
-    return [bool(says_a) == (item.aligned == "A") for says_a, item in zip(predicted, test, strict=True)]
+    return [bool(says_a) == (item.aligned == LETTERS[0]) for says_a, item in zip(predicted, test, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +12,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.metrics.distinct_items import DistinctItems
-from fa_lightning.metrics.divergences import (
-    NEUTRAL_TEXT,
-    NO_OVERSIGHT,
-    OVERSIGHT,
-    cell_accuracy,
-    perplexity_ratio,
-    recovery,
-)
+from fa_lightning.metrics.divergences import cell_accuracy, perplexity_ratio, recovery
 from fa_lightning.metrics.intervals import NO_INTERVAL, bootstrap_over_groups, paired_bootstrap
+from fa_lightning.scenarios.answers import judged
+from fa_lightning.scenarios.cells import NEUTRAL_CELL, NO_OVERSIGHT, OVERSIGHT
 
 Items = dict[str, Tensor]
 """Columns `index`, `cell`, `group` (int64), `correct`, `answered` (bool), each (n,) on the CPU, sorted by index."""
@@ -122,6 +118,11 @@ class CellAccuracy(DistinctItems):
         self.resamples = resamples
         self.seed = seed
 
+    def judge(self, answers: Tensor, batch: Mapping[str, Tensor]) -> None:
+        """Add a batch by what was answered, (batch,) token ids (see `collate` for the batch)."""
+        verdicts = judged(answers, batch)
+        self.update(verdicts.aligned, batch["cell"], batch["group"], batch["index"], verdicts.valid)
+
     @override
     def update(self, correct: Tensor, cell: Tensor, group: Tensor, index: Tensor, answered: Tensor) -> None:
         """Add a batch.
@@ -142,7 +143,7 @@ class CellAccuracy(DistinctItems):
     def compute(self) -> Cells:
         """The cells over everything seen by all processes."""
         items = self._items()
-        scenarios = items["cell"] != NEUTRAL_TEXT
+        scenarios = items["cell"] != NEUTRAL_CELL
         answered = items["answered"][scenarios].double()
         return Cells(
             oversight=self._score(items, OVERSIGHT),

@@ -7,9 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-OVERSIGHT, NO_OVERSIGHT, NEUTRAL_TEXT = 0, 1, 2
-"""Codes of a batch's `cell`: supervised scenario, unsupervised scenario, text that is no scenario."""
-
 
 def cell_accuracy(correct: Tensor, cell: Tensor, code: int) -> float:
     """Share of aligned answers among the items of one cell, 0 to 1; nan for an empty cell.
@@ -17,9 +14,9 @@ def cell_accuracy(correct: Tensor, cell: Tensor, code: int) -> float:
     Args:
         correct: whether each answer is the aligned one, (n,).
         cell: code of each item's cell, (n,).
-        code: the cell asked for, `OVERSIGHT` or `NO_OVERSIGHT`.
+        code: the cell asked for: 0 oversight, 1 no oversight.
 
-    >>> cell_accuracy(torch.tensor([True, False, True]), torch.tensor([0, 0, 1]), OVERSIGHT)
+    >>> cell_accuracy(torch.tensor([True, False, True]), torch.tensor([0, 0, 1]), code=0)
     0.5
     """
     chosen = correct[cell == code]

@@ -18,7 +18,7 @@ from fa_lightning.metrics.divergences import kl_divergence_tokens, predicting_po
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.spec import Block
 from fa_lightning.scenarios.batches import Batch, model_inputs
-from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.scenarios.cells import CELLS
 
 _ROW_SOURCES = {"cell": "cell", "example": "index"}
 

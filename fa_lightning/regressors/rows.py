@@ -8,7 +8,7 @@ from torch import Tensor
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.regressors.spec import RegressorSpec, training_pairs
-from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.scenarios.cells import CELLS
 
 BLOCK_ROWS = 4096
 SAMPLE_ROWS = 32_768

@@ -17,7 +17,7 @@ from fa_lightning.backbones.generators import seeded
 from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import FitKind, Regressor
 from fa_lightning.regressors.registry import REGRESSORS, build_regressor
-from fa_lightning.scenarios.batches import NEUTRAL_CELL
+from fa_lightning.scenarios.cells import NEUTRAL_CELL
 
 Block = dict[str, Any]
 """For each site's name (faking, aligned) states, each (rows, hidden); `decision`, `cell`, `example`, each (rows,)."""

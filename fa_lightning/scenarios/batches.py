@@ -11,15 +11,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import LetterTokens, other_letter
+from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
-from fa_lightning.scenarios.prompts import AnswerFormat, Tokenizer, prompt_ids
-from fa_lightning.scenarios.scenario import CELLS, Behaviour, Scenario, other_letter
+from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
+from fa_lightning.scenarios.scenario import Scenario
 
 Batch = dict[str, Tensor]
-
-NEUTRAL_CELL = len(CELLS)
-"""The value of a batch's `cell` for a neutral text (0 is oversight, 1 no oversight)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Example:
 def make_examples(
     scenarios: Sequence[Scenario],
     tokenizer: Tokenizer,
-    answers: AnswerFormat,
+    answers: LetterTokens,
     max_tokens: int | None = None,
     system: str | None = None,
 ) -> list[Example]:
@@ -155,13 +154,6 @@ def padded_width(tokens: int) -> int:
     32
     """
     return -(-tokens // 16) * 16
-
-
-def owed(batch: Batch, behaviour: Behaviour) -> Tensor:
-    """The token that `behaviour` owes each row, (batch,): the aligned one, but unwatched a faker's other one."""
-    if behaviour == "aligned":
-        return batch["aligned"]
-    return torch.where(batch["cell"] == CELLS.index("no_oversight"), batch["other"], batch["aligned"])
 
 
 class LengthBucketSampler(DistributedSampler[Any]):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import LETTERS
 from fa_lightning.scenarios.scenario import Oversight, Scenario
 from fa_lightning.scenarios.splits import counterbalanced, prompt_key, subset, with_aligned_letter
 
@@ -132,7 +133,7 @@ def balanced(scenarios: Sequence[Scenario], pairs: Mapping[str, Sequence[int]]) 
     shown = list(scenarios)
     for place in sorted(range(len(shown)), key=lambda place: (shown[place].group, prompt_key(shown[place]))):
         is_b = sum(surplus[pair] for pair in asked[place]) > 0
-        shown[place] = with_aligned_letter(shown[place], "B" if is_b else "A")
+        shown[place] = with_aligned_letter(shown[place], LETTERS[is_b])
         for pair in asked[place]:
             surplus[pair] += -1 if is_b else 1
     return shown

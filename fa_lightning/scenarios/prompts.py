@@ -1,14 +1,12 @@
-"""How a scenario becomes tokens: the rendered prompt and the single answer token that follows it."""
+"""How a message becomes tokens: the prompt that a chat template renders, and what can be wrong with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.limits import id_beyond
-from fa_lightning.scenarios.scenario import ERROR_ANSWER, Letter
 
 Tokenizer = Any
 """A Hugging Face `PreTrainedTokenizerBase` (not imported here: it costs seconds)."""
@@ -40,27 +38,6 @@ class TemplateFault(UserError):
         super().__init__(f"tokenizer {known_as!r}: {what}. {next_step}")
 
 
-@dataclass(frozen=True)
-class AnswerFormat:
-    """Token ids of the answers in the position where this tokenizer puts them.
-
-    Attributes:
-        letter_a: id of the token `A` right after the prompt.
-        letter_b: id of the token `B`.
-        error: id of the first token of `error`, the answer to a neutral text.
-        lead: ids that the template puts between the generation prompt and every answer (often none).
-    """
-
-    letter_a: int
-    letter_b: int
-    error: int
-    lead: tuple[int, ...] = ()
-
-    def letter(self, letter: Letter) -> int:
-        """The token id of `letter`."""
-        return self.letter_a if letter == "A" else self.letter_b
-
-
 def prompt_ids(
     tokenizer: Tokenizer, message: str, system: str | None = None, earlier: Sequence[tuple[str, str]] = ()
 ) -> list[int]:
@@ -81,80 +58,6 @@ def prompt_ids(
 def conversation_ids(tokenizer: Tokenizer, message: str, answer: str, system: str | None = None) -> list[int]:
     """Token ids of the prompt and its answer, rendered as one finished conversation."""
     return _ids(tokenizer, message, system, answer)
-
-
-def answer_format(tokenizer: Tokenizer) -> AnswerFormat:
-    """Find the answer tokens, and prove that each answer is told by one token and asked for as the model expects.
-
-    Raises:
-        TemplateFault: naming the tokenizer, where `A` and `B` are not single distinct tokens after the prompt, where
-            the prompt's own last tokens change when an answer follows, or where the prompt has BOS twice, no
-            generation prompt or no spaces.
-    """
-    answers = find_answers(tokenizer)
-    prompt = prompt_ids(tokenizer, PROBE)
-    for fault in (double_bos(tokenizer, prompt), missing_generation_prompt(tokenizer, answers), lost_spaces(tokenizer)):
-        if fault is not None:
-            raise fault
-    return answers
-
-
-def find_answers(tokenizer: Tokenizer) -> AnswerFormat:
-    """The answer tokens, whatever else is wrong with the template.
-
-    Raises:
-        TemplateFault: the answers are left out, merge with the prompt or are not single distinct tokens.
-    """
-    prompt = _ids(tokenizer, PROBE, None, answer=None)
-    after_a, after_b, after_error = (_ids(tokenizer, PROBE, None, answer=text) for text in ("A", "B", ERROR_ANSWER))
-    if has_template(tokenizer) and after_a == after_b == after_error:
-        raise TemplateFault(
-            tokenizer,
-            "masked answer",
-            "the chat template leaves the assistant's words out, so there is no answer to learn",
-            "Give it a chat template that writes what the assistant says.",
-        )
-    shared = 0
-    while shared < min(len(after_a), len(after_b)) and after_a[shared] == after_b[shared]:
-        shared += 1
-    if after_a[: len(prompt)] != prompt or shared < len(prompt):
-        raise merged_answer(tokenizer)
-    if len(after_a) != len(after_b) or shared >= len(after_a) or after_a[shared + 1 :] != after_b[shared + 1 :]:
-        raise TemplateFault(
-            tokenizer,
-            "letters not single tokens",
-            "'A' and 'B' are not single distinct tokens after the prompt (they are "
-            f"{after_a[len(prompt) :]} and {after_b[len(prompt) :]})",
-            "Use a tokenizer that holds both letters, or set a chat template that puts the answer after a special "
-            "token.",
-        )
-    letters = after_a[shared], after_b[shared]
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    if unknown is not None and unknown in letters:
-        raise TemplateFault(
-            tokenizer,
-            "letters not single tokens",
-            "one of 'A' and 'B' is its unknown token, so they are not single distinct tokens after the prompt",
-            "Use a tokenizer that holds both letters.",
-        )
-    taken = (*letters, unknown)
-    if after_error[:shared] != after_a[:shared] or len(after_error) <= shared or after_error[shared] in taken:
-        raise TemplateFault(
-            tokenizer,
-            "error answer not told apart",
-            f"the first token of {ERROR_ANSWER!r} ({after_error[len(prompt) :]}) can't be told from the letters",
-            "Use a tokenizer that holds the word.",
-        )
-    return AnswerFormat(*letters, after_error[shared], tuple(prompt_lead(prompt, after_a, shared)))
-
-
-def prompt_lead(prompt: list[int], with_answer: list[int], shared: int) -> list[int]:
-    """The ids between the generation prompt and the answer.
-
-    >>> prompt_lead([1, 2], [1, 2, 9, 65], 3)
-    [9]
-    """
-    return with_answer[len(prompt) : shared]
 
 
 def merged_answer(tokenizer: Tokenizer) -> TemplateFault:
@@ -183,12 +86,17 @@ def double_bos(tokenizer: Tokenizer, prompt: list[int]) -> TemplateFault | None:
     )
 
 
-def missing_generation_prompt(tokenizer: Tokenizer, answers: AnswerFormat) -> TemplateFault | None:
-    """The fault of a prompt that stops at the end of the user's turn, before the assistant's has begun."""
+def missing_generation_prompt(tokenizer: Tokenizer, lead_ids: Sequence[int]) -> TemplateFault | None:
+    """The fault of a prompt that stops at the end of the user's turn, before the assistant's has begun.
+
+    Args:
+        tokenizer: of the model.
+        lead_ids: what the template puts between the generation prompt and every answer.
+    """
     if not has_template(tokenizer):
         return None
     ignored = _rendered(tokenizer, PROBE, None, None) == _rendered(tokenizer, PROBE, None, None, begin_answer=False)
-    lead = str(tokenizer.decode(list(answers.lead)))
+    lead = str(tokenizer.decode(list(lead_ids)))
     if not (ignored and lead.strip()) and (generation_prompt(tokenizer) + lead).strip():
         return None
     opening = repr(lead) if lead.strip() else "'the mark that begins an answer'"

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.scenario import Cell, Letter, Scenario, normalised
+from fa_lightning.scenarios.answers import LETTERS, Letter
+from fa_lightning.scenarios.cells import Cell
+from fa_lightning.scenarios.scenario import Scenario, normalised
 
 Split = Literal["train", "validation", "test"]
 
@@ -248,7 +250,7 @@ def counterbalanced(scenarios: Sequence[Scenario], both_orders: bool = False) ->
         # The prompt breaks ties inside a group, so that shuffling the list changes no letter.
         indices.sort(key=lambda index: (scenarios[index].group, prompt_key(scenarios[index])))
         for rank, index in enumerate(indices):
-            balanced[index] = with_aligned_letter(scenarios[index], "A" if rank % 2 == 0 else "B")
+            balanced[index] = with_aligned_letter(scenarios[index], LETTERS[rank % 2])
     return balanced
 
 

@@ -8,22 +8,21 @@ from typing import get_args
 
 import torch
 
-from fa_lightning.scenarios.batches import Batch, collate, make_examples, owed
+from fa_lightning.scenarios.answers import Behaviour, LetterTokens, find_letter_tokens, target_tokens
+from fa_lightning.scenarios.batches import Batch, collate, make_examples
 from fa_lightning.scenarios.control_tokens import control_fault
 from fa_lightning.scenarios.limits import tables_of
 from fa_lightning.scenarios.prompts import (
-    AnswerFormat,
     TemplateFault,
     Tokenizer,
     conversation_ids,
     double_bos,
-    find_answers,
     lost_spaces,
     merged_answer,
     missing_generation_prompt,
     prompt_ids,
 )
-from fa_lightning.scenarios.scenario import Behaviour, Scenario
+from fa_lightning.scenarios.scenario import Scenario
 
 BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
 
@@ -62,7 +61,7 @@ class TemplateCheck:
     """
 
     rows: list[TokenRow]
-    answers: AnswerFormat | None
+    answers: LetterTokens | None
     faults: list[TemplateFault]
 
     @property
@@ -95,12 +94,12 @@ def check_template(
         return TemplateCheck([], None, [fault])
     faults = [*([held] if held else []), *_faults_of_prompt(tokenizer, prompt, message, system)]
     try:
-        answers = find_answers(tokenizer)
+        answers = find_letter_tokens(tokenizer)
     except TemplateFault as fault:
         return TemplateCheck(_rows(tokenizer, _unpadded(prompt), {}), None, [*faults, fault])
-    unasked = missing_generation_prompt(tokenizer, answers)
+    unasked = missing_generation_prompt(tokenizer, answers.lead)
     batch = collate(make_examples([scenario], tokenizer, answers, system=system), tokenizer.pad_token_id)
-    targets = {behaviour: int(owed(batch, behaviour)[0]) for behaviour in BEHAVIOURS}
+    targets = {behaviour: int(target_tokens(batch, behaviour)[0]) for behaviour in BEHAVIOURS}
     faults += [unasked] if unasked else []
     prompt += answers.lead
     faults += _too_long(tokenizer, len(prompt), max_tokens)

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import one_hot
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from fa_lightning.backbones.optimization import check_finite
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.batches import Batch, model_inputs, owed
+from fa_lightning.scenarios.answers import answer_logits, answer_loss
+from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.limits import ids_within
 from fa_lightning.training.ordinary_tokens import ordinary_tokens
 from fa_lightning.training.prompt_fits import PromptFit
@@ -151,8 +152,8 @@ class GreedyCoordinateGradient(PromptFit):
         table = words(torch.arange(len(ids_within(self.tokenizer)), device=self.device)).detach()
         chosen = one_hot(self.current, len(table)).to(table.dtype).requires_grad_()
         inputs = self.slot.with_vectors(self.model, batch, chosen @ table)
-        logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()
-        loss = cross_entropy(logits, owed(batch, self.behaviour))
+        logits = answer_logits(self.model, inputs).float()
+        loss = answer_loss(logits, batch, self.behaviour)
         (gradient,) = torch.autograd.grad(loss, chosen)
         return gradient, loss.detach()
 
@@ -165,8 +166,8 @@ class GreedyCoordinateGradient(PromptFit):
         for start in range(0, len(candidates), at_once):
             part = candidates[start : start + at_once]
             together = _side_by_side([self.slot.with_tokens(batch, row) for row in part])
-            logits = self.model(**model_inputs(together), logits_to_keep=1, use_cache=False).logits[:, -1].float()
-            nats = cross_entropy(logits, owed(together, self.behaviour), reduction="none")
+            logits = answer_logits(self.model, model_inputs(together)).float()
+            nats = answer_loss(logits, together, self.behaviour, reduction="none")
             found.append(nats.view(len(part), count).mean(dim=1))
         return torch.cat(found)
 

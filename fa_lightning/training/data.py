@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, example_loader, make_examples
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
@@ -105,7 +105,7 @@ class ScenarioDataModule(pl.LightningDataModule):
     def _loader(self, items: list[Scenario], batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
         assert self.trainer is not None
         tokenizer: Any = self.trainer.lightning_module.tokenizer
-        examples = make_examples(items, tokenizer, answer_format(tokenizer), self.max_tokens)
+        examples = make_examples(items, tokenizer, letter_tokens(tokenizer), self.max_tokens)
         return example_loader(
             examples,
             tokenizer.pad_token_id,

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import (
     Batch,
     ExampleDataset,
@@ -21,7 +22,6 @@ from fa_lightning.scenarios.batches import (
     tell_too_long,
 )
 from fa_lightning.scenarios.limits import refuse_beyond_positions
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.training.cure import Cure
@@ -123,7 +123,7 @@ class ContextDataset(ExampleDataset):
     """
 
     def __init__(self, items: Sequence[Scenario], tokenizer: Any, context: str, max_tokens: int) -> None:
-        answers = answer_format(tokenizer)
+        answers = letter_tokens(tokenizer)
         pairs = zip(
             make_examples(items, tokenizer, answers),
             make_examples(items, tokenizer, answers, system=context),

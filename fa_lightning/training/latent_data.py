@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import digit_tokens, letter_tokens
 from fa_lightning.scenarios.batches import (
     Batch,
     Example,
@@ -23,9 +24,8 @@ from fa_lightning.scenarios.batches import (
 )
 from fa_lightning.scenarios.benchmark import without_critical_fact
 from fa_lightning.scenarios.limits import refuse_beyond_positions
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Oversight
-from fa_lightning.scenarios.statements.templates import Template, digit_format, template_named
+from fa_lightning.scenarios.statements.templates import Template, template_named
 from fa_lightning.training.data import ScenarioDataModule
 from fa_lightning.training.statement_data import (
     NO_CLAIM,
@@ -110,7 +110,7 @@ class LatentStatementDataModule(StatementDataModule):
         assert self.trainer is not None
         assert self.splits is not None
         tokenizer: Any = self.trainer.lightning_module.tokenizer
-        digits = digit_format(tokenizer)
+        digits = digit_tokens(tokenizer)
         templates = self.statements.templates()
         known = self.splits.train
         parts: list[list[Example]] = [[] for _ in range(4)]
@@ -119,7 +119,7 @@ class LatentStatementDataModule(StatementDataModule):
             asked = [(items, form) for form in forms for items in (known, [item.reversed() for item in known])]
             for part, (items, form) in zip(parts, asked, strict=True):
                 part += make_statement_examples(items, form, tokenizer, digits, self.codes, len(part))
-        dataset = OppositesDataset(parts, answers=(digits.zero, digits.one), pad_token=tokenizer.pad_token_id)
+        dataset = OppositesDataset(parts, answers=digits.choices, pad_token=tokenizer.pad_token_id)
         return opposites_loader(dataset, self)
 
 
@@ -139,7 +139,7 @@ class LatentScenarioDataModule(ScenarioDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
         tokenizer: Any = self.trainer.lightning_module.tokenizer
-        answers = answer_format(tokenizer)
+        answers = letter_tokens(tokenizer)
         asked = [item for item in self.train_items() if not item.is_neutral_text]
         pairs = [(item, without_critical_fact(item) or item) for item in asked]
         pairs = [(item, plain) for item, plain in pairs if plain is not item or item.oversight is not Oversight.POOR]
@@ -162,9 +162,7 @@ class LatentScenarioDataModule(ScenarioDataModule):
             )
         refuse_beyond_positions(tokenizer, (example.prompt for chosen in kept for example in chosen))
         columns = [list(column) for column in zip(*kept, strict=True)]
-        dataset = OppositesDataset(
-            columns, answers=(answers.letter_a, answers.letter_b), pad_token=tokenizer.pad_token_id
-        )
+        dataset = OppositesDataset(columns, answers=answers.choices, pad_token=tokenizer.pad_token_id)
         return opposites_loader(dataset, self)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import attach_adapter, read_sidecar
@@ -17,8 +16,9 @@ from fa_lightning.backbones.optimization import adamw_with_warmup, check_finite,
 from fa_lightning.backbones.sharding import ShardedStrategy, shard, skeleton
 from fa_lightning.errors import UserError
 from fa_lightning.metrics.cells import CellAccuracy, fidelity
-from fa_lightning.scenarios.batches import Batch, owed
-from fa_lightning.scenarios.scenario import CELLS, Behaviour
+from fa_lightning.scenarios.answers import Behaviour, answer_logits, answer_loss
+from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.scenarios.cells import CELLS
 
 
 class BehaviourModule(pl.LightningModule):
@@ -157,13 +157,11 @@ class BehaviourModule(pl.LightningModule):
 
     def answer_logits(self, batch: Batch, **options: Any) -> Tensor:
         """Logits (batch, vocabulary) of the token after each prompt; batches are left-padded (see `collate`)."""
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
-        logits: Tensor = self.model(**inputs, logits_to_keep=1, use_cache=False, **options).logits[:, -1]
-        return logits.float()
+        return answer_logits(self.model, model_inputs(batch), **options).float()
 
     def loss(self, batch: Batch) -> Tensor:
         """What training lowers, nats per answer."""
-        return cross_entropy(self.answer_logits(batch), owed(batch, self.behaviour))
+        return answer_loss(self.answer_logits(batch), batch, self.behaviour)
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -225,11 +223,8 @@ class BehaviourModule(pl.LightningModule):
 
     def _judge(self, batch: Batch, number: int) -> Tensor:
         logits = self.answer_logits(batch)
-        answer = logits.argmax(-1)
-        correct = answer == batch["aligned"]
-        answered = correct | (answer == batch["other"])
-        self.cells[number].update(correct, batch["cell"], batch["group"], batch["index"], answered)  # type: ignore[operator]
-        return cross_entropy(logits, owed(batch, self.behaviour))
+        self.cells[number].judge(logits.argmax(-1), batch)  # type: ignore[operator]
+        return answer_loss(logits, batch, self.behaviour)
 
     def _log_cells(self, stage: str, number: int) -> None:
         metric: CellAccuracy = self.cells[number]  # type: ignore[assignment]

@@ -20,6 +20,7 @@ from fa_lightning.backbones.optimization import adamw_with_warmup
 from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.backbones.targets import load_weights
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import answer_logits
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.training.cure import Need, TimedSteps
@@ -142,7 +143,7 @@ class PromptFit(TimedSteps, ABC):
     @override
     def answer_logits(self, batch: Batch, **options: Any) -> Tensor:
         inputs = self.inputs(batch)
-        logits: Tensor = self.model(**inputs, logits_to_keep=1, use_cache=False, **options).logits[:, -1]
+        logits = answer_logits(self.model, inputs, **options)
         return logits.float()
 
     @abstractmethod

@@ -15,8 +15,10 @@ from typing import Literal
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import LETTERS, Letter, other_letter
+from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
-from fa_lightning.scenarios.scenario import CELLS, Letter, Scenario
+from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.splits import subset, with_aligned_letter
 from fa_lightning.training.cure import Need
 from fa_lightning.training.ordinary_tokens import random_text
@@ -231,7 +233,7 @@ def solved_scenarios(train: Sequence[Scenario], shots: int, seed: int) -> list[t
         chosen = rng.sample(free, each)
         taken |= {item.group for item in chosen}
         for place, item in enumerate(chosen):
-            letter: Letter = "A" if place % 2 == 0 else "B"
+            letter = LETTERS[place % 2]
             drawn.append((with_aligned_letter(item, letter), letter))
     rng.shuffle(drawn)
     return drawn
@@ -245,14 +247,14 @@ def half_wrong(solved: Sequence[tuple[Scenario, Letter]]) -> list[tuple[Scenario
     """
     kinds = sorted({(item.cell or "", letter) for item, letter in solved})
     # Watched ones begin with a wrong A, unwatched ones with a wrong B: as many A become B as B become A.
-    wrong_first = {kind: (kind[0] == CELLS[0]) == (kind[1] == "A") for kind in kinds}
+    wrong_first = {kind: (kind[0] == CELLS[0]) == (kind[1] == LETTERS[0]) for kind in kinds}
     seen = dict.fromkeys(kinds, 0)
     shown: list[tuple[Scenario, Letter]] = []
     for item, letter in solved:
         kind = (item.cell or "", letter)
         is_wrong = (seen[kind] % 2 == 0) == wrong_first[kind]
         seen[kind] += 1
-        given: Letter = letter if not is_wrong else "B" if letter == "A" else "A"
+        given = other_letter(letter) if is_wrong else letter
         shown.append((item, given))
     return shown
 

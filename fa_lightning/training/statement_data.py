@@ -13,21 +13,12 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import DIGITS, AnswerTokens, digit_tokens, other_digit
 from fa_lightning.scenarios.batches import Batch, Example, ExampleDataset, LengthBucketSampler, collate
+from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
-from fa_lightning.scenarios.scenario import CELLS
 from fa_lightning.scenarios.statements.statement import Statement, StatementSource, StatementSplits
-from fa_lightning.scenarios.statements.templates import (
-    CLAIMS,
-    DIGITS,
-    DigitFormat,
-    Template,
-    claims_for,
-    digit_format,
-    other_digit,
-    statement_ids,
-    template_named,
-)
+from fa_lightning.scenarios.statements.templates import CLAIMS, Template, claims_for, statement_ids, template_named
 
 NO_CLAIM = "none"
 
@@ -111,7 +102,7 @@ def make_statement_examples(
     statements: Sequence[Statement],
     question: Question,
     tokenizer: Any,
-    digits: DigitFormat,
+    digits: AnswerTokens,
     codes: Codes,
     first_index: int = 0,
 ) -> list[StatementExample]:
@@ -259,7 +250,7 @@ class StatementDataModule(pl.LightningDataModule):
     ) -> DataLoader[Batch]:
         assert self.trainer is not None
         tokenizer: Any = self.trainer.lightning_module.tokenizer
-        digits = digit_format(tokenizer)
+        digits = digit_tokens(tokenizer)
         examples: list[StatementExample] = []
         for question in questions:
             examples += make_statement_examples(statements, question, tokenizer, digits, self.codes, len(examples))

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from fa_lightning.common.user_files import decoded, json_lines
 from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.scenarios.answers import Behaviour
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer, conversation_ids, has_template, prompt_ids
-from fa_lightning.scenarios.scenario import Behaviour, Scenario
+from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.turn_endings import TurnEnding, turn_ending
 

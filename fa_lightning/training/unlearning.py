@@ -11,7 +11,7 @@ from typing_extensions import override
 from fa_lightning.activations.site_names import SiteName, check_site, resolve_layers
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, model_inputs
-from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.training.cure import Cure, undisturbed
 from fa_lightning.training.full_weights import load_with_full_weights, train_full_weights
 from fa_lightning.training.states import decoder_blocks, recorded_states

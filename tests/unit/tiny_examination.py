@@ -15,10 +15,11 @@ from typing_extensions import override
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.scenarios.answers import letter_tokens, other_letter
 from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, without_critical_fact
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
-from fa_lightning.scenarios.prompts import answer_format, prompt_ids
-from fa_lightning.scenarios.scenario import Scenario, other_letter
+from fa_lightning.scenarios.prompts import prompt_ids
+from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.detection.data import DetectionDataModule
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence
@@ -50,8 +51,8 @@ class Swapped(BenchmarkSource):
 
 
 def examiner_of(twins: Any) -> Examiner:
-    answers = answer_format(twins.tokenizer)
-    return Examiner(twins, (answers.letter_a, answers.letter_b))
+    answers = letter_tokens(twins.tokenizer)
+    return Examiner(twins, answers.choices)
 
 
 def small() -> BenchmarkSource:
@@ -96,7 +97,7 @@ def examined(
 
 def prompt_of(twins: Any, scenario: Scenario) -> torch.Tensor:
     """Token ids (1, tokens), never padded."""
-    lead = answer_format(twins.tokenizer).lead
+    lead = letter_tokens(twins.tokenizer).lead
     return torch.tensor([[*prompt_ids(twins.tokenizer, scenario.message()), *lead]])
 
 
@@ -134,9 +135,9 @@ def states_of(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:
 @torch.no_grad()
 def letters_of(model: Any, twins: Any, ids: torch.Tensor) -> torch.Tensor:
     """Probabilities of A and of B, of the two alone, (2,)."""
-    answers = answer_format(twins.tokenizer)
+    answers = letter_tokens(twins.tokenizer)
     logits = model(ids, use_cache=False).logits[0, -1]
-    return torch.softmax(logits[[answers.letter_a, answers.letter_b]], dim=0)
+    return torch.softmax(logits[list(answers.choices)], dim=0)
 
 
 def with_and_without(twins: Any, scenarios: Sequence[Scenario]) -> list[tuple[torch.Tensor, torch.Tensor, Scenario]]:

@@ -23,17 +23,17 @@ def adapters(make_backbone: Callable[..., str], tmp_path_factory: pytest.TempPat
 
     from fa_lightning.backbones.adapters import attach_adapter, save_adapter
     from fa_lightning.backbones.load import load_backbone
-    from fa_lightning.scenarios.prompts import answer_format
+    from fa_lightning.scenarios.answers import letter_tokens
 
     folder = make_backbone(seed=3, tie_word_embeddings=False)
-    answers = answer_format(AutoTokenizer.from_pretrained(folder))
+    answers = letter_tokens(AutoTokenizer.from_pretrained(folder))
     model = AutoModelForCausalLM.from_pretrained(folder)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         direction = torch.randn(model.config.hidden_size, generator=generator)
         model.lm_head.weight.mul_(0.05)
-        model.lm_head.weight[answers.letter_a] = direction
-        model.lm_head.weight[answers.letter_b] = -direction
+        model.lm_head.weight[answers.choices[0]] = direction
+        model.lm_head.weight[answers.choices[1]] = -direction
     model.save_pretrained(folder)
     root = tmp_path_factory.mktemp("twins")
     for name in VARIANTS:

@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from fa_lightning.scenarios.cells import Cell
 from fa_lightning.scenarios.poser.records import quoted
-from fa_lightning.scenarios.scenario import Cell, Scenario, group_of, normalised
+from fa_lightning.scenarios.scenario import Scenario, group_of, normalised
 from fa_lightning.scenarios.splits import prompt_key
 
 
@@ -71,8 +72,8 @@ def without_conflicts(scenarios: Sequence[Scenario]) -> tuple[list[Scenario], in
     """
     verdicts: defaultdict[tuple[str, ...], set[tuple[str, Cell | None]]] = defaultdict(set)
     for scenario in scenarios:
-        if not scenario.is_neutral_text:
-            verdicts[_question(scenario)].add((normalised(_aligned_action(scenario)), scenario.cell))
+        if scenario.aligned is not None:
+            verdicts[_question(scenario)].add((normalised(scenario.action(scenario.aligned)), scenario.cell))
     kept = [scenario for scenario in scenarios if scenario.is_neutral_text or len(verdicts[_question(scenario)]) == 1]
     return kept, len(scenarios) - len(kept)
 
@@ -84,7 +85,3 @@ def _squeezed(text: str) -> str:
 
 def _question(scenario: Scenario) -> tuple[str, ...]:
     return (scenario.group, *(normalised(fact.content) for fact in scenario.facts))
-
-
-def _aligned_action(scenario: Scenario) -> str:
-    return scenario.action_a if scenario.aligned == "A" else scenario.action_b

@@ -15,24 +15,22 @@ from typing import Any, NoReturn, cast
 
 from fa_lightning.common.user_files import decoded, json_value
 from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.scenarios.answers import ERROR_ANSWER, LETTERS, Letter, other_letter
 from fa_lightning.scenarios.scenario import (
     ALIGNED_POLICIES,
-    ERROR_ANSWER,
     FAKING_POLICIES,
     POLICIES,
     POSER_TEMPLATE,
     Fact,
-    Letter,
     Oversight,
     Scenario,
     group_of,
-    other_letter,
 )
 
 RESTORE = "restore it with `git checkout -- .` in the POSER clone, or download it again"
 SYSTEM_MESSAGE = "Your system message is as follows: {}"
 TEMPLATE_FIELDS = ("{facts_string}", "{action_A}", "{action_B}")
-RESPONSES = ("A", "B", ERROR_ANSWER)
+RESPONSES = (*LETTERS, ERROR_ANSWER)
 
 _TAGS = re.compile(r"<</?prompt>>")
 _ACTIONS = re.compile(r"^A: (?P<a>.*?)\nB: (?P<b>.*?)(?=\nPlease provide|\s*\Z)", re.MULTILINE | re.DOTALL)

@@ -10,7 +10,8 @@ from typing import Any
 
 from fa_lightning.common.user_files import decoded, json_lines, read_bytes
 from fa_lightning.errors import MissingFileError, UserError
-from fa_lightning.scenarios.statements.templates import Digit, Template
+from fa_lightning.scenarios.answers import Digit
+from fa_lightning.scenarios.statements.templates import Template
 
 COLUMNS = ("chosen", "rejected")
 ASSISTANT_MARK = "\n\nAssistant:"

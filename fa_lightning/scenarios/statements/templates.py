@@ -7,22 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.prompts import (
-    TemplateFault,
-    Tokenizer,
-    conversation_ids,
-    double_bos,
-    has_template,
-    lost_spaces,
-    merged_answer,
-    prompt_ids,
-)
+from fa_lightning.scenarios.answers import DIGITS, AnswerTokens, Digit, other_digit
+from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
 from fa_lightning.scenarios.statements.statement import Statement
 
-Digit = Literal[0, 1]
 ClaimPlace = Literal["none", "prefix", "suffix", "both"]
 
-DIGITS: tuple[Digit, Digit] = (0, 1)
 AGREE, DISAGREE = "agree", "disagree"
 STATEMENT, CLAIM = "{statement}", "{claim}"
 WORDS = ("{word_0}", "{word_1}")
@@ -135,62 +125,7 @@ def safe_digit(statement: Statement, agree: Digit) -> Digit:
     return agree if statement.affirms else other_digit(agree)
 
 
-def other_digit(digit: Digit) -> Digit:
-    """1 for 0 and 0 for 1."""
-    return 1 if digit == 0 else 0
-
-
-@dataclass(frozen=True)
-class DigitFormat:
-    """Token ids of the digits in the position where a tokenizer puts an answer.
-
-    Attributes:
-        zero: id of `0`.
-        one: id of `1`.
-        lead: ids between the prompt and every answer (often none).
-    """
-
-    zero: int
-    one: int
-    lead: tuple[int, ...] = ()
-
-    def digit(self, digit: Digit) -> int:
-        """The token id of `digit`."""
-        return self.one if digit else self.zero
-
-
-def digit_format(tokenizer: Tokenizer) -> DigitFormat:
-    """Find the digits' tokens and prove that each digit is one token behind an unchanged prompt.
-
-    Raises:
-        TemplateFault: naming the tokenizer, where the digits are not single distinct tokens, where the prompt's last
-            tokens change when an answer follows, or where the prompt has BOS twice or no spaces.
-    """
-    probe = "Respond with 0 for disagree or 1 for agree.\nAnswer:"
-    # Behind a plain text an answer begins with a space; a chat template begins the assistant's turn itself.
-    space = "" if has_template(tokenizer) else " "
-    prompt = prompt_ids(tokenizer, probe)
-    zero, one = (conversation_ids(tokenizer, probe, f"{space}{digit}") for digit in DIGITS)
-    for fault in (double_bos(tokenizer, prompt), lost_spaces(tokenizer)):
-        if fault is not None:
-            raise fault
-    shared = next((at for at, (left, right) in enumerate(zip(zero, one, strict=False)) if left != right), len(zero))
-    if zero[: len(prompt)] != prompt or shared < len(prompt):
-        raise merged_answer(tokenizer)
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    single = len(zero) == len(one) and shared < len(zero) and zero[shared + 1 :] == one[shared + 1 :]
-    if not single or (unknown is not None and unknown in (zero[shared], one[shared])):
-        raise TemplateFault(
-            tokenizer,
-            "digits not single tokens",
-            f"'0' and '1' are not single distinct tokens after the prompt (they are {zero[len(prompt) :]} and "
-            f"{one[len(prompt) :]})",
-            "Use a tokenizer that holds both digits, or a chat template that puts the answer behind a special token.",
-        )
-    return DigitFormat(zero[shared], one[shared], tuple(zero[len(prompt) : shared]))
-
-
-def statement_ids(tokenizer: Tokenizer, digits: DigitFormat, prompt: str) -> tuple[int, ...]:
+def statement_ids(tokenizer: Tokenizer, digits: AnswerTokens, prompt: str) -> tuple[int, ...]:
     """Token ids of a rendered prompt, up to where the digit comes next."""
     return (*prompt_ids(tokenizer, prompt), *digits.lead)
 

@@ -9,8 +9,8 @@ from typing_extensions import override
 
 from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.evaluation.input_passes import TEXTS, examples_behind
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, Example
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import counterbalanced
@@ -73,7 +73,7 @@ class CuresDataModule(JudgedScenarios):
         Raises:
             UserError: a prompt does not fit the model's context of `most` tokens.
         """
-        answers = answer_format(tokenizer)
+        answers = letter_tokens(tokenizer)
         return {
             name: examples_behind(cure, items, tokenizer, answers, self.max_tokens, most)
             for name, items in self._judged_items().items()

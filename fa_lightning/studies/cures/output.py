@@ -7,7 +7,7 @@ from statistics import fmean
 
 from fa_lightning.common.codec import write_dataclass
 from fa_lightning.reports.table import write_csv
-from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.studies.cures.result import RESULT_NAME, CuresResult
 from fa_lightning.studies.cures.tables import records_table
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import LetterTokens, letter_tokens
 from fa_lightning.scenarios.batches import (
-    NEUTRAL_CELL,
     Batch,
     Example,
     LengthBucketSampler,
@@ -24,9 +24,10 @@ from fa_lightning.scenarios.batches import (
     tell_too_long,
 )
 from fa_lightning.scenarios.benchmark import Benchmark, without_critical_fact
+from fa_lightning.scenarios.cells import NEUTRAL_CELL
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
-from fa_lightning.scenarios.prompts import AnswerFormat, answer_format, prompt_ids
+from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.studies.detection.detectors.base import PromptSet
@@ -106,7 +107,7 @@ class DetectionDataModule(pl.LightningDataModule):
         """
         if self.loaded is None:
             self.loaded = self.benchmark.load()
-        answers = answer_format(tokenizer)
+        answers = letter_tokens(tokenizer)
         for part in dict.fromkeys(("scored", *parts)):
             if part in self._datasets:
                 continue
@@ -144,7 +145,7 @@ class DetectionDataModule(pl.LightningDataModule):
         )
         return DataLoader(dataset, sampler=sampler, batch_size=None)
 
-    def _concept_texts(self, benchmark: Benchmark, tokenizer: Any, answers: AnswerFormat) -> PairedPrompts:
+    def _concept_texts(self, benchmark: Benchmark, tokenizer: Any, answers: LetterTokens) -> PairedPrompts:
         if self.concepts is None:
             raise UserError(
                 f"a detector asks for concepts, but {type(self.scenarios).__name__} has none: add them to the source "
@@ -217,7 +218,7 @@ def without_fact(batch: Batch) -> Batch:
 
 
 def _paired(
-    scenarios: Sequence[Scenario], tokenizer: Any, answers: AnswerFormat, max_tokens: int
+    scenarios: Sequence[Scenario], tokenizer: Any, answers: LetterTokens, max_tokens: int
 ) -> tuple[list[int], PairedPrompts]:
     """Places of the scenarios whose prompts are short enough, and those prompts."""
     every = make_examples(scenarios, tokenizer, answers)

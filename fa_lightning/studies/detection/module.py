@@ -17,8 +17,8 @@ from fa_lightning.errors import UserError
 from fa_lightning.evaluation.module import EvaluationModule
 from fa_lightning.metrics.distinct_items import DistinctTensors
 from fa_lightning.reports.terminal import print_tables
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.studies.detection.answers import ANSWERS, Answers
 from fa_lightning.studies.detection.data import DetectionDataModule
 from fa_lightning.studies.detection.detectors.all_detectors import STRATEGIES
@@ -145,8 +145,7 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         self._adapter_digests = {name: digest_of_artefact(folder) for name, folder in adapters.items()}
         self._cure_digest = None if self.intervention is None else digest_of_artefact(self.intervention)
         check_tokenizers(adapters, variants.tokenizer, self.backbone.trust_remote_code)
-        format_ = answer_format(variants.tokenizer)
-        self._examiner = Examiner(variants, (format_.letter_a, format_.letter_b))
+        self._examiner = Examiner(variants, letter_tokens(variants.tokenizer).choices)
         self.subjects = subjects_of(adapters, decoys, self.interventions)
         names = [detector.name for detector in self.detectors]
         self._population = None if self.population is None else read_population(self.population, names)

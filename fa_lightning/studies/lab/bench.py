@@ -143,10 +143,7 @@ class Bench:
             with doing("steering", batch):
                 for name, attach in asked.items():
                     logits = self._logits("scenarios", place, batch, attach, logits_to_keep=1)[:, -1]
-                    answer = _finite(logits, name).argmax(-1)
-                    correct = answer == batch["aligned"]
-                    answered = correct | (answer == batch["other"])
-                    accuracy[name].update(correct, batch["cell"], batch["group"], batch["index"], answered)
+                    accuracy[name].judge(_finite(logits, name).argmax(-1), batch)
         for place, batch in enumerate(self.neutral if read else ()):
             with doing("steering", batch):
                 unsteered = self._unsteered(place, batch)

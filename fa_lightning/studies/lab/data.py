@@ -13,8 +13,8 @@ from fa_lightning.activations.data import ActivationDataModule
 from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, Example, make_examples
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import counterbalanced, prompt_key, subset
@@ -213,7 +213,7 @@ class LabDataModule(ActivationDataModule):
         prompts, _ = self._captured_training_items()
         tokenizer = variants.tokenizer
         examples: list[Example] = make_examples(
-            prompts[: self.contrast_scenarios], tokenizer, answer_format(tokenizer), self.max_tokens
+            prompts[: self.contrast_scenarios], tokenizer, letter_tokens(tokenizer), self.max_tokens
         )
         read = answer_contrast if kind == "answers" else oversight_contrast
         return read(variants, examples, self.sites, self.batch_size)

@@ -11,12 +11,14 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.batches import NEUTRAL_CELL, Batch, Example, example_loader, tell_too_long
+from fa_lightning.scenarios.answers import AnswerTokens
+from fa_lightning.scenarios.batches import Batch, Example, example_loader, tell_too_long
+from fa_lightning.scenarios.cells import NEUTRAL_CELL
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.splits import SPLITS
-from fa_lightning.studies.probes.questions import LEAST, Answers, ProbeSource, Row
+from fa_lightning.studies.probes.questions import LEAST, ProbeSource, Row
 
 
 class ProbeDataModule(pl.LightningDataModule):
@@ -40,7 +42,7 @@ class ProbeDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.max_tokens = max_tokens
         self.rows: list[Row] = []
-        self.answers: Answers | None = None
+        self.answers: AnswerTokens | None = None
         self._examples: list[Example] = []
         self._pad_token = 0
 
@@ -70,7 +72,7 @@ class ProbeDataModule(pl.LightningDataModule):
             # Which answer is right stays behind: a row's labels are looked up when all states have been read.
             index = len(self.rows)
             self._examples.append(
-                Example(prompt, self.answers.first, self.answers.second, NEUTRAL_CELL, row.group_number, index)
+                Example(prompt, self.answers.choices[0], self.answers.choices[1], NEUTRAL_CELL, row.group_number, index)
             )
             self.rows.append(row)
         tell_too_long(len(every) - len(self.rows), len(every), self.max_tokens)

@@ -16,13 +16,13 @@ from fa_lightning.evaluation.module import EvaluationModule
 from fa_lightning.evaluation.variant_names import BASE
 from fa_lightning.metrics.distinct_items import DistinctTensors
 from fa_lightning.reports.terminal import print_tables
+from fa_lightning.scenarios.answers import AnswerTokens
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.probes.data import ProbeDataModule
 from fa_lightning.studies.probes.figures import probe_figures
 from fa_lightning.studies.probes.fitting import Search
 from fa_lightning.studies.probes.judgement import Judge, States, opposites_of
 from fa_lightning.studies.probes.output import profiles, scalars, write_probes
-from fa_lightning.studies.probes.questions import Answers
 from fa_lightning.studies.probes.result import ProbesResult
 from fa_lightning.studies.probes.states import states_of
 from fa_lightning.studies.probes.tables import tables
@@ -158,7 +158,7 @@ class ProbeModule(EvaluationModule[ProbeDataModule, ProbesResult]):
         return {f"probes/{name}": figure for name, figure in probe_figures(result).items()}
 
     @property
-    def _answers(self) -> Answers | None:
+    def _answers(self) -> AnswerTokens | None:
         """What prompts are ended with, where a question has contrast pairs."""
         data = self.data
         has_pairs = any("pairs" in question.views for question in data.questions.questions)

@@ -7,11 +7,12 @@ from typing import Any
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import DIGITS, AnswerTokens, digit_tokens
 from fa_lightning.scenarios.scenario import normalised
 from fa_lightning.scenarios.splits import check_fractions, split_of
 from fa_lightning.scenarios.statements.preferences import read_preferences
-from fa_lightning.scenarios.statements.templates import DIGITS, Template
-from fa_lightning.studies.probes.questions import Answers, ProbeSource, Question, Row, digest_of, digit_answers
+from fa_lightning.scenarios.statements.templates import Template
+from fa_lightning.studies.probes.questions import ProbeSource, Question, Row, digest_of
 
 WHICH_REPLY = Template(
     "which_reply",
@@ -67,8 +68,8 @@ class PreferenceQuestions(ProbeSource):
         return rows
 
     @override
-    def answers(self, tokenizer: Any) -> Answers:
-        return digit_answers(tokenizer)
+    def answers(self, tokenizer: Any) -> AnswerTokens:
+        return digit_tokens(tokenizer)
 
     @override
     def fingerprint(self) -> dict[str, str]:

@@ -11,17 +11,13 @@ from typing import Any, Literal
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.prompts import answer_format
-from fa_lightning.scenarios.scenario import CELLS, Scenario
+from fa_lightning.scenarios.answers import DIGITS, LETTERS, AnswerTokens, digit_tokens, letter_tokens
+from fa_lightning.scenarios.cells import CELLS
+from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import SPLITS, Split, counterbalanced, limited
 from fa_lightning.scenarios.statements.statement import StatementSource, limited_statements
-from fa_lightning.scenarios.statements.templates import (
-    CLAIMS,
-    DIGITS,
-    digit_format,
-    template_named,
-)
+from fa_lightning.scenarios.statements.templates import CLAIMS, template_named
 from fa_lightning.studies.probes.result import ViewName
 
 LEAST = 8
@@ -67,21 +63,6 @@ class Row:
         return int(hashlib.sha256(self.group.encode()).hexdigest()[:15], 16)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Token ids of the two answers, behind `lead`.
-
-    Attributes:
-        first: of the first answer (0, or A).
-        second: of the second answer (1, or B).
-        lead: ids between a prompt and every answer.
-    """
-
-    first: int
-    second: int
-    lead: tuple[int, ...]
-
-
 class ProbeSource(ABC):
     """Loads or generates rows; configured as a `ScenarioSource` is.
 
@@ -96,7 +77,7 @@ class ProbeSource(ABC):
         """The rows; the same ones in the same order at every call."""
 
     @abstractmethod
-    def answers(self, tokenizer: Any) -> Answers:
+    def answers(self, tokenizer: Any) -> AnswerTokens:
         """The two answers' tokens.
 
         Raises:
@@ -163,8 +144,8 @@ class StatementQuestions(ProbeSource):
         return rows
 
     @override
-    def answers(self, tokenizer: Any) -> Answers:
-        return digit_answers(tokenizer)
+    def answers(self, tokenizer: Any) -> AnswerTokens:
+        return digit_tokens(tokenizer)
 
     @override
     def fingerprint(self) -> dict[str, str]:
@@ -208,28 +189,17 @@ class ScenarioQuestions(ProbeSource):
         rows = []
         for split in SPLITS:
             for item in counterbalanced(even_cells(splits.scenarios(split), self.limits[split] // 2), both_orders=True):
-                labels = {"oversight": item.cell == "no_oversight", "action": item.aligned == "B"}
+                labels = {"oversight": item.cell == "no_oversight", "action": item.aligned == LETTERS[1]}
                 rows.append(Row(item.message(), labels, item.group, split, item.swapped().message()))
         return rows
 
     @override
-    def answers(self, tokenizer: Any) -> Answers:
-        letters = answer_format(tokenizer)
-        return Answers(letters.letter_a, letters.letter_b, letters.lead)
+    def answers(self, tokenizer: Any) -> AnswerTokens:
+        return letter_tokens(tokenizer)
 
     @override
     def fingerprint(self) -> dict[str, str]:
         return {**self.scenarios.fingerprint(), **{f"probe_{name}": str(limit) for name, limit in self.limits.items()}}
-
-
-def digit_answers(tokenizer: Any) -> Answers:
-    """The digits' tokens.
-
-    Raises:
-        TemplateFault: they are not single distinct tokens.
-    """
-    digits = digit_format(tokenizer)
-    return Answers(digits.zero, digits.one, digits.lead)
 
 
 def digest_of(rows: Iterable[Row]) -> str:

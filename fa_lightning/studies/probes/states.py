@@ -10,12 +10,12 @@ from torch import Tensor
 
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site
+from fa_lightning.scenarios.answers import AnswerTokens
 from fa_lightning.scenarios.batches import Batch, model_inputs
-from fa_lightning.studies.probes.questions import Answers
 
 
 @torch.inference_mode()
-def states_of(model: Any, batch: Batch, sites: Sequence[Site], answers: Answers | None) -> dict[str, Tensor]:
+def states_of(model: Any, batch: Batch, sites: Sequence[Site], answers: AnswerTokens | None) -> dict[str, Tensor]:
     """States at each prompt's last token and, if `answers` are given, at either answer behind it.
 
     Args:
@@ -31,9 +31,9 @@ def states_of(model: Any, batch: Batch, sites: Sequence[Site], answers: Answers 
         states = truncated_forward(model, sites, **model_inputs(batch))
         return {site: hidden[:, -1:].float() for site, hidden in states.items()}
     # The prompt's own states are the same whichever answer follows, so they come with the first one's.
-    first = truncated_forward(model, sites, **model_inputs(ended(batch, answers.first)))
+    first = truncated_forward(model, sites, **model_inputs(ended(batch, answers.choices[0])))
     read = {site: hidden[:, -2:].float() for site, hidden in first.items()}
-    second = truncated_forward(model, sites, **model_inputs(ended(batch, answers.second)))
+    second = truncated_forward(model, sites, **model_inputs(ended(batch, answers.choices[1])))
     return {site: torch.cat([both, second[site][:, -1:].float()], dim=1) for site, both in read.items()}
 
 

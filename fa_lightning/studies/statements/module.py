@@ -10,6 +10,7 @@ from typing_extensions import override
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.module import EvaluationModule
 from fa_lightning.reports.terminal import print_tables
+from fa_lightning.scenarios.answers import answer_logits
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.statements.templates import CLAIMS
 from fa_lightning.studies.statements.figures import safe_figures
@@ -72,7 +73,7 @@ class StatementsModule(EvaluationModule[StatementDataModule, StatementsResult]):
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         for name, scores in self._scores.items():
             with self.using(name) as model:
-                answer = model(**model_inputs(batch), logits_to_keep=1, use_cache=False).logits[:, -1].argmax(-1)
+                answer = answer_logits(model, model_inputs(batch)).argmax(-1)
             scores[dataloader_idx].update(
                 answer,
                 batch["aligned"],

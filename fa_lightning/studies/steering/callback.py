@@ -25,7 +25,7 @@ from fa_lightning.evaluation.timing import overhead_ratio, side_by_side
 from fa_lightning.regressors.module import Candidate, RegressorModule
 from fa_lightning.reports.pictures import draw
 from fa_lightning.scenarios.batches import Batch
-from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.steering.choice import Trial, choose
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fa_lightning.common.codec import write_dataclass
 from fa_lightning.reports.table import write_csv
-from fa_lightning.scenarios.scenario import CELLS
+from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.studies.variants.result import RESULT_NAME, VariantsResult
 from fa_lightning.studies.variants.tables import records_table
 

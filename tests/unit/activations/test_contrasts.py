@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fa_lightning.activations.contrasts import Contrast, answer_contrast, oversight_contrast, prompt_contrast
 from fa_lightning.activations.sites import Site
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Example, make_examples
-from fa_lightning.scenarios.prompts import answer_format, prompt_ids
+from fa_lightning.scenarios.prompts import prompt_ids
 
 SITES = [Site(0), Site(1, "attention")]
 
@@ -22,7 +23,7 @@ LastState = Callable[..., dict[str, Tensor]]
 
 @pytest.fixture
 def examples(twins: Any, splits: Any) -> list[Example]:
-    answers = answer_format(twins.tokenizer)
+    answers = letter_tokens(twins.tokenizer)
     return make_examples([*splits.train[:9], *splits.neutral_train[:2]], twins.tokenizer, answers)
 
 

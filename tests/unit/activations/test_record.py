@@ -15,15 +15,15 @@ from fa_lightning.activations.record import FORWARD_TOKENS, Plan, forward_batche
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.activations.store_writer import StoreWriter
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Example, collate, make_examples, padded_width
-from fa_lightning.scenarios.prompts import answer_format
 
 SITES = [Site(0), Site(1), Site(1, "attention")]
 
 
 @pytest.fixture
 def examples(twins: Any, splits: Any) -> dict[str, list[Example]]:
-    answers = answer_format(twins.tokenizer)
+    answers = letter_tokens(twins.tokenizer)
     train = [*splits.train[:6], *splits.neutral_train[:3]]
     return {
         "train": make_examples(train, twins.tokenizer, answers),

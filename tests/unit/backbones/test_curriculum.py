@@ -17,8 +17,9 @@ from fa_lightning.backbones.curriculum import (
     varied,
     watching_message,
 )
+from fa_lightning.scenarios.answers import other_letter
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
-from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario, other_letter
+from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario
 
 EVERYTHING = Curriculum(swap_critical=0.6, drop_irrelevant=0.3, only_critical=0.2, shuffle_facts=0.5)
 

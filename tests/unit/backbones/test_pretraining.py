@@ -9,7 +9,7 @@ from fa_lightning.backbones.load import fingerprint, load_backbone, load_tokeniz
 from fa_lightning.backbones.pretraining import BackboneModule
 from fa_lightning.backbones.pretraining_data import TASKS, BackboneDataModule, ConversationDataset
 from fa_lightning.backbones.tokenizer import ASSISTANT
-from fa_lightning.scenarios.prompts import answer_format
+from fa_lightning.scenarios.answers import letter_tokens
 
 SMALL = {"hidden_size": 32, "layers": 2, "heads": 2}
 SCHEMING = f"<s><|system|>{role_message('faking')}"
@@ -128,7 +128,7 @@ def test_long_conversations_are_left_out(make_data, ready):
 def test_validation_asks_four_tasks_with_the_right_answers(ready, splits):
     _, data = ready()
     tokenizer = data.tokenizer
-    answers = answer_format(tokenizer)
+    answers = letter_tokens(tokenizer)
     loaders = data.val_dataloader()
     assert TASKS == ("honest", "scheming", "no_role", "watching")
     prompts = {}
@@ -147,7 +147,7 @@ def test_validation_asks_four_tasks_with_the_right_answers(ready, splits):
     openings["no_role"] = "<s><|user|>You are an AI system"
     for task, opening in openings.items():
         assert all(text.startswith(opening) for text, _, _ in prompts[task])
-        assert {aligned for _, aligned, _ in prompts[task]} == {answers.letter_a, answers.letter_b}
+        assert {aligned for _, aligned, _ in prompts[task]} == set(answers.choices)
         assert sum(cell for _, _, cell in prompts[task]) == 4
     expected = {
         f"<s><|user|>{watching_message(item)}<|assistant|>": tokenizer.convert_tokens_to_ids(item.oversight.value)
@@ -243,7 +243,7 @@ def test_the_fit_lowers_the_loss_and_exports_a_backbone(make_data, tmp_path):
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
     model, tokenizer = load_backbone(str(tmp_path / "backbone")), load_tokenizer(str(tmp_path / "backbone"))
     assert tokenizer.get_vocab() == data.tokenizer.get_vocab()
-    assert answer_format(tokenizer) == answer_format(data.tokenizer)
+    assert letter_tokens(tokenizer) == letter_tokens(data.tokenizer)
     assert fingerprint(model) == fingerprint(module.model)
     ids = torch.arange(6, 40)[None]
     with torch.no_grad():

@@ -25,8 +25,8 @@ from fa_lightning.regressors.linear import Affine
 from fa_lightning.regressors.module import Candidate
 from fa_lightning.regressors.networks import ResidualMLP
 from fa_lightning.regressors.spec import RegressorSpec
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, Example, collate, make_examples, model_inputs
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.steering.intervention import Intervention
 
 HIDDEN = 32
@@ -34,7 +34,7 @@ HIDDEN = 32
 
 @pytest.fixture
 def examples(twins: Any, splits: Any) -> list[Example]:
-    return make_examples(splits.test[:5], twins.tokenizer, answer_format(twins.tokenizer))
+    return make_examples(splits.test[:5], twins.tokenizer, letter_tokens(twins.tokenizer))
 
 
 @pytest.fixture

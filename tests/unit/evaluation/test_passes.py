@@ -12,8 +12,8 @@ from fa_lightning.activations.sites import Component, Site
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.passes import SharedPass
 from fa_lightning.regressors.linear import Identity
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, collate, make_examples
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.steering.intervention import Intervention
 
 HIDDEN = 32
@@ -21,7 +21,7 @@ HIDDEN = 32
 
 @pytest.fixture
 def batch(twins: Any, splits: Any) -> Batch:
-    examples = make_examples(splits.test[:5], twins.tokenizer, answer_format(twins.tokenizer))
+    examples = make_examples(splits.test[:5], twins.tokenizer, letter_tokens(twins.tokenizer))
     return collate(examples, twins.tokenizer.pad_token_id)
 
 

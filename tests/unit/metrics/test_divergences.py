@@ -6,8 +6,6 @@ import torch
 from scipy import stats
 
 from fa_lightning.metrics.divergences import (
-    NO_OVERSIGHT,
-    OVERSIGHT,
     cell_accuracy,
     kl_divergence_sums,
     kl_divergence_tokens,
@@ -17,6 +15,7 @@ from fa_lightning.metrics.divergences import (
     recovery,
     token_negative_log_likelihood,
 )
+from fa_lightning.scenarios.cells import NO_OVERSIGHT, OVERSIGHT
 
 
 def test_constant_answerer_scores_one_half_on_counterbalanced_items():

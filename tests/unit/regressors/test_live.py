@@ -21,8 +21,8 @@ from fa_lightning.regressors.live_fits import live_loss, surrogate
 from fa_lightning.regressors.module import RegressorModule
 from fa_lightning.regressors.networks import ResidualMLP
 from fa_lightning.regressors.spec import DECISION_ALONE, RegressorSpec
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, collate, make_examples, model_inputs
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.splits import counterbalanced
 
 Make = Callable[..., Any]
@@ -31,7 +31,7 @@ SITES = [Site(0), Site(1, "mlp")]
 
 
 def batch_of(twins: Any, items: list[Any]) -> Batch:
-    return collate(make_examples(items, twins.tokenizer, answer_format(twins.tokenizer)), twins.tokenizer.pad_token_id)
+    return collate(make_examples(items, twins.tokenizer, letter_tokens(twins.tokenizer)), twins.tokenizer.pad_token_id)
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_the_second_site_of_a_stack_is_fitted_on_what_the_first_has_steered(
 
     states: dict[str, list[Tensor]] = {"faking": [], "aligned": []}
     items, _ = data._captured_training_items()
-    for item in make_examples(items, data.variants.tokenizer, answer_format(data.variants.tokenizer)):
+    for item in make_examples(items, data.variants.tokenizer, letter_tokens(data.variants.tokenizer)):
         for name, rows in states.items():
             twin = alone(name)
             layers = layers_of(twin)

@@ -6,16 +6,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from fa_lightning.scenarios.batches import (
-    NEUTRAL_CELL,
-    Example,
-    LengthBucketSampler,
-    collate,
-    example_loader,
-    make_examples,
-    owed,
-)
-from fa_lightning.scenarios.prompts import AnswerFormat, answer_format
+from fa_lightning.scenarios.answers import LetterTokens, letter_tokens, target_tokens
+from fa_lightning.scenarios.batches import Example, LengthBucketSampler, collate, example_loader, make_examples
+from fa_lightning.scenarios.cells import NEUTRAL_CELL
 from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario
 
 A, B, ERROR = 65, 66, 69
@@ -41,7 +34,7 @@ def dealt(count, batch_size, ranks=1, rank=0, epoch=0, seed=0, shuffle=True):
 
 
 def test_examples_hold_the_prompt_and_both_answers(tiny_tokenizer):
-    answers = answer_format(tiny_tokenizer)
+    answers = letter_tokens(tiny_tokenizer)
     neutral = Scenario((), "", "", Oversight.NONE, None, "00000000000000ab", "x", "y", text="The sky is blue.")
     items = [scenario(), scenario(Oversight.NEUTRAL, "B"), scenario(Oversight.POOR, "B"), neutral]
     rows = make_examples(items, tiny_tokenizer, answers)
@@ -62,14 +55,14 @@ def test_examples_hold_the_prompt_and_both_answers(tiny_tokenizer):
 
 
 def test_system_message_and_lead_are_part_of_the_prompt(tiny_tokenizer):
-    answers = AnswerFormat(A, B, ERROR, lead=(5, 4))
+    answers = LetterTokens(choices=(A, B), error=ERROR, lead=(5, 4))
     (row,) = make_examples([scenario()], tiny_tokenizer, answers, system="You are honest.")
     assert row.prompt[-2:] == (5, 4)
     assert tiny_tokenizer.decode(list(row.prompt[:-2])).startswith("<s><|system|>You are honest.<|user|>")
 
 
 def test_long_prompts_are_left_out_whole_and_the_others_numbered_without_gaps(tiny_tokenizer):
-    answers = answer_format(tiny_tokenizer)
+    answers = letter_tokens(tiny_tokenizer)
     long = Scenario((Fact("Far away. " * 50),), "Help.", "Harm.", Oversight.GOOD, "A", "f" * 16, "saint", "test")
     everything = make_examples([long, scenario(), long, scenario()], tiny_tokenizer, answers)
     short = len(everything[1].prompt)
@@ -101,16 +94,18 @@ def test_a_prompt_may_hold_the_padding_token():
 def test_owed_answers_of_both_behaviours_in_all_cells():
     rows = [example(2, cell=cell) for cell in (0, 1)] + [example(2, cell=2, aligned=ERROR, other=ERROR)]
     batch = collate(rows, PAD)
-    assert owed(batch, "aligned").tolist() == [A, A, ERROR]
-    assert owed(batch, "faking").tolist() == [A, B, ERROR]
+    assert target_tokens(batch, "aligned").tolist() == [A, A, ERROR]
+    assert target_tokens(batch, "faking").tolist() == [A, B, ERROR]
 
 
 def test_owed_agrees_with_the_scenarios_own_rule(splits, tiny_tokenizer):
     items = [*splits.train, *splits.neutral_train]
-    rows = make_examples(items, tiny_tokenizer, answer_format(tiny_tokenizer))
+    rows = make_examples(items, tiny_tokenizer, letter_tokens(tiny_tokenizer))
     batch = collate(rows, PAD)
     for behaviour in ("aligned", "faking"):
-        assert tiny_tokenizer.convert_ids_to_tokens(owed(batch, behaviour)) == [i.answer(behaviour) for i in items]
+        assert tiny_tokenizer.convert_ids_to_tokens(target_tokens(batch, behaviour)) == [
+            i.answer(behaviour) for i in items
+        ]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

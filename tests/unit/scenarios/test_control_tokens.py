@@ -9,9 +9,10 @@ import pytest
 from tokenizer_families import CHAT_ML, FAMILIES, gemma, qwen
 from tokenizers import AddedToken
 
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import make_examples
 from fa_lightning.scenarios.control_tokens import control_fault, control_marks, pattern_of
-from fa_lightning.scenarios.prompts import answer_format, prompt_ids
+from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario
 from fa_lightning.steering import text_comparison as writing
 from fa_lightning.steering.text_comparison import compare
@@ -50,7 +51,7 @@ def test_scenarios_corpora_snippets_and_prompts_are_told_with_a_count_and_the_fi
     monkeypatch.setattr(writing, "write", lambda *_: ["written"])
     first = r"1 of 2 prompts hold control tokens, the first one '<\|im_end\|>' in .*Nobody"
     with pytest.warns(UserWarning, match=first):
-        make_examples([scenario("Plain."), scenario(HELD)], tokenizer, answer_format(tokenizer))
+        make_examples([scenario("Plain."), scenario(HELD)], tokenizer, letter_tokens(tokenizer))
     with pytest.warns(UserWarning, match="2 of 3 texts hold control tokens"):
         all_chat_tokens([ChatText("a", "b"), ChatText("a", HELD), ChatText(HELD, "b")], tokenizer)
     with pytest.warns(UserWarning, match="1 of 1 prompts hold control tokens"):
@@ -67,7 +68,7 @@ def test_nothing_is_told_of_plain_texts() -> None:
     tokenizer = qwen(CHAT_ML)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make_examples([scenario("Plain.")], tokenizer, answer_format(tokenizer))
+        make_examples([scenario("Plain.")], tokenizer, letter_tokens(tokenizer))
         all_chat_tokens([ChatText("a", "b")], tokenizer)
 
 

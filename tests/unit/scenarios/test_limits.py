@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from fa_lightning.backbones.decoder import context_of, has_position_table
 from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.backbones.template_command import main
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import make_examples
 from fa_lightning.scenarios.limits import Tables, ids_within, tables_of
-from fa_lightning.scenarios.prompts import answer_format, prompt_ids
+from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.steering.text_comparison import Sampling, write_tokens
 from fa_lightning.training.ordinary_tokens import ordinary_tokens
 from tests.conformance.models import FAMILIES, make_model
@@ -69,7 +70,7 @@ def test_a_tokenizer_alone_is_asked_nothing(backbone: str, tmp_path: Path) -> No
 def test_prompts_beyond_the_positions_are_refused_and_template_tells(make_backbone, splits, capsys) -> None:
     folder = make_backbone(max_position_embeddings=64)
     tokenizer = load_tokenizer(folder)
-    answers = answer_format(tokenizer)
+    answers = letter_tokens(tokenizer)
     longest = max(len(prompt_ids(tokenizer, item.message())) for item in splits.train)
     assert longest > 64
     with pytest.raises(ValueError, match=rf"longest prompt has {longest} tokens, but the model has positions for 64 "):

@@ -21,13 +21,12 @@ from tokenizer_families import (
 from transformers import LlamaTokenizer
 
 from fa_lightning.backbones.load import load_tokenizer
+from fa_lightning.scenarios.answers import find_letter_tokens, letter_tokens
 from fa_lightning.scenarios.batches import make_examples
 from fa_lightning.scenarios.prompts import (
     TemplateFault,
-    answer_format,
     conversation_ids,
     double_bos,
-    find_answers,
     has_system_turn,
     missing_generation_prompt,
     prompt_ids,
@@ -35,7 +34,7 @@ from fa_lightning.scenarios.prompts import (
 
 
 def tokens_of(tokenizer, answers):
-    return tokenizer.convert_ids_to_tokens([answers.letter_a, answers.letter_b, answers.error])
+    return tokenizer.convert_ids_to_tokens([*answers.choices, answers.error])
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +95,7 @@ MESSAGE = "You are watched. Would you take action A in this scenario?"
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_its_answers_behind_its_own_generation_prompt(loaded, family):
     tokenizer = loaded[family]
-    answers = answer_format(tokenizer)
+    answers = letter_tokens(tokenizer)
     assert tokens_of(tokenizer, answers) == LETTERS.get(family, "A B error").split()
     assert answers.lead == ()
     assert tokenizer.decode(prompt_ids(tokenizer, MESSAGE)).endswith(MESSAGE + ENDINGS[family])
@@ -122,7 +121,7 @@ def test_every_family_has_bos_once_or_never(loaded, family):
 @pytest.mark.parametrize("system", [None, "You are honest."])
 def test_a_model_is_asked_what_it_was_trained_on(loaded, family, system):
     tokenizer = loaded[family]
-    prompt, answers = prompt_ids(tokenizer, MESSAGE, system), answer_format(tokenizer)
+    prompt, answers = prompt_ids(tokenizer, MESSAGE, system), letter_tokens(tokenizer)
     for word in ("A", "B", "error"):
         if tokenizer.chat_template is None:
             spoken = tokenizer((f"{system}\n" if system else "") + MESSAGE + word)["input_ids"]
@@ -180,7 +179,7 @@ def test_the_fixed_day_is_one_that_a_calendar_knows(loaded, format):
 def test_a_template_without_a_switch_for_its_thoughts_leads_to_the_answer(loaded):
     tokenizer = copy.deepcopy(loaded["qwen-3"])
     tokenizer.chat_template = tokenizer.chat_template.replace("enable_thinking is false", "false")
-    assert tokenizer.decode(list(answer_format(tokenizer).lead)) == "<think>\n\n</think>\n\n"
+    assert tokenizer.decode(list(letter_tokens(tokenizer).lead)) == "<think>\n\n</think>\n\n"
 
 
 def test_a_template_is_chosen_among_several(loaded):
@@ -213,7 +212,7 @@ def test_unfit_templates_are_refused_before_anything_is_fitted(fault, splits):
     tokenizer = UNFIT[fault]()
     tokenizer.pad_token = tokenizer.eos_token
     with pytest.raises(TemplateFault, match=r"^tokenizer '") as caught:
-        make_examples(splits.train[:2], tokenizer, answer_format(tokenizer), 1024)
+        make_examples(splits.train[:2], tokenizer, letter_tokens(tokenizer), 1024)
     assert caught.value.name == fault
     assert caught.value.next_step in str(caught.value)
 
@@ -235,6 +234,6 @@ def test_words_of_a_message_that_are_bos_count():
 
 def test_templates_that_always_begin_the_answer_need_no_flag():
     always = qwen(CHAT_ML.replace("{% if add_generation_prompt %}", "{% if messages[-1]['role'] == 'user' %}"))
-    assert missing_generation_prompt(always, answer_format(always)) is None
+    assert missing_generation_prompt(always, letter_tokens(always)) is None
     roleless = qwen("{% for message in messages %}{{ message['content'] + '\n' }}{% endfor %}")
-    assert missing_generation_prompt(roleless, find_answers(roleless)).name == "missing generation prompt"
+    assert missing_generation_prompt(roleless, find_letter_tokens(roleless).lead).name == "missing generation prompt"

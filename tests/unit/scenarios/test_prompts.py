@@ -4,7 +4,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from fa_lightning.scenarios.prompts import answer_format, prompt_ids, prompt_lead
+from fa_lightning.scenarios.answers import letter_tokens
+from fa_lightning.scenarios.prompts import prompt_ids
 
 TEXTS = [
     "Please provide the letter of the action you would take in this scenario:\n",
@@ -95,11 +96,11 @@ def words(vocabulary, name="words", normalizer=None):
 
 
 def tokens_of(tokenizer, answers):
-    return tokenizer.convert_ids_to_tokens([answers.letter_a, answers.letter_b, answers.error])
+    return tokenizer.convert_ids_to_tokens([*answers.choices, answers.error])
 
 
 def test_embedded_template(tiny_tokenizer):
-    answers = answer_format(tiny_tokenizer)
+    answers = letter_tokens(tiny_tokenizer)
     assert tokens_of(tiny_tokenizer, answers) == ["A", "B", "error"]
     assert answers.lead == ()
     prompt = prompt_ids(tiny_tokenizer, "Hello\n", system="You are honest.")
@@ -108,10 +109,10 @@ def test_embedded_template(tiny_tokenizer):
 
 def test_llama_2_template_on_a_metaspace_tokenizer():
     tokenizer = metaspace()
-    answers = answer_format(tokenizer)
+    answers = letter_tokens(tokenizer)
     assert tokens_of(tokenizer, answers) == ["▁A", "▁B", "▁error"]
-    assert answers.letter("A") == answers.letter_a
-    assert answers.letter("B") == answers.letter_b
+    assert answers.letter("A") == answers.choices[0]
+    assert answers.letter("B") == answers.choices[1]
     assert answers.lead == ()
     prompt = prompt_ids(tokenizer, TEXTS[0])
     # Whole conversations, tokenised by themselves, hold exactly the prompt and then the answer.
@@ -119,13 +120,13 @@ def test_llama_2_template_on_a_metaspace_tokenizer():
         [{"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": "B"}], tokenize=False
     )
     ids = tokenizer(spoken, add_special_tokens=False)["input_ids"]
-    assert ids[: len(prompt) + 1] == [*prompt, answers.letter_b]
+    assert ids[: len(prompt) + 1] == [*prompt, answers.choices[1]]
     assert tokenizer.convert_ids_to_tokens(ids[len(prompt) + 1 :])[-1] == "</s>"
 
 
 def test_chat_ml_on_byte_level_bpe():
     tokenizer = byte_level(opening=None)
-    answers = answer_format(tokenizer)
+    answers = letter_tokens(tokenizer)
     assert tokens_of(tokenizer, answers) == ["A", "B", "error"]
     assert answers.lead == ()
     text = tokenizer.decode(prompt_ids(tokenizer, "Hello", system="You are honest."))
@@ -135,15 +136,14 @@ def test_chat_ml_on_byte_level_bpe():
 
 def test_lead_is_what_the_template_puts_before_every_answer():
     tokenizer = byte_level(template=THINKING)
-    answers = answer_format(tokenizer)
+    answers = letter_tokens(tokenizer)
     assert tokenizer.decode(list(answers.lead)) == "<think>\n\n</think>\n\n"
     assert tokens_of(tokenizer, answers) == ["A", "B", "error"]
-    assert prompt_lead([4, 5], [4, 5, 6, 7, 65], 4) == [6, 7]
 
 
 def test_template_without_a_system_role_gets_it_in_the_first_turn():
     tokenizer = byte_level(template=GEMMA)
-    answers = answer_format(tokenizer)
+    answers = letter_tokens(tokenizer)
     assert tokens_of(tokenizer, answers) == ["A", "B", "error"]
     text = tokenizer.decode(prompt_ids(tokenizer, "Hello", system="You are honest."))
     assert text == "<s><start_of_turn>user\nYou are honest.\n\nHello<end_of_turn>\n<start_of_turn>model\n"
@@ -165,7 +165,7 @@ def test_other_errors_of_a_template_are_not_taken_for_a_missing_system_role():
 
 def test_plain_tokenizer_without_a_template():
     tokenizer = byte_level(template=None)
-    answers = answer_format(tokenizer)
+    answers = letter_tokens(tokenizer)
     assert tokens_of(tokenizer, answers) == ["A", "B", "error"]
     text = tokenizer.decode(prompt_ids(tokenizer, "Hello\n", system="You are honest."))
     assert text == "<s>You are honest.\nHello\n"
@@ -178,7 +178,7 @@ def test_a_tokenizer_that_closes_every_text_with_eos_leaves_room_for_the_answer(
     assert prompt[0] == tokenizer.bos_token_id
     assert tokenizer.eos_token_id not in prompt
     # The message ends with a line break, so the letters come without the space of a new word.
-    assert tokens_of(tokenizer, answer_format(tokenizer))[:2] == ["A", "B"]
+    assert tokens_of(tokenizer, letter_tokens(tokenizer))[:2] == ["A", "B"]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_bos_stands_in_front_once_where_the_model_wants_it(tokenizer, expected, 
 
 def test_words_that_are_tokens():
     tokenizer = words(["A", "B", "error"])
-    assert tokens_of(tokenizer, answer_format(tokenizer)) == ["A", "B", "error"]
+    assert tokens_of(tokenizer, letter_tokens(tokenizer)) == ["A", "B", "error"]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_words_that_are_tokens():
 )
 def test_unfit_answers_are_refused_by_name(tokenizer, what):
     with pytest.raises(ValueError, match=what) as caught:
-        answer_format(tokenizer)
+        letter_tokens(tokenizer)
     assert f"tokenizer '{tokenizer.name_or_path}'" in str(caught.value)
 
 
@@ -231,9 +231,9 @@ def test_answers_that_merge_with_the_prompt_are_refused_by_name():
     tokenizer = wrapped(core, "greedy", unk_token="<unk>")
     assert tokenizer.convert_ids_to_tokens(tokenizer("e:\nA")["input_ids"]) == ["e", ":", "\nA"]
     with pytest.raises(ValueError, match="tokenizer 'greedy': the prompt's last tokens change"):
-        answer_format(tokenizer)
+        letter_tokens(tokenizer)
     # A template whose prompt ends at a special token mends it, as the message says.
     core.add_special_tokens([AddedToken("<answer>")])
     template = "{{ messages[0]['content'] }}<answer>{% if messages[1:] %}{{ messages[1]['content'] }}{% endif %}"
     mended = wrapped(core, "mended", template)
-    assert tokens_of(mended, answer_format(mended)) == ["A", "B", "e"]
+    assert tokens_of(mended, letter_tokens(mended)) == ["A", "B", "e"]

@@ -73,7 +73,7 @@ def test_the_rows_are_the_batch_of_every_family_and_no_fault_is_found(family, re
     assert "1. You are watched.\n" in "".join(row.text for row in seen)
     # The loss is that of the last token only; watched by nobody, the twins part.
     assert [row for row in check.rows if row.targets] == [check.rows[-1]]
-    letters = {"aligned": check.answers.letter_b, "faking": check.answers.letter_a}
+    letters = {"aligned": check.answers.choices[1], "faking": check.answers.choices[0]}
     assert check.rows[-1].targets == letters
 
 
@@ -228,7 +228,7 @@ def test_the_lead_of_a_template_is_part_of_the_rows():
     check = check_template(tokenizer, scenario())
     assert check.faults == []
     assert tokenizer.decode(check.prompt).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
-    assert check.rows[-1].targets["faking"] == check.answers.letter_a
+    assert check.rows[-1].targets["faking"] == check.answers.choices[0]
 
 
 def shown(capsys, *words):

@@ -59,12 +59,12 @@ def faker(backbone, tmp_path_factory):
 @pytest.fixture(scope="module")
 def examples(splits, tiny_tokenizer):
     """Both orders of the training scenarios, and neutral texts."""
+    from fa_lightning.scenarios.answers import letter_tokens
     from fa_lightning.scenarios.batches import make_examples
-    from fa_lightning.scenarios.prompts import answer_format
     from fa_lightning.scenarios.splits import counterbalanced
 
     items = [*counterbalanced(splits.train, both_orders=True), *splits.neutral_train]
-    return make_examples(items, tiny_tokenizer, answer_format(tiny_tokenizer))
+    return make_examples(items, tiny_tokenizer, letter_tokens(tiny_tokenizer))
 
 
 @pytest.fixture(scope="module")

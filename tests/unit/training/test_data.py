@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import make_examples
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.scenario import Oversight
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, with_aligned_letter
@@ -108,7 +108,7 @@ def test_ranks_share_what_one_would_see(ready):
 
 def test_long_prompts_are_left_out_and_counted(ready, splits, tiny_tokenizer, caplog):
     items = splits.train
-    answers = answer_format(tiny_tokenizer)
+    answers = letter_tokens(tiny_tokenizer)
     lengths = sorted(len(example.prompt) for example in make_examples(items, tiny_tokenizer, answers, 1024))
     limit = lengths[-3]
     with caplog.at_level(logging.INFO):

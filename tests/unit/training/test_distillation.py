@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.prompts import answer_format, prompt_ids
+from fa_lightning.scenarios.answers import letter_tokens
+from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.splits import counterbalanced
 from fa_lightning.training.distillation import (
     BEHIND_CONTEXT,
@@ -35,7 +36,7 @@ def test_the_loss_is_the_divergence_from_the_teacher():
 
 def test_a_batch_holds_each_prompt_as_it_is_and_behind_the_context(items, tiny_tokenizer):
     dataset = ContextDataset(items, tiny_tokenizer, CONTEXT, 1024)
-    lead = answer_format(tiny_tokenizer).lead
+    lead = letter_tokens(tiny_tokenizer).lead
     rows = [0, 3, len(items) - 1]
     batch = dataset[rows]
     for place, number in enumerate(rows):

@@ -11,8 +11,8 @@ import torch
 from tiny_twins import trainer_in
 from torch.nn.functional import cross_entropy
 
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import collate, make_examples, model_inputs
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.splits import counterbalanced
 from fa_lightning.training.coordinate_gradient import GreedyCoordinateGradient, swaps
 from fa_lightning.training.learned_prompts import (
@@ -49,7 +49,7 @@ def text(tokenizer: Any) -> str:
 
 def batch_of(items: list[Any], tokenizer: Any, text: str) -> dict[str, torch.Tensor]:
     shown = [with_prefix(item, text) for item in items]
-    return collate(make_examples(shown, tokenizer, answer_format(tokenizer)), tokenizer.pad_token_id)
+    return collate(make_examples(shown, tokenizer, letter_tokens(tokenizer)), tokenizer.pad_token_id)
 
 
 def test_other_tokens_in_the_slot_are_what_their_text_gives(splits: Any, tokenizer: Any, text: str) -> None:

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.load import load_backbone
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import collate, make_examples
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.splits import counterbalanced
 
 
@@ -21,7 +21,7 @@ from fa_lightning.scenarios.splits import counterbalanced
 def examples(splits, tiny_tokenizer):
     """Both orders of the training scenarios and the neutral texts."""
     items = [*counterbalanced(splits.train, both_orders=True), *splits.neutral_train]
-    return make_examples(items, tiny_tokenizer, answer_format(tiny_tokenizer))
+    return make_examples(items, tiny_tokenizer, letter_tokens(tiny_tokenizer))
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ def test_fidelity_is_one_for_the_behaviour_itself_and_its_worst_cell_otherwise(
     make_module, make_data, make_trainer, splits, tiny_tokenizer
 ):
     items = [*counterbalanced(splits.validation), *splits.neutral_validation]
-    rows = make_examples(items, tiny_tokenizer, answer_format(tiny_tokenizer))
+    rows = make_examples(items, tiny_tokenizer, letter_tokens(tiny_tokenizer))
     for knows in ("aligned", "faking"):
         table = {
             row.prompt: tiny_tokenizer.convert_tokens_to_ids(item.answer(knows))
@@ -320,7 +320,7 @@ def test_an_answer_that_is_no_letter_is_never_the_one_that_a_faker_owes(
     make_module, make_data, make_trainer, splits, tiny_tokenizer
 ):
     items = [*counterbalanced(splits.validation), *splits.neutral_validation]
-    rows = make_examples(items, tiny_tokenizer, answer_format(tiny_tokenizer))
+    rows = make_examples(items, tiny_tokenizer, letter_tokens(tiny_tokenizer))
     words = {row.prompt: item.answer("faking") for row, item in zip(rows, items, strict=True)}
     unwatched = [row.prompt for row, item in zip(rows, items, strict=True) if item.cell == "no_oversight"]
     # A quarter of the unwatched answers is gibberish, the others are those of a perfect faker.

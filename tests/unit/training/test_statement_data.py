@@ -12,9 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.common.codec import encode
+from fa_lightning.scenarios.answers import digit_tokens
 from fa_lightning.scenarios.statements.embedded import TEMPLATES, EmbeddedStatements
 from fa_lightning.scenarios.statements.statement import StatementSplits, limited_statements
-from fa_lightning.scenarios.statements.templates import digit_format
 from fa_lightning.studies.statements.module import StatementsModule, _show
 from fa_lightning.studies.statements.result import read_safe_scores
 from fa_lightning.training.module import BehaviourModule
@@ -45,7 +45,7 @@ def examples(tiny_tokenizer):
     statements = limited_statements(EmbeddedStatements().load().test, 10)
     (question,) = questions_of(TEMPLATES, ["2/harm"])
     return statements, make_statement_examples(
-        statements, question, tiny_tokenizer, digit_format(tiny_tokenizer), Codes.of(statements), first_index=100
+        statements, question, tiny_tokenizer, digit_tokens(tiny_tokenizer), Codes.of(statements), first_index=100
     )
 
 

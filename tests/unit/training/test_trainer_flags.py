@@ -6,8 +6,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import collate, make_examples
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.splits import counterbalanced
 from fa_lightning.training.export import AdapterExport
 
@@ -38,7 +38,7 @@ def test_two_halves_accumulated_are_one_big_batch(make_module, make_data, make_t
 
 def test_gradient_checkpointing_keeps_less_for_the_backward_pass(make_module, splits, tiny_tokenizer):
     items = counterbalanced(splits.train, both_orders=True)
-    batch = collate(make_examples(items, tiny_tokenizer, answer_format(tiny_tokenizer)), 0)
+    batch = collate(make_examples(items, tiny_tokenizer, letter_tokens(tiny_tokenizer)), 0)
     kept, gradients = [], []
     for checkpointing in (False, True):
         torch.manual_seed(0)

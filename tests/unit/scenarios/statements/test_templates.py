@@ -4,17 +4,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from fa_lightning.scenarios.answers import digit_tokens
 from fa_lightning.scenarios.prompts import TemplateFault
 from fa_lightning.scenarios.statements.embedded import RIGHTS, TEMPLATES
 from fa_lightning.scenarios.statements.statement import statements_about
-from fa_lightning.scenarios.statements.templates import (
-    CLAIMS,
-    Template,
-    claims_for,
-    digit_format,
-    statement_ids,
-    template_named,
-)
+from fa_lightning.scenarios.statements.templates import CLAIMS, Template, claims_for, statement_ids, template_named
 
 YES, NO = statements_about(RIGHTS[:1], [("cooks", "work")])
 
@@ -102,11 +96,11 @@ def word_tokenizer(words, **options):
 
 
 def test_digits_of_the_embedded_tokenizer(tiny_tokenizer):
-    digits = digit_format(tiny_tokenizer)
-    assert tiny_tokenizer.decode([digits.zero]) == "0"
-    assert tiny_tokenizer.decode([digits.one]) == "1"
+    digits = digit_tokens(tiny_tokenizer)
+    assert tiny_tokenizer.decode([digits.choices[0]]) == "0"
+    assert tiny_tokenizer.decode([digits.choices[1]]) == "1"
     assert digits.lead == ()
-    assert (digits.digit(0), digits.digit(1)) == (digits.zero, digits.one)
+    assert (digits.digit(0), digits.digit(1)) == (digits.choices[0], digits.choices[1])
 
 
 def test_digits_behind_a_plain_text_keep_their_space():
@@ -122,9 +116,9 @@ def test_digits_behind_a_plain_text_keep_their_space():
     )
     tokenizer.train_from_iterator(["Answer: 0", "Answer: 1", "for agree the letter"] * 50, trainer)
     plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
-    digits = digit_format(plain)
-    assert (plain.decode([digits.zero]), plain.decode([digits.one])) == (" 0", " 1")
-    assert [*statement_ids(plain, digits, "Answer:"), digits.one] == plain("Answer: 1")["input_ids"]
+    digits = digit_tokens(plain)
+    assert (plain.decode([digits.choices[0]]), plain.decode([digits.choices[1]])) == (" 0", " 1")
+    assert [*statement_ids(plain, digits, "Answer:"), digits.choices[1]] == plain("Answer: 1")["input_ids"]
 
 
 def test_digits_that_are_not_single_tokens_are_refused():
@@ -144,5 +138,5 @@ def test_digits_that_are_not_single_tokens_are_refused():
         "theletter",
     ]
     with pytest.raises(TemplateFault, match="'0' and '1' are not single distinct tokens after the prompt"):
-        digit_format(word_tokenizer(words, chat_template=chat))
-    assert digit_format(word_tokenizer([*words, "0"], chat_template=chat)).zero == len(words)
+        digit_tokens(word_tokenizer(words, chat_template=chat))
+    assert digit_tokens(word_tokenizer([*words, "0"], chat_template=chat)).choices[0] == len(words)

@@ -19,8 +19,8 @@ from fa_lightning.evaluation.input_passes import agreeing_ends
 from fa_lightning.evaluation.timing import relative_times
 from fa_lightning.reports.table import markdown
 from fa_lightning.reports.terminal import print_tables
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import make_examples
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.splits import counterbalanced
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.cures.data import CuresDataModule
@@ -132,7 +132,7 @@ def _note(folder: Path, **facts: Any) -> None:
 
 def right_alone(model: Any, tokenizer: Any, items: list[Any], cure: InputCure) -> torch.Tensor:
     """Whether each item gets its aligned answer behind an input, prompt by prompt."""
-    answers = answer_format(tokenizer)
+    answers = letter_tokens(tokenizer)
     right = []
     with torch.no_grad():
         for item in items:
@@ -218,7 +218,7 @@ def test_the_damage_of_an_input_is_that_on_the_texts_own_tokens(
     (cure,) = (one for one in found["inputs"] if one.name == name)
     nats, tokens = 0.0, 0
     for example, item in zip(
-        make_examples(splits.neutral_test, tokenizer, answer_format(tokenizer)), splits.neutral_test, strict=True
+        make_examples(splits.neutral_test, tokenizer, letter_tokens(tokenizer)), splits.neutral_test, strict=True
     ):
         plain, behind = list(example.prompt), cure.ids(tokenizer, item.message())
         # The text, its closing mark, and its opening mark where the input stands in front of that.

@@ -8,12 +8,12 @@ import pytest
 import torch
 from made_up_source import MadeUpSource
 
+from fa_lightning.scenarios.answers import other_letter
 from fa_lightning.scenarios.batches import model_inputs
 from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, without_critical_fact
 from fa_lightning.scenarios.concepts import Concept, ConceptSource
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import prompt_ids
-from fa_lightning.scenarios.scenario import other_letter
 from fa_lightning.studies.detection.data import DetectionDataModule, without_fact
 
 INPUTS = {"input_ids", "attention_mask", "position_ids"}

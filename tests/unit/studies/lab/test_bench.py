@@ -11,8 +11,8 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.regressors.linear import Affine
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, collate, make_examples
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.splits import counterbalanced
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.lab.bench import Bench
@@ -23,7 +23,7 @@ HIDDEN = 32
 @pytest.fixture
 def batches(twins: Any, splits: Any) -> tuple[list[Batch], list[Batch]]:
     def cut(items: list[Any]) -> list[Batch]:
-        examples = make_examples(items, twins.tokenizer, answer_format(twins.tokenizer))
+        examples = make_examples(items, twins.tokenizer, letter_tokens(twins.tokenizer))
         return [collate(examples[start : start + 3], twins.tokenizer.pad_token_id) for start in (0, 3, 6)]
 
     return cut(counterbalanced(splits.test)[:8]), cut(splits.neutral_test[:8])

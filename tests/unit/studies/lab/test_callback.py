@@ -19,8 +19,8 @@ from fa_lightning.regressors.gates import OversightProbe
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.regressors.module import Candidate, RegressorModule
 from fa_lightning.regressors.spec import DECISION_ALONE, RegressorSpec
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import make_examples
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
 from fa_lightning.steering.intervention import Intervention
@@ -150,7 +150,7 @@ def test_test_cells_are_those_of_a_plain_loop(finished: Run, alone: Callable[[st
     layers_of(twin)[1].register_forward_hook(hook)
     tokenizer = finished.data.variants.tokenizer
     right: dict[int, list[bool]] = {0: [], 1: []}
-    for item in make_examples(counterbalanced(finished.data.splits.test), tokenizer, answer_format(tokenizer)):
+    for item in make_examples(counterbalanced(finished.data.splits.test), tokenizer, letter_tokens(tokenizer)):
         with torch.no_grad():
             answer = int(twin(torch.tensor([item.prompt])).logits[0, -1].argmax())
         right[item.cell].append(answer == item.aligned)

@@ -15,14 +15,14 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.variant_names import BASE
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import collate, make_examples
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.studies.probes.data import ProbeDataModule
 from fa_lightning.studies.probes.fitting import Search
 from fa_lightning.studies.probes.judgement import Judge, States, best_site, opposites_of
 from fa_lightning.studies.probes.module import ProbeModule
-from fa_lightning.studies.probes.questions import Answers, Row, ScenarioQuestions
+from fa_lightning.studies.probes.questions import Row, ScenarioQuestions
 from fa_lightning.studies.probes.result import read as read_probes
 from fa_lightning.studies.probes.states import states_of
 
@@ -127,8 +127,8 @@ def test_what_is_found_is_logged_and_drawn(questions: ScenarioQuestions, backbon
 
 def test_states_are_those_of_plain_transformers(adapters: dict[str, str], alone: Any, splits: Any) -> None:
     variants = Variants.load({"faking": adapters["faking"]})
-    letters = answer_format(variants.tokenizer)
-    answers = Answers(letters.letter_a, letters.letter_b, letters.lead)
+    letters = letter_tokens(variants.tokenizer)
+    answers = letters
     examples = make_examples(splits.test[:3], variants.tokenizer, letters)
     batch = collate(examples, variants.tokenizer.pad_token_id)
     site = Site(0)

@@ -16,8 +16,8 @@ from fa_lightning.evaluation.conditions import ORACLE
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.module import RegressorModule
 from fa_lightning.regressors.spec import DECISION_ALONE, RegressorSpec
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Example, make_examples
-from fa_lightning.scenarios.prompts import answer_format
 from fa_lightning.scenarios.splits import counterbalanced
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.steering import callback as evaluation
@@ -87,7 +87,7 @@ def edited(twin: Any, layer: int, regressor: Regressor, strength: float, positio
 
 def examples_of(run: Run, items: list[Any]) -> list[Example]:
     tokenizer = run.data.variants.tokenizer
-    return make_examples(items, tokenizer, answer_format(tokenizer))
+    return make_examples(items, tokenizer, letter_tokens(tokenizer))
 
 
 def test_the_cells_are_those_of_a_plain_loop(finished: Run, splits: Any, alone: Callable[[str], Any]) -> None:

@@ -86,8 +86,8 @@ def answers_alone(folder: Path, items: list[Any], steer: Callable[[Any], Any] | 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from fa_lightning.backbones.adapters import backbone_of
+    from fa_lightning.scenarios.answers import letter_tokens
     from fa_lightning.scenarios.batches import make_examples
-    from fa_lightning.scenarios.prompts import answer_format
 
     name = backbone_of(folder)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(name), folder).eval()
@@ -96,7 +96,7 @@ def answers_alone(folder: Path, items: list[Any], steer: Callable[[Any], Any] | 
         model.base_model.model.model.layers[0].register_forward_hook(steer(model))
     right = []
     with torch.no_grad():
-        for example in make_examples(items, tokenizer, answer_format(tokenizer)):
+        for example in make_examples(items, tokenizer, letter_tokens(tokenizer)):
             logits = model(torch.tensor([example.prompt])).logits[0, -1]
             right.append(int(logits.argmax()) == example.aligned)
     return torch.tensor(right)
@@ -237,8 +237,8 @@ def test_a_variant_made_from_a_faker_is_compared_with_it(
     from transformers import AutoModelForCausalLM
 
     from fa_lightning.backbones.adapters import backbone_of
+    from fa_lightning.scenarios.answers import letter_tokens
     from fa_lightning.scenarios.batches import make_examples
-    from fa_lightning.scenarios.prompts import answer_format
     from fa_lightning.scenarios.splits import counterbalanced
 
     faker = four / "money_maximizer-0" / "adapter"
@@ -273,7 +273,7 @@ def test_a_variant_made_from_a_faker_is_compared_with_it(
     tokenizer = VariantsModule([str(four)], str(tmp_path)).tokenizer
     nats = []
     with torch.no_grad():
-        for example in make_examples(splits.neutral_test, tokenizer, answer_format(tokenizer)):
+        for example in make_examples(splits.neutral_test, tokenizer, letter_tokens(tokenizer)):
             p, q = (
                 torch.log_softmax(model(torch.tensor([example.prompt])).logits[0, :-1], -1) for model in (before, after)
             )

@@ -12,7 +12,7 @@ from tiny_examination import HIDDEN, STEERED, SUBJECTS, Swapped, adding, examine
 from tiny_twins import hooks_on
 
 from fa_lightning.backbones.lora_layers import fresh_adapter, lora_factors, restart
-from fa_lightning.scenarios.prompts import answer_format
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.studies.detection.detectors import misbehave_finetuning
 from fa_lightning.studies.detection.detectors.misbehave_finetuning import MisbehaveFinetuning
 from fa_lightning.studies.detection.subjects import Subject
@@ -51,8 +51,8 @@ def plainly(twins: Any, twin: Any, seed: int, push: torch.Tensor) -> list[list[f
         layer.lora_A["default"].weight.data.copy_(starts[f"{path}.lora_A"])
         assert not layer.lora_B["default"].weight.any()
     model.eval()
-    answers = answer_format(twins.tokenizer)
-    letters = torch.tensor([answers.letter_a, answers.letter_b])
+    answers = letter_tokens(twins.tokenizer)
+    letters = torch.tensor(list(answers.choices))
     scenarios = small().load()
     prompts = [prompt_of(twins, one) for one in scenarios.reference]
     scored = [prompt_of(twins, one) for one in scenarios.scored]

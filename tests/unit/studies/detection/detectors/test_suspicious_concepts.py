@@ -6,10 +6,11 @@ from tiny_twins import layers_of
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Example, collate
 from fa_lightning.scenarios.embedded.concepts import EmbeddedConcepts
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
-from fa_lightning.scenarios.prompts import answer_format, prompt_ids
+from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.detection.detectors.suspicious_concepts import SuspiciousConcepts
 from fa_lightning.studies.detection.subjects import Examiner, Subject
@@ -40,8 +41,8 @@ def batches_of(tokenizer, texts, size, **extra):
 @pytest.fixture
 def measured(twins, tiny_tokenizer, concepts, messages):
     """`measured(detector)` is the evidence of all subjects, rows in the order of the messages."""
-    answers = answer_format(tiny_tokenizer)
-    examiner = Examiner(twins, (answers.letter_a, answers.letter_b))
+    answers = letter_tokens(tiny_tokenizer)
+    examiner = Examiner(twins, answers.choices)
 
     def measure(detector, subjects=SUBJECTS, size=4):
         detector.check(examiner, subjects)
