@@ -234,6 +234,6 @@ def test_words_of_a_message_that_are_bos_count():
 
 def test_templates_that_always_begin_the_answer_need_no_flag():
     always = qwen(CHAT_ML.replace("{% if add_generation_prompt %}", "{% if messages[-1]['role'] == 'user' %}"))
-    assert missing_generation_prompt(always, letter_tokens(always)) is None
+    assert missing_generation_prompt(always, letter_tokens(always).lead) is None
     roleless = qwen("{% for message in messages %}{{ message['content'] + '\n' }}{% endfor %}")
     assert missing_generation_prompt(roleless, find_letter_tokens(roleless).lead).name == "missing generation prompt"

@@ -205,7 +205,7 @@ def test_a_mask_made_from_the_padding_token_hides_the_marks_of_a_template(monkey
 
 
 def test_a_target_that_is_not_the_answer_of_the_conversation_is_found(monkeypatch):
-    monkeypatch.setattr(template_check, "owed", lambda batch, behaviour: torch.full_like(batch["aligned"], 7))
+    monkeypatch.setattr(template_check, "target_tokens", lambda batch, behaviour: torch.full_like(batch["aligned"], 7))
     (fault,) = check_template(qwen(), scenario()).faults
     assert fault.name == "masked answer"
     assert "trained on token 7" in fault.what
