@@ -142,7 +142,7 @@ def test_states_are_those_of_plain_transformers(adapters: dict[str, str], alone:
     torch.testing.assert_close(told["faking"][:, :1], before, atol=1e-5, rtol=1e-4)
     twin = alone("faking")
     for row, example in enumerate(examples):
-        for slot, ending in enumerate(((), (answers.first,), (answers.second,))):
+        for slot, ending in enumerate(((), answers.choices[:1], answers.choices[1:])):
             # One prompt at a time, without padding.
             ids = torch.tensor([[*example.prompt, *ending]])
             with torch.no_grad():
