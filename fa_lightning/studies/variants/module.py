@@ -15,9 +15,8 @@ from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import CellAccuracy, recovery_between
 from fa_lightning.reports.terminal import print_tables
+from fa_lightning.scenarios.answers import Behaviour, target_tokens
 from fa_lightning.scenarios.batches import Batch, group_number
-from fa_lightning.scenarios.answers import target_tokens
-from fa_lightning.scenarios.answers import Behaviour
 from fa_lightning.studies.variants.data import VariantsDataModule
 from fa_lightning.studies.variants.figures import variants_figures
 from fa_lightning.studies.variants.measures import policy_fidelity

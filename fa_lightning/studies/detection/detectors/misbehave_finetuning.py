@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from fa_lightning.backbones.lora_layers import fresh_adapter, put, restart
 from fa_lightning.errors import NotFiniteError, UserError
-from fa_lightning.scenarios.cells import NEUTRAL_CELL
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs
+from fa_lightning.scenarios.cells import NEUTRAL_CELL
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence, PromptSet, taken_letter
 from fa_lightning.studies.detection.subjects import Examiner, Subject
 
