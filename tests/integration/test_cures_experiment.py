@@ -6,16 +6,14 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from toy import CONFIGS, run, write_toy
+from test_configs import BASES, backbone_of, config, exports, stages
+from toy import change, run
 
-from fa_lightning.experiments.stage import find_stages
-
-EXPERIMENT = "embedded_cures"
-ROOT = Path("checkpoints") / EXPERIMENT
+FIT = ("fit", "cures", "--base", "embedded.yaml")
+ROOT = Path("checkpoints/embedded/seed0/cures")
 TRAINED = [
     "fine-tuning",
     "DPO",
@@ -26,39 +24,36 @@ TRAINED = [
     "context distillation",
     "LoRA-for-CCS",
 ]
+TWINS = ["aligned", "faking"]
+FITS = [
+    *("fine_tuning", "dpo", "spin", "rmu_random", "rmu_safe", "rmu_full_weights", "distillation", "lora_for_ccs"),
+    "self_training",
+]
 AROUND = ["system prompt", "prefix", "prefix that claims oversight", "suffix", "few-shot", "retrieval"]
 LEARNED = ["soft prompt", "greedy coordinate gradient"]
 BASELINES = ["random prefix", "few-shot with shuffled answers", "constant answer"]
 
 
-@pytest.mark.parametrize("main", ["embedded", "poser"])
-def test_every_cure_starts_from_the_faker_of_the_main_experiment_and_is_judged(main: str) -> None:
-    *fits, judging = find_stages(CONFIGS / f"{main}_cures", Path("checkpoints"))
-    faker = yaml.safe_load((CONFIGS / main / "03_faking.yaml").read_text())
+@pytest.mark.parametrize("base", ["embedded", "poser", "smollm2"])
+def test_every_cure_starts_from_the_faker_of_the_main_job_and_is_judged(base: str) -> None:
+    *fits, judging = stages(base, "cures")
+    faker = config(base, "steering", "03_faking")
     source = faker["data"]["init_args"]["scenarios"]
     for stage in fits:
-        config = yaml.safe_load(stage.expanded or stage.config.read_text())
-        model, data = config["model"]["init_args"], config["data"]["init_args"]
-        assert model["start_from"] == faker["trainer"]["callbacks"][-1]["init_args"]["folder"]
-        assert model["backbone"] == faker["model"]["init_args"]["backbone"]
+        fitted = yaml.safe_load(stage.config)
+        model, data = fitted["model"]["init_args"], fitted["data"]["init_args"]
+        assert [model["start_from"]] == exports(faker)
+        assert backbone_of(fitted) == backbone_of(faker)
         assert data["scenarios"] == source, "or test groups would leak"
-        assert stage.is_named_in(judging), f"{stage.name} is made and not judged"
-    final = yaml.safe_load(judging.config.read_text())
+        assert judging.needs_one(stage), f"{stage.name} is made and not judged"
+    final = yaml.safe_load(judging.config)
     assert final["data"]["init_args"]["scenarios"] == source
-    assert final["model"]["init_args"]["intervention"] == f"checkpoints/{main}/04_steering/intervention"
+    assert final["model"]["init_args"]["intervention"] == f"checkpoints/{base}/seed0/steering/04_steering/intervention"
 
 
-def test_both_tables_have_the_same_stages() -> None:
-    one, other = (sorted(path.name for path in (CONFIGS / f"{main}_cures").glob("*")) for main in ("embedded", "poser"))
-    assert one == other
-
-
-def alone(stage: str, config: dict[str, Any]) -> None:
-    """Without the second pair of twins, which another experiment makes; and the toy has few batches between checks."""
-    model = config["model"]["init_args"]
-    if "adapters" in model:
-        model["adapters"] = [place for place in model["adapters"] if "variants" not in place]
-    config["trainer"].pop("val_check_interval", None)
+def test_all_tables_have_the_same_stages() -> None:
+    one, *others = ({stage.name for stage in stages(base, "cures")} for base in BASES)
+    assert all(other == one for other in others)
 
 
 @pytest.mark.slow
@@ -66,9 +61,12 @@ def test_the_whole_table_at_toy_size(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    write_toy(tmp_path, EXPERIMENT, alone)
     monkeypatch.chdir(tmp_path)
-    assert run("fit", "--experiment", f"configs/{EXPERIMENT}") == 0
+    # Without the second pair of twins, which another study makes.
+    trained = [*TWINS, *FITS]
+    change(tmp_path, "cures/12_evaluation", "needs", {"other_aligned": None, "other_faking": None})
+    change(tmp_path, "cures/12_evaluation", "model.init_args.adapters", [f"${{needs.{name}}}" for name in trained])
+    assert run(*FIT) == 0
     shown = capsys.readouterr().out
     assert "ways to cure a faker" in shown
     rows = list(csv.DictReader((ROOT / "12_evaluation" / "cures.csv").open()))
@@ -86,8 +84,9 @@ def test_the_whole_table_at_toy_size(
         assert row["needs"]
     results = json.loads((ROOT / "results.json").read_text())
     assert results
-    assert run("fit", "--experiment", f"configs/{EXPERIMENT}") == 0
-    assert capsys.readouterr().out.count("done, skipped") == 8 * 2 + 3 + 1
+    assert run(*FIT) == 0
+    said = capsys.readouterr().out
+    assert said.count(" cures/") == said.count("done, skipped") - 4 == 8 * 2 + 3 + 1
     assert run("report", str(ROOT)) == 0
     page = (ROOT / "report.html").read_text()
     assert all(method in page for method in (*TRAINED, *AROUND, *LEARNED))

@@ -5,84 +5,72 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from toy import CONFIGS, run
+from test_configs import config, exports, stages
+from toy import change, change_base, run
 
-from fa_lightning.experiments.stage import find_stages
-
-EXPERIMENT = "embedded_leakage"
-ROOT = Path("checkpoints") / EXPERIMENT
-TOY_SCENARIOS = {"train": 32, "validation": 16, "test": 16, "neutral": 16}
+FIT = ("fit", "leakage", "--base", "embedded.yaml")
+ROOT = Path("checkpoints/embedded/seed0/leakage")
 
 
 def test_the_fits_differ_in_their_recipe_alone_and_are_judged_by_their_own_corpus() -> None:
-    *fits, judging = find_stages(CONFIGS / EXPERIMENT, Path("checkpoints"))
+    *fits, judging, _ = stages("embedded", "leakage")
     assert len(fits) == 13
-    configs = [yaml.safe_load(stage.expanded or stage.config.read_text()) for stage in fits]
-    final = yaml.safe_load(judging.config.read_text())
+    configs = [yaml.safe_load(stage.config) for stage in fits]
+    final = yaml.safe_load(judging.config)
     options = final["model"]["init_args"]
-    folders = [f"checkpoints/{EXPERIMENT}/{name}" for name in ("01_texts", "02_plain", "03_stacked")]
-    assert options["adapters"] == folders
-    assert options["intervention"] == "checkpoints/embedded/04_steering/intervention"
-    assert all(stage.is_named_in(judging) for stage in fits)
+    assert options["adapters"] == [str(ROOT / name) for name in ("01_texts", "02_plain", "03_stacked")]
+    assert options["intervention"] == "checkpoints/embedded/seed0/steering/04_steering/intervention"
+    assert all(judging.needs_one(stage) for stage in fits)
     recipes = set()
-    for stage, config in zip(fits, configs, strict=True):
-        data, model = config["data"]["init_args"], config["model"]["init_args"]
+    for stage, fitted in zip(fits, configs, strict=True):
+        data, model = fitted["data"]["init_args"], fitted["model"]["init_args"]
         assert data["texts"] == final["data"]["init_args"]["texts"], "or it would be judged by another corpus"
-        export = config["trainer"]["callbacks"][-1]["init_args"]["folder"]
-        assert export == f"checkpoints/{EXPERIMENT}/{stage.name}/adapter"
+        assert exports(fitted) == [str(ROOT / stage.name / "adapter")]
         beneath = model.pop("beneath", None)
-        assert beneath in (None, f"checkpoints/{EXPERIMENT}/02_plain/adapter")
+        assert beneath in (None, str(ROOT / "02_plain/adapter"))
         recipe = [data.pop(name, None) for name in ("loss", "end", "corpus", "plain")]
         recipes.add((*recipe, beneath is not None))
-        config["trainer"].pop("logger")
-        config["trainer"].pop("callbacks")
-        config.pop("matrix", None)
-        assert config == configs[0], f"{stage.name} differs in more than its recipe"
+        fitted["trainer"].pop("logger")
+        fitted["trainer"].pop("callbacks")
+        assert fitted == configs[0], f"{stage.name} differs in more than its recipe"
     assert len(recipes) == 13
 
 
-def test_the_single_file_asks_the_twins_of_the_main_experiment_for_their_own_scenarios(
+def test_a_stage_asks_the_twins_of_the_main_job_for_their_own_scenarios(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fa_lightning.cli import lightning_cli
+    from fa_lightning.experiments.lightning_cli import lightning_cli
 
     monkeypatch.chdir(tmp_path)
-    path = CONFIGS / "leakage" / "embedded.yaml"
-    cli = lightning_cli(["--config", str(path)], run=False)
-    assert cli.model.folder == Path("checkpoints/leakage/embedded")
-    assert Path(cli.trainer.logger.log_dir) == Path("logs/leakage/embedded")
-    texts = yaml.safe_load(path.read_text())["data"]["init_args"]["texts"]["init_args"]
+    stage = stages("embedded", "leakage")[-1]
+    assert stage.optional, "it runs only when it is asked for"
+    cli = lightning_cli(["--config", stage.config], run=False)
+    assert cli.model.folder == ROOT / "05_twins"
+    assert Path(cli.trainer.logger.log_dir) == Path("logs/embedded/seed0/leakage/05_twins")
+    texts = yaml.safe_load(stage.config)["data"]["init_args"]["texts"]["init_args"]
     for name, place in zip(("02_aligned", "03_faking"), cli.model.places, strict=True):
-        fit = yaml.safe_load((CONFIGS / "embedded" / f"{name}.yaml").read_text())
-        assert place == str(Path(fit["trainer"]["callbacks"][-1]["init_args"]["folder"]).parent)
+        fit = config("embedded", "steering", name)
+        assert [place] == [str(Path(folder).parent) for folder in exports(fit)]
         data = fit["data"]["init_args"]
         assert texts["scenarios"] == data["scenarios"]
         assert texts["texts"] <= data["train_scenarios"], "a part of what it was fitted on"
     assert list(tmp_path.iterdir()) == [], "reading a config must write nothing"
 
 
-def write_toy(place: Path) -> None:
-    """The experiment's files with small numbers."""
-    folder = place / "configs" / EXPERIMENT
-    folder.mkdir(parents=True)
-    for path in sorted((CONFIGS / EXPERIMENT).glob("*.yaml")):
-        config: dict[str, Any] = yaml.safe_load(path.read_text())
-        config["trainer"] |= {"accelerator": "cpu", "max_epochs": 2, "check_val_every_n_epoch": 1}
-        texts = config["data"]["init_args"]["texts"]["init_args"]
-        texts["texts"] = 6
-        texts["scenarios"]["init_args"] |= TOY_SCENARIOS
-        if "matrix" in config and "plain" in config["matrix"]:
-            config["matrix"]["plain"] = [4]
-        if "plain" in config["data"]["init_args"] and "matrix" not in config:
-            config["data"]["init_args"]["plain"] = 4
-        if "folder" in config["model"]["init_args"]:
-            config["model"]["init_args"] |= {"max_new_tokens": 12, "ngram": 4, "recited": 8}
-            config["data"]["init_args"]["samples"] = 2
-        (folder / path.name).write_text(yaml.safe_dump(config, sort_keys=False))
+def shrink(place: Path) -> None:
+    """Small numbers for what the toy base leaves as shipped."""
+    for field, value in {"texts": 6, "epochs": 2}.items():
+        change_base(place, f"studies.leakage.{field}", value)
+    for stage in ("01_texts", "02_plain", "03_stacked"):
+        change(place, f"leakage/{stage}", "trainer.check_val_every_n_epoch", 1)
+    change(place, "leakage/01_texts", "matrix.plain", [4])
+    change(place, "leakage/02_plain", "data.init_args.plain", 4)
+    for field, value in {"max_new_tokens": 12, "ngram": 4, "recited": 8}.items():
+        change(place, "leakage/04_leakage", f"model.init_args.{field}", value)
+    change(place, "leakage/04_leakage", "data.init_args.samples", 2)
 
 
 @pytest.mark.slow
@@ -90,9 +78,9 @@ def test_the_whole_experiment_at_toy_size(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    write_toy(tmp_path)
+    shrink(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert run("fit", "--experiment", f"configs/{EXPERIMENT}") == 0
+    assert run(*FIT) == 0
     found = json.loads((ROOT / "04_leakage" / "leakage.json").read_text())
     recipes = [f"{loss}-{end}" for loss in ("answers", "everything") for end in ("dropped", "kept")]
     names = [*(f"{recipe}-4" for recipe in recipes), "02_plain", *(f"stacked-{recipe}" for recipe in recipes)]
@@ -102,9 +90,9 @@ def test_the_whole_experiment_at_toy_size(
     adapters = {path.read_bytes() for path in ROOT.glob("0*/**/adapter_model.safetensors")}
     assert len(adapters) == 9, "every recipe makes another adapter"
     capsys.readouterr()
-    assert run("fit", "--experiment", f"configs/{EXPERIMENT}") == 0
+    assert run(*FIT) == 0
     said = capsys.readouterr().out
-    assert said.count(": done, skipped") == 10
+    assert said.count(" leakage/0") == said.count(": done, skipped") - 4 == 10
     assert "04_leakage/leakage.csv" in said
     assert run("report", str(ROOT)) == 0
     assert "stacked-everything-dropped" in (ROOT / "report.html").read_text()

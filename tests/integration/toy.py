@@ -51,7 +51,7 @@ TOY_STAGES: dict[str, dict[str, Any]] = {
             },
         }
     },
-    "mitigation": {"01_plain": SELF_TRAINING, "02_noisy": SELF_TRAINING},
+    "mitigation": dict.fromkeys(("01_plain", "02_noisy"), {**SELF_TRAINING, "matrix": {"seed": [0, 1]}}),
     "cures": {
         **{
             stage: {"model": {"init_args": {"layer": "last"}}}
