@@ -51,7 +51,7 @@ TOY_STAGES: dict[str, dict[str, Any]] = {
             },
         }
     },
-    "mitigation": dict.fromkeys(("01_plain", "02_noisy"), {**SELF_TRAINING, "matrix": {"seed": [0, 1]}}),
+    "mitigation": {name: {**SELF_TRAINING, "matrix": {"seed": [0, 1]}} for name in ("01_plain", "02_noisy")},
     "cures": {
         **{
             stage: {"model": {"init_args": {"layer": "last"}}}
