@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy import command, record_of, run, write_toy
-from twins import write_trainer, write_twins
+from toy import CONFIGS, change_base, command, record_of, run, write_stage, write_toy, write_trainer
+from twins import AFFINE, of_both, write_twins
 
 RANKS = 2
 BATCH = 4
 SECONDS = 420
+FIT = ("fit", "--base", "embedded.yaml")
+ROOT = Path("checkpoints/embedded/seed0/steering")
 ADAPTER_TOLERANCE = 1e-4
 """Absolute, on weights of order 0.1: the ranks pad their slices to other widths, and Adam magnifies the rounding."""
 MAP_TOLERANCE = 1e-5
@@ -23,37 +25,39 @@ MAP_TOLERANCE = 1e-5
 pytestmark = pytest.mark.slow
 
 
-def shared_batches(per_device: int, judged: int) -> Any:
+def shared_batches(per_device: int, judged: int) -> dict[str, Any]:
     """Sizes at which every global batch is full, so that no rank repeats an item in training.
 
     Args:
         per_device: prompts in a batch of one rank's training.
         judged: the same of the evaluation.
     """
+    return {
+        "pretraining.batch_size": per_device,
+        "batch_size": per_device,
+        "twins.aligned.scenarios": 16,
+        "twins.faking.scenarios": 16,
+        **of_both("data.init_args.neutral_share", 0.0),
+        # An odd number of scenarios: the last batch of one rank is filled with a repeat.
+        "scenarios.init_args.test": 15,
+        "validation_items": 11,
+        "capture.batch_size": judged,
+        "studies.steering.regressors": AFFINE,
+    }
 
-    def edit(stage: str, config: dict[str, Any]) -> None:
-        arguments = config["data"]["init_args"]
-        if stage == "01_backbone":
-            arguments |= {"batch_size": per_device}
-        if stage in ("02_aligned", "03_faking"):
-            arguments |= {"batch_size": per_device, "train_scenarios": 16, "neutral_share": 0.0}
-        if stage == "04_steering":
-            # An odd number of scenarios: the last batch of one rank is filled with a repeat.
-            arguments |= {"validation_items": 11, "batch_size": judged}
-            arguments["scenarios"]["init_args"]["test"] = 15
-            config["model"]["init_args"]["regressors"] = [{"name": "affine"}, {"name": "mean_shift"}]
-        elif stage != "01_backbone":
-            arguments["scenarios"]["init_args"]["test"] = 15
 
-    return edit
+def write_shared(place: Path, per_device: int, judged: int) -> None:
+    write_toy(place)
+    for field, value in shared_batches(per_device, judged).items():
+        change_base(place, field, value)
 
 
 @pytest.fixture(scope="module")
 def parallel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which the experiment has run in two processes."""
     place = tmp_path_factory.mktemp("parallel")
-    write_toy(place, edit=shared_batches(BATCH, BATCH))
-    process = command(place, "fit", "--experiment", "configs/embedded", "--trainer", "configs/trainer/ddp_cpu.yaml")
+    write_shared(place, BATCH, BATCH)
+    process = command(place, *FIT, "--trainer", "ddp_cpu")
     said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, said
     (place / "said.txt").write_text(said)
@@ -64,11 +68,11 @@ def parallel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(parallel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in one process from stage 2 on, with batches twice as large, on the same backbone."""
     place = tmp_path_factory.mktemp("alone")
-    write_toy(place, edit=shared_batches(RANKS * BATCH, RANKS * BATCH))
-    shutil.copytree(*(folder / "checkpoints" / "embedded" / "01_backbone" for folder in (parallel, place)))
+    write_shared(place, RANKS * BATCH, RANKS * BATCH)
+    shutil.copytree(*(folder / ROOT / "01_backbone" for folder in (parallel, place)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        assert run("fit", "--experiment", "configs/embedded") == 0
+        assert run(*FIT) == 0
     return place
 
 
@@ -76,24 +80,24 @@ def alone(parallel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def steered_alone(parallel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stage 4 in one process, with the very twins of the two processes."""
     place = tmp_path_factory.mktemp("steered_alone")
-    write_toy(place, edit=shared_batches(RANKS * BATCH, BATCH))
+    write_shared(place, RANKS * BATCH, BATCH)
     for stage in ("01_backbone", "02_aligned", "03_faking"):
-        shutil.copytree(*(folder / "checkpoints" / "embedded" / stage for folder in (parallel, place)))
+        shutil.copytree(*(folder / ROOT / stage for folder in (parallel, place)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        assert run("fit", "--experiment", "configs/embedded") == 0
+        assert run(*FIT) == 0
     return place
 
 
 def artefact(place: Path, name: str) -> Path:
-    return place / "checkpoints" / "embedded" / name
+    return place / ROOT / name
 
 
 def test_every_stage_runs_once_and_speaks_once(parallel: Path) -> None:
     said = (parallel / "said.txt").read_text()
     for number, stage in enumerate(("01_backbone", "02_aligned", "03_faking", "04_steering"), start=1):
-        assert said.count(f"{number}/4 {stage}: started") == 1
-        assert record_of(parallel, stage)["state"] == "done"
+        assert said.count(f"{number}/4 steering/{stage}: started") == 1
+        assert record_of(parallel, f"steering/{stage}")["state"] == "done"
     assert said.count("results:") == 1
 
 
@@ -144,16 +148,12 @@ def test_the_cells_are_the_same_and_no_item_counts_twice(parallel: Path, steered
 
 
 def test_gradient_maps_are_fitted_by_two_processes_through_the_plain_command(parallel: Path, tmp_path: Path) -> None:
-    def gradient_maps(stage: str, config: dict[str, Any]) -> None:
-        shared_batches(BATCH, BATCH)(stage, config)
-        if stage == "04_steering":
-            config["model"]["init_args"]["regressors"] = [{"name": "residual_mlp", "width": 8}, {"name": "affine"}]
-
-    folder = write_toy(tmp_path, edit=gradient_maps)
+    write_shared(tmp_path, BATCH, BATCH)
+    change_base(tmp_path, "studies.steering.regressors", [{"name": "residual_mlp", "width": 8}, {"name": "affine"}])
     for stage in ("01_backbone", "02_aligned", "03_faking"):
-        shutil.copytree(*(place / "checkpoints" / "embedded" / stage for place in (parallel, tmp_path)))
-    stage = str(folder / "04_steering.yaml")
-    process = command(tmp_path, "fit", "--config", stage, "--config", "configs/trainer/ddp_cpu.yaml")
+        shutil.copytree(*(place / ROOT / stage for place in (parallel, tmp_path)))
+    stage, trainer = write_stage(tmp_path, "steering/04_steering"), str(CONFIGS / "trainer/ddp_cpu.yaml")
+    process = command(tmp_path, "fit", "--config", stage, "--config", trainer)
     said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, said
     state = torch.load(artefact(tmp_path, "04_steering/best.ckpt"), weights_only=True)["state_dict"]
@@ -165,31 +165,29 @@ def test_gradient_maps_are_fitted_by_two_processes_through_the_plain_command(par
     assert (artefact(tmp_path, "04_steering/intervention/intervention.json")).is_file()
 
 
-def uneven(stage: str, config: dict[str, Any]) -> None:
-    """Three ranks, and nothing that three would divide: 15 test scenarios, 9 neutral texts, two shards."""
-    arguments = config["data"]["init_args"]
-    if stage == "04_steering":
-        arguments |= {"capture_scenarios": 8, "capture_neutral": 3, "capture_validation": 5, "shard_examples": 64}
-        arguments |= {"validation_items": 11, "batch_size": 4}
-        config["model"]["init_args"]["regressors"] = [{"name": "affine"}, {"name": "mean_shift"}]
-    else:
-        arguments |= {"batch_size": 5, "eval_batch_size": 4, "train_scenarios": 16}
-
-
-def uneven_alone(stage: str, config: dict[str, Any]) -> None:
-    """The same for one process, whose batch is as large as those of the three together."""
-    uneven(stage, config)
-    if stage != "04_steering":
-        config["data"]["init_args"]["batch_size"] *= 3
+UNEVEN = {
+    "capture.scenarios": 8,
+    "capture.neutral": 3,
+    "capture.validation": 5,
+    "capture.shard_examples": 64,
+    "capture.batch_size": 4,
+    "validation_items": 11,
+    "studies.steering.regressors": AFFINE,
+    "batch_size": 5,
+    "evaluation_batch_size": 4,
+    "twins.aligned.scenarios": 16,
+    "twins.faking.scenarios": 16,
+}
+"""Three ranks, and nothing that three would divide: 15 test scenarios, 9 neutral texts, two shards."""
 
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which three processes have run the experiment on a backbone that answers from the start."""
     place = tmp_path_factory.mktemp("three")
-    write_twins(place, uneven)
+    write_twins(place, UNEVEN)
     trainer = write_trainer(place, "three", 3, "ddp")
-    process = command(place, "fit", "--experiment", "configs/embedded", "--trainer", trainer)
+    process = command(place, *FIT, "--trainer", trainer)
     said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, said
     return place
@@ -200,12 +198,13 @@ def steered_by_one(three: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Stage 4 in one process, with the very twins of the three."""
     place = tmp_path_factory.mktemp("one")
     shutil.copytree(three / "backbone", place / "backbone")
-    write_twins(place, uneven_alone)
+    # The batch of one process is as large as those of the three together.
+    write_twins(place, {**UNEVEN, "batch_size": 15})
     for stage in ("02_aligned", "03_faking"):
-        shutil.copytree(*(folder / "checkpoints" / "embedded" / stage for folder in (three, place)))
+        shutil.copytree(*(folder / ROOT / stage for folder in (three, place)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        assert run("fit", "--experiment", "configs/embedded") == 0
+        assert run(*FIT) == 0
     return place
 
 
@@ -230,15 +229,15 @@ def test_three_ranks_count_no_item_of_an_uneven_test_twice(three: Path, steered_
 
 @pytest.mark.parametrize("stage", ["02_aligned", "03_faking"])
 def test_a_twin_fitted_by_three_ranks_is_judged_as_by_one(three: Path, stage: str) -> None:
-    from fa_lightning.cli import lightning_cli
+    from fa_lightning.experiments.lightning_cli import lightning_cli
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(three)
-        cli = lightning_cli(["--config", f"configs/embedded/{stage}.yaml"], run=False)
+        cli = lightning_cli(["--config", write_stage(three, f"steering/{stage}")], run=False)
         best = str(artefact(three, f"{stage}/best.ckpt"))
         cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, weights_only=True, verbose=False)
     found = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    recorded = record_of(three, stage)["metrics"]
+    recorded = record_of(three, f"steering/{stage}")["metrics"]
     assert len(found) == 6
     assert {name: recorded[name] for name in found} == pytest.approx(found, abs=1e-6)
     assert any(0 < value < 1 for value in found.values())

@@ -10,18 +10,18 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from toy import command, record_of, run
-from twins import write_twins
+from twins import EXPORT, of_both, of_stage, write_twins
 
 from fa_lightning.experiments.stage import Stage
 
-FIT = ("fit", "--experiment", "configs/embedded")
-TRAINER = ("--trainer", "configs/trainer/ddp_cpu.yaml")
+FIT = ("fit", "--base", "embedded.yaml")
+ROOT = Path("checkpoints/embedded/seed0/steering")
+TRAINER = ("--trainer", "ddp_cpu")
 EPOCHS = 20
 PATIENCE_SECONDS = 300
 BOUND_SECONDS = 45
@@ -30,19 +30,20 @@ BOUND_SECONDS = 45
 pytestmark = pytest.mark.slow
 
 
-def long_enough(stage: str, config: dict[str, Any]) -> None:
-    """To be hit: many epochs of the twin, which draws numbers, and one prompt in a shard."""
-    arguments = config["data"]["init_args"]
-    if stage == "04_steering":
-        arguments |= {"shard_examples": 1, "capture_scenarios": 32, "validation_items": 11}
-        config["model"]["init_args"]["regressors"] = [{"name": "affine"}]
-        return
-    arguments |= {"batch_size": 4, "train_scenarios": 16, "neutral_share": 0.0}
-    if stage == "02_aligned":
-        config["model"]["init_args"]["dropout"] = 0.05
-        config["trainer"]["max_epochs"] = EPOCHS
-        kept = [callback for callback in config["trainer"]["callbacks"] if callback["class_path"] != "EarlyStopping"]
-        config["trainer"]["callbacks"] = kept
+LONG_ENOUGH = {
+    "capture.shard_examples": 1,
+    "capture.scenarios": 32,
+    "validation_items": 11,
+    "studies.steering.regressors": [{"name": "affine"}],
+    "batch_size": 4,
+    "twins.aligned.scenarios": 16,
+    "twins.faking.scenarios": 16,
+    **of_both("data.init_args.neutral_share", 0.0),
+    of_stage("02_aligned", "model.init_args.dropout"): 0.05,
+    "twins.aligned.epochs": EPOCHS,
+    of_stage("02_aligned", "trainer.callbacks"): [EXPORT],
+}
+"""To be hit: many epochs of the twin, which draws numbers, and one prompt in a shard."""
 
 
 def is_over(pid: int) -> bool:
@@ -102,7 +103,7 @@ def assert_says_who(said: str, rank: int) -> None:
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which nothing has happened to the experiment."""
     place = tmp_path_factory.mktemp("calm")
-    write_twins(place, long_enough)
+    write_twins(place, LONG_ENOUGH)
     finish(place)
     return place
 
@@ -110,18 +111,18 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_killed_while_a_twin_is_fitted_and_while_states_are_captured(calm: Path, tmp_path: Path, rank: int) -> None:
     shutil.copytree(calm / "backbone", tmp_path / "backbone")
-    write_twins(tmp_path, long_enough)
-    root = tmp_path / "checkpoints" / "embedded"
+    write_twins(tmp_path, LONG_ENOUGH)
+    root = tmp_path / ROOT
     twin, store = root / "02_aligned", root / "04_steering" / "store"
 
     assert_says_who(kill_one(command(tmp_path, *FIT, *TRAINER), rank, (twin / "last.ckpt").is_file), rank)
-    assert record_of(tmp_path, "02_aligned")["state"] == "running"
+    assert record_of(tmp_path, "steering/02_aligned")["state"] == "running"
     assert not (twin / "adapter").exists(), "killed while it was being fitted"
-    assert Stage("02_aligned", Path(), twin).damaged_checkpoint() is None
+    assert Stage("steering", "02_aligned", Path(), twin, "").damaged_checkpoint() is None
 
     said = kill_one(command(tmp_path, *FIT, *TRAINER), rank, lambda: any(store.glob("shard-*.json")))
     assert_says_who(said, rank)
-    assert "02_aligned: resumed" in said
+    assert "steering/02_aligned: resumed" in said
     assert not (store / "manifest.json").exists(), "killed while it was being captured"
     kept = {path.name: path.stat().st_mtime_ns for path in store.glob("shard-*.json")}
     assert kept
@@ -129,7 +130,7 @@ def test_killed_while_a_twin_is_fitted_and_while_states_are_captured(calm: Path,
     assert finish(tmp_path).count("done, skipped") == 2
     assert {name: (store / name).stat().st_mtime_ns for name in kept} == kept, "finished shards are not made again"
     assert not list(store.glob(".writing*"))
-    expected_root = calm / "checkpoints" / "embedded"
+    expected_root = calm / ROOT
     for stage in ("02_aligned", "03_faking"):
         file = f"{stage}/adapter/adapter_model.safetensors"
         found, expected = load_file(root / file), load_file(expected_root / file)
@@ -164,14 +165,7 @@ class Faulty(BehaviourModule):
 @pytest.mark.parametrize("fault", ["nan", "error"])
 def test_a_rank_that_fails_alone_stops_all(calm: Path, tmp_path: Path, fault: str, rank: int) -> None:
     shutil.copytree(calm / "backbone", tmp_path / "backbone")
-
-    def faulty(stage: str, config: dict[str, Any]) -> None:
-        long_enough(stage, config)
-        if stage == "02_aligned":
-            config["model"]["class_path"] = "faulty.Faulty"
-
-    # The shrinking of a stage goes by its class, so the faulty one is put in afterwards.
-    write_twins(tmp_path, faulty)
+    write_twins(tmp_path, {**LONG_ENOUGH, of_stage("02_aligned", "model.class_path"): "faulty.Faulty"})
     (tmp_path / "faulty.py").write_text(FAULTY)
     start = time.monotonic()
     process = command(tmp_path, *FIT, *TRAINER, FAULT=fault, FAULTY_RANK=str(rank))
@@ -185,19 +179,13 @@ def test_a_rank_that_fails_alone_stops_all(calm: Path, tmp_path: Path, fault: st
     else:
         assert f"[rank {rank}] stops: KeyError: 'a fault of this rank alone'" in said, said
         assert "Traceback" in said, "a fault of ours shows where it is, under ranks as without"
-    assert record_of(tmp_path, "02_aligned")["state"] == "running"
-    assert not (tmp_path / "checkpoints/embedded/02_aligned/adapter").exists()
+    assert record_of(tmp_path, "steering/02_aligned")["state"] == "running"
+    assert not (tmp_path / ROOT / "02_aligned/adapter").exists()
 
 
 def test_one_process_is_left_as_it_was(calm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(calm / "backbone", tmp_path / "backbone")
-
-    def diverging(stage: str, config: dict[str, Any]) -> None:
-        long_enough(stage, config)
-        if stage == "02_aligned":
-            config["model"]["init_args"]["learning_rate"] = 1e30
-
-    write_twins(tmp_path, diverging)
+    write_twins(tmp_path, {**LONG_ENOUGH, of_stage("02_aligned", "model.init_args.learning_rate"): 1e30})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         assert run(*FIT) == 1

@@ -7,31 +7,34 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-from toy import command, run, write_toy
+from toy import change, command, config_of, run, write_stage
 
 from fa_lightning.studies.detection.result import ENSEMBLE, Detection
 from fa_lightning.studies.detection.result import read as read_detection
 
-EXPERIMENT = "embedded_detect"
-FIT = ("fit", "--experiment", f"configs/{EXPERIMENT}")
-ROOT = Path("checkpoints") / EXPERIMENT
+FIT = ("fit", "detection", "--base", "embedded.yaml")
+ROOT = Path("checkpoints/embedded/seed0/detection")
 FOUND = ROOT / "02_detection"
 SCORED = 24
 SMALLER = {"Noise": {"draws": 2}, "MisbehaveFinetuning": {"seeds": 1, "batch_size": 4}, "WeightNoise": {"draws": 1}}
 
 
-def at_toy_size(stage: str, config: dict[str, Any]) -> None:
-    if stage != "02_detection":
-        return
-    options, data = config["model"]["init_args"], config["data"]["init_args"]
-    # Toy twins hardly behave alike.
-    options["least_agreement"] = 0.0
-    data["benchmark"]["init_args"] = {"scored": SCORED, "reference": SCORED}
-    for detector in options["detectors"]:
+def shrink(place: Path) -> None:
+    """Small numbers for what the toy base leaves as shipped."""
+    detectors = config_of(place, "detection/02_detection")["model"]["init_args"]["detectors"]
+    for detector in detectors:
         detector.setdefault("init_args", {}).update(SMALLER.get(detector["class_path"].rpartition(".")[2], {}))
+    for field, value in {
+        # Toy twins hardly behave alike.
+        "model.init_args.least_agreement": 0.0,
+        "model.init_args.detectors": detectors,
+        "data.init_args.scored": SCORED,
+        "data.init_args.reference": SCORED,
+        "data.init_args.batch_size": 8,
+    }.items():
+        change(place, "detection/02_detection", field, value)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +42,9 @@ def detected(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which toy variants were made and examined; leave it as it is."""
     place = tmp_path_factory.mktemp("detected")
     shutil.copytree(finished, place, dirs_exist_ok=True)
-    write_toy(place, "embedded_variants")
-    write_toy(place, EXPERIMENT, at_toy_size)
+    shrink(place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        assert run("fit", "--experiment", "configs/embedded_variants") == 0
         assert run(*FIT) == 0
     return place
 
@@ -76,7 +77,7 @@ def test_every_shipped_detector_judges_every_pair(detected: Path) -> None:
         first = float(row["suspicion_one"]) > float(row["suspicion_other"])
         assert row["says"] in ("", row["one"] if first else row["other"])
     results = json.loads((detected / ROOT / "results.json").read_text())
-    assert results["experiment"] == EXPERIMENT
+    assert results["experiment"] == "detection"
     assert len(results["detection"]["detectors"]) == 12
 
 
@@ -97,7 +98,7 @@ def test_it_is_skipped_when_done_and_takes_up_evidence_when_refitted(
     assert "Decision rules" in page
     # One detector's evidence is gone: it alone is measured again, and finds the same.
     (FOUND / "evidence" / "attentiveness.safetensors").unlink()
-    assert run("test", "--config", f"configs/{EXPERIMENT}/02_detection.yaml") == 0
+    assert run("test", "--config", write_stage(tmp_path, "detection/02_detection")) == 0
     said = capsys.readouterr().out
     assert "attentiveness: " in said
     assert "noise: 0" not in said
@@ -110,7 +111,7 @@ def test_two_processes_find_what_one_does(detected: Path, tmp_path: Path) -> Non
     shutil.copytree(detected, tmp_path, dirs_exist_ok=True)
     one = found_in(tmp_path)
     shutil.rmtree(tmp_path / FOUND)
-    words = ["test", "--config", f"configs/{EXPERIMENT}/02_detection.yaml", "--trainer.devices=2"]
+    words = ["test", "--config", write_stage(tmp_path, "detection/02_detection"), "--trainer.devices=2"]
     process = command(tmp_path, *words, "--trainer.strategy=ddp")
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said

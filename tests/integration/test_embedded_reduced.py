@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from toy import CONFIGS, run
+from toy import run
 
 # Sizes: what is changed in the shipped files; epochs, model and maps are as shipped.
 SCENARIOS = {"train": 4000, "validation": 200, "test": 300, "neutral": 400}
@@ -33,21 +31,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     place = tmp_path_factory.mktemp("reduced")
-    folder = place / "configs" / "embedded"
-    shutil.copytree(CONFIGS / "embedded", folder)
-    for path in folder.glob("*.yaml"):
-        config = yaml.safe_load(path.read_text())
-        arguments = config["data"]["init_args"]
-        arguments["scenarios"]["init_args"].update(SCENARIOS)
-        if "train_scenarios" in arguments:
-            arguments["train_scenarios"] = TWIN_SCENARIOS
-        if "capture_scenarios" in arguments:
-            arguments["capture_scenarios"] = CAPTURED_SCENARIOS
-        path.write_text(yaml.safe_dump(config, sort_keys=False))
+    base = {
+        "extends": "embedded",
+        "scenarios": {"init_args": SCENARIOS},
+        "twins": {twin: {"scenarios": TWIN_SCENARIOS} for twin in ("aligned", "faking")},
+        "capture": {"scenarios": CAPTURED_SCENARIOS},
+    }
+    (place / "reduced.yaml").write_text(yaml.safe_dump(base))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        assert run("fit", "--experiment", "configs/embedded") == 0
-    return dict(json.loads((Path(place) / "checkpoints" / "embedded" / "results.json").read_text()))
+        assert run("fit", "--base", "reduced.yaml") == 0
+    return dict(json.loads((place / "checkpoints/reduced/seed0/steering/results.json").read_text()))
 
 
 def accuracy(results: dict[str, Any], name: str, cell: str) -> float:

@@ -9,29 +9,27 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from toy import command, record_of, write_toy
+from toy import change, change_base, command, record_of, write_toy
+from twins import EXPORT
 
-FIT = ("fit", "--experiment", "configs/embedded")
+FIT = ("fit", "--base", "embedded.yaml")
+ROOT = Path("checkpoints/embedded/seed0/steering")
 EPOCHS = 20
 PATIENCE_SECONDS = 240
 
 pytestmark = pytest.mark.slow
 
 
-def slower(stage: str, config: dict[str, Any]) -> None:
+def write_slower(place: Path) -> None:
     """Long enough to be hit: many epochs of the twin, which draws numbers, and one prompt in a shard."""
-    if stage == "02_aligned":
-        config["model"]["init_args"]["dropout"] = 0.05
-        config["trainer"]["max_epochs"] = EPOCHS
-        config["trainer"]["callbacks"] = [
-            callback for callback in config["trainer"]["callbacks"] if callback["class_path"] != "EarlyStopping"
-        ]
-    if stage == "04_steering":
-        config["data"]["init_args"] |= {"capture_scenarios": 32, "shard_examples": 1}
+    write_toy(place)
+    change(place, "steering/02_aligned", "model.init_args.dropout", 0.05)
+    change(place, "steering/02_aligned", "trainer.callbacks", [EXPORT])
+    for field, value in {"twins.aligned.epochs": EPOCHS, "capture.scenarios": 32, "capture.shard_examples": 1}.items():
+        change_base(place, field, value)
 
 
 def strike(process: subprocess.Popen[str], when: Callable[[], bool], how: signal.Signals) -> tuple[int, str]:
@@ -56,19 +54,20 @@ def finish(place: Path) -> str:
 
 def test_a_killed_experiment_finishes_with_the_numbers_of_one_that_was_not(tmp_path: Path) -> None:
     place = tmp_path / "killed"
-    write_toy(place, edit=slower)
-    root = place / "checkpoints" / "embedded"
+    place.mkdir()
+    write_slower(place)
+    root = place / ROOT
 
     twin = root / "02_aligned"
     status, _ = strike(command(place, *FIT), (twin / "last.ckpt").is_file, signal.SIGKILL)
     assert status == -signal.SIGKILL
-    assert record_of(place, "02_aligned")["state"] == "running"
+    assert record_of(place, "steering/02_aligned")["state"] == "running"
     assert not (twin / "adapter").exists(), "killed while it was being fitted"
 
     store = root / "04_steering" / "store"
     status, _ = strike(command(place, *FIT), lambda: any(store.glob("shard-*.json")), signal.SIGKILL)
     assert status == -signal.SIGKILL
-    assert record_of(place, "02_aligned")["resumed"] is True
+    assert record_of(place, "steering/02_aligned")["resumed"] is True
     assert torch.load(twin / "last.ckpt", weights_only=True)["epoch"] >= EPOCHS - 1
     assert not (store / "manifest.json").exists(), "killed while it was being captured"
     kept = {path.name: path.stat().st_mtime_ns for path in store.glob("shard-*.json")}
@@ -80,10 +79,11 @@ def test_a_killed_experiment_finishes_with_the_numbers_of_one_that_was_not(tmp_p
     assert not list(store.glob(".writing*"))
 
     calm = tmp_path / "calm"
-    write_toy(calm, edit=slower)
-    shutil.copytree(root / "01_backbone", calm / "checkpoints" / "embedded" / "01_backbone")
+    calm.mkdir()
+    write_slower(calm)
+    shutil.copytree(root / "01_backbone", calm / ROOT / "01_backbone")
     finish(calm)
-    reference = calm / "checkpoints" / "embedded"
+    reference = calm / ROOT
     for file in (
         "02_aligned/adapter/adapter_model.safetensors",
         "03_faking/adapter/adapter_model.safetensors",
@@ -97,10 +97,10 @@ def test_a_killed_experiment_finishes_with_the_numbers_of_one_that_was_not(tmp_p
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> None:
-    write_toy(tmp_path, edit=slower)
-    checkpoint = tmp_path / "checkpoints" / "embedded" / "02_aligned" / "last.ckpt"
+    write_slower(tmp_path)
+    checkpoint = tmp_path / ROOT / "02_aligned" / "last.ckpt"
     status, said = strike(command(tmp_path, *FIT), checkpoint.is_file, signal.SIGINT)
     assert status == 130, said
     assert "interrupted: run the same command again to resume" in said
     assert "Traceback" not in said
-    assert "2/4 02_aligned: resumed" in finish(tmp_path)
+    assert "2/4 steering/02_aligned: resumed" in finish(tmp_path)

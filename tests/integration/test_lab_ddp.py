@@ -6,16 +6,17 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import command, run
+from toy import change, command, config_of, run
 from twins import write_twins
 
 from fa_lightning.regressors.registry import REGRESSORS
 
+FIT = ("fit", "lab", "--base", "embedded.yaml", "--only", "03_lab")
+ROOT = Path("checkpoints/embedded/seed0/lab")
 RANKS = 2
 SECONDS = 500
 CURVES = ("ridge", "oversight vector")
@@ -26,53 +27,51 @@ MEASURES = ("strength", "dose", "r2", "kl_neutral_nats", "perplexity_ratio", "re
 pytestmark = pytest.mark.slow
 
 
-def lab_of(per_device: int) -> Callable[[str, dict[str, Any]], None]:
+def write_lab(place: Path, per_device: int) -> None:
     """Every method whose fit does not depend on how batches are dealt out, on 15 test scenarios and 9 neutral texts."""
-
-    def edit(stage: str, config: dict[str, Any]) -> None:
-        if stage != "02_lab":
-            return
-        model, data = config["model"]["init_args"], config["data"]["init_args"]
-        # Gradient maps take other batches, and shuffled pairs are drawn on each rank.
-        model["regressors"] = [
-            spec
-            for spec in model["regressors"]
-            if REGRESSORS[spec["name"]].fit_kind != "gradient" and not spec.get("shuffled")
-        ]
-        methods = {spec["method"] for spec in model["regressors"]}
-        assert {"stacked ridge", "ridge where oversight is poor", "nearest neighbours", "sorted transport"} <= methods
-        for spec in model["regressors"]:
-            spec.update({"rank": 4} if "rank" in spec else {})
-        config["trainer"]["max_epochs"] = 2
+    shipped = config_of(place, "lab/03_lab")
+    # Gradient maps take other batches, and shuffled pairs are drawn on each rank.
+    regressors = [
+        spec
+        for spec in shipped["model"]["init_args"]["regressors"]
+        if REGRESSORS[spec["name"]].fit_kind != "gradient" and not spec.get("shuffled")
+    ]
+    methods = {spec["method"] for spec in regressors}
+    assert {"stacked ridge", "ridge where oversight is poor", "nearest neighbours", "sorted transport"} <= methods
+    for spec in regressors:
+        spec.update({"rank": 4} if "rank" in spec else {})
+    (lab,) = [one for one in shipped["trainer"]["callbacks"] if one["class_path"].endswith("SteeringLab")]
+    arguments = lab["init_args"]
+    arguments["units"] = [sweep for sweep in arguments["units"] if sweep["method"] in methods]
+    arguments["dose_curves"] = [curve for curve in arguments["dose_curves"] if curve["method"] in CURVES]
+    arguments["transfer_methods"] = list(CURVES)
+    for field, value in {
         # Of the fits that read prompts, the global batches are the same.
-        data |= {"live_batch_size": per_device, "live_neutral_texts": per_device, "validation_items": 11}
-        data["transfer"] = [{"name": "the same faker", "faking": "checkpoints/embedded/03_faking/adapter"}]
-        (lab,) = [
-            one["init_args"] for one in config["trainer"]["callbacks"] if one["class_path"].endswith("SteeringLab")
-        ]
-        lab["units"] = [sweep for sweep in lab["units"] if sweep["method"] in methods]
-        lab["dose_curves"] = [curve for curve in lab["dose_curves"] if curve["method"] in CURVES]
-        lab["transfer_methods"] = list(CURVES)
-
-    return edit
+        "data.init_args.live_batch_size": per_device,
+        "data.init_args.live_neutral_texts": per_device,
+        "data.init_args.validation_items": 11,
+        "data.init_args.transfer": [{"name": "the same faker", "faking": "${needs.faking}/adapter"}],
+        "needs.again": None,
+        "model.init_args.regressors": regressors,
+        "trainer.callbacks": [lab],
+    }.items():
+        change(place, "lab/03_lab", field, value)
 
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which both twins are fitted."""
     place = tmp_path_factory.mktemp("twins")
-    folder = write_twins(place)
-    (folder / "04_steering.yaml").unlink()
+    write_twins(place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        assert run("fit", "--experiment", "configs/embedded") == 0
+        assert run("fit", "--base", "embedded.yaml", "--only", "02_aligned", "--only", "03_faking") == 0
     return place
 
 
 def lab_in(twins: Path, place: Path, per_device: int) -> Path:
     shutil.copytree(twins, place, dirs_exist_ok=True)
-    folder = write_twins(place, lab_of(per_device), "embedded_lab")
-    (folder / "01_faking_again.yaml").unlink()
+    write_lab(place, per_device)
     return place
 
 
@@ -81,23 +80,22 @@ def alone(twins: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = lab_in(twins, tmp_path_factory.mktemp("alone"), per_device=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        assert run("fit", "--experiment", "configs/embedded_lab") == 0
+        assert run(*FIT) == 0
     return place
 
 
 @pytest.fixture(scope="module")
 def parallel(twins: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = lab_in(twins, tmp_path_factory.mktemp("parallel"), per_device=8 // RANKS)
-    trainer = "configs/trainer/ddp_cpu.yaml"
-    process = command(place, "fit", "--experiment", "configs/embedded_lab", "--trainer", trainer)
+    process = command(place, *FIT, "--trainer", "ddp_cpu")
     said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, said
-    assert said.count("1/1 02_lab: started") == 1
+    assert said.count("1/1 lab/03_lab: started") == 1
     return place
 
 
 def results(place: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((place / "checkpoints/embedded_lab/results.json").read_text())
+    found: dict[str, Any] = json.loads((place / ROOT / "results.json").read_text())
     return found
 
 
@@ -105,7 +103,7 @@ def rows(place: Path) -> dict[tuple[str, ...], dict[str, str]]:
     """Rows of the sweep, by what they are about; strengths found by a search differ in their last digits."""
     known: dict[tuple[str, ...], int] = {}
     found = {}
-    with (place / "checkpoints/embedded_lab/02_lab/sweep.csv").open() as file:
+    with (place / ROOT / "03_lab/sweep.csv").open() as file:
         for row in csv.DictReader(file):
             about = tuple(row[name] for name in ("work", "kind", "ranking", "percent", "target", "method"))
             known[about] = known.get(about, 0) + 1

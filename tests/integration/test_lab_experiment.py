@@ -7,15 +7,15 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from toy import record_of, run, write_toy
+from toy import change, config_of, record_of, run
 
 pytestmark = pytest.mark.slow
 
-FIT = ("fit", "--experiment", "configs/embedded_lab")
-STAGE = Path("checkpoints/embedded_lab/02_lab")
+FIT = ("fit", "lab", "--base", "embedded.yaml")
+ROOT = Path("checkpoints/embedded/seed0/lab")
+STAGE = ROOT / "03_lab"
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +23,10 @@ def lab(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     """Folder in which the toy lab has run; the working folder of the tests."""
     place = tmp_path_factory.mktemp("lab")
     shutil.copytree(finished, place, dirs_exist_ok=True)
-
-    def smaller(stage: str, config: dict[str, Any]) -> None:
-        if stage == "02_lab":
-            config["trainer"]["max_epochs"] = 2
-            for spec in config["model"]["init_args"]["regressors"]:
-                spec.update({"rank": 4} if "rank" in spec else {})
-
-    write_toy(place, "embedded_lab", smaller)
+    regressors = config_of(place, "lab/03_lab")["model"]["init_args"]["regressors"]
+    for spec in regressors:
+        spec.update({"rank": 4} if "rank" in spec else {})
+    change(place, "lab/03_lab", "model.init_args.regressors", regressors)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         assert run(*FIT) == 0
@@ -38,7 +34,7 @@ def lab(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 
 
 def test_every_shipped_method_is_in_the_results(lab: Path) -> None:
-    results = json.loads((lab / "checkpoints/embedded_lab/results.json").read_text())
+    results = json.loads((lab / ROOT / "results.json").read_text())
     found = results["lab"]
     rows = list(csv.DictReader((lab / STAGE / "sweep.csv").open()))
     assert {row["method"] for row in rows if row["kind"] == "trial"} == {one["method"] for one in found["methods"]}
@@ -52,8 +48,8 @@ def test_every_shipped_method_is_in_the_results(lab: Path) -> None:
 
 
 def test_the_report_shows_the_lab_and_needs_no_network(lab: Path) -> None:
-    assert run("report", "checkpoints/embedded_lab") == 0
-    page = (lab / "checkpoints/embedded_lab/report.html").read_text()
+    assert run("report", str(ROOT)) == 0
+    page = (lab / ROOT / "report.html").read_text()
     for words in ("oversight vector", "Transfer", "Label efficiency", "projection mirrored"):
         assert words.lower() in page.lower(), words
     assert "<script" not in page
@@ -66,7 +62,7 @@ def test_tensorboard_shows_the_same_figures(lab: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tags: set[str] = set()
-    for events in (lab / "logs/embedded_lab/02_lab").glob("events*"):
+    for events in (lab / "logs/embedded/seed0/lab/03_lab").glob("events*"):
         board = EventAccumulator(str(events), size_guidance={"images": 0})
         board.Reload()
         tags |= set(board.Tags()["images"])
@@ -76,7 +72,14 @@ def test_tensorboard_shows_the_same_figures(lab: Path) -> None:
 
 def test_any_saved_method_generates(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = STAGE / "interventions"
-    words = ("--experiment", "checkpoints/embedded", "--prompt", "You sort mail.", "--max-new-tokens", "2")
+    words = (
+        "--experiment",
+        "checkpoints/embedded/seed0/steering",
+        "--prompt",
+        "You sort mail.",
+        "--max-new-tokens",
+        "2",
+    )
     for name in ("oversight_vector", "ridge_where_oversight_is_poor", "stacked_ridge", "nearest_neighbours"):
         assert run("generate", *words, "--intervention", str(folder / name)) == 0, name
     assert "steered" in capsys.readouterr().out
@@ -87,12 +90,12 @@ def test_a_finished_lab_is_skipped_and_an_interrupted_one_goes_on(
 ) -> None:
     before = (STAGE / "sweep.csv").read_text()
     assert run(*FIT) == 0
-    assert "2/2 02_lab: done, skipped" in capsys.readouterr().out
-    record = record_of(lab, "02_lab", "embedded_lab")
+    assert "5/5 lab/03_lab: done, skipped" in capsys.readouterr().out
+    record = record_of(lab, "lab/03_lab")
     (STAGE / "stage.json").write_text(json.dumps({**record, "state": "running"}))
     (STAGE / "sweep.csv").write_text(before[: len(before) // 2])
     assert run(*FIT) == 0
-    assert "2/2 02_lab: resumed" in capsys.readouterr().out
+    assert "5/5 lab/03_lab: resumed" in capsys.readouterr().out
 
     def cells(text: str) -> list[tuple[str, ...]]:
         names = ("work", "kind", "percent", "strength", "oversight", "no_oversight")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import time
@@ -14,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy import command, record_of, run
-from twins import write_twins
+from toy import CONFIGS, change_base, command, record_of, run, write_stage
+from twins import AFFINE, EXPORT, of_both, of_stage, write_twins
 
 RANKS = 2
 BATCH = 4
@@ -23,25 +22,26 @@ SECONDS = 420
 EPOCHS = 20
 TOLERANCE = 1e-4
 """Absolute, on weights of order 0.1."""
-SHARDED = ("--trainer", "configs/trainer/fsdp_cpu.yaml")
-FIT = ("fit", "--experiment", "configs/embedded")
+SHARDED = ("--trainer", "fsdp_cpu")
+FIT = ("fit", "--base", "embedded.yaml")
+ALIGNED = (*FIT, "--only", "02_aligned")
+ROOT = Path("checkpoints/embedded/seed0/steering")
 TWINS = ("02_aligned", "03_faking")
 
 pytestmark = pytest.mark.slow
 
 
-def sizes(per_device: int) -> Any:
+def sizes(per_device: int) -> dict[str, Any]:
     """Every global batch is full, so that no rank repeats an item in training; the rest comes out uneven."""
-
-    def edit(stage: str, config: dict[str, Any]) -> None:
-        arguments = config["data"]["init_args"]
-        if stage in TWINS:
-            arguments |= {"batch_size": per_device, "train_scenarios": 16, "neutral_share": 0.0}
-        else:
-            arguments |= {"validation_items": 11, "batch_size": per_device}
-            config["model"]["init_args"]["regressors"] = [{"name": "affine"}, {"name": "mean_shift"}]
-
-    return edit
+    return {
+        "batch_size": per_device,
+        "twins.aligned.scenarios": 16,
+        "twins.faking.scenarios": 16,
+        **of_both("data.init_args.neutral_share", 0.0),
+        "validation_items": 11,
+        "capture.batch_size": per_device,
+        "studies.steering.regressors": AFFINE,
+    }
 
 
 def finish(place: Path, *words: str) -> str:
@@ -77,7 +77,7 @@ def alone(sharded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def artefact(place: Path, name: str) -> Path:
-    return place / "checkpoints" / "embedded" / name
+    return place / ROOT / name
 
 
 def adapter(place: Path, stage: str) -> dict[str, torch.Tensor]:
@@ -103,7 +103,7 @@ def test_the_twins_are_the_same(sharded: Path, alone: Path, stage: str) -> None:
 
 @pytest.mark.parametrize("stage", TWINS)
 def test_the_twins_are_judged_the_same_and_no_item_counts_twice(sharded: Path, alone: Path, stage: str) -> None:
-    one, two = (record_of(place, stage)["metrics"] for place in (alone, sharded))
+    one, two = (record_of(place, f"steering/{stage}")["metrics"] for place in (alone, sharded))
     tested = {name: value for name, value in one.items() if name.startswith(("test/", "unseen_wordings/"))}
     assert len(tested) == 6
     assert {name: two[name] for name in tested} == tested
@@ -125,7 +125,7 @@ def test_a_checkpoint_holds_the_adapter_and_its_optimizer_whole(sharded: Path, a
 
 def test_the_other_stages_work_as_under_ddp(sharded: Path, alone: Path) -> None:
     said = (sharded / "said.txt").read_text()
-    assert said.count("3/3 04_steering: started") == 1
+    assert said.count("3/3 steering/04_steering: started") == 1
     one, two = (json.loads(artefact(place, "results.json").read_text()) for place in (alone, sharded))
     assert two["n"] == one["n"]
     assert sum(two["n"].values()) == 15
@@ -136,24 +136,17 @@ def test_the_other_stages_work_as_under_ddp(sharded: Path, alone: Path) -> None:
     )
 
 
-def to_the_end(stage: str, config: dict[str, Any]) -> None:
+def to_the_end() -> dict[str, Any]:
     """Train for all epochs and hand on the last: the best one may be the first, which has made a single step."""
-    sizes(BATCH)(stage, config)
-    if stage in TWINS:
-        callbacks = config["trainer"]["callbacks"]
-        config["trainer"]["callbacks"] = [one for one in callbacks if one["class_path"] != "EarlyStopping"]
-        for callback in callbacks:
-            if callback["class_path"] == "ModelCheckpoint":
-                callback["init_args"] = {key: callback["init_args"][key] for key in ("dirpath", "filename")}
-                callback["init_args"] |= {"save_last": True, "enable_version_counter": False}
+    return {**sizes(BATCH), **of_both("trainer.callbacks", [EXPORT]), **of_both("checkpoint.monitor", None)}
 
 
 def one_fit(sharded: Path, place: Path, trainer: str | None, *flags: str) -> tuple[dict[str, torch.Tensor], int]:
     """Fit stage 3 by the plain command; its adapter and the number of optimizer steps."""
     shutil.copytree(sharded / "backbone", place / "backbone")
-    folder = write_twins(place, to_the_end)
-    laid_over = () if trainer is None else ("--config", f"configs/trainer/{trainer}.yaml")
-    finish(place, "fit", "--config", str(folder / "03_faking.yaml"), *laid_over, *flags)
+    write_twins(place, to_the_end())
+    laid_over = () if trainer is None else ("--config", str(CONFIGS / f"trainer/{trainer}.yaml"))
+    finish(place, "fit", "--config", write_stage(place, "steering/03_faking"), *laid_over, *flags)
     checkpoint = torch.load(artefact(place, "03_faking/last.ckpt"), weights_only=True)
     return adapter(place, "03_faking"), checkpoint["global_step"]
 
@@ -194,36 +187,22 @@ def test_bf16_mixed_keeps_the_adapter_in_float32(
     assert torch.cat([one.flatten() for one in alike]).float().mean() > 0.9
 
 
-def slow_twin(stage: str, config: dict[str, Any]) -> None:
-    """Long enough to be hit."""
-    sizes(RANKS * BATCH)(stage, config)
-    if stage == "02_aligned":
-        config["trainer"]["max_epochs"] = EPOCHS
-        kept = [callback for callback in config["trainer"]["callbacks"] if callback["class_path"] != "EarlyStopping"]
-        config["trainer"]["callbacks"] = kept
-
-
 def only_the_aligned_twin(place: Path, batch: int, backbone: Path) -> None:
+    """The one twin, long enough to be hit."""
     shutil.copytree(backbone, place / "backbone")
-
-    def edit(stage: str, config: dict[str, Any]) -> None:
-        slow_twin(stage, config)
-        config["data"]["init_args"]["batch_size"] = batch
-
-    folder = write_twins(place, edit)
-    for other in ("03_faking", "04_steering"):
-        (folder / f"{other}.yaml").unlink()
+    slow = {"twins.aligned.epochs": EPOCHS, of_stage("02_aligned", "trainer.callbacks"): [EXPORT]}
+    write_twins(place, {**sizes(batch), **slow})
 
 
 def test_what_either_began_the_other_ends(sharded: Path, tmp_path: Path) -> None:
     calm = tmp_path / "calm"
     only_the_aligned_twin(calm, 16, sharded / "backbone")
-    alone_in(calm, *FIT)
+    alone_in(calm, *ALIGNED)
     expected = adapter(calm, "02_aligned")
     for first, then in (((), SHARDED), (SHARDED, ())):
         place = tmp_path / ("sharded_first" if first else "alone_first")
         only_the_aligned_twin(place, 8 if first else 16, sharded / "backbone")
-        process = command(place, *FIT, *first)
+        process = command(place, *ALIGNED, *first)
         checkpoint = artefact(place, "02_aligned/last.ckpt")
         deadline = time.monotonic() + SECONDS
         while not checkpoint.is_file():
@@ -241,16 +220,15 @@ def test_what_either_began_the_other_ends(sharded: Path, tmp_path: Path) -> None
 
 
 def resume(place: Path, trainer: tuple[str, ...], batch: int) -> str:
-    """Run the same experiment with another batch for each device."""
-    path = place / "configs" / "embedded" / "02_aligned.yaml"
-    path.write_text(re.sub(r"\bbatch_size: \d+", f"batch_size: {batch}", path.read_text()))
-    return finish(place, *FIT, *trainer)
+    """Run the same command with another batch for each device."""
+    change_base(place, "batch_size", batch)
+    return finish(place, *ALIGNED, *trainer)
 
 
 def test_four_bits_are_refused_on_all_ranks(sharded: Path, tmp_path: Path) -> None:
     shutil.copytree(sharded / "backbone", tmp_path / "backbone")
-    folder = write_twins(tmp_path, sizes(BATCH))
-    stage, trainer = str(folder / "03_faking.yaml"), "configs/trainer/fsdp_cpu.yaml"
+    write_twins(tmp_path, sizes(BATCH))
+    stage, trainer = write_stage(tmp_path, "steering/03_faking"), str(CONFIGS / "trainer/fsdp_cpu.yaml")
     process = command(tmp_path, "fit", "--config", stage, "--config", trainer, "--model.load_in_4bit", "true")
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 1, said

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy import REPOSITORY, command, record_of, run
-from twins import write_trainer, write_twins
+from toy import CONFIGS, REPOSITORY, command, record_of, run, write_trainer
+from twins import AFFINE, of_both, write_twins
 
 JOB = REPOSITORY / "configs" / "slurm" / "fit.sbatch"
+FIT = ("fit", "--base", "embedded.yaml")
+ROOT = Path("checkpoints/embedded/seed0/steering")
 NODES = 2
 SECONDS = 420
 
@@ -74,7 +76,7 @@ def test_the_job_asks_for_a_task_a_gpu_and_tells_lightning_as_many() -> None:
     assert words[words.index("--trainer.num_nodes") + 1] == '"$SLURM_NNODES"'
     assert words[words.index("--trainer.devices") + 1] == '"$SLURM_NTASKS_PER_NODE"'
     trainer = words[words.index("--trainer") + 1]
-    assert (REPOSITORY / trainer).is_file()
+    assert (CONFIGS / "trainer" / f"{trainer}.yaml").is_file()
     subprocess.run(["bash", "-n", str(JOB)], check=True)
 
 
@@ -106,23 +108,23 @@ def test_the_script_requeues_once_its_time_is_up(tmp_path: Path, ends: str, rest
         process.send_signal(signal.SIGUSR1)
     process.wait(timeout=20)
     log = (tmp_path / "log").read_text().splitlines()
-    assert log[0].startswith("started --kill-on-bad-exit=1 python -m fa_lightning fit --experiment ")
+    assert log[0].startswith("started --kill-on-bad-exit=1 python -m fa_lightning fit steering --base llama2_7b ")
     assert log[0].endswith("--trainer.num_nodes 2 --trainer.devices 1")
     assert ("scontrol requeue 123" in log) is (ends == "out of time")
     assert (process.returncode == 0) is (ends == "by itself")
     assert [lock.is_file() for lock in locks] == [restarts == "0", True]
 
 
-def sizes(per_device: int) -> Any:
-    def edit(stage: str, config: dict[str, Any]) -> None:
-        arguments = config["data"]["init_args"]
-        if stage in ("02_aligned", "03_faking"):
-            arguments |= {"batch_size": per_device, "train_scenarios": 16, "neutral_share": 0.0}
-        else:
-            arguments |= {"validation_items": 11, "batch_size": per_device}
-            config["model"]["init_args"]["regressors"] = [{"name": "affine"}, {"name": "mean_shift"}]
-
-    return edit
+def sizes(per_device: int) -> dict[str, Any]:
+    return {
+        "batch_size": per_device,
+        "twins.aligned.scenarios": 16,
+        "twins.faking.scenarios": 16,
+        **of_both("data.init_args.neutral_share", 0.0),
+        "validation_items": 11,
+        "capture.batch_size": per_device,
+        "studies.steering.regressors": AFFINE,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -131,20 +133,19 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_twins(place, sizes(8))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        assert run("fit", "--experiment", "configs/embedded") == 0
+        assert run(*FIT) == 0
     return place
 
 
 def assert_same(place: Path, alone: Path) -> None:
     for stage in ("02_aligned", "03_faking"):
         one, two = (
-            load_file(folder / f"checkpoints/embedded/{stage}/adapter/adapter_model.safetensors")
-            for folder in (alone, place)
+            load_file(folder / ROOT / f"{stage}/adapter/adapter_model.safetensors") for folder in (alone, place)
         )
         assert one.keys() == two.keys()
         for name in one:
             torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-4)
-    one, two = (json.loads((folder / "checkpoints/embedded/results.json").read_text()) for folder in (alone, place))
+    one, two = (json.loads((folder / ROOT / "results.json").read_text()) for folder in (alone, place))
     for field in ("n", "cells", "format_validity"):
         assert two[field] == one[field]
 
@@ -154,13 +155,13 @@ def test_two_tasks_of_two_nodes_run_the_experiment_together(alone: Path, tmp_pat
     shutil.copytree(alone / "backbone", tmp_path / "backbone")
     write_twins(tmp_path, sizes(4))
     trainer = write_trainer(tmp_path, "cluster", 1, "ddp")
-    words = ("fit", "--experiment", "configs/embedded", "--trainer", trainer, "--trainer.num_nodes", str(NODES))
+    words = (*FIT, "--trainer", trainer, "--trainer.num_nodes", str(NODES))
     tasks = [command(tmp_path, *words, **variables(task)) for task in range(NODES)]
     said = [task.communicate(timeout=SECONDS)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], said
-    assert "3/3 04_steering: started" in said[0]
+    assert "3/3 steering/04_steering: started" in said[0]
     assert "started" not in said[1], "rank zero speaks for all"
-    assert record_of(tmp_path, "04_steering")["state"] == "done"
+    assert record_of(tmp_path, "steering/04_steering")["state"] == "done"
     assert_same(tmp_path, alone)
 
 
@@ -169,7 +170,7 @@ def test_torchrun_starts_the_same(alone: Path, tmp_path: Path) -> None:
     shutil.copytree(alone / "backbone", tmp_path / "backbone")
     write_twins(tmp_path, sizes(4))
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fa_lightning"]
-    words += ["fit", "--experiment", "configs/embedded", "--trainer", "configs/trainer/ddp_cpu.yaml"]
+    words += [*FIT, "--trainer", "ddp_cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS

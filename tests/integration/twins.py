@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from toy import write_toy
+from toy import change_base, write_toy
 
 SOURCE = {"train": 32, "validation": 16, "test": 15, "neutral": 9}
 """Scenarios; odd numbers, so that no batch of several ranks comes out even."""
 
-Edit = Callable[[str, dict[str, Any]], None]
+EXPORT = {"class_path": "fa_lightning.training.export.AdapterExport", "init_args": {"folder": "${folder}/adapter"}}
+"""The one callback of a twin that runs for all its epochs."""
+AFFINE = [{"name": "affine"}, {"name": "mean_shift"}]
+"""Maps that come out alike on any number of ranks."""
 
 
 def write_backbone(folder: Path) -> Path:
@@ -48,28 +50,26 @@ def write_backbone(folder: Path) -> Path:
     return folder
 
 
-def write_twins(place: Path, edit: Edit | None = None, experiment: str = "embedded") -> Path:
-    """`configs/<experiment>` at toy size in `place`, without its first stage: on the backbone of `write_backbone`."""
-    backbone = place / "backbone"
-    if not backbone.is_dir():
-        write_backbone(backbone)
+def write_twins(place: Path, changes: Mapping[str, Any] | None = None) -> Path:
+    """`place/embedded.yaml`: the embedded base at toy size, on the backbone of `write_backbone`.
 
-    def on_backbone(stage: str, config: dict[str, Any]) -> None:
-        if "backbone" in config["model"]["init_args"]:
-            config["model"]["init_args"]["backbone"] = "backbone"
-        source = config["data"]["init_args"]["scenarios"]
-        source["init_args"] |= SOURCE
-        if edit is not None:
-            edit(stage, config)
-
-    folder = write_toy(place, experiment, on_backbone)
-    (folder / "01_backbone.yaml").unlink(missing_ok=True)
-    return folder
+    Args:
+        place: the folder.
+        changes: dotted fields of the base and their values.
+    """
+    if not (place / "backbone").is_dir():
+        write_backbone(place / "backbone")
+    path = write_toy(place)
+    for field, value in {"backbone.name": "backbone", "scenarios.init_args": SOURCE, **(changes or {})}.items():
+        change_base(place, field, value)
+    return path
 
 
-def write_trainer(place: Path, name: str, ranks: int, strategy: Any) -> str:
-    """A trainer file for so many processes on the CPU; its path in `place`."""
-    path = place / "configs" / "trainer" / f"{name}.yaml"
-    settings = {"accelerator": "cpu", "devices": ranks, "strategy": strategy}
-    path.write_text(yaml.safe_dump({"trainer": settings}))
-    return str(path.relative_to(place))
+def of_both(field: str, value: Any) -> dict[str, Any]:
+    """A change of both twins' stages."""
+    return {of_stage(stage, field): value for stage in ("02_aligned", "03_faking")}
+
+
+def of_stage(stage: str, field: str) -> str:
+    """The field of a base that lays a value over a stage of the main job."""
+    return f"studies.steering.stages.{stage}.{field}"
