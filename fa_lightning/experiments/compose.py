@@ -234,9 +234,24 @@ def _extended(path: Path) -> list[dict[str, Any]]:
 
 def _merged(defaults: DictConfig, layers: Sequence[Mapping[str, Any]], path: Path) -> DictConfig:
     try:
-        return _over(defaults, *layers)
+        base: Any = defaults
+        for layer in layers:
+            below = OmegaConf.to_container(base)
+            _drop_arguments_of_others(below, layer)
+            base = _over(below, layer)
+        return base
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise UserError(f"{path} does not fit what a base is: {_reason(error)}") from error
+
+
+def _drop_arguments_of_others(below: Any, layer: Mapping[str, Any]) -> None:
+    """Take away the arguments of each class that a layer replaces by another one, which has its own."""
+    for key, value in layer.items():
+        replaced = below.get(key)
+        if isinstance(value, Mapping) and isinstance(replaced, dict):
+            if value.get("class_path", replaced.get("class_path")) != replaced.get("class_path"):
+                replaced.pop("init_args", None)
+            _drop_arguments_of_others(replaced, value)
 
 
 def _over(*layers: Any) -> DictConfig:

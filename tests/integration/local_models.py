@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from toy import CONFIGS
 
 EMBEDDED = {
     "class_path": "fa_lightning.scenarios.embedded.source.EmbeddedScenarios",
@@ -75,22 +73,18 @@ def save_model(folder: Path, family: str = "llama", layers: int = 2, seed: int =
     return str(folder)
 
 
-def write_small(place: Path, experiment: str, edit: Callable[[str, dict[str, Any]], None] | None = None) -> Path:
-    """Copy a shipped experiment with fewer prompts and steps; models, adapters, dtypes and sites stay as shipped."""
-    folder = place / "configs" / experiment
-    folder.mkdir(parents=True)
-    for path in sorted((CONFIGS / experiment).glob("*.yaml")):
-        config = yaml.safe_load(path.read_text())
-        trainer, data = config["trainer"], config["data"]["init_args"]
-        trainer.update(accelerator="cpu", max_epochs=2, log_every_n_steps=1)
-        data["scenarios"] = EMBEDDED
-        if "capture_scenarios" in data:
-            trainer["check_val_every_n_epoch"] = 2
-            data.update(capture_scenarios=16, capture_validation=8, capture_neutral=8, validation_items=8)
-            data.update(shard_examples=8, block_rows=512)
-        else:
-            data.update(train_scenarios=8)
-        if edit is not None:
-            edit(path.stem, config)
-        (folder / path.name).write_text(yaml.safe_dump(config, sort_keys=False))
-    return folder
+def write_small(place: Path, base: str) -> Path:
+    """A base that is a shipped one with fewer prompts and steps; models, adapters, dtypes and sites stay as shipped."""
+    path = place / f"{base}.yaml"
+    twin = {"epochs": 2, "scenarios": 8}
+    small = {
+        "extends": base,
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 1},
+        "scenarios": EMBEDDED,
+        "twins": {"aligned": twin, "faking": dict(twin)},
+        "capture": {"scenarios": 16, "validation": 8, "neutral": 8, "shard_examples": 8},
+        "validation_items": 8,
+        "studies": {"steering": {"epochs": 2, "stages": {"04_steering": {"data": {"init_args": {"block_rows": 512}}}}}},
+    }
+    path.write_text(yaml.safe_dump(small, sort_keys=False))
+    return path

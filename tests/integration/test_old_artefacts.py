@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
-from toy import CONFIGS, run, shrink
+from toy import change, change_base, run, write_stage, write_toy
 
-FIT = ("fit", "--experiment", "configs/embedded")
-MINE = ("fit", "--experiment", "configs/mine")
-FAKING = ("fit", "--config", "configs/embedded/03_faking.yaml")
+FIT = ("fit", "--base", "embedded.yaml")
+MINE = ("fit", "variants", "--base", "embedded.yaml", "--only", "02_evaluation")
+ROOT = Path("checkpoints/embedded/seed0/steering")
 TRIAL = ("--trainer.fast_dev_run", "true")
 
 Capture = pytest.CaptureFixture[str]
@@ -28,7 +25,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def told(capsys: Capture) -> dict[str, str]:
-    lines = re.findall(r"^\d/\d ([\w/-]+): (started|resumed|done, skipped)$", capsys.readouterr().out, re.MULTILINE)
+    lines = re.findall(r"^\d/\d \w+/([\w/-]+): (started|resumed|done, skipped)$", capsys.readouterr().out, re.MULTILINE)
     return dict(lines)
 
 
@@ -38,21 +35,11 @@ def refused(capsys: Capture, *words: str) -> str:
     return capsys.readouterr().err.partition("error: ")[2]
 
 
-def write_mine(place: Path, change: Callable[[dict[str, Any]], None], source: str) -> None:
-    """An experiment of one stage that uses what another one has made: a shipped file at toy size, changed."""
-    config = yaml.safe_load((CONFIGS / f"{source}.yaml").read_text())
-    shrink(config)
-    change(config)
-    (place / "configs" / "mine").mkdir(parents=True)
-    (place / "configs" / "mine" / "01_stage.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-
-
-def judging(config: dict[str, Any]) -> None:
-    """Judge the twins of the embedded experiment with its intervention."""
-    config["model"]["init_args"] |= {
-        "adapters": ["checkpoints/embedded/02_aligned", "checkpoints/embedded/03_faking"],
-        "folder": "checkpoints/mine/01_stage",
-    }
+def judge_the_twins(place: Path) -> None:
+    """Let the last stage of the study `variants` judge the twins of the main job with its intervention."""
+    twins = {"variants": None, "aligned": "steering/02_aligned", "faking": "steering/03_faking"}
+    change(place, "variants/02_evaluation", "needs", twins)
+    change(place, "variants/02_evaluation", "model.init_args.adapters", ["${needs.aligned}", "${needs.faking}"])
 
 
 def test_a_trial_leaves_nothing_of_an_experiment(copied: Path, capsys: Capture) -> None:
@@ -61,7 +48,7 @@ def test_a_trial_leaves_nothing_of_an_experiment(copied: Path, capsys: Capture) 
     capsys.readouterr()
     assert run(*FIT, *TRIAL) == 0
     said = capsys.readouterr().out
-    assert re.findall(r"^\d/4 (\w+): started$", said, re.MULTILINE) == [
+    assert re.findall(r"^\d/4 steering/(\w+): started$", said, re.MULTILINE) == [
         "01_backbone",
         "02_aligned",
         "03_faking",
@@ -70,7 +57,7 @@ def test_a_trial_leaves_nothing_of_an_experiment(copied: Path, capsys: Capture) 
     assert "of a trial (trainer.fast_dev_run) nothing is kept" in said
     assert "recovery" not in said, "the table of untrained models"
     assert files(copied / "checkpoints") == before
-    assert "--refit 02_aligned deletes" in refused(capsys, *FIT, "--refit", "02_aligned", *TRIAL)
+    assert "--refit steering/02_aligned deletes" in refused(capsys, *FIT, "--refit", "steering/02_aligned", *TRIAL)
     assert files(copied / "checkpoints") == before
     assert run(*FIT) == 0
     assert set(told(capsys).values()) == {"done, skipped"}
@@ -82,7 +69,7 @@ def test_a_trial_leaves_nothing_of_an_experiment(copied: Path, capsys: Capture) 
 @pytest.mark.parametrize("stage", ["01_backbone", "02_aligned", "04_steering"])
 def test_a_trial_of_one_stage_by_its_file_overwrites_nothing(copied: Path, stage: str) -> None:
     before = files(copied / "checkpoints")
-    assert run("fit", "--config", f"configs/embedded/{stage}.yaml", *TRIAL) == 0
+    assert run("fit", "--config", write_stage(copied, f"steering/{stage}"), *TRIAL) == 0
     assert files(copied / "checkpoints") == before
 
 
@@ -96,18 +83,19 @@ def test_a_limit_makes_another_stage(copied: Path, capsys: Capture) -> None:
 
 
 def test_an_adapter_replaced_in_a_finished_stage_is_seen_by_all_that_use_it(copied: Path, capsys: Capture) -> None:
-    write_mine(copied, judging, "embedded_variants/02_evaluation")
+    judge_the_twins(copied)
     assert run(*MINE) == 0
     assert run(*MINE) == 0
-    assert told(capsys) == {"01_stage": "done, skipped"}
+    assert told(capsys) == {"02_evaluation": "done, skipped"}
     # The same again is the same.
-    assert run(*FAKING) == 0
+    faking = ("fit", "--config", write_stage(copied, "steering/03_faking"))
+    assert run(*faking) == 0
     assert run(*MINE) == 0
-    assert told(capsys) == {"01_stage": "done, skipped"}
-    assert run(*FAKING, "--seed_everything", "7") == 0
+    assert told(capsys) == {"02_evaluation": "done, skipped"}
+    assert run(*faking, "--seed_everything", "7") == 0
     message = refused(capsys, *FIT)
-    assert "stage 03_faking is done, but checkpoints/embedded/03_faking/adapter is not what the stage made" in message
-    assert "--refit 03_faking" in message
+    assert f"stage steering/03_faking is done, but {ROOT}/03_faking/adapter is not what the stage made" in message
+    assert "--refit steering/03_faking" in message
     assert "input.model.init_args.adapters.1: was '" in refused(capsys, *MINE)
 
 
@@ -116,43 +104,45 @@ def test_a_stage_made_again_by_other_code_leaves_nothing_done_that_was_made_from
 ) -> None:
     from fa_lightning.training.module import BehaviourModule
 
-    write_mine(copied, judging, "embedded_variants/02_evaluation")
+    judge_the_twins(copied)
     assert run(*MINE) == 0
-    shutil.rmtree(copied / "checkpoints" / "embedded" / "03_faking")
+    shutil.rmtree(copied / ROOT / "03_faking")
     loss = BehaviourModule.loss
     monkeypatch.setattr(BehaviourModule, "loss", lambda self, batch: 0.5 * loss(self, batch) + 0.01)
     message = refused(capsys, *FIT)
-    assert "stage 04_steering was made from something else:\n  input.data.init_args.faking: was '" in message
+    assert "stage steering/04_steering was made from something else:\n  input.data.init_args.faking: was '" in message
     assert "input.model.init_args.adapters.1: was '" in refused(capsys, *MINE)
 
 
 def test_a_backbone_counts_by_its_weights_and_not_by_its_path(copied: Path, capsys: Capture) -> None:
-    def on_its_own(config: dict[str, Any]) -> None:
-        config["model"]["init_args"]["backbone"] = "models/one"
-        for callback in config["trainer"]["callbacks"]:
-            for name in {"dirpath", "folder"} & set(callback.get("init_args", {})):
-                ending = callback["init_args"][name].partition("02_aligned")[2]
-                callback["init_args"][name] = f"checkpoints/mine/01_stage{ending}"
+    mine = ("fit", "--base", "mine.yaml", "--only", "02_aligned")
+    elsewhere = ("--data.init_args.num_workers", "1", "--trainer.num_sanity_val_steps", "2")
+
+    def on(name: str) -> None:
+        change_base(copied, "backbone.name", f"models/{name}", "mine")
 
     for name in ("one", "two"):
-        shutil.copytree(copied / "checkpoints/embedded/01_backbone/backbone", copied / "models" / name)
-    write_mine(copied, on_its_own, "embedded/02_aligned")
-    assert run(*MINE) == 0
+        shutil.copytree(copied / ROOT / "01_backbone/backbone", copied / "models" / name)
+    write_toy(copied).rename("mine.yaml")
+    on("one")
+    assert run(*mine) == 0
     capsys.readouterr()
-    elsewhere = ("--model.init_args.backbone", "models/two", "--data.init_args.num_workers", "1")
-    assert run(*MINE, *elsewhere, "--trainer.num_sanity_val_steps", "2") == 0
-    assert told(capsys) == {"01_stage": "done, skipped"}
+    on("two")
+    assert run(*mine, *elsewhere) == 0
+    assert told(capsys) == {"02_aligned": "done, skipped"}
     path = copied / "models" / "two" / "model.safetensors"
     weights = load_file(path)
     name = "model.layers.1.self_attn.k_proj.weight"
     torch.manual_seed(0)
     save_file({**weights, name: weights[name] + 0.1 * torch.randn_like(weights[name])}, path, {"format": "pt"})
-    assert "input.model.init_args.backbone: was '" in refused(capsys, *MINE, *elsewhere)
-    assert run(*MINE) == 0
+    changed = re.compile(r"input\.model\.init_args\.backbone(\.name)?: was '")
+    assert changed.search(refused(capsys, *mine, *elsewhere))
+    on("one")
+    assert run(*mine) == 0
     shutil.move(path, copied / "models" / "one" / "model.safetensors")
-    assert "input.model.init_args.backbone: was '" in refused(capsys, *MINE)
+    assert changed.search(refused(capsys, *mine))
 
 
 def test_a_stage_says_which_precision_it_ran_in(finished: Path) -> None:
-    record = json.loads((finished / "checkpoints/embedded/02_aligned/stage.json").read_text())
+    record = json.loads((finished / ROOT / "02_aligned/stage.json").read_text())
     assert record["precision"] == "32-true"
