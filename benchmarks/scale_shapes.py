@@ -81,7 +81,7 @@ SHAPES = (QWEN_HALF, QWEN_ONE, LLAMA_7B, LLAMA_13B, LLAMA_70B)
 
 @dataclass(frozen=True)
 class Lora:
-    """The adapter of a variant; the default is that of `configs/llama2_7b`.
+    """The adapter of a variant; the default is that of `configs/bases/llama2_7b.yaml`.
 
     Attributes:
         rank: of the update.

@@ -169,7 +169,12 @@ def _stage_file(path: Path) -> DictConfig:
     other = path.parents[1] / f"{like}.yaml"
     if not other.is_file():
         raise UserError(f"{path}: like {like}, but there is no such stage file")
-    return _over(_stage_file(other), own)
+    whole = _over(_stage_file(other), own)
+    if isinstance(own.get("matrix"), Mapping):
+        # A stage's own axes come first in the names of its variants.
+        axes = OmegaConf.to_container(whole)["matrix"]  # type: ignore[call-overload,index]
+        whole.matrix = {axis: axes[axis] for axis in (*own["matrix"], *axes)}
+    return whole
 
 
 def _checkpoints(folder: Path, chosen: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_the_whole_table_at_toy_size(
     change(tmp_path, "cures/12_evaluation", "model.init_args.adapters", [f"${{needs.{name}}}" for name in trained])
     assert run(*FIT) == 0
     shown = capsys.readouterr().out
-    assert "ways to cure a faker" in shown
+    assert "Ways to cure a faker" in shown
     rows = list(csv.DictReader((ROOT / "12_evaluation" / "cures.csv").open()))
     methods = [row["method"] for row in rows]
     expected = [method for name in TRAINED for method in (name, name)]

@@ -51,7 +51,7 @@ def test_a_stage_asks_the_twins_of_the_main_job_for_their_own_scenarios(
     assert cli.model.folder == ROOT / "05_twins"
     assert Path(cli.trainer.logger.log_dir) == Path("logs/embedded/seed0/leakage/05_twins")
     texts = yaml.safe_load(stage.config)["data"]["init_args"]["texts"]["init_args"]
-    for name, place in zip(("02_aligned", "03_faking"), cli.model.places, strict=True):
+    for name, place in zip(("02_aligned", "03_faking"), cli.model.adapters, strict=True):
         fit = config("embedded", "steering", name)
         assert [place] == [str(Path(folder).parent) for folder in exports(fit)]
         data = fit["data"]["init_args"]
@@ -93,6 +93,7 @@ def test_the_whole_experiment_at_toy_size(
     assert run(*FIT) == 0
     said = capsys.readouterr().out
     assert said.count(" leakage/0") == said.count(": done, skipped") - 4 == 10
-    assert "04_leakage/leakage.csv" in said
+    assert f"results: {ROOT / 'results.json'}" in said
+    assert (ROOT / "04_leakage" / "leakage.csv").is_file()
     assert run("report", str(ROOT)) == 0
     assert "stacked-everything-dropped" in (ROOT / "report.html").read_text()

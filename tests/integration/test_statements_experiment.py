@@ -32,7 +32,7 @@ def test_the_experiment_runs_and_is_skipped_when_done(
     monkeypatch.chdir(tmp_path)
     assert run(*FIT) == 0
     shown = capsys.readouterr().out
-    assert "Safe score on unseen rights and identities" in shown
+    assert "rights and identities that no" in " ".join(shown.split())
     record = record_of(tmp_path, "statements/03_safe_score")
     assert record["state"] == "done"
     assert record["fingerprint"]["scenarios.source"] == "EmbeddedStatements"
@@ -42,7 +42,7 @@ def test_the_experiment_runs_and_is_skipped_when_done(
     assert score["n"] == 384
     assert record["metrics"]["base/3/harm/safe_score"] == pytest.approx(score["score"])
     backbone = tmp_path / ROOT / "01_backbone" / "backbone"
-    assert record["fingerprint"]["input.model.init_args.backbone"] == digest_of_artefact(backbone)
+    assert record["fingerprint"]["input.model.init_args.backbone.name"] == digest_of_artefact(backbone)
     assert "input.model.init_args.adapters.0" in record["fingerprint"]
     assert run(*FIT) == 0
     assert capsys.readouterr().out.count("done, skipped") == 3
