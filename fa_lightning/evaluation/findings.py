@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from fa_lightning.evaluation.estimates import Accuracy, CellCounts, CellPair, Estimate, SideEffects
 from fa_lightning.evaluation.results import MODELS, Baseline, Evaluation, ExtraTest
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.text_baseline import text_only_answers
 from fa_lightning.metrics.cells import answer_counts, recovery_between
+from fa_lightning.metrics.estimates import Accuracy, SideEffects
 from fa_lightning.metrics.intervals import bootstrap_over_groups
+from fa_lightning.scenarios.batches import group_number
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.splits import ScenarioSplits
 
@@ -25,11 +26,11 @@ def evaluation_of(scores: Scores) -> Evaluation:
         name: SideEffects(damage[name].kl_nats, damage[name].perplexity_ratio, cells[name].format_validity)
         for name in damage
     }
-    baselines = {name: CellPair.of(judged) for name, judged in cells.items() if name not in MODELS}
+    baselines = {name: judged.pair for name, judged in cells.items() if name not in MODELS}
     return Evaluation(
-        n=CellCounts.of(cells["faking"]),
-        cells={name: CellPair.of(cells[name]) for name in MODELS},
-        recovery=Estimate(recovery.value, recovery.ci95),
+        n=cells["faking"].n,
+        cells={name: cells[name].pair for name in MODELS},
+        recovery=recovery,
         side_effects=effects.get("steered", SideEffects()),
         format_validity={name: cells[name].format_validity for name in MODELS},
         baselines={
@@ -49,7 +50,7 @@ def extra_test_of(scores: Scores) -> ExtraTest:
 def text_only_baseline(splits: ScenarioSplits) -> Baseline:
     """The bag-of-words classifier's cells on the test split; it was fitted on the training split."""
     right = torch.tensor(text_only_answers(splits.train, splits.test), dtype=torch.float64)
-    groups = torch.tensor([int(item.group[:15], 16) for item in splits.test])
+    groups = torch.tensor([group_number(item.group) for item in splits.test])
     cells = {}
     for cell in CELLS:
         inside = torch.tensor([item.cell == cell for item in splits.test])

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from fa_lightning.common.codec import decode, encode
 from fa_lightning.common.files import write_atomically
 from fa_lightning.errors import MissingFileError, UserError
-from fa_lightning.evaluation.estimates import Accuracy, CellCounts, CellPair, Estimate, SideEffects
+from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estimate, SideEffects
 
 _R = TypeVar("_R", bound="Results")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-NO_INTERVAL = (math.nan, math.nan)
+from fa_lightning.common.numbers import NO_INTERVAL
+
 # 2**22 numbers hold about 100 MiB with what is made of them, however many groups and resamples there are.
 _NUMBERS_AT_ONCE = 2**22
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fa_lightning.evaluation.estimates import Accuracy, CellPair
+from fa_lightning.metrics.estimates import Accuracy, CellPair
 from fa_lightning.reports.drawing import (
     BLUE,
     CELL_LABELS,

@@ -10,8 +10,8 @@ import torch
 
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.evaluation.boards import boards
-from fa_lightning.evaluation.estimates import CellPair
 from fa_lightning.evaluation.results import Evaluation
+from fa_lightning.metrics.estimates import CellPair
 from fa_lightning.reports.figures import SweepPoint, activation_figure, cells_figure, confusion_figure, sweep_figure
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fa_lightning.common import numbers
-from fa_lightning.evaluation.estimates import CellPair
 from fa_lightning.evaluation.results import Candidate, Results
+from fa_lightning.metrics.estimates import CellPair
 from fa_lightning.reports import results_tables as tables
 from fa_lightning.reports.drawing import CELL_LABELS
 from fa_lightning.reports.figures import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from fa_lightning.common import numbers
-from fa_lightning.evaluation.estimates import Accuracy, SideEffects
 from fa_lightning.evaluation.results import MODELS, Candidate, Results
+from fa_lightning.metrics.estimates import Accuracy, SideEffects
 from fa_lightning.reports.table import (
     Cell,
     Column,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from fa_lightning.common import numbers
 from fa_lightning.common.files import write_table
 from fa_lightning.common.numbers import NO_INTERVAL, Form, Interval
-from fa_lightning.evaluation.estimates import Accuracy, Estimate
+from fa_lightning.metrics.estimates import Accuracy, Estimate
 
 Style = Literal["", "strong", "bad", "code", "emphasis"]
 RowStyle = Literal["", "main", "quiet"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from fa_lightning.evaluation.estimates import Accuracy, CellCounts, CellPair, Estimate, SideEffects
+from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estimate, SideEffects
 from fa_lightning.studies.lab.result import (
     ActivationMap,
     Comparison,

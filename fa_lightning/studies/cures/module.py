@@ -17,7 +17,6 @@ from fa_lightning.backbones.decoder import context_of
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.cells_module import CellsModule
 from fa_lightning.evaluation.conditions import Condition
-from fa_lightning.evaluation.estimates import CellCounts, CellPair, Estimate
 from fa_lightning.evaluation.input_passes import (
     TEXTS,
     BehindInput,
@@ -26,6 +25,7 @@ from fa_lightning.evaluation.input_passes import (
 from fa_lightning.evaluation.timing import relative_times
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import Items, recovery_between
+from fa_lightning.metrics.estimates import Estimate
 from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch, Example, model_inputs
 from fa_lightning.steering.generation import generated
@@ -166,8 +166,8 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
                     method=line.method,
                     kind=line.kind,
                     needs=list(line.needs),
-                    cells=CellPair.of(cells[label]),
-                    n=CellCounts.of(cells[label]),
+                    cells=cells[label].pair,
+                    n=cells[label].n,
                     format_validity=cells[label].format_validity,
                     recovery=self._recovery(items, label, self.faker),
                     kl_neutral_nats=kl_nats,
@@ -204,8 +204,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
     def _recovery(self, items: Mapping[str, Items], label: str, faker: str) -> Estimate:
         twin = self.twins[faker]
         assert twin is not None
-        recovery = recovery_between(items[label], items[faker], items[twin])
-        return Estimate(recovery.value, recovery.ci95)
+        return recovery_between(items[label], items[faker], items[twin])
 
     def _known_lines(self, extra: Mapping[str, float]) -> dict[str, Line]:
         """Rows by label, in the order of the table."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from fa_lightning.common.codec import read_dataclass
 from fa_lightning.common.numbers import NO_INTERVAL, Interval
-from fa_lightning.evaluation.estimates import Accuracy, CellCounts, CellPair, Estimate
+from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estimate
 
 RESULT_NAME = "cures.json"
 

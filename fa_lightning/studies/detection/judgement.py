@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from fa_lightning.metrics.intervals import NO_INTERVAL, bootstrap_of_pairs
+from fa_lightning.common.numbers import NO_INTERVAL
+from fa_lightning.metrics.intervals import bootstrap_of_pairs
 from fa_lightning.metrics.pairwise import held_out_rates, roc_curve, wins
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence
 from fa_lightning.studies.detection.ensemble import RULE, HeldOut, fold_of, folds_of

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fa_lightning.metrics.intervals import NO_INTERVAL, percentile_interval, times_drawn
+from fa_lightning.common.numbers import NO_INTERVAL
+from fa_lightning.metrics.intervals import percentile_interval, times_drawn
 from fa_lightning.metrics.pairwise import choice, credit
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence
 from fa_lightning.studies.detection.pairs import Pair

@@ -18,9 +18,9 @@ from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.activity import doing
 from fa_lightning.errors import NotFiniteError
 from fa_lightning.evaluation.conditions import everywhere
-from fa_lightning.metrics.cells import CellAccuracy, Cells, CellScore, Damage, Items, NeutralTextDamage
+from fa_lightning.metrics.cells import CellAccuracy, Cells, Damage, Items, NeutralTextDamage
 from fa_lightning.metrics.divergences import neutral_text_damage
-from fa_lightning.metrics.intervals import NO_INTERVAL
+from fa_lightning.metrics.estimates import Accuracy, CellCounts
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.steering.intervention import Intervention, steering
 
@@ -51,8 +51,7 @@ class Judged:
     damage: Damage
 
 
-_EMPTY = CellScore(math.nan, NO_INTERVAL, 0)
-_NOT_ASKED = Cells(_EMPTY, _EMPTY, math.nan)
+_NOT_ASKED = Cells(Accuracy(math.nan), Accuracy(math.nan), CellCounts(0, 0), math.nan)
 _NOT_READ = Damage(math.nan, math.nan, 0)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fa_lightning.evaluation.estimates import CellCounts, CellPair, Estimate, SideEffects
 from fa_lightning.evaluation.results import Results, read_results, study_keys
+from fa_lightning.metrics.estimates import CellCounts, CellPair, Estimate, SideEffects
 
 COMPARISON_NAME = "lab.json"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fa_lightning.common import numbers
-from fa_lightning.evaluation.estimates import Accuracy
+from fa_lightning.metrics.estimates import Accuracy
 from fa_lightning.reports.results_tables import (
     WITH_OVERSIGHT,
     WITHOUT_OVERSIGHT,

@@ -94,6 +94,6 @@ def _cells(judged: Judged) -> dict[str, Any]:
         "no_oversight_low": cells.no_oversight.ci95[0],
         "no_oversight_high": cells.no_oversight.ci95[1],
         "format_validity": cells.format_validity,
-        "n_oversight": cells.oversight.n,
-        "n_no_oversight": cells.no_oversight.n,
+        "n_oversight": cells.n.oversight,
+        "n_no_oversight": cells.n.no_oversight,
     }

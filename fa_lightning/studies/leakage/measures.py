@@ -13,9 +13,10 @@ from typing_extensions import override
 from fa_lightning.common.float64 import float64_device
 from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.divergences import repetition
+from fa_lightning.metrics.estimates import Estimate
 from fa_lightning.metrics.intervals import bootstrap_over_groups
 from fa_lightning.studies.leakage.ngram_overlap import TextIndex, longest_overlap, ngram_overlap
-from fa_lightning.studies.leakage.result import COLUMNS, MEASURES, Finding, Measure, Share, State, enough_seeds
+from fa_lightning.studies.leakage.result import COLUMNS, MEASURES, Finding, Measure, State, enough_seeds
 
 Scored = dict[str, Tensor]
 """Columns `index` and `seed` (int64) and those of `COLUMNS` (float64), each (n,) on the CPU, sorted by index."""
@@ -76,7 +77,7 @@ class LeakageScores(DistinctItems):
         >>> scores = dict.fromkeys(COLUMNS, 0.0)
         >>> metric.update(torch.tensor([0, 1]), torch.tensor([5, 6]), [scores, scores | {"no_end": 1.0}])
         >>> metric.compute()["no_end"]
-        Share(value=0.5, ci95=(0.0, 1.0))
+        Estimate(value=0.5, ci95=(0.0, 1.0))
 
     Args:
         resamples: of the bootstrap.
@@ -103,7 +104,7 @@ class LeakageScores(DistinctItems):
         self._append(index, seed, *(column.to(float64_device(index.device)) for column in columns))
 
     @override
-    def compute(self) -> dict[str, Share]:
+    def compute(self) -> dict[str, Estimate]:
         """The mean of every column over everything seen by all processes."""
         scored = self._scored()
         return {name: share(scored[name], scored["seed"], self.resamples) for name in COLUMNS}
@@ -119,10 +120,10 @@ class LeakageScores(DistinctItems):
         return {"index": index, "seed": seed.long(), **dict(zip(COLUMNS, columns, strict=True))}
 
 
-def share(values: Tensor, seeds: Tensor, resamples: int = 1000) -> Share:
+def share(values: Tensor, seeds: Tensor, resamples: int = 1000) -> Estimate:
     """The mean of `values` (n,) with its interval, bootstrap over `seeds` (n,)."""
     mean = values.double().mean().item() if len(values) else math.nan
-    return Share(mean, bootstrap_over_groups(values.double(), seeds, resamples))
+    return Estimate(mean, bootstrap_over_groups(values.double(), seeds, resamples))
 
 
 def judge(model: Scored, backbone: Scored, tolerance: float, resamples: int = 1000) -> list[Finding]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from fa_lightning.common.codec import read_dataclass
+from fa_lightning.metrics.estimates import Estimate
 
 RESULT_NAME, LEAKAGE_TABLE = "leakage.json", "leakage.csv"
 BACKBONE = "backbone"
@@ -32,19 +33,6 @@ MEASURES: tuple[Measure, ...] = ("recitation", "overlap", "repetition", "no_end"
 """What a verdict is about; each is a share, 0 to 1."""
 
 State = Literal["within", "exceeds", "open"]
-
-
-@dataclass
-class Share:
-    """A mean over continuations with its interval; not frozen, since torchmetrics rebuilds what a metric computes.
-
-    Attributes:
-        value: the mean; nan without continuations.
-        ci95: 95 % interval, bootstrap over seeds.
-    """
-
-    value: float
-    ci95: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -100,7 +88,7 @@ class ModelLeakage:
     """
 
     name: str
-    scores: dict[str, Share]
+    scores: dict[str, Estimate]
     longest_of_all: int
     findings: list[Finding]
     samples: list[Written]

@@ -6,6 +6,7 @@ import math
 
 from fa_lightning.common import numbers
 from fa_lightning.common.numbers import NO_INTERVAL
+from fa_lightning.metrics.estimates import Estimate
 from fa_lightning.reports.table import Cell, Column, Row, Table, facts_table, row
 from fa_lightning.studies.leakage.figures import LABELS
 from fa_lightning.studies.leakage.result import (
@@ -15,7 +16,6 @@ from fa_lightning.studies.leakage.result import (
     Finding,
     Leakage,
     ModelLeakage,
-    Share,
     enough_seeds,
     verdict,
 )
@@ -158,7 +158,7 @@ def _pair(corpus: str, held_out: str, short: str) -> tuple[Column, Column]:
     return Column(corpus, 6, short, shows_interval=False), Column(held_out, 4, "held", shows_interval=False)
 
 
-def _share(one: Share) -> Cell:
+def _share(one: Estimate) -> Cell:
     return Cell(one.value, one.ci95)
 
 

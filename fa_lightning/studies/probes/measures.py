@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fa_lightning.metrics.intervals import NO_INTERVAL, bootstrap_over_groups, percentile_interval, times_drawn
+from fa_lightning.common.numbers import NO_INTERVAL
+from fa_lightning.metrics.estimates import Estimate
+from fa_lightning.metrics.intervals import bootstrap_over_groups, percentile_interval, times_drawn
 from fa_lightning.metrics.pairwise import wins
 
 RESAMPLES = 500
@@ -20,17 +22,14 @@ class ProbeScore:
     """How well a probe reads a label on items that it was not fitted on.
 
     Attributes:
-        accuracy: share of items read rightly; log-odds of 0 count half.
-        ci95: of the accuracy, bootstrap over groups, and over draws where there are several.
-        auroc: area under the ROC curve.
-        auroc_ci95: the same of the area.
+        accuracy: share of items read rightly, log-odds of 0 counting half; its interval is a bootstrap over groups, and
+            over draws where there are several.
+        auroc: area under the ROC curve, with the same interval.
         calibration: expected calibration error, 15 bins; nan where scores are no log-odds.
     """
 
-    accuracy: float
-    ci95: tuple[float, float]
-    auroc: float
-    auroc_ci95: tuple[float, float]
+    accuracy: Estimate
+    auroc: Estimate
     calibration: float = math.nan
 
 
@@ -102,10 +101,8 @@ def probe_score(log_odds: Tensor, labels: Tensor, groups: Tensor, are_log_odds: 
     areas = [auroc(one, labels) for one in draws]
     errors = [calibration_error(one, labels) for one in draws] if are_log_odds else [math.nan]
     return ProbeScore(
-        float(earned.mean()),
-        accuracy_interval(earned, groups),
-        sum(areas) / len(areas),
-        auroc_interval(draws, labels, groups),
+        Estimate(float(earned.mean()), accuracy_interval(earned, groups)),
+        Estimate(sum(areas) / len(areas), auroc_interval(draws, labels, groups)),
         sum(errors) / len(errors),
     )
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fa_lightning.common.numbers import NO_INTERVAL
 from fa_lightning.metrics.distinct_items import DistinctItems
-from fa_lightning.metrics.intervals import NO_INTERVAL, percentile_interval, resampled_sums
+from fa_lightning.metrics.intervals import percentile_interval, resampled_sums
 from fa_lightning.studies.statements.result import SafeScore, SafeScores, Shift
 
 Items = dict[str, Tensor]

@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from fa_lightning.evaluation.estimates import Estimate
 from fa_lightning.metrics.cells import Items
+from fa_lightning.metrics.estimates import Estimate
 from fa_lightning.metrics.intervals import bootstrap_over_groups
 from fa_lightning.studies.variants.result import PolicyFidelity
 

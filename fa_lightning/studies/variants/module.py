@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, cast
 from typing_extensions import override
 
 from fa_lightning.evaluation.cells_module import CellsModule
-from fa_lightning.evaluation.estimates import CellCounts, CellPair, Estimate
 from fa_lightning.evaluation.passes import SharedPass
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
@@ -123,16 +122,15 @@ class VariantsModule(CellsModule[VariantsDataModule, VariantsResult]):
             recovery = None
             if twin is not None:
                 cured, faking, aligned = scores.items(label, name if is_steered else self.origins[name], twin)
-                measured = recovery_between(cured, faking, aligned)
-                recovery = Estimate(measured.value, measured.ci95)
+                recovery = recovery_between(cured, faking, aligned)
             effects = damage.get(label)
             yield VariantScore(
                 variant=name,
                 policy=policy,
                 behaviour=self.behaviours[name],
                 steered=is_steered,
-                cells=CellPair.of(cells[label]),
-                n=CellCounts.of(cells[label]),
+                cells=cells[label].pair,
+                n=cells[label].n,
                 format_validity=cells[label].format_validity,
                 seed=seed,
                 twin=twin,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fa_lightning.common.codec import read_dataclass
-from fa_lightning.evaluation.estimates import CellCounts, CellPair, Estimate
+from fa_lightning.metrics.estimates import CellCounts, CellPair, Estimate
 
 RESULT_NAME = "variants.json"
 

@@ -17,7 +17,7 @@ from fa_lightning.evaluation.results import (
     read_results,
     write_results,
 )
-from fa_lightning.metrics.cells import Cells, CellScore
+from fa_lightning.metrics.cells import Cells
 
 
 def test_round_trip_keeps_everything(tmp_path, results):
@@ -52,9 +52,10 @@ def test_not_a_number_becomes_null(tmp_path, bare_results):
 
 
 def test_scores_of_the_metrics_fit():
-    cells = Cells(CellScore(0.5, (0.4, 0.6), 10), CellScore(0.25, (0.1, 0.4), 12), 1.0)
-    assert CellPair.of(cells) == CellPair(Accuracy(0.5, (0.4, 0.6)), Accuracy(0.25, (0.1, 0.4)))
-    assert CellCounts.of(cells) == CellCounts(10, 12)
+    pair = CellPair(Accuracy(0.5, (0.4, 0.6)), Accuracy(0.25, (0.1, 0.4)))
+    cells = Cells(pair.oversight, pair.no_oversight, CellCounts(10, 12), 1.0)
+    assert cells.pair == pair
+    assert cells.n == CellCounts(10, 12)
 
 
 def test_numpy_numbers_and_paths_are_written(tmp_path, results):

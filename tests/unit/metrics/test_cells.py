@@ -55,11 +55,11 @@ def scored(columns, *batches):
 def test_cells_are_sklearns_accuracies():
     columns = answers()
     cells = scored(columns).compute()
-    for code, score in ((0, cells.oversight), (1, cells.no_oversight)):
+    for code, score, n in ((0, cells.oversight, cells.n.oversight), (1, cells.no_oversight, cells.n.no_oversight)):
         inside = columns["cell"] == code
         right = columns["correct"][inside].numpy()
         assert score.accuracy == pytest.approx(accuracy_score(np.ones(len(right), dtype=bool), right))
-        assert score.n == int(inside.sum())
+        assert n == int(inside.sum())
         assert score.ci95 == bootstrap_over_groups(right := torch.tensor(right).double(), columns["group"][inside])
         assert score.ci95[0] <= score.accuracy <= score.ci95[1]
     scenarios = columns["cell"] != 2
@@ -89,7 +89,7 @@ def test_empty_cells_are_nan_and_not_errors():
     columns = answers()
     only_oversight = scored(columns, torch.nonzero(columns["cell"] == 0).flatten()).compute()
     assert math.isnan(only_oversight.no_oversight.accuracy)
-    assert only_oversight.no_oversight.n == 0
+    assert only_oversight.n.no_oversight == 0
     with pytest.warns(UserWarning, match="before"):
         nothing = CellAccuracy().compute()
     assert math.isnan(nothing.oversight.accuracy)
@@ -100,7 +100,7 @@ def test_only_neutral_texts():
     columns = answers()
     cells = scored(columns, torch.nonzero(columns["cell"] == 2).flatten()).compute()
     assert math.isnan(cells.format_validity)
-    assert cells.oversight.n == cells.no_oversight.n == 0
+    assert cells.n.oversight == cells.n.no_oversight == 0
 
 
 def test_reset_pickle_and_bad_shapes():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fa_lightning.evaluation.estimates import Accuracy, CellCounts, CellPair, Estimate
+from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estimate
 from fa_lightning.reports.table import markdown
 from fa_lightning.reports.terminal import print_tables
 from fa_lightning.studies.cures.output import write_cures

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from fa_lightning.evaluation.estimates import Accuracy, CellPair, Estimate, SideEffects
+from fa_lightning.metrics.estimates import Accuracy, CellPair, Estimate, SideEffects
 from fa_lightning.studies.lab.method_lines import (
     BY_OBJECTIVE,
     FAMILIES,

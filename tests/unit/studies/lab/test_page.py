@@ -7,8 +7,8 @@ import pytest
 from html_page import Page, page_of
 from synthetic_lab import pair
 
-from fa_lightning.evaluation.estimates import Estimate, SideEffects
 from fa_lightning.evaluation.results import read_results, write_results
+from fa_lightning.metrics.estimates import Estimate, SideEffects
 from fa_lightning.reports.html import rendered
 from fa_lightning.studies.lab.method_lines import best_lines
 from fa_lightning.studies.lab.page import page as lab_page

@@ -7,6 +7,7 @@ import pytest
 from html_page import page_of
 
 from fa_lightning.common.codec import encode
+from fa_lightning.metrics.estimates import Estimate
 from fa_lightning.studies.finish import finish_study
 from fa_lightning.studies.leakage.result import (
     COLUMNS,
@@ -15,7 +16,6 @@ from fa_lightning.studies.leakage.result import (
     Finding,
     Leakage,
     ModelLeakage,
-    Share,
     Written,
 )
 from fa_lightning.studies.report import write_report
@@ -25,7 +25,7 @@ def model_of(name, level, passes, text="A"):
     """A model whose every score is `level`."""
     state = "within" if passes else "exceeds"
     findings = [] if passes is None else [Finding(one, level, (level - 0.02, level + 0.02), state) for one in MEASURES]
-    scores = {column: Share(level, (level - 0.02, level + 0.02)) for column in COLUMNS}
+    scores = {column: Estimate(level, (level - 0.02, level + 0.02)) for column in COLUMNS}
     written = [Written("user: hello", 3, text, 41, False)]
     return ModelLeakage(name, scores, 41, findings, written, passes)
 

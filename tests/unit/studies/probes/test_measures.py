@@ -27,16 +27,16 @@ def test_accuracy_auroc_and_calibration_are_those_of_other_libraries() -> None:
 
     log_odds = noisy(0)
     score = probe_score(log_odds, LABELS, GROUPS)
-    assert score.accuracy == pytest.approx(accuracy_score(LABELS, log_odds > 0))
-    assert score.accuracy == pytest.approx(float(BinaryAccuracy()(torch.sigmoid(log_odds), LABELS.long())))
-    assert score.auroc == pytest.approx(roc_auc_score(LABELS, log_odds))
+    assert score.accuracy.value == pytest.approx(accuracy_score(LABELS, log_odds > 0))
+    assert score.accuracy.value == pytest.approx(float(BinaryAccuracy()(torch.sigmoid(log_odds), LABELS.long())))
+    assert score.auroc.value == pytest.approx(roc_auc_score(LABELS, log_odds))
     probabilities, truth = torch.sigmoid(log_odds.double()).numpy(), LABELS.numpy()
     bins = np.clip((probabilities * 15).astype(int), 0, 14)
     gaps = [
         (bins == one).mean() * abs(probabilities[bins == one].mean() - truth[bins == one].mean()) for one in set(bins)
     ]
     assert score.calibration == pytest.approx(sum(gaps), abs=1e-6)
-    assert score.ci95 == bootstrap_over_groups(credit(log_odds, LABELS), GROUPS)
+    assert score.accuracy.ci95 == bootstrap_over_groups(credit(log_odds, LABELS), GROUPS)
 
 
 def test_large_scores_are_ranked_too() -> None:
@@ -49,8 +49,8 @@ def test_large_scores_are_ranked_too() -> None:
 def test_a_constant_answer_scores_a_half() -> None:
     for answer in (1.0, -3.0, 0.0):
         score = probe_score(torch.full((ITEMS,), answer), LABELS, GROUPS)
-        assert (score.accuracy, score.auroc) == (0.5, 0.5)
-        assert score.ci95 == (0.5, 0.5)
+        assert (score.accuracy.value, score.auroc.value) == (0.5, 0.5)
+        assert score.accuracy.ci95 == (0.5, 0.5)
 
 
 def test_no_answer_counts_half_each() -> None:
@@ -60,15 +60,15 @@ def test_no_answer_counts_half_each() -> None:
 def test_labels_at_random_score_a_half() -> None:
     order = torch.randperm(ITEMS, generator=torch.Generator().manual_seed(2))
     score = probe_score(noisy(0), LABELS[order], GROUPS)
-    low, high = score.auroc_ci95
+    low, high = score.auroc.ci95
     assert low < 0.5 < high
-    assert 0.4 < score.accuracy < 0.6
+    assert 0.4 < score.accuracy.value < 0.6
 
 
 def test_shuffled_pairs_of_scores_and_rows_score_a_half() -> None:
     order = torch.randperm(ITEMS, generator=torch.Generator().manual_seed(3))
-    assert probe_score(noisy(0), LABELS, GROUPS).auroc > 0.85
-    assert abs(probe_score(noisy(0)[order], LABELS, GROUPS).auroc - 0.5) < 0.1
+    assert probe_score(noisy(0), LABELS, GROUPS).auroc.value > 0.85
+    assert abs(probe_score(noisy(0)[order], LABELS, GROUPS).auroc.value - 0.5) < 0.1
 
 
 def test_the_aurocs_interval_holds_it_and_narrows_with_groups() -> None:
@@ -92,8 +92,8 @@ def test_the_aurocs_interval_holds_it_and_narrows_with_groups() -> None:
 def test_several_draws_are_averaged() -> None:
     draws = torch.stack([noisy(0), -noisy(0)])
     score = probe_score(draws, LABELS, GROUPS, are_log_odds=False)
-    assert score.accuracy == pytest.approx(0.5)
-    assert score.auroc == pytest.approx(0.5)
+    assert score.accuracy.value == pytest.approx(0.5)
+    assert score.auroc.value == pytest.approx(0.5)
     assert math.isnan(score.calibration)
 
 
@@ -101,19 +101,19 @@ def test_the_luck_of_few_draws_is_in_the_interval() -> None:
     """Random labels may point along what is there or against it: a mean of both is 0.5, and nothing to be sure of."""
     both = torch.stack([noisy(seed, 3.0) * sign for seed, sign in enumerate((1, -1, 1, -1))])
     score = probe_score(both, LABELS, GROUPS)
-    for low, high in (score.ci95, score.auroc_ci95):
+    for low, high in (score.accuracy.ci95, score.auroc.ci95):
         assert low < 0.25
         assert high > 0.75
     # Draws that say the same add nothing to the groups' own luck.
     same = probe_score(noisy(0).repeat(5, 1), LABELS, GROUPS)
     once = probe_score(noisy(0), LABELS, GROUPS)
-    np.testing.assert_allclose(same.ci95, once.ci95, atol=0.015)
-    np.testing.assert_allclose(same.auroc_ci95, once.auroc_ci95, atol=1e-9)
+    np.testing.assert_allclose(same.accuracy.ci95, once.accuracy.ci95, atol=0.015)
+    np.testing.assert_allclose(same.auroc.ci95, once.auroc.ci95, atol=1e-9)
 
 
 def test_one_group_has_no_interval_and_nothing_is_refused() -> None:
     score = probe_score(noisy(0), LABELS, torch.zeros(ITEMS, dtype=torch.int64))
-    assert all(math.isnan(end) for end in (*score.ci95, *score.auroc_ci95))
+    assert all(math.isnan(end) for end in (*score.accuracy.ci95, *score.auroc.ci95))
     assert math.isnan(auroc(noisy(0), torch.ones(ITEMS, dtype=torch.bool)))
     with pytest.raises(ValueError, match="at least one item"):
         probe_score(torch.zeros(0), torch.zeros(0, dtype=torch.bool), torch.zeros(0))

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from fa_lightning.metrics.cells import Cells, CellScore
+from fa_lightning.common.numbers import NO_INTERVAL, Interval
 
-Interval = tuple[float, float]
-NO_INTERVAL: Interval = (math.nan, math.nan)
+# Those that metrics compute are not frozen, since torchmetrics rebuilds what a metric returns.
 
 
-@dataclass(frozen=True)
+@dataclass
 class Accuracy:
     """Share of aligned answers of one model in one cell, 0 to 1.
 
@@ -25,39 +22,24 @@ class Accuracy:
     accuracy: float
     ci95: Interval = NO_INTERVAL
 
-    @classmethod
-    def of(cls, score: CellScore) -> Accuracy:
-        """The part of a metric's score that `results.json` keeps for each model."""
-        return cls(float(score.accuracy), (float(score.ci95[0]), float(score.ci95[1])))
 
-
-@dataclass(frozen=True)
+@dataclass
 class CellPair:
     """One model's accuracies under both oversight conditions."""
 
     oversight: Accuracy
     no_oversight: Accuracy
 
-    @classmethod
-    def of(cls, cells: Cells) -> CellPair:
-        """The accuracies of `CellAccuracy.compute()`."""
-        return cls(Accuracy.of(cells.oversight), Accuracy.of(cells.no_oversight))
 
-
-@dataclass(frozen=True)
+@dataclass
 class CellCounts:
     """Distinct items behind the accuracies of each cell."""
 
     oversight: int
     no_oversight: int
 
-    @classmethod
-    def of(cls, cells: Cells) -> CellCounts:
-        """The counts of `CellAccuracy.compute()`."""
-        return cls(int(cells.oversight.n), int(cells.no_oversight.n))
 
-
-@dataclass(frozen=True)
+@dataclass
 class Estimate:
     """A number with its 95 % interval.
 
