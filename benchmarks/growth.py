@@ -77,8 +77,10 @@ def grow_regressor(folders: list[str], name: str, epochs: int, threads: int) -> 
     torch.set_num_threads(threads)
     import lightning.pytorch as pl
 
+    from fa_lightning.regressors.fit import Fit
+    from fa_lightning.regressors.linear import Affine
     from fa_lightning.regressors.module import RegressorModule
-    from fa_lightning.regressors.spec import RegressorSpec
+    from fa_lightning.regressors.networks import ResidualMLP
 
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     peaks = []
@@ -91,7 +93,7 @@ def grow_regressor(folders: list[str], name: str, epochs: int, threads: int) -> 
             num_sanity_val_steps=0,
             **options,
         )
-        trainer.fit(RegressorModule([RegressorSpec(name)]), datamodule=opened(folder))
+        trainer.fit(RegressorModule([Fit({"ridge": Affine, "mlp": ResidualMLP}[name])]), datamodule=opened(folder))
         peaks.append(peak_gib())
     return {"peak_gib": peaks}
 
@@ -157,8 +159,8 @@ def run(size: Size) -> Table:
         folders = [str(Path(temporary) / str(count)) for count in pairs]
         for folder, count in zip(folders, pairs, strict=True):
             write_store(Path(folder), count, units)
-        ridge = in_child("grow_regressor", folders=folders, name="affine", epochs=1, threads=threads)
-        regressor = in_child("grow_regressor", folders=folders, name="residual_mlp", epochs=2, threads=threads)
+        ridge = in_child("grow_regressor", folders=folders, name="ridge", epochs=1, threads=threads)
+        regressor = in_child("grow_regressor", folders=folders, name="mlp", epochs=2, threads=threads)
     setting = (
         f"A smaller Llama (hidden {SMALL.hidden}, {SMALL.layers} layers) and generated scenarios; both twins, all "
         f"tokens, a float16 store, batches of {BATCH}. Ridge (one epoch) and a residual MLP (two) by RegressorModule "

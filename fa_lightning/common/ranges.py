@@ -139,7 +139,8 @@ def _refuse_within(value: Any, place: str, name: str, ours: bool) -> None:
         ours: whether the argument is one of a class of this package; a seed is one everywhere.
     """
     if isinstance(value, Mapping):
-        if "class_path" in value:
+        # A class may be named alone, as in a list of maps: then it belongs to what the argument is of.
+        if "." in str(value.get("class_path", "")):
             ours = str(value["class_path"]).startswith(_OURS)
         for key, inner in value.items():
             _refuse_within(inner, f"{place}.{key}".lstrip("."), str(key), ours)

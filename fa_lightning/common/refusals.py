@@ -21,6 +21,8 @@ _EXPECTED = re.compile(r"(?:- )?Expected a (.+?)(?:\. Got value: (.*))?")
 _NO_CLASS = re.compile(r"(?:- )?Expected a dot import path string: (.*)")
 _GROUP = re.compile(r"Group '(.+)' does not accept option '(.+)'")
 _NO_MAPPING = re.compile(r"(?:- )?Parser key \"(.+)\": Unable to load config \"(.*)\"")
+_FACTORY = re.compile(r"(\s*)(?:- )?Type .*Callable\[.+\] expects a function or a callable class: (.*)")
+_FACTORY_VALUE = re.compile(r"\.? Got value: Namespace\(class_path='([^']+)'.*\)$")
 _VALUE = re.compile(r"Given value: (.*)")
 _FRAMING = ("Does not validate", "Subtypes:", "Errors:", "Given value")
 
@@ -76,7 +78,7 @@ def parser_reason(message: str) -> str:
     ...     "        Parser key \"rank\":\n          Expected a <class 'int'>. Got value: x")
     'model.init_args.rank is x, but must be int'
     """
-    lines = [line for line in message.splitlines() if line.strip()]
+    lines = _classes_of_factories([line for line in message.splitlines() if line.strip()])
     path: list[str] = []
     owner = ""
     # Inwards, from the class whose argument is wrong to the one that is wrong in it.
@@ -103,6 +105,31 @@ def parser_reason(message: str) -> str:
     if path and path[-1] == "init_args":
         return f"{'.'.join(path[:-1])}.class_path is {owner}, but {' '.join(line.strip() for line in lines)}"
     return _about(".".join(path), lines)
+
+
+def _classes_of_factories(lines: list[str]) -> list[str]:
+    """The lines with a class that an argument is to build from told in the form in which other classes are.
+
+    >>> for line in _classes_of_factories(
+    ...     ["Type Callable[[int], M] expects a function or a callable class: Option 'a' is not accepted."
+    ...      " Got value: Namespace(class_path='b.M', init_args=Namespace(a=4))"]
+    ... ):
+    ...     print(line)
+    Problem with given class_path 'b.M':
+      Option 'a' is not accepted
+    """
+    unfolded: list[str] = []
+    for number, line in enumerate(lines):
+        factory = _FACTORY.fullmatch(line)
+        if factory is None:
+            unfolded.append(_FACTORY_VALUE.sub("", line))
+            continue
+        values = (match for later in lines[number:] if (match := _FACTORY_VALUE.search(later)))
+        value = next(values, None)
+        if value is not None:
+            unfolded.append(f"{factory[1]}Problem with given class_path '{value[1]}':")
+        unfolded.append(f"{factory[1]}  {_FACTORY_VALUE.sub('', factory[2])}")
+    return unfolded
 
 
 def _about(argument: str, lines: list[str]) -> str:

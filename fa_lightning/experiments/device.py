@@ -39,7 +39,7 @@ _BETTER: dict[str, tuple[tuple[Any, ...], str]] = {
     "dtype": (("float32",), "bfloat16"),
     "load_in_4bit": ((False,), "true"),
 }
-_FEWER = {"sites": "sites", "regressors": "specs"}
+_FEWER = {"sites": "sites", "regressors": "maps"}
 
 
 class DeviceReport(pl.Callback):

@@ -1,11 +1,12 @@
 """What a map from the faking model's hidden state to the aligned model's is, and how maps of each kind are fitted.
 
-Every map is built from the hidden size and typed options, keeps all it has learnt in its `state_dict` and names
-itself in `config()`, so that a map is saved as tensors and a few words and never pickled.
+Every map is built from the hidden size and typed options of its own, and keeps all it has learnt in its `state_dict`.
+So a map is saved as tensors and the words of its `config()`, and never pickled.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
@@ -38,8 +39,13 @@ class Regressor(nn.Module, ABC):
     | `gradient` | `standardise` sets its units from the moments, then minimise `loss` |
     | `contrast` | `fit_contrast`, from the faker's own states on contrast pairs |
 
+    A subclass declares its options as keyword arguments of its `__init__`, and keeps each as an attribute of that name.
+
     Args:
         hidden_size: units per state.
+
+    Attributes:
+        name: what tables call the map where a fit gives no other name.
 
     Raises:
         ValueError: if `hidden_size` is not positive.
@@ -59,8 +65,9 @@ class Regressor(nn.Module, ABC):
         """Predict the aligned states: (n, hidden) of any float dtype -> (n, hidden) float32."""
 
     def config(self) -> dict[str, Any]:
-        """Name and options, JSON-able: what `build_regressor` needs beside the hidden size."""
-        return {"name": self.name}
+        """Class path and options, JSON-able: what `build_regressor` needs beside the hidden size."""
+        options = [name for name in inspect.signature(type(self)).parameters if name != "hidden_size"]
+        return {"class_path": class_path(type(self)), "init_args": {name: getattr(self, name) for name in options}}
 
     def fit(self, moments: PairMoments) -> None:
         """Set a closed map from the moments of the pairs.
@@ -131,6 +138,15 @@ class Regressor(nn.Module, ABC):
 
     def _wrong_fit(self) -> str:
         return f"{self.name} is fitted {_FITS[self.fit_kind]}"
+
+
+def class_path(kind: type) -> str:
+    """A class as a config names it.
+
+    >>> class_path(Regressor)
+    'fa_lightning.regressors.base.Regressor'
+    """
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def checked_pairs(x: Tensor, y: Tensor, weight: Tensor | None, hidden_size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from fa_lightning.regressors.base import Regressor, check_rank, check_ridge, checked_pairs, usable_std
 from fa_lightning.regressors.moments import PairMoments
+
+RIDGE = 1e-2
+"""The usual penalty of ridge regression, see `Affine`."""
 
 _COUPLED_VALUES = 2**22
 """Values of either twin whose quantiles are coupled at a time: some 0.3 GiB."""
@@ -153,7 +154,7 @@ class Affine(Regressor):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, hidden_size: int, ridge: float = 1e-2) -> None:
+    def __init__(self, hidden_size: int, ridge: float = RIDGE) -> None:
         super().__init__(hidden_size)
         self.ridge = check_ridge(ridge)
         self.register_buffer("weight", torch.eye(hidden_size))
@@ -162,10 +163,6 @@ class Affine(Regressor):
     def forward(self, h: Tensor) -> Tensor:
         """Apply the affine map."""
         return nn.functional.linear(h.float(), self.weight, self.bias)
-
-    def config(self) -> dict[str, Any]:
-        """Name and ridge penalty."""
-        return {"name": self.name, "ridge": self.ridge}
 
     def fit(self, moments: PairMoments) -> None:
         """Solve the ridge regression in float64."""
@@ -194,7 +191,7 @@ class LowRank(Regressor):
     down: Tensor
     bias: Tensor
 
-    def __init__(self, hidden_size: int, rank: int = 16, ridge: float = 1e-2) -> None:
+    def __init__(self, hidden_size: int, rank: int = 16, ridge: float = RIDGE) -> None:
         super().__init__(hidden_size)
         self.rank, self.ridge = check_rank(rank, hidden_size), check_ridge(ridge)
         self.register_buffer("up", torch.zeros(hidden_size, rank))
@@ -205,10 +202,6 @@ class LowRank(Regressor):
         """Add the edit."""
         h = h.float()
         return h + nn.functional.linear(nn.functional.linear(h, self.down), self.up, self.bias)
-
-    def config(self) -> dict[str, Any]:
-        """Name, rank and ridge penalty."""
-        return {"name": self.name, "rank": self.rank, "ridge": self.ridge}
 
     def fit(self, moments: PairMoments) -> None:
         """Solve the ridge regression in float64 and cut it to the rank."""

@@ -16,7 +16,7 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.metrics.divergences import kl_divergence_tokens, predicting_positions
 from fa_lightning.regressors.base import Regressor
-from fa_lightning.regressors.spec import Block
+from fa_lightning.regressors.pairs import Block
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.cells import CELLS
 

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from fa_lightning.activations.sites import Site
 from fa_lightning.metrics.divergences import kl_divergence
 from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.fit import Fit
 from fa_lightning.regressors.live import Edits, LivePass, block_of, neutral_divergence
-from fa_lightning.regressors.spec import RegressorSpec, training_pairs
+from fa_lightning.regressors.pairs import training_pairs
 from fa_lightning.scenarios.batches import Batch
 
 
 def live_loss(
-    spec: RegressorSpec,
+    fit: Fit,
     site: Site,
     regressor: Regressor,
     live: LivePass,
@@ -25,7 +26,7 @@ def live_loss(
     """What a map's edit does to the model: KL of answers, KL on neutral texts and, if mixed, the states' error.
 
     Args:
-        spec: with the weights.
+        fit: with the weights.
         site: where the map is, with its position rule.
         regressor: the map.
         live: the faker's pass over prompts.
@@ -37,20 +38,20 @@ def live_loss(
         A scalar, nats.
     """
     used = torch.ones_like(live.batch["index"], dtype=torch.bool)
-    if spec.scenarios is not None:
-        used = live.batch["index"] < spec.scenarios
+    if fit.scenarios is not None:
+        used = live.batch["index"] < fit.scenarios
     steered = live.steered_logits([(site, regressor)])[:, -1]
     per_prompt = kl_divergence(answers, steered)
     loss = (per_prompt * used).sum() / used.sum().clamp_min(1)
-    if spec.neutral_weight:
-        loss = loss + spec.neutral_weight * neutral_divergence(texts, site, regressor)
-    if spec.objective == "mixed":
+    if fit.neutral_weight:
+        loss = loss + fit.neutral_weight * neutral_divergence(texts, site, regressor)
+    if fit.objective == "mixed":
         states, wanted = live.states[site.name][:, -1], aligned[site.name][:, -1]
         error = regressor.loss(states, wanted, used.float())
-        if spec.keep:
+        if fit.keep:
             plain = texts.states[site.name][texts.batch["attention_mask"].bool()]
-            error = error + spec.keep * regressor.loss(plain, plain)
-        loss = loss + spec.regression_weight * error
+            error = error + fit.keep * regressor.loss(plain, plain)
+        loss = loss + fit.regression_weight * error
     return loss
 
 
@@ -72,12 +73,12 @@ def surrogate(loss: Tensor, regressor: nn.Module) -> Tensor:
 
 
 def stack_pairs(
-    spec: RegressorSpec, site: Site, edits: Edits, live: LivePass, aligned: dict[str, Tensor], texts: Batch
+    fit: Fit, site: Site, edits: Edits, live: LivePass, aligned: dict[str, Tensor], texts: Batch
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """The training pairs at the next site of a stack, from the faker as the sites below it steer it by now.
 
     Args:
-        spec: of the stack.
+        fit: of the stack.
         site: the next one.
         edits: those below it.
         live: the faker's unsteered pass over prompts.
@@ -88,9 +89,9 @@ def stack_pairs(
         Pairs as `training_pairs` gives them.
     """
     steered = live.steered_states(edits, site)
-    pairs = [training_pairs(block_of(live.batch, site, steered, aligned[site.name]), site, spec)]
-    if spec.keep:
+    pairs = [training_pairs(block_of(live.batch, site, steered, aligned[site.name]), site, fit)]
+    if fit.keep:
         unsteered = LivePass.of(live.variants, texts, [*(place for place, _ in edits), site], last_only=True)
         states = unsteered.steered_states(edits, site)
-        pairs.append(training_pairs(block_of(texts, site, states, states), site, spec))
+        pairs.append(training_pairs(block_of(texts, site, states, states), site, fit))
     return pairs

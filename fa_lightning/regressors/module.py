@@ -19,13 +19,14 @@ from fa_lightning.backbones.optimization import adamw_with_warmup, check_finite
 from fa_lightning.common.activity import doing
 from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor
-from fa_lightning.regressors.direct_fits import DirectFits
+from fa_lightning.regressors.fit import Fit
+from fa_lightning.regressors.fit_plan import MEAN_SHIFT, FitPlan, map_at, map_key, shuffled
+from fa_lightning.regressors.fits_without_gradient import FitsWithoutGradient
 from fa_lightning.regressors.gates import OversightProbe
 from fa_lightning.regressors.live import LivePass, aligned_pass, unit_effects
 from fa_lightning.regressors.live_fits import live_loss, surrogate
-from fa_lightning.regressors.plan import MEAN_SHIFT, FitPlan, map_at, map_key, shuffled
-from fa_lightning.regressors.ranking import unit_scores
-from fa_lightning.regressors.spec import Block, RegressorSpec, training_pairs
+from fa_lightning.regressors.pairs import Block, training_pairs
+from fa_lightning.regressors.unit_scores import unit_scores
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Candidate:
     """A fitted map, where it belongs and what it is called.
 
     Attributes:
-        site: with the position rule of its spec.
+        site: with the position rule of its fit.
         regressor: the map.
-        spec: how it was fitted.
+        fit: how it was fitted.
         r2: share of the aligned states' variance it explains on held-out tokens; nan before a validation.
         gate: says for which states the edit is made; None is for all.
         below: the earlier edits of a stack, in order.
@@ -43,19 +44,19 @@ class Candidate:
 
     site: Site
     regressor: Regressor
-    spec: RegressorSpec
+    fit: Fit
     r2: float = float("nan")
     gate: OversightProbe | None = None
     below: tuple[Candidate, ...] = ()
 
 
 class RegressorModule(pl.LightningModule):
-    """Fits every spec at every site of the store, or at those it names.
+    """Makes every fit at every site of the store, or at those it names.
 
     The first epoch streams the moments of the pairs; at its end closed maps are solved, vectors and neighbours take
     their states, and gradient maps get their units. Later epochs train the gradient maps, each on its own loss; those
     with a `behaviour` objective through the live model. Each later epoch also fits one more site of every stack.
-    Beside each spec a ridge map is fitted on shuffled pairs, and a mean shift: baselines that an evaluation needs at
+    Beside each fit a ridge map is fitted on shuffled pairs, and a mean shift: baselines that an evaluation needs at
     whatever site is chosen.
 
     | logged | what |
@@ -80,7 +81,7 @@ class RegressorModule(pl.LightningModule):
 
     def __init__(
         self,
-        regressors: list[RegressorSpec],
+        regressors: list[Fit],
         learning_rate: float = 2e-3,
         weight_decay: float = 1e-2,
         warmup_fraction: float = 0.05,
@@ -89,9 +90,9 @@ class RegressorModule(pl.LightningModule):
         super().__init__()
         if not regressors:
             raise UserError("regressors is empty, but there must be at least one map to fit")
-        for spec in regressors:
-            spec.check()
-        self.specs = list(regressors)
+        for fit in regressors:
+            fit.check()
+        self.fits = list(regressors)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_fraction = warmup_fraction
@@ -102,7 +103,7 @@ class RegressorModule(pl.LightningModule):
         self.effects = nn.ParameterDict()
         self.r2 = nn.ModuleDict()
         # The sites are known once there is a DataModule.
-        self._plan = FitPlan(self.specs, [], layers=0)
+        self._plan = FitPlan(self.fits, [], layers=0)
         self._batches: dict[str, int] = {}
         # Set by whoever evaluates the candidates: number of the chosen one and its strength; -1 is none yet.
         self.register_buffer("choice", torch.tensor([-1.0, 1.0]))
@@ -110,8 +111,8 @@ class RegressorModule(pl.LightningModule):
     @property
     def needs_prompts(self) -> bool:
         """Whether some fit goes through the live model, and so needs prompts beside the store's states."""
-        stacks = any(spec.stack is not None and len(spec.stack) > 1 for spec in self.specs)
-        return stacks or self.rank_units or any(spec.objective != "regression" for spec in self.specs)
+        through = any(fit.objective != "regression" for fit in self.fits)
+        return through or self.rank_units or bool(self._plan.growing_stacks(epoch=1))
 
     @override
     def configure_model(self) -> None:
@@ -119,18 +120,18 @@ class RegressorModule(pl.LightningModule):
             return
         data = self._data
         hidden_size = int(data.variants.fingerprint["hidden_size"])
-        self._plan = FitPlan(self.specs, data.sites, len(decoder_layers(data.variants.model)))
+        self._plan = FitPlan(self.fits, data.sites, len(decoder_layers(data.variants.model)))
         self._plan.refuse_equal_names()
-        self._fits = DirectFits(self._plan, self.maps, self.probes)
-        for number, spec in enumerate(self._plan.all_specs):
-            for site in self._plan.places(number):
-                self.maps[map_key(number, site)] = spec.build(hidden_size)
-                if spec.gate != "always":
+        self._direct = FitsWithoutGradient(self._plan, self.maps, self.probes)
+        for number, fit in enumerate(self._plan.all_fits):
+            for site in self._plan.sites_of(number):
+                self.maps[map_key(number, site)] = fit.build(hidden_size)
+                if fit.gate != "always":
                     self.probes[map_key(0, site)] = OversightProbe(hidden_size)
         if self.rank_units:
             for site in self._plan.sites:
                 self.effects[map_key(0, site)] = nn.Parameter(torch.zeros(hidden_size), requires_grad=False)
-        for number, site in self._plan.placed():
+        for number, site in self._plan.single_maps():
             self.r2[map_key(number, site)] = R2Score(multioutput="variance_weighted")
         self.register_buffer("r2_values", torch.full((len(self.r2),), float("nan")))
         if not any(parameter.requires_grad for parameter in self.maps.parameters()):
@@ -140,8 +141,9 @@ class RegressorModule(pl.LightningModule):
     @override
     @doing("maps")
     def on_fit_start(self) -> None:
-        longest = max((len(spec.stack or ()) for spec in self.specs), default=0)
-        later = self.rank_units or any(spec.fit_kind == "gradient" for spec in self.specs)
+        stacks = [number for number, fit in enumerate(self.fits) if fit.stack is not None]
+        longest = max((len(self._plan.sites_of(number)) for number in stacks), default=0)
+        later = self.rank_units or any(fit.fit_kind == "gradient" for fit in self.fits)
         needed = max(longest, 2 if later else 1)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             # One epoch, says Lightning, but a trial is to try the others, too.
@@ -151,7 +153,7 @@ class RegressorModule(pl.LightningModule):
                 f"trainer.max_epochs is {self.trainer.max_epochs}, but the first epoch only gathers moments: maps "
                 f"fitted by gradient, rank_units and a stack of {longest} sites need {needed}; raise it"
             )
-        if any(spec.fit_kind == "contrast" for spec in self.specs) and not hasattr(self._data, "contrast"):
+        if any(fit.fit_kind == "contrast" for fit in self.fits) and not hasattr(self._data, "contrast"):
             raise UserError("a contrast vector needs states of contrast pairs: use LabDataModule as data")
         if self.needs_prompts and not getattr(self._data, "live_batch_size", None):
             raise UserError(
@@ -160,24 +162,22 @@ class RegressorModule(pl.LightningModule):
             )
 
     def candidates(self) -> list[Candidate]:
-        """The maps to choose from, sites in order within each spec; a stack is one candidate."""
-        found = []
-        for number, spec in enumerate(self.specs):
-            places = self._plan.places(number)
-            if spec.stack is None:
-                found += [self._candidate(number, site) for site in places]
+        """The maps to choose from, sites in order within each fit; a stack is one candidate."""
+        candidates = []
+        for number, fit in enumerate(self.fits):
+            at_sites = [self._candidate(number, site) for site in self._plan.sites_of(number)]
+            if fit.stack is None:
+                candidates += at_sites
             else:
-                parts = [self._candidate(number, site) for site in places]
-                found.append(dataclasses.replace(parts[-1], below=tuple(parts[:-1])))
-        return found
+                candidates.append(dataclasses.replace(at_sites[-1], below=tuple(at_sites[:-1])))
+        return candidates
 
     def baselines(self, candidate: Candidate) -> dict[str, Candidate]:
         """The mean shift and the shuffled-pairs map at a candidate's site, on its tokens."""
-        found = {}
-        for name, spec in (("mean shift", MEAN_SHIFT), ("shuffled pairs", shuffled(candidate.spec))):
-            regressor = self._map(self._plan.baseline_number(spec), candidate.site)
-            found[name] = Candidate(candidate.site, regressor, spec)
-        return found
+        return {
+            name: Candidate(candidate.site, self._map(self._plan.baseline_number(fit), candidate.site), fit)
+            for name, fit in (("mean shift", MEAN_SHIFT), ("shuffled pairs", shuffled(candidate.fit)))
+        }
 
     def unit_scores(self, ranking: str, site: Site) -> Tensor:
         """How much each unit matters at a site, (hidden,): by `difference`, `ridge` weight or `effect` on the answer.
@@ -199,17 +199,17 @@ class RegressorModule(pl.LightningModule):
         # The longest loader sets the length of an epoch; the others start over, and moments count every pair once.
         if self.current_epoch == 0:
             if batch_idx < self._batches["states"]:
-                self._fits.add(batch["states"])
+                self._direct.add(batch["states"])
             return
         losses = {
             "train/loss": [
-                self._map(number, site).loss(*training_pairs(batch["states"], site, self.specs[number]))
+                self._map(number, site).loss(*training_pairs(batch["states"], site, self.fits[number]))
                 for number, site in self._plan.gradient_fits("regression")
             ]
         }
         if self.needs_prompts:
             losses["train/behaviour"] = self._live_step(batch, batch_idx)
-        every = [loss for found in losses.values() for loss in found]
+        every = [loss for group in losses.values() for loss in group]
         if not every:
             return
         check_finite(torch.stack(every).sum(), self.global_step, batch_idx)
@@ -220,9 +220,9 @@ class RegressorModule(pl.LightningModule):
         optimizer.step()
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
-        for name, found in losses.items():
-            if found:
-                self.log(name, torch.stack(found).detach().mean(), prog_bar=True)
+        for name, group in losses.items():
+            if group:
+                self.log(name, torch.stack(group).detach().mean(), prog_bar=True)
 
     @override
     @doing("maps")
@@ -231,9 +231,9 @@ class RegressorModule(pl.LightningModule):
         if batch_idx + 1 < self.trainer.num_training_batches:
             return
         if self.current_epoch == 0:
-            self._fits.fit_first(self._data)
+            self._direct.fit_first(self._data)
         else:
-            self._fits.fit_next_of_stacks(self.current_epoch)
+            self._direct.fit_next_of_stacks(self.current_epoch)
             if self.rank_units and self.current_epoch == 1:
                 for effect in self.effects.values():
                     effect.copy_(self.trainer.strategy.reduce(effect, reduce_op="sum"))
@@ -244,7 +244,7 @@ class RegressorModule(pl.LightningModule):
         # The other loaders belong to the callback that evaluates steering.
         if dataloader_idx != 0:
             return
-        for number, site in self._plan.placed():
+        for number, site in self._plan.single_maps():
             faking, aligned = batch[site.name]
             with torch.autocast(faking.device.type, enabled=False):
                 predicted = self._map(number, site)(faking.float())
@@ -253,10 +253,10 @@ class RegressorModule(pl.LightningModule):
     @override
     @doing("steering")
     def on_validation_epoch_end(self) -> None:
-        for place, (number, site) in enumerate(self._plan.placed()):
+        for index, (number, site) in enumerate(self._plan.single_maps()):
             metric: Any = self.r2[map_key(number, site)]
-            self.r2_values[place] = metric.compute()
-            self.log(f"val/r2/{self.specs[number].title}/{site.name}", metric, add_dataloader_idx=False)
+            self.r2_values[index] = metric.compute()
+            self.log(f"val/r2/{self.fits[number].title}/{site.name}", metric, add_dataloader_idx=False)
 
     @override
     def test_step(self, batch: Block, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -291,14 +291,14 @@ class RegressorModule(pl.LightningModule):
             for name, effect in unit_effects(live, self._plan.sites, aligned).items():
                 self.effects[map_key(0, Site.parse(name))].add_(effect)
         if stacks:
-            self._fits.add_to_stacks(self.current_epoch, live, aligned, batch["neutral"])
+            self._direct.add_to_stacks(self.current_epoch, live, aligned, batch["neutral"])
         if not fits:
             return []
         texts = LivePass.of(variants, batch["neutral"], [site for _, site in fits], last_only=False)
         losses = []
         for number, site in fits:
             regressor = self._map(number, site)
-            loss = live_loss(self.specs[number], site, regressor, live, texts, answers, aligned)
+            loss = live_loss(self.fits[number], site, regressor, live, texts, answers, aligned)
             losses.append(surrogate(loss, regressor))
         return losses
 
@@ -306,12 +306,12 @@ class RegressorModule(pl.LightningModule):
         return map_at(self.maps, number, site)
 
     def _candidate(self, number: int, site: Site) -> Candidate:
-        spec = self.specs[number]
+        fit = self.fits[number]
         r2 = float("nan")
-        if spec.stack is None:
+        if fit.stack is None:
             # A callback asks before this module's own hook has noted the values of the epoch.
             metric: Any = self.r2[map_key(number, site)]
-            noted = self.r2_values[list(self._plan.placed()).index((number, site))]
-            r2 = float(metric.compute() if metric.update_count else noted)
-        gate: Any = self.probes[map_key(0, site)] if spec.gate != "always" else None
-        return Candidate(site, self._map(number, site), spec, r2, gate)
+            stored = self.r2_values[list(self._plan.single_maps()).index((number, site))]
+            r2 = float(metric.compute() if metric.update_count else stored)
+        gate: Any = self.probes[map_key(0, site)] if fit.gate != "always" else None
+        return Candidate(site, self._map(number, site), fit, r2, gate)

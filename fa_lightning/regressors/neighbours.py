@@ -25,7 +25,6 @@ class NearestNeighbours(Regressor):
         neighbours: states that vote.
         memory: pairs remembered at most.
         residual: vote on the edit y - x; else on y itself.
-        rows: pairs remembered, for a map whose tensors are yet to be loaded; fitting sets it.
 
     Raises:
         UserError: if an option is out of range.
@@ -39,20 +38,16 @@ class NearestNeighbours(Regressor):
     values: Tensor
     votes: Tensor
 
-    def __init__(
-        self, hidden_size: int, neighbours: int = 8, memory: int = 4096, residual: bool = True, rows: int = 0
-    ) -> None:
+    def __init__(self, hidden_size: int, neighbours: int = 8, memory: int = 4096, residual: bool = True) -> None:
         super().__init__(hidden_size)
         if neighbours < 1 or memory < 1:
             raise UserError(f"neighbours is {neighbours} and memory {memory}, but both must be 1 or more")
-        if not 0 <= rows <= memory:
-            raise UserError(f"rows is {rows}, but must be from 0 to {memory}, the memory")
         self.neighbours, self.memory, self.residual = neighbours, memory, residual
         self.register_buffer("mean", torch.zeros(hidden_size))
         self.register_buffer("std", torch.ones(hidden_size))
-        self.register_buffer("keys", torch.zeros(rows, hidden_size))
-        self.register_buffer("values", torch.zeros(rows, hidden_size))
-        self.register_buffer("votes", torch.ones(rows))
+        self.register_buffer("keys", torch.zeros(0, hidden_size))
+        self.register_buffer("values", torch.zeros(0, hidden_size))
+        self.register_buffer("votes", torch.ones(0))
 
     def forward(self, h: Tensor) -> Tensor:
         """Let the neighbours vote, so many states at a time that memory stays bounded."""
@@ -61,11 +56,6 @@ class NearestNeighbours(Regressor):
             return h
         largest = max(len(self.keys), self._voting * self.hidden_size)
         return torch.cat([self._voted(part) for part in torch.split(h, max(1, _DISTANCES // largest))])
-
-    def config(self) -> dict[str, Any]:
-        """Name, options, and how many pairs are remembered."""
-        options = {"neighbours": self.neighbours, "memory": self.memory, "residual": self.residual}
-        return {"name": self.name, **options, "rows": len(self.keys)}
 
     @torch.no_grad()
     def fit_samples(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> None:
@@ -96,7 +86,7 @@ class NearestNeighbours(Regressor):
         return h + voted if self.residual else voted
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        # A checkpoint of a fitted map goes into a fresh one, which remembers nothing yet and takes the sizes over.
+        # The tensors of a fitted map go into a fresh one, which remembers nothing yet and takes the sizes over.
         for name in ("keys", "values", "votes"):
             stored, own = state_dict.get(prefix + name), getattr(self, name)
             if stored is not None and len(stored) <= self.memory and stored.shape[1:] == own.shape[1:]:

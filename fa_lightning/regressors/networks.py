@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor, check_rank, check_ridge, usable_std
+from fa_lightning.regressors.linear import RIDGE
 from fa_lightning.regressors.moments import PairMoments
 
 
@@ -35,7 +35,7 @@ class Standardised(Regressor):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, hidden_size: int, on_ridge: bool = False, ridge: float = 1e-2) -> None:
+    def __init__(self, hidden_size: int, on_ridge: bool = False, ridge: float = RIDGE) -> None:
         super().__init__(hidden_size)
         self.on_ridge, self.ridge = on_ridge, check_ridge(ridge)
         self.register_buffer("mean", torch.zeros(hidden_size))
@@ -96,7 +96,7 @@ class ResidualMLP(Standardised):
         depth: int = 1,
         dropout: float = 0.0,
         on_ridge: bool = False,
-        ridge: float = 1e-2,
+        ridge: float = RIDGE,
     ) -> None:
         super().__init__(hidden_size, on_ridge, ridge)
         self.width, self.depth, self.dropout = width, depth, dropout
@@ -107,11 +107,6 @@ class ResidualMLP(Standardised):
         """The perceptron."""
         found: Tensor = self.layers(z)
         return found
-
-    def config(self) -> dict[str, Any]:
-        """Name, shape of the perceptron, and what it is added to."""
-        shape = {"width": self.width, "depth": self.depth, "dropout": self.dropout}
-        return {"name": self.name, **shape, "on_ridge": self.on_ridge, "ridge": self.ridge}
 
 
 class PlainMLP(Regressor):
@@ -148,10 +143,6 @@ class PlainMLP(Regressor):
         found: Tensor = self.layers((h.float() - self.mean) / self.std)
         return self.target_mean + self.target_std * found
 
-    def config(self) -> dict[str, Any]:
-        """Name and shape of the perceptron."""
-        return {"name": self.name, "width": self.width, "depth": self.depth, "dropout": self.dropout}
-
     def standardise(self, moments: PairMoments) -> None:
         """Set mean and std of either twin."""
         self.mean.copy_(moments.mean_x)
@@ -181,7 +172,7 @@ class LowRankResidual(Standardised):
 
     name = "low_rank_residual"
 
-    def __init__(self, hidden_size: int, rank: int = 16, on_ridge: bool = False, ridge: float = 1e-2) -> None:
+    def __init__(self, hidden_size: int, rank: int = 16, on_ridge: bool = False, ridge: float = RIDGE) -> None:
         super().__init__(hidden_size, on_ridge, ridge)
         self.rank = check_rank(rank, hidden_size)
         self.down = nn.Linear(hidden_size, rank)
@@ -192,10 +183,6 @@ class LowRankResidual(Standardised):
         """Down to the rank and up again."""
         found: Tensor = self.up(self.down(z))
         return found
-
-    def config(self) -> dict[str, Any]:
-        """Name, rank, and what the edit is added to."""
-        return {"name": self.name, "rank": self.rank, "on_ridge": self.on_ridge, "ridge": self.ridge}
 
 
 class Loreft(Regressor):
@@ -246,10 +233,6 @@ class Loreft(Regressor):
         z = (h - self.mean) / self.size
         inside = nn.functional.linear(z, self.source.weight - rotation, self.source.bias)
         return h + self.size * (inside @ rotation)
-
-    def config(self) -> dict[str, Any]:
-        """Name and rank."""
-        return {"name": self.name, "rank": self.rank}
 
     def standardise(self, moments: PairMoments) -> None:
         """Set the centre, the one scale, and the units of the loss."""

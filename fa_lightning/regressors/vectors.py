@@ -12,17 +12,15 @@ from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor, check_finite_states
 from fa_lightning.regressors.linear import ConstantShift
 
-ContrastKind = Literal["oversight", "answers", "prompts"]
 Direction = Literal["mean", "principal"]
 ProjectionMode = Literal["target", "mirror"]
 
 
 class ContrastRegressor(Regressor):
-    """What maps from contrast pairs share: which pairs, and which direction between them.
+    """What maps from contrast pairs share: a direction between the two sides.
 
     Args:
         hidden_size: units per state.
-        contrast: where the pairs come from; a note for whoever fits the map.
         direction: `mean` difference, or `principal` direction of the paired differences.
 
     Raises:
@@ -31,9 +29,8 @@ class ContrastRegressor(Regressor):
 
     fit_kind = "contrast"
 
-    def __init__(self, hidden_size: int, contrast: ContrastKind = "oversight", direction: Direction = "mean") -> None:
+    def __init__(self, hidden_size: int, direction: Direction = "mean") -> None:
         super().__init__(hidden_size)
-        self.contrast: ContrastKind = _one_of("contrast", contrast, ContrastKind)
         self.direction: Direction = _one_of("direction", direction, Direction)
 
 
@@ -45,7 +42,6 @@ class ContrastVector(ContrastRegressor, ConstantShift):
 
     Args:
         hidden_size: units per state.
-        contrast: where the pairs come from; a note for whoever fits the map.
         direction: `mean` difference, or `principal` direction of the paired differences.
         normalise: give v unit norm; the strength of an intervention is then its length.
 
@@ -58,17 +54,11 @@ class ContrastVector(ContrastRegressor, ConstantShift):
     def __init__(
         self,
         hidden_size: int,
-        contrast: ContrastKind = "oversight",
         direction: Direction = "mean",
         normalise: bool = False,
     ) -> None:
-        super().__init__(hidden_size, contrast, direction)
+        super().__init__(hidden_size, direction)
         self.normalise = normalise
-
-    def config(self) -> dict[str, Any]:
-        """Name and options."""
-        options = {"contrast": self.contrast, "direction": self.direction, "normalise": self.normalise}
-        return {"name": self.name, **options}
 
     def fit_contrast(self, positive: Tensor, negative: Tensor) -> None:
         """Set the vector from the pairs."""
@@ -85,7 +75,6 @@ class ProjectionShift(ContrastRegressor):
 
     Args:
         hidden_size: units per state.
-        contrast: where the pairs come from; a note for whoever fits the map.
         direction: d is along the `mean` difference, or the `principal` direction of the paired differences.
         mode: where a state is moved.
 
@@ -101,11 +90,10 @@ class ProjectionShift(ContrastRegressor):
     def __init__(
         self,
         hidden_size: int,
-        contrast: ContrastKind = "oversight",
         direction: Direction = "mean",
         mode: ProjectionMode = "target",
     ) -> None:
-        super().__init__(hidden_size, contrast, direction)
+        super().__init__(hidden_size, direction)
         self.mode: ProjectionMode = _one_of("mode", mode, ProjectionMode)
         self.register_buffer("axis", torch.zeros(hidden_size))
         self.register_buffer("threshold", torch.zeros(()))
@@ -118,10 +106,6 @@ class ProjectionShift(ContrastRegressor):
         projection = (h * self.axis).sum(-1, keepdim=True)
         distance = self.target - projection if self.mode == "target" else 2 * (self.threshold - projection)
         return h + torch.where(projection < self.threshold, distance, 0.0) * self.axis
-
-    def config(self) -> dict[str, Any]:
-        """Name and options."""
-        return {"name": self.name, "contrast": self.contrast, "direction": self.direction, "mode": self.mode}
 
     def fit_contrast(self, positive: Tensor, negative: Tensor) -> None:
         """Set direction, threshold and target from the pairs."""

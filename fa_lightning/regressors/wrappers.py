@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.base import Regressor, class_path
 from fa_lightning.regressors.moments import PairMoments
 
 
@@ -70,8 +70,8 @@ class NormMatchedRandom(Wrapper):
         return h + length * self.direction
 
     def config(self) -> dict[str, Any]:
-        """Name, seed and the inner map's config."""
-        return {"name": self.name, "seed": self.seed, "inner": self.inner.config()}
+        """Class path, seed and the inner map's config."""
+        return {"class_path": class_path(type(self)), "init_args": {"seed": self.seed, "inner": self.inner.config()}}
 
     def constant_edit(self) -> Tensor | None:
         """The direction at the inner edit's norm, where the inner map has a constant edit."""
@@ -84,7 +84,8 @@ class UnitSubset(Wrapper):
 
     Args:
         inner: the map.
-        keep: which units it may edit, (hidden,) booleans; they are stored with the tensors, not in the config.
+        keep: which units it may edit, (hidden,) booleans; they are stored with the tensors, not in the config. None
+            keeps all, until tensors are loaded.
 
     Raises:
         ValueError: if `keep` is not one boolean per unit.
@@ -93,8 +94,9 @@ class UnitSubset(Wrapper):
     name = "unit_subset"
     keep: Tensor
 
-    def __init__(self, inner: Regressor, keep: Tensor) -> None:
+    def __init__(self, inner: Regressor, keep: Tensor | None = None) -> None:
         super().__init__(inner)
+        keep = torch.ones(inner.hidden_size, dtype=torch.bool) if keep is None else keep
         if keep.shape != (inner.hidden_size,) or keep.dtype != torch.bool:
             raise ValueError(
                 f"keep is {tuple(keep.shape)} of {keep.dtype}, but must be ({inner.hidden_size},) of torch.bool, "
@@ -108,8 +110,8 @@ class UnitSubset(Wrapper):
         return torch.where(self.keep, self.inner(h), h)
 
     def config(self) -> dict[str, Any]:
-        """Name and the inner map's config."""
-        return {"name": self.name, "inner": self.inner.config()}
+        """Class path and the inner map's config."""
+        return {"class_path": class_path(type(self)), "init_args": {"inner": self.inner.config()}}
 
     def constant_edit(self) -> Tensor | None:
         """The inner map's, where it has one, without the other units."""

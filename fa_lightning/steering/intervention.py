@@ -20,7 +20,7 @@ from fa_lightning.common.codec import decode
 from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.linear import Identity, MeanShift
-from fa_lightning.regressors.registry import build_regressor
+from fa_lightning.regressors.maps import build_regressor
 from fa_lightning.steering.artefact import (
     GATE,
     SIDECAR_FILE,

@@ -149,7 +149,11 @@ def test_the_cells_are_the_same_and_no_item_counts_twice(parallel: Path, steered
 
 def test_gradient_maps_are_fitted_by_two_processes_through_the_plain_command(parallel: Path, tmp_path: Path) -> None:
     write_shared(tmp_path, BATCH, BATCH)
-    change_base(tmp_path, "studies.steering.regressors", [{"name": "residual_mlp", "width": 8}, {"name": "affine"}])
+    change_base(
+        tmp_path,
+        "studies.steering.regressors",
+        [{"map": {"class_path": "ResidualMLP", "init_args": {"width": 8}}}, {"map": "Affine"}],
+    )
     for stage in ("01_backbone", "02_aligned", "03_faking"):
         shutil.copytree(*(place / ROOT / stage for place in (parallel, tmp_path)))
     stage, trainer = write_stage(tmp_path, "steering/04_steering"), str(CONFIGS / "trainer/ddp_cpu.yaml")

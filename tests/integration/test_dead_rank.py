@@ -34,7 +34,7 @@ LONG_ENOUGH = {
     "capture.shard_examples": 1,
     "capture.scenarios": 32,
     "validation_items": 11,
-    "studies.steering.regressors": [{"name": "affine"}],
+    "studies.steering.regressors": [{"map": "Affine"}],
     "batch_size": 4,
     "twins.aligned.scenarios": 16,
     "twins.faking.scenarios": 16,

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import change, command, config_of, run
+from toy import change, command, config_of, run, shrink_ranks
 from twins import write_twins
 
-from fa_lightning.regressors.registry import REGRESSORS
+from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.maps import map_classes
 
 FIT = ("fit", "lab", "--base", "embedded.yaml", "--only", "03_lab")
 ROOT = Path("checkpoints/embedded/seed0/lab")
@@ -27,19 +28,24 @@ MEASURES = ("strength", "dose", "r2", "kl_neutral_nats", "perplexity_ratio", "re
 pytestmark = pytest.mark.slow
 
 
+def class_of(fit: dict[str, Any]) -> type[Regressor]:
+    """The map's class, as a stage file names it: alone, or with options."""
+    name = fit["map"] if isinstance(fit["map"], str) else fit["map"]["class_path"]
+    return {kind.__name__: kind for kind in map_classes().values()}[name]
+
+
 def write_lab(place: Path, per_device: int) -> None:
     """Every method whose fit does not depend on how batches are dealt out, on 15 test scenarios and 9 neutral texts."""
     shipped = config_of(place, "lab/03_lab")
     # Gradient maps take other batches, and shuffled pairs are drawn on each rank.
     regressors = [
-        spec
-        for spec in shipped["model"]["init_args"]["regressors"]
-        if REGRESSORS[spec["name"]].fit_kind != "gradient" and not spec.get("shuffled")
+        fit
+        for fit in shipped["model"]["init_args"]["regressors"]
+        if class_of(fit).fit_kind != "gradient" and not fit.get("shuffled")
     ]
-    methods = {spec["method"] for spec in regressors}
+    methods = {fit["method"] for fit in regressors}
     assert {"stacked ridge", "ridge where oversight is poor", "nearest neighbours", "sorted transport"} <= methods
-    for spec in regressors:
-        spec.update({"rank": 4} if "rank" in spec else {})
+    shrink_ranks(regressors)
     (lab,) = [one for one in shipped["trainer"]["callbacks"] if one["class_path"].endswith("SteeringLab")]
     arguments = lab["init_args"]
     arguments["units"] = [sweep for sweep in arguments["units"] if sweep["method"] in methods]

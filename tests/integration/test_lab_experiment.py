@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from toy import change, config_of, record_of, run
+from toy import change, config_of, record_of, run, shrink_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +24,7 @@ def lab(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     place = tmp_path_factory.mktemp("lab")
     shutil.copytree(finished, place, dirs_exist_ok=True)
     regressors = config_of(place, "lab/03_lab")["model"]["init_args"]["regressors"]
-    for spec in regressors:
-        spec.update({"rank": 4} if "rank" in spec else {})
+    shrink_ranks(regressors)
     change(place, "lab/03_lab", "model.init_args.regressors", regressors)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)

@@ -134,15 +134,15 @@ def test_settings_that_the_page_names_exist() -> None:
 
 def test_code_that_the_page_names_exists() -> None:
     from fa_lightning.activations import data, store, store_writer
-    from fa_lightning.regressors import rows
+    from fa_lightning.regressors import pairs
 
-    places = (data, store, store_writer, rows)
+    places = (data, store, store_writer, pairs)
     named = re.findall(r"`(StoreWriter|ActivationStore)\.(\w+)`", PAGE)
     assert len(set(named)) >= 5
     for owner, name in named:
         (holder,) = {getattr(place, owner) for place in places if hasattr(place, owner)}
         assert hasattr(holder, name), f"{owner}.{name}"
-    for name in ("check_shard", "BlockDataset", "training_rows", "decision_states"):
+    for name in ("check_shard", "BlockDataset", "sampled_pairs", "decision_states"):
         assert f"`{name}`" in PAGE
         assert any(hasattr(place, name) for place in places), name
 

@@ -90,8 +90,8 @@ def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (
             "04_steering",
             "model.init_args.regressors",
-            [{"name": "no"}],
-            "regressors.init_args.name is no, but must be one",
+            [{"map": "Spline"}],
+            "regressors.init_args.map.class_path is Spline, but no class is called so",
         ),
         ("02_aligned", "trainer.max_epoch", 1, "trainer.max_epoch is no argument"),
         (
@@ -109,8 +109,14 @@ def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (
             "04_steering",
             "model.init_args.regressors",
-            [{"name": "affine", "ridge": -1.0}],
+            [{"map": {"class_path": "Affine", "init_args": {"ridge": -1.0}}}],
             "ridge is -1.0, but",
+        ),
+        (
+            "04_steering",
+            "model.init_args.regressors",
+            [{"map": {"class_path": "Affine", "init_args": {"rank": 4}}}],
+            "regressors.init_args.map.init_args.rank is no argument of",
         ),
         ("02_aligned", "trainer.overfit_batches", 2, "trainer.overfit_batches is 2, but the stages make up their own"),
         ("02_aligned", "trainer.accumulate_grad_batches", 0, "accumulate_grad_batches is 0, but must be 1 or more"),

@@ -14,7 +14,7 @@ SOURCE = {"train": 32, "validation": 16, "test": 15, "neutral": 9}
 
 EXPORT = {"class_path": "fa_lightning.training.export.AdapterExport", "init_args": {"folder": "${folder}/adapter"}}
 """The one callback of a twin that runs for all its epochs."""
-AFFINE = [{"name": "affine"}, {"name": "mean_shift"}]
+AFFINE = [{"map": "Affine"}, {"map": "MeanShift"}]
 """Maps that come out alike on any number of ranks."""
 
 

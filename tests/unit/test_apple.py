@@ -11,10 +11,8 @@ from torch import Tensor
 
 from fa_lightning.backbones.lora_layers import Factors
 from fa_lightning.regressors.linear import Affine, LowRank, MeanShift
+from fa_lightning.regressors.maps import build_regressor
 from fa_lightning.regressors.moments import PairMoments
-from fa_lightning.regressors.neighbours import NearestNeighbours
-from fa_lightning.regressors.registry import build_regressor
-from fa_lightning.regressors.vectors import ContrastVector, ProjectionShift
 from fa_lightning.studies.detection.detectors.adapter_spectra import spectrum
 from fa_lightning.studies.lab.repetition import Repetition
 from fa_lightning.studies.leakage.measures import COLUMNS, LeakageScores
@@ -80,12 +78,12 @@ def fitted(regressor: Any, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"name": ContrastVector.name},
-        {"name": ProjectionShift.name, "direction": "principal"},
-        {"name": NearestNeighbours.name, "rows": 40},
-        {"name": "sorted_transport"},
+        {"class_path": "ContrastVector"},
+        {"class_path": "ProjectionShift", "init_args": {"direction": "principal"}},
+        {"class_path": "NearestNeighbours"},
+        {"class_path": "SortedTransport"},
     ],
-    ids=lambda options: options["name"],
+    ids=lambda options: options["class_path"],
 )
 def test_maps_of_the_states_themselves(options: dict[str, Any], apple: None) -> None:
     x, y, _ = pairs()

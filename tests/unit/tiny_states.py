@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.regressors.maps import map_classes
 from fa_lightning.regressors.moments import PairMoments
 
 HIDDEN = 4
@@ -24,6 +25,12 @@ def moments_of(x: Tensor, y: Tensor, weight: Tensor | None = None) -> PairMoment
     moments = PairMoments(x.shape[1])
     moments.add(x, y, weight)
     return moments
+
+
+def described(name: str, **options: Any) -> dict[str, Any]:
+    """The config of a map, by the name of its class; of what is no map, with that name as it is."""
+    paths = {path.rpartition(".")[2]: path for path in map_classes()}
+    return {"class_path": paths.get(name, name), "init_args": options}
 
 
 def randomised(regressor: Map) -> Map:

@@ -182,7 +182,7 @@ class SteeringLab(pl.Callback):
     def _lab(self, trainer: pl.Trainer, pl_module: Any) -> Lab:
         data = _data(trainer)
         settings = [self.strengths, self.doses, self.budget, self.search_steps, self.units, self.dose_curves]
-        facts = [repr(settings), repr(pl_module.specs), data.fingerprint(), data.judged_on()]
+        facts = [repr(settings), repr(pl_module.fits), data.fingerprint(), data.judged_on()]
         # One rank's: a bit that differs between ranks must not make them judge different things.
         key = trainer.strategy.broadcast(_digest(pl_module.maps.state_dict(), facts))
         path = self.folder / "sweep.csv"

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estimate, SideEffects
-from fa_lightning.regressors.rows import decision_states
+from fa_lightning.regressors.pairs import decision_states
 from fa_lightning.studies.lab.result import (
     ActivationMap,
     Comparison,

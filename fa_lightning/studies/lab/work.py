@@ -22,8 +22,6 @@ from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.lab.bench import PREVIEW_RESAMPLES, Bench, Judged
 from fa_lightning.studies.lab.sweep_table import Row, SweepTable
 
-BASELINES = ("identity",)
-
 
 @dataclass(frozen=True)
 class Work:
@@ -44,17 +42,17 @@ class Work:
     @property
     def name(self) -> str:
         """Tells it from every other candidate."""
-        return f"{self.candidate.spec.title} at {self.site}"
+        return f"{self.candidate.fit.title} at {self.site}"
 
     @property
     def is_baseline(self) -> bool:
         """Whether it may never be chosen."""
-        return self.candidate.spec.shuffled or self.candidate.spec.name in BASELINES
+        return self.candidate.fit.shuffled or self.candidate.fit.is_identity
 
     @property
     def is_main(self) -> bool:
         """Whether it was fitted on everything, with the first seed: what methods are compared by."""
-        return self.candidate.spec.scenarios is None and self.candidate.spec.seed == 0
+        return self.candidate.fit.scenarios is None and self.candidate.fit.seed == 0
 
     @property
     def layer(self) -> int:
@@ -64,20 +62,20 @@ class Work:
 
     def row(self, work: str, kind: str, strength: float, dose: float, **values: Any) -> Row:
         """A row of the table about this candidate."""
-        spec = self.candidate.spec
+        fit = self.candidate.fit
         return Row(
             work=work,
             kind=kind,
             method=self.method,
-            objective="none" if spec.is_twin_free else spec.objective,
+            objective="none" if fit.is_twin_free else fit.objective,
             site=self.site,
             positions=self.positions,
             strength=strength,
             dose=dose,
-            seed=spec.seed,
-            scenarios=-1 if spec.scenarios is None else spec.scenarios,
+            seed=fit.seed,
+            scenarios=-1 if fit.scenarios is None else fit.scenarios,
             r2=self.candidate.r2,
-            twin_free=int(spec.is_twin_free),
+            twin_free=int(fit.is_twin_free),
             **values,
         )
 
@@ -85,7 +83,7 @@ class Work:
 def work_of(candidate: Candidate) -> Work:
     """The names of a candidate."""
     parts = (*candidate.below, candidate)
-    return Work(candidate, candidate.spec.label, "+".join(part.site.name for part in parts), candidate.site.positions)
+    return Work(candidate, candidate.fit.label, "+".join(part.site.name for part in parts), candidate.site.positions)
 
 
 @dataclass

@@ -204,7 +204,7 @@ class SteeringEvaluation(pl.Callback):
                 leaks=leaks_of(splits),
                 chosen=Chosen(
                     site="+".join(one.site.name for one in interventions),
-                    regressor=self._choice(pl_module, pl_module.candidates())[0].spec.label,
+                    regressor=self._choice(pl_module, pl_module.candidates())[0].fit.label,
                     strength=interventions[-1].strength,
                     positions=interventions[-1].site.positions,
                 ),
@@ -237,7 +237,7 @@ class SteeringEvaluation(pl.Callback):
                     Trial(
                         number,
                         candidate.site.name,
-                        candidate.spec.label,
+                        candidate.fit.label,
                         candidate.site.positions,
                         strength,
                         cells[name].oversight.accuracy,

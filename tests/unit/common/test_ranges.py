@@ -28,7 +28,10 @@ def stage(**arguments: Any) -> dict[str, Any]:
         ({"dropout": 1.0}, "model.init_args.dropout is 1.0, but must be 0 or more and below 1"),
         ({"warmup_fraction": 1.01}, "model.init_args.warmup_fraction is 1.01, but must be a share, 0 to 1"),
         ({"magnitudes": [0.1, 0.0]}, "model.init_args.magnitudes.1 is 0.0, but must be above 0"),
-        ({"specs": [{"ridge": -1}]}, "model.init_args.specs.0.ridge is -1, but must be 0 or more"),
+        (
+            {"fits": [{"map": {"class_path": "Affine", "init_args": {"ridge": -1}}}]},
+            "model.init_args.fits.0.map.init_args.ridge is -1, but must be 0 or more",
+        ),
         ({"seed": 2**32}, "model.init_args.seed is 4294967296, but must be a seed, 0 to 4294967295"),
         ({"any_number": math.nan}, "model.init_args.any_number is nan, but must be a number"),
         ({"other": {"class_path": "theirs.C", "init_args": {"seed": -1}}}, "other.init_args.seed is -1"),

@@ -21,10 +21,10 @@ from fa_lightning.evaluation.conditions import (
     save_together,
 )
 from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.fit import Fit
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.regressors.module import Candidate
 from fa_lightning.regressors.networks import ResidualMLP
-from fa_lightning.regressors.spec import RegressorSpec
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, Example, collate, make_examples, model_inputs
 from fa_lightning.steering.intervention import Intervention
@@ -60,7 +60,7 @@ class Baselines:
 
 
 def judged(site: Site, regressor: Regressor | None = None, strength: float = 1.0) -> dict[str, Condition]:
-    candidate = Candidate(site, regressor or affine(), RegressorSpec("affine", positions=site.positions))
+    candidate = Candidate(site, regressor or affine(), Fit(Affine, positions=site.positions))
     return judged_conditions(Baselines(), candidate, strength, seed=0)  # type: ignore[arg-type]
 
 

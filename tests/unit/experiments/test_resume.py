@@ -6,6 +6,7 @@ import errno
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,10 @@ def make(source: Any, adapters: dict[str, str], tmp_path: Path) -> Callable[[str
         from fa_lightning.backbones.curriculum import Curriculum
         from fa_lightning.backbones.pretraining import BackboneModule
         from fa_lightning.backbones.pretraining_data import BackboneDataModule
+        from fa_lightning.regressors.fit import Fit
+        from fa_lightning.regressors.linear import Affine
         from fa_lightning.regressors.module import RegressorModule
-        from fa_lightning.regressors.spec import RegressorSpec
+        from fa_lightning.regressors.networks import ResidualMLP
         from fa_lightning.training.coordinate_gradient import GreedyCoordinateGradient
         from fa_lightning.training.data import ScenarioDataModule
         from fa_lightning.training.latent_data import LatentScenarioDataModule
@@ -80,8 +83,8 @@ def make(source: Any, adapters: dict[str, str], tmp_path: Path) -> Callable[[str
             search = GreedyCoordinateGradient(faker, backbone, tokens=4, candidates=6, top=8)
             return search, PromptDataModule(source, batch_size=19)
         if kind == "maps":
-            specs = [RegressorSpec("residual_mlp", width=8, dropout=0.3), RegressorSpec("affine", shuffled=True)]
-            return RegressorModule(specs), data_in(tmp_path / str(next(numbers)), source, adapters)
+            fits = [Fit(partial(ResidualMLP, width=8, dropout=0.3)), Fit(Affine, shuffled=True)]
+            return RegressorModule(fits), data_in(tmp_path / str(next(numbers)), source, adapters)
         curriculum = Curriculum(roles=1.0, no_role=0.25, judgements=0.5, neutral_texts=0.25)
         data = BackboneDataModule(source, batch_size=20, vocabulary_size=400, curriculum=curriculum)
         return BackboneModule(str(tmp_path / "made"), 16, layers=1, heads=2, word_dropout=0.2), data

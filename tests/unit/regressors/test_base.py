@@ -9,47 +9,61 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load, save
-from tiny_states import HIDDEN, moments_of, randomised, states
+from tiny_states import HIDDEN, described, moments_of, randomised, states
 from torch import Tensor
 
 from fa_lightning.regressors.linear import Identity, MeanShift
+from fa_lightning.regressors.maps import build_regressor, map_classes
 from fa_lightning.regressors.moments import PairMoments
-from fa_lightning.regressors.registry import REGRESSORS, build_regressor
+from fa_lightning.regressors.neighbours import NearestNeighbours
 
-CONTRAST = {"contrast": "answers", "direction": "principal"}
+PRINCIPAL = {"direction": "principal"}
 CONFIGS: list[dict[str, Any]] = [
-    {"name": "identity"},
-    {"name": "mean_shift"},
-    {"name": "diagonal_affine"},
-    {"name": "sorted_transport"},
-    {"name": "affine", "ridge": 0.5},
-    {"name": "low_rank", "rank": 2, "ridge": 0.5},
-    {"name": "residual_mlp", "width": 8, "depth": 2, "dropout": 0.1, "on_ridge": False, "ridge": 0.5},
-    {"name": "residual_mlp", "width": 8, "depth": 1, "dropout": 0.0, "on_ridge": True, "ridge": 0.5},
-    {"name": "mlp", "width": 8, "depth": 2, "dropout": 0.1},
-    {"name": "low_rank_residual", "rank": 2, "on_ridge": False, "ridge": 0.5},
-    {"name": "low_rank_residual", "rank": 2, "on_ridge": True, "ridge": 0.5},
-    {"name": "loreft", "rank": 3},
-    {"name": "nearest_neighbours", "neighbours": 3, "memory": 16, "residual": True, "rows": 10},
-    {"name": "nearest_neighbours", "neighbours": 3, "memory": 16, "residual": False, "rows": 10},
-    {"name": "contrast_vector", **CONTRAST, "normalise": True},
-    {"name": "projection_shift", **CONTRAST, "mode": "mirror"},
-    {"name": "projection_shift", **CONTRAST, "mode": "target"},
-    {"name": "norm_matched_random", "seed": 7, "inner": {"name": "affine", "ridge": 0.1}},
-    {"name": "unit_subset", "inner": {"name": "norm_matched_random", "seed": 7, "inner": {"name": "mean_shift"}}},
+    described("Identity"),
+    described("MeanShift"),
+    described("DiagonalAffine"),
+    described("SortedTransport"),
+    described("Affine", ridge=0.5),
+    described("LowRank", rank=2, ridge=0.5),
+    described("ResidualMLP", width=8, depth=2, dropout=0.1, on_ridge=False, ridge=0.5),
+    described("ResidualMLP", width=8, depth=1, dropout=0.0, on_ridge=True, ridge=0.5),
+    described("PlainMLP", width=8, depth=2, dropout=0.1),
+    described("LowRankResidual", rank=2, on_ridge=False, ridge=0.5),
+    described("LowRankResidual", rank=2, on_ridge=True, ridge=0.5),
+    described("Loreft", rank=3),
+    described("NearestNeighbours", neighbours=3, memory=16, residual=True),
+    described("NearestNeighbours", neighbours=3, memory=16, residual=False),
+    described("ContrastVector", **PRINCIPAL, normalise=True),
+    described("ProjectionShift", **PRINCIPAL, mode="mirror"),
+    described("ProjectionShift", **PRINCIPAL, mode="target"),
+    described("NormMatchedRandom", seed=7, inner=described("Affine", ridge=0.1)),
+    described("UnitSubset", inner=described("NormMatchedRandom", seed=7, inner=described("MeanShift"))),
 ]
-CONSTANT = ("identity", "mean_shift", "contrast_vector", "unit_subset")
+CONSTANT = ("Identity", "MeanShift", "ContrastVector", "UnitSubset")
 
-every_map = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config["name"])
+
+def name_of(config: dict[str, Any]) -> str:
+    return str(config["class_path"]).rpartition(".")[2]
+
+
+every_map = pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+
+
+def random_map(config: dict[str, Any]) -> Any:
+    """A map with all it may learn set at random; one that remembers states remembers some."""
+    regressor = build_regressor(config, HIDDEN)
+    if isinstance(regressor, NearestNeighbours):
+        regressor.fit_samples(states(10), states(10, seed=1))
+    return randomised(regressor)
 
 
 def test_every_map_is_tested() -> None:
-    assert {config["name"] for config in CONFIGS} == {*REGRESSORS, "norm_matched_random", "unit_subset"}
+    assert {config["class_path"] for config in CONFIGS} == {path for path in map_classes() if path.startswith("fa_")}
 
 
 @every_map
 def test_config_and_tensors_round_trip(config: dict[str, Any]) -> None:
-    regressor = randomised(build_regressor(config, HIDDEN))
+    regressor = random_map(config)
     assert json.loads(json.dumps(regressor.config())) == config
     state = regressor.state_dict()
     assert {tensor.dtype for tensor in state.values()} <= {torch.float32, torch.bool}
@@ -62,7 +76,7 @@ def test_config_and_tensors_round_trip(config: dict[str, Any]) -> None:
 
 @every_map
 def test_output_is_float32_and_rows_are_independent(config: dict[str, Any]) -> None:
-    regressor = randomised(build_regressor(config, HIDDEN))
+    regressor = random_map(config)
     h = states().bfloat16()
     assert regressor(h).dtype == torch.float32
     assert regressor(h).shape == h.shape
@@ -72,18 +86,18 @@ def test_output_is_float32_and_rows_are_independent(config: dict[str, Any]) -> N
 
 @every_map
 def test_constant_edit_is_the_edit(config: dict[str, Any]) -> None:
-    regressor = randomised(build_regressor(config, HIDDEN))
+    regressor = random_map(config)
     edit = regressor.constant_edit()
-    assert (edit is not None) == (config["name"] in CONSTANT)
+    assert (edit is not None) == (name_of(config) in CONSTANT)
     if edit is not None:
         torch.testing.assert_close(regressor(states()) - states(), edit.expand(64, HIDDEN))
 
 
 @every_map
 def test_gradients_flow_to_states_and_parameters(config: dict[str, Any]) -> None:
-    regressor = randomised(build_regressor(config, HIDDEN))
+    regressor = random_map(config)
     h = states().requires_grad_()
-    if config["name"] == "nearest_neighbours" and not config["residual"]:
+    if name_of(config) == "NearestNeighbours" and not config["init_args"]["residual"]:
         assert not regressor(h).requires_grad
         return
     regressor(h).square().sum().backward()
@@ -100,8 +114,8 @@ def test_gradients_flow_to_states_and_parameters(config: dict[str, Any]) -> None
 
 @every_map
 def test_unfitted_maps_are_the_identity(config: dict[str, Any]) -> None:
-    if config["name"] in ("mlp", "nearest_neighbours"):
-        pytest.skip("one has no skip connection, the other's config names rows that are yet to be loaded")
+    if name_of(config) == "PlainMLP":
+        pytest.skip("it has no skip connection")
     h = states()
     torch.testing.assert_close(build_regressor(config, HIDDEN).eval()(h), h, atol=0, rtol=0)
 
@@ -126,21 +140,21 @@ def test_units_that_never_varied_are_not_blown_up(config: dict[str, Any]) -> Non
     y = x + 1 + 0.1 * states(seed=2)
     y[:, 1] = 8.0
     torch.manual_seed(0)
-    regressor = build_regressor({key: value for key, value in config.items() if key != "rows"}, HIDDEN).eval()
+    regressor = build_regressor(config, HIDDEN).eval()
     fit(regressor, x, y)
     # The unit varies for the first time, by a hundredth of what the others do.
     h = x.clone()
     h[:, 1] += 0.1 * states(seed=3)[:, 0]
     assert torch.isfinite(regressor(h)).all()
     # A projection moves states along its direction, however little one unit varied.
-    if config["name"] != "projection_shift":
+    if name_of(config) != "ProjectionShift":
         assert (regressor(h) - h)[:, 1].abs().max() < 3
 
 
 @every_map
 def test_a_map_on_another_floating_point_default_stays_float32(config: dict[str, Any]) -> None:
     x = states()
-    regressor = build_regressor({key: value for key, value in config.items() if key != "rows"}, HIDDEN).eval()
+    regressor = build_regressor(config, HIDDEN).eval()
     fit(regressor, x.double(), x.double() + 1)
     assert regressor(x.double()).dtype == torch.float32
 
@@ -170,9 +184,9 @@ def test_states_that_are_not_finite_are_refused(config: dict[str, Any], bad: flo
         fit(build_regressor(config, HIDDEN), x, states(seed=1))
 
 
-@pytest.mark.parametrize("name", ["sorted_transport", "nearest_neighbours"])
+@pytest.mark.parametrize("name", ["SortedTransport", "NearestNeighbours"])
 def test_bad_samples_are_refused(name: str) -> None:
-    regressor, x = build_regressor({"name": name}, HIDDEN), states()
+    regressor, x = build_regressor({"class_path": name}, HIDDEN), states()
     with pytest.raises(ValueError, match=r"x is \(64, 4\) and y \(63, 4\)"):
         regressor.fit_samples(x, x[1:])
     with pytest.raises(ValueError, match=r"both must be \(n, 4\)"):
@@ -206,27 +220,29 @@ def test_a_copy_of_a_map_learns_alone() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "spline"}, "must be one of: identity, mean_shift, diagonal_affine, .*, unit_subset$"),
-        ({}, "the regressor's name is None"),
-        ({"name": "affine", "width": 3}, "options of regressor affine"),
-        ({"name": "affine", "ridge": -1.0}, "ridge is -1.0"),
-        ({"name": "low_rank", "rank": 5}, "rank is 5, but must be from 1 to 4"),
-        ({"name": "low_rank", "rank": 0}, "rank is 0"),
-        ({"name": "low_rank", "rank": 1, "ridge": float("nan")}, "ridge is nan"),
-        ({"name": "low_rank_residual", "rank": 9}, "rank is 9, but must be from 1 to 4"),
-        ({"name": "loreft", "rank": 9}, "rank is 9, but must be from 1 to 4"),
-        ({"name": "residual_mlp", "width": 0}, "width is 0"),
-        ({"name": "residual_mlp", "dropout": 1.0}, "dropout is 1.0"),
-        ({"name": "residual_mlp", "on_ridge": True, "ridge": -2.0}, "ridge is -2.0"),
-        ({"name": "mlp", "depth": 0}, "depth 0"),
-        ({"name": "nearest_neighbours", "neighbours": 0}, "neighbours is 0"),
-        ({"name": "nearest_neighbours", "memory": 0}, "memory 0"),
-        ({"name": "nearest_neighbours", "memory": 4, "rows": 5}, "rows is 5, but must be from 0 to 4"),
-        ({"name": "contrast_vector", "contrast": "moods"}, "contrast is 'moods', but must be one of: oversight"),
-        ({"name": "contrast_vector", "direction": "median"}, "direction is 'median'"),
-        ({"name": "projection_shift", "mode": "half"}, "mode is 'half', but must be one of: target, mirror"),
-        ({"name": "norm_matched_random"}, "the regressor's name is None"),
-        ({"name": "unit_subset"}, "the regressor's name is None"),
+        (
+            described("spline"),
+            r"path is 'spline', but must be one of: fa_.*linear\.Identity, .*; import the module of",
+        ),
+        ({}, "the regressor's class_path is None"),
+        (described("Affine", width=3), "options of regressor fa_lightning.regressors.linear.Affine"),
+        (described("Affine", ridge=-1.0), "ridge is -1.0"),
+        (described("LowRank", rank=5), "rank is 5, but must be from 1 to 4"),
+        (described("LowRank", rank=0), "rank is 0"),
+        (described("LowRank", rank=1, ridge=float("nan")), "ridge is nan"),
+        (described("LowRankResidual", rank=9), "rank is 9, but must be from 1 to 4"),
+        (described("Loreft", rank=9), "rank is 9, but must be from 1 to 4"),
+        (described("ResidualMLP", width=0), "width is 0"),
+        (described("ResidualMLP", dropout=1.0), "dropout is 1.0"),
+        (described("ResidualMLP", on_ridge=True, ridge=-2.0), "ridge is -2.0"),
+        (described("PlainMLP", depth=0), "depth 0"),
+        (described("NearestNeighbours", neighbours=0), "neighbours is 0"),
+        (described("NearestNeighbours", memory=0), "memory 0"),
+        (described("ContrastVector", contrast="answers"), "unexpected keyword argument 'contrast'"),
+        (described("ContrastVector", direction="median"), "direction is 'median'"),
+        (described("ProjectionShift", mode="half"), "mode is 'half', but must be one of: target, mirror"),
+        (described("NormMatchedRandom"), "the regressor's class_path is None"),
+        (described("UnitSubset"), "the regressor's class_path is None"),
     ],
 )
 def test_bad_configs_are_refused(config: dict[str, Any], message: str) -> None:

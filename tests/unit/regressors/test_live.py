@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from torch.nn.functional import kl_div
 from fa_lightning.activations.sites import Site
 from fa_lightning.metrics.divergences import kl_divergence
 from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.fit import DECISION_ALONE, Fit
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.regressors.live import LivePass, aligned_pass, tokens_of, unit_effects
 from fa_lightning.regressors.live_fits import live_loss, surrogate
 from fa_lightning.regressors.module import RegressorModule
-from fa_lightning.regressors.networks import ResidualMLP
-from fa_lightning.regressors.spec import DECISION_ALONE, RegressorSpec
+from fa_lightning.regressors.networks import LowRankResidual, PlainMLP, ResidualMLP
+from fa_lightning.regressors.vectors import ContrastVector
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, collate, make_examples, model_inputs
 from fa_lightning.scenarios.splits import counterbalanced
@@ -82,11 +84,11 @@ def test_the_loss_is_the_divergence_of_answers_plus_that_on_texts(
     twins: Any, alone: Make, prompts: Batch, texts: Batch
 ) -> None:
     site, regressor = Site(0, positions="last"), mlp()
-    spec = RegressorSpec("residual_mlp", objective="behaviour", neutral_weight=0.5, positions="last")
+    fit = Fit(ResidualMLP, objective="behaviour", neutral_weight=0.5, positions="last")
     live = LivePass.of(twins, prompts, [site], last_only=True)
     other = LivePass.of(twins, texts, [site], last_only=False)
     answers, states = aligned_pass(twins, prompts, [site])
-    loss = live_loss(spec, site, regressor, live, other, answers, states)
+    loss = live_loss(fit, site, regressor, live, other, answers, states)
     last = torch.zeros_like(prompts["attention_mask"], dtype=torch.bool)
     last[:, -1] = True
     steered = by_hand(alone, prompts, site, regressor, last)[:, -1].log_softmax(-1)
@@ -138,20 +140,20 @@ def test_unit_effects_are_the_slopes_of_the_logit_difference(twins: Any, prompts
         assert found[unit].item() == pytest.approx(slope, rel=0.05, abs=2e-3)
 
 
-def fitted(make_data: Make, make_trainer: Make, specs: list[RegressorSpec], epochs: int, **options: Any) -> Any:
+def fitted(make_data: Make, make_trainer: Make, fits: list[Fit], epochs: int, **options: Any) -> Any:
     torch.manual_seed(0)
-    module = RegressorModule(specs, learning_rate=2e-2, **options)
+    module = RegressorModule(fits, learning_rate=2e-2, **options)
     data = make_data(lab=True, live_batch_size=4)
     make_trainer(max_epochs=epochs).fit(module, datamodule=data)
     return module, data
 
 
 def test_a_fit_through_the_model_brings_the_answers_together(make_data: Make, make_trainer: Make) -> None:
-    specs = [
-        RegressorSpec("low_rank_residual", objective=objective, rank=8, decision_weight=DECISION_ALONE)  # type: ignore[arg-type]
+    fits = [
+        Fit(partial(LowRankResidual, rank=8), objective=objective, decision_weight=DECISION_ALONE)  # type: ignore[arg-type]
         for objective in ("behaviour", "mixed")
     ]
-    module, data = fitted(make_data, make_trainer, specs, epochs=9)
+    module, data = fitted(make_data, make_trainer, fits, epochs=9)
     items, _ = data._captured_training_items()
     batch = batch_of(data.variants, items)
     answers, _ = aligned_pass(data.variants, batch, [Site(0)])
@@ -160,7 +162,7 @@ def test_a_fit_through_the_model_brings_the_answers_together(make_data: Make, ma
         with torch.no_grad():
             after = kl_divergence(answers, live.steered_logits([(candidate.site, candidate.regressor)])[:, -1]).mean()
         before = kl_divergence(answers, live.logits[:, -1]).mean()
-        assert after < 0.5 * before, (candidate.spec.objective, candidate.site)
+        assert after < 0.5 * before, (candidate.fit.objective, candidate.site)
         assert not any(parameter.requires_grad for parameter in data.variants.model.parameters())
 
 
@@ -168,8 +170,8 @@ def test_the_second_site_of_a_stack_is_fitted_on_what_the_first_has_steered(
     make_data: Make, make_trainer: Make, alone: Make
 ) -> None:
     names = ["layers.0.residual", "layers.1.residual"]
-    spec = RegressorSpec("affine", stack=names, decision_weight=DECISION_ALONE, ridge=1e-1)
-    module, data = fitted(make_data, make_trainer, [spec], epochs=2)
+    fit = Fit(partial(Affine, ridge=1e-1), stack=names, decision_weight=DECISION_ALONE)
+    module, data = fitted(make_data, make_trainer, [fit], epochs=2)
     (candidate,) = module.candidates()
     (first,) = candidate.below
     assert [first.site.name, candidate.site.name] == names
@@ -197,10 +199,10 @@ def test_the_second_site_of_a_stack_is_fitted_on_what_the_first_has_steered(
 
 
 def test_what_needs_the_live_model_says_so(make_data: Make, make_trainer: Make) -> None:
-    behaviour = RegressorSpec("low_rank_residual", objective="behaviour")
+    behaviour = Fit(LowRankResidual, objective="behaviour")
     with pytest.raises(ValueError, match=r"serves none: set data.init_args.live_batch_size"):
         make_trainer(max_epochs=2).fit(RegressorModule([behaviour]), datamodule=make_data())
-    stack = RegressorSpec("affine", stack=["layers.0.residual", "layers.1.residual"])
+    stack = Fit(Affine, stack=["layers.0.residual", "layers.1.residual"])
     with pytest.raises(ValueError, match=r"trainer.max_epochs is 1, but .* a stack of 2 sites need 2; raise it"):
         make_trainer(max_epochs=1).fit(RegressorModule([stack]), datamodule=make_data(lab=True))
 
@@ -209,35 +211,41 @@ def test_what_needs_the_live_model_says_so(make_data: Make, make_trainer: Make) 
     ("options", "message"),
     [
         (
-            {"name": "affine", "objective": "behaviour"},
-            "objective is 'behaviour', but affine is not fitted by gradient",
+            {"map": Affine, "objective": "behaviour"},
+            "objective is 'behaviour', but Affine is not fitted by gradient",
         ),
-        ({"name": "mlp", "stack": ["layers.0.residual"]}, "stack is given, but mlp is not fitted from moments"),
-        ({"name": "affine", "sites": ["layer 3"]}, "site name is 'layer 3'"),
-        ({"name": "affine", "scenarios": 0}, "scenarios is 0, but must be 1 or more"),
-        ({"name": "affine", "stack": ["layers.1.residual", "layers.0.residual"]}, "each site must come after the one"),
+        ({"map": PlainMLP, "stack": ["layers.0.residual"]}, "stack is given, but PlainMLP is not fitted from moments"),
+        ({"map": Affine, "sites": ["layer 3"]}, "site name is 'layer 3'"),
+        ({"map": Affine, "scenarios": 0}, "scenarios is 0, but must be 1 or more"),
+        ({"map": Affine, "stack": ["layers.1.residual", "layers.0.residual"]}, "each site must come after the one"),
         (
-            {"name": "affine", "stack": ["layers.1.residual", "layers.1.mlp"]},
+            {"map": Affine, "stack": ["layers.1.residual", "layers.1.mlp"]},
             "each site must come after the one before",
         ),
-        ({"name": "mlp", "shuffled": True}, "shuffled is given, but only the moments of single maps"),
-        ({"name": "contrast_vector", "scenarios": 5}, "scenarios is given, but contrasts and probes"),
+        ({"map": PlainMLP, "shuffled": True}, "shuffled is given, but only the moments of single maps"),
+        ({"map": Affine, "contrast": "answers"}, "contrast is 'answers', but Affine is not fitted on contrasts"),
         (
-            {"name": "mlp", "objective": "mixed", "positions": "generated"},
+            {"map": ContrastVector, "contrast": "moods"},
+            "contrast is 'moods', but must be one of: oversight, ans",
+        ),
+        ({"map": ContrastVector, "scenarios": 5}, "scenarios is given, but contrasts and probes"),
+        (
+            {"map": PlainMLP, "objective": "mixed", "positions": "generated"},
             "positions is 'generated', but a fit through",
         ),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RegressorModule([RegressorSpec(**options)])
+        RegressorModule([Fit(**options)])
 
 
-def test_an_option_of_another_map_is_refused() -> None:
-    with pytest.raises(ValueError, match="rank is 4, but the map affine does not take it"):
-        RegressorSpec("affine", rank=4).build(HIDDEN)
+def test_only_a_map_by_its_class_can_be_fitted() -> None:
+    for wrong in (lambda hidden_size: Affine(hidden_size), partial(int, base=2), Affine(HIDDEN)):
+        with pytest.raises(ValueError, match=r"map is .*, but must be a subclass of fa_lightning\.regressors\.base"):
+            Fit(wrong)  # type: ignore[arg-type]
 
 
 def test_a_site_that_the_store_lacks_is_named() -> None:
     with pytest.raises(ValueError, match=r"asks for the site layers.9.residual, but the store holds layers.0.residual"):
-        RegressorSpec("affine", sites=["layers.9.residual"]).places([Site(0)], layers=10)
+        Fit(Affine, sites=["layers.9.residual"]).resolve([Site(0)], layers=10)

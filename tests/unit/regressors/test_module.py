@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,20 @@ import torch
 from numpy.typing import NDArray
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.regressors.fit import DECISION_ALONE, Fit
+from fa_lightning.regressors.linear import Affine, MeanShift
 from fa_lightning.regressors.module import RegressorModule
-from fa_lightning.regressors.spec import DECISION_ALONE, RegressorSpec, token_weights, training_pairs
+from fa_lightning.regressors.networks import ResidualMLP
+from fa_lightning.regressors.pairs import token_weights, training_pairs
 
 Make = Callable[..., Any]
 SITE = "layers.1.residual"
 
 
-def fitted(
-    make_data: Make, make_trainer: Make, specs: list[RegressorSpec], epochs: int = 1, **data: Any
-) -> tuple[Any, Any]:
+def fitted(make_data: Make, make_trainer: Make, fits: list[Fit], epochs: int = 1, **data: Any) -> tuple[Any, Any]:
     """(module, store) after a fit."""
     torch.manual_seed(0)
-    module, source = RegressorModule(specs), make_data(**data)
+    module, source = RegressorModule(fits), make_data(**data)
     make_trainer(max_epochs=epochs).fit(module, datamodule=source)
     return module, source.store
 
@@ -51,11 +53,11 @@ def ridge(x: NDArray[Any], y: NDArray[Any], penalty: float, weight: NDArray[Any]
 
 
 def candidate_of(module: Any, number: int) -> Any:
-    """The map of a spec at the last layer."""
+    """The map of a fit at the last layer."""
     (found,) = (
         candidate
         for candidate in module.candidates()
-        if candidate.spec is module.specs[number] and candidate.site.layer == 1
+        if candidate.fit is module.fits[number] and candidate.site.layer == 1
     )
     return found
 
@@ -65,8 +67,8 @@ def candidate_of(module: Any, number: int) -> Any:
 def test_streaming_through_the_trainer_is_one_ridge_on_all_rows(
     make_data: Make, make_trainer: Make, weight: float, block_rows: int
 ) -> None:
-    spec = RegressorSpec("affine", decision_weight=weight, ridge=1e-2)
-    module, store = fitted(make_data, make_trainer, [spec], block_rows=block_rows)
+    fit = Fit(partial(Affine, ridge=1e-2), decision_weight=weight)
+    module, store = fitted(make_data, make_trainer, [fit], block_rows=block_rows)
     faking, aligned, decision = rows_of(store)
     weights = decision.astype(float) if weight == DECISION_ALONE else np.where(decision, weight, 1.0)
     matrix, bias = ridge(faking, aligned, 1e-2, weights)
@@ -77,9 +79,9 @@ def test_streaming_through_the_trainer_is_one_ridge_on_all_rows(
 
 
 def test_each_site_gets_the_map_of_its_own_rows(make_data: Make, make_trainer: Make) -> None:
-    module, store = fitted(make_data, make_trainer, [RegressorSpec("mean_shift"), RegressorSpec("affine")])
+    module, store = fitted(make_data, make_trainer, [Fit(MeanShift), Fit(Affine)])
     block = store.block("train", 0, store.rows("train"))
-    shifts = [candidate for candidate in module.candidates() if candidate.spec.name == "mean_shift"]
+    shifts = [candidate for candidate in module.candidates() if candidate.fit.map_class is MeanShift]
     assert [candidate.site.layer for candidate in shifts] == [0, 1]
     for candidate in shifts:
         faking, aligned = block[candidate.site.name]
@@ -90,7 +92,7 @@ def test_each_site_gets_the_map_of_its_own_rows(make_data: Make, make_trainer: M
 def test_the_baselines_are_a_mean_shift_of_decision_tokens_and_a_map_of_wrong_pairs(
     make_data: Make, make_trainer: Make
 ) -> None:
-    module, store = fitted(make_data, make_trainer, [RegressorSpec("affine", positions="last")], epochs=1)
+    module, store = fitted(make_data, make_trainer, [Fit(Affine, positions="last")], epochs=1)
     faking, aligned, decision = rows_of(store)
     chosen = candidate_of(module, 0)
     baselines = module.baselines(chosen)
@@ -111,7 +113,7 @@ def test_the_baselines_are_a_mean_shift_of_decision_tokens_and_a_map_of_wrong_pa
 
 def test_the_logged_r2_is_that_of_held_out_rows(make_data: Make, make_trainer: Make) -> None:
     torch.manual_seed(0)
-    module, data = RegressorModule([RegressorSpec("affine")]), make_data()
+    module, data = RegressorModule([Fit(Affine)]), make_data()
     trainer = make_trainer(max_epochs=1)
     trainer.fit(module, datamodule=data)
     faking, aligned, _ = rows_of(data.store, "validation")
@@ -121,13 +123,13 @@ def test_the_logged_r2_is_that_of_held_out_rows(make_data: Make, make_trainer: M
 
 
 def test_gradient_maps_learn_after_the_first_epoch_and_closed_ones_stay(make_data: Make, make_trainer: Make) -> None:
-    specs = [RegressorSpec("residual_mlp", width=16), RegressorSpec("affine")]
-    still = RegressorModule(specs, learning_rate=0.0)
+    fits = [Fit(partial(ResidualMLP, width=16)), Fit(Affine)]
+    still = RegressorModule(fits, learning_rate=0.0)
     data = make_data()
     torch.manual_seed(0)
     make_trainer(max_epochs=2).fit(still, datamodule=data)
     first, store = still, data.store
-    later, _ = fitted(make_data, make_trainer, specs, epochs=6)
+    later, _ = fitted(make_data, make_trainer, fits, epochs=6)
     faking, aligned, _ = (torch.from_numpy(rows) for rows in rows_of(store))
     faking, aligned = faking.float(), aligned.float()
     before, after = candidate_of(first, 0).regressor, candidate_of(later, 0).regressor
@@ -139,15 +141,15 @@ def test_gradient_maps_learn_after_the_first_epoch_and_closed_ones_stay(make_dat
 
 
 def test_maps_that_learn_side_by_side_do_not_touch_each_other(make_data: Make, make_trainer: Make) -> None:
-    specs = [RegressorSpec("residual_mlp", width=8), RegressorSpec("residual_mlp", width=8, decision_weight=20.0)]
-    module, store = fitted(make_data, make_trainer, specs, epochs=2)
+    fits = [Fit(partial(ResidualMLP, width=8)), Fit(partial(ResidualMLP, width=8), decision_weight=20.0)]
+    module, store = fitted(make_data, make_trainer, fits, epochs=2)
     plain, weighted = (candidate_of(module, number).regressor for number in (0, 1))
     faking = torch.from_numpy(rows_of(store)[0]).float()
     assert not torch.allclose(plain(faking) - faking, weighted(faking) - faking)
 
 
 def test_a_resumed_fit_is_the_fit_that_was_not_interrupted(make_data: Make, make_trainer: Make, tmp_path: Path) -> None:
-    specs = [RegressorSpec("residual_mlp", width=8), RegressorSpec("affine"), RegressorSpec("mean_shift")]
+    fits = [Fit(partial(ResidualMLP, width=8)), Fit(Affine), Fit(MeanShift)]
 
     class StopsAfterTwo(RegressorModule):
         """Ends early, as a kill would, though its schedule is that of the whole fit."""
@@ -158,12 +160,12 @@ def test_a_resumed_fit_is_the_fit_that_was_not_interrupted(make_data: Make, make
                 self.trainer.should_stop = True
 
     torch.manual_seed(0)
-    whole = RegressorModule(specs)
+    whole = RegressorModule(fits)
     make_trainer(max_epochs=4).fit(whole, datamodule=make_data())
     torch.manual_seed(0)
-    make_trainer(max_epochs=4).fit(StopsAfterTwo(specs), datamodule=make_data())
+    make_trainer(max_epochs=4).fit(StopsAfterTwo(fits), datamodule=make_data())
     torch.manual_seed(99)
-    resumed = RegressorModule(specs)
+    resumed = RegressorModule(fits)
     make_trainer(max_epochs=4).fit(
         resumed, datamodule=make_data(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True
     )
@@ -174,17 +176,17 @@ def test_a_resumed_fit_is_the_fit_that_was_not_interrupted(make_data: Make, make
 
 
 def test_closed_maps_alone_still_have_a_parameter_for_ddp_and_no_optimizer(make_data: Make, make_trainer: Make) -> None:
-    module, _ = fitted(make_data, make_trainer, [RegressorSpec("affine")])
+    module, _ = fitted(make_data, make_trainer, [Fit(Affine)])
     assert [name for name, parameter in module.named_parameters() if parameter.requires_grad] == ["unused"]
     assert module.configure_optimizers() is None
-    learning, _ = fitted(make_data, make_trainer, [RegressorSpec("residual_mlp", width=4)], epochs=2)
+    learning, _ = fitted(make_data, make_trainer, [Fit(partial(ResidualMLP, width=4))], epochs=2)
     assert all(name.startswith("maps.") for name, _ in learning.named_parameters())
 
 
 def test_candidates_carry_their_own_position_rules(make_data: Make, make_trainer: Make) -> None:
-    specs = [RegressorSpec("affine", positions="last"), RegressorSpec("mean_shift")]
-    module, _ = fitted(make_data, make_trainer, specs)
-    assert [(c.spec.name, c.site.layer, c.site.positions) for c in module.candidates()] == [
+    fits = [Fit(Affine, positions="last"), Fit(MeanShift)]
+    module, _ = fitted(make_data, make_trainer, fits)
+    assert [(c.fit.map_class.name, c.site.layer, c.site.positions) for c in module.candidates()] == [
         ("affine", 0, "last"),
         ("affine", 1, "last"),
         ("mean_shift", 0, "all"),
@@ -195,8 +197,8 @@ def test_candidates_carry_their_own_position_rules(make_data: Make, make_trainer
 def test_a_baseline_is_there_at_every_site_whatever_sites_the_candidates_name(
     make_data: Make, make_trainer: Make
 ) -> None:
-    specs = [RegressorSpec("affine", sites=["layers.1.residual"]), RegressorSpec("affine", sites=["layers.0.mlp"])]
-    module, _ = fitted(make_data, make_trainer, specs, sites=["layers.1.residual", "layers.0.mlp"])
+    fits = [Fit(Affine, sites=["layers.1.residual"]), Fit(Affine, sites=["layers.0.mlp"])]
+    module, _ = fitted(make_data, make_trainer, fits, sites=["layers.1.residual", "layers.0.mlp"])
     for candidate in module.candidates():
         baselines = module.baselines(candidate)
         assert {baseline.site for baseline in baselines.values()} == {candidate.site}
@@ -204,9 +206,9 @@ def test_a_baseline_is_there_at_every_site_whatever_sites_the_candidates_name(
 
 
 def test_two_maps_of_one_name_at_one_site_are_refused(make_data: Make, make_trainer: Make) -> None:
-    specs = [RegressorSpec("affine", keep=1.0), RegressorSpec("affine")]
+    fits = [Fit(Affine, keep=1.0), Fit(Affine)]
     with pytest.raises(ValueError, match=r"two regressors are called 'affine' at layers.0.residual"):
-        fitted(make_data, make_trainer, specs)
+        fitted(make_data, make_trainer, fits)
 
 
 def test_nothing_to_fit_is_refused() -> None:
@@ -216,18 +218,18 @@ def test_nothing_to_fit_is_refused() -> None:
 
 def test_labels_say_what_a_map_was_fitted_on() -> None:
     labels = [
-        RegressorSpec("affine").label,
-        RegressorSpec("affine", decision_weight=20).label,
-        RegressorSpec("mean_shift", decision_weight=DECISION_ALONE).label,
-        RegressorSpec("affine", shuffled=True).label,
+        Fit(Affine).label,
+        Fit(Affine, decision_weight=20).label,
+        Fit(MeanShift, decision_weight=DECISION_ALONE).label,
+        Fit(Affine, shuffled=True).label,
     ]
     assert labels == ["affine", "affine (decision x20)", "mean_shift (decision token)", "affine shuffled"]
 
 
 def test_weights_mark_decision_tokens() -> None:
     decision = torch.tensor([False, True, False])
-    assert token_weights(decision, RegressorSpec("affine")).tolist() == [1.0, 1.0, 1.0]
-    alone = token_weights(decision, RegressorSpec("affine", decision_weight=DECISION_ALONE))
+    assert token_weights(decision, Fit(Affine)).tolist() == [1.0, 1.0, 1.0]
+    alone = token_weights(decision, Fit(Affine, decision_weight=DECISION_ALONE))
     assert alone.tolist() == [0.0, 1.0, 0.0]
 
 
@@ -238,13 +240,13 @@ def test_kept_pairs_ask_for_no_edit_of_neutral_texts_and_of_the_aligned_twin() -
         "decision": torch.tensor([False, True, False, True]),
         "cell": torch.tensor([0, 1, 2, 2]),
     }
-    state, wanted, weight = training_pairs(block, site, RegressorSpec("affine", decision_weight=5.0, keep=0.5))
+    state, wanted, weight = training_pairs(block, site, Fit(Affine, decision_weight=5.0, keep=0.5))
     rows = sorted(zip(state[:, 0].tolist(), wanted[:, 0].tolist(), weight.tolist(), strict=True))
     assert rows == [(0, 10, 1), (1, 11, 5), (2, 2, 0.5), (3, 3, 0.5), (10, 10, 0.5), (11, 11, 2.5)]
-    only = RegressorSpec("affine", decision_weight=float("inf"), keep=1.0)
+    only = Fit(Affine, decision_weight=float("inf"), keep=1.0)
     state, wanted, weight = training_pairs(block, site, only)
     rows = sorted(zip(state[:, 0].tolist(), wanted[:, 0].tolist(), weight.tolist(), strict=True))
     assert rows == [(1, 11, 1), (2, 2, 1), (3, 3, 1), (11, 11, 1)]
-    state, wanted, weight = training_pairs(block, site, RegressorSpec("affine"))
+    state, wanted, weight = training_pairs(block, site, Fit(Affine))
     assert torch.equal(wanted - state, torch.full((4, 1), 10.0))
     assert weight.tolist() == [1, 1, 1, 1]

@@ -10,8 +10,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from tiny_states import HIDDEN, states
 
 from fa_lightning.regressors import neighbours as module
+from fa_lightning.regressors.maps import build_regressor
 from fa_lightning.regressors.neighbours import NearestNeighbours
-from fa_lightning.regressors.registry import build_regressor
 
 X = states(100) * torch.tensor([1.0, 30.0, 0.3, 1.0]) + 10
 Y = X + states(100, seed=2)
@@ -56,7 +56,7 @@ def test_memory_is_bounded_and_the_subset_is_the_same_every_time() -> None:
 def test_what_is_remembered_is_saved() -> None:
     regressor = NearestNeighbours(HIDDEN, memory=30)
     regressor.fit_samples(X, Y)
-    assert regressor.config()["rows"] == 30
+    assert len(regressor.keys) == 30
     stored = load(save(regressor.state_dict()))
     again = build_regressor(regressor.config(), HIDDEN)
     again.load_state_dict(stored)

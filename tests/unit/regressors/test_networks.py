@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from tiny_states import HIDDEN, moments_of, states
+from tiny_states import HIDDEN, described, moments_of, states
 from torch import Tensor
 
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.linear import Affine
+from fa_lightning.regressors.maps import build_regressor
 from fa_lightning.regressors.networks import Loreft, LowRankResidual, PlainMLP, ResidualMLP
-from fa_lightning.regressors.registry import build_regressor
 
 
 def train(regressor: Regressor, x: Tensor, y: Tensor, steps: int = 300, rate: float = 1e-2) -> float:
@@ -48,10 +48,10 @@ def test_residual_mlp_standardises_and_learns() -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        {"name": "residual_mlp", "width": 8, "on_ridge": True, "ridge": 0.3},
-        {"name": "low_rank_residual", "rank": 2, "on_ridge": True, "ridge": 0.3},
+        described("ResidualMLP", width=8, on_ridge=True, ridge=0.3),
+        described("LowRankResidual", rank=2, on_ridge=True, ridge=0.3),
     ],
-    ids=lambda config: config["name"],
+    ids=lambda config: config["class_path"].rpartition(".")[2],
 )
 def test_on_ridge_starts_as_the_ridge_map_and_leaves_it_fixed(config: dict[str, Any]) -> None:
     x, y = states(200) * 3 + 2, states(200, seed=6)

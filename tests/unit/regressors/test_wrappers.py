@@ -8,8 +8,8 @@ from safetensors.torch import load, save
 from tiny_states import HIDDEN, moments_of, randomised, states
 
 from fa_lightning.regressors.linear import Affine, MeanShift, SortedTransport
+from fa_lightning.regressors.maps import build_regressor
 from fa_lightning.regressors.networks import ResidualMLP
-from fa_lightning.regressors.registry import build_regressor
 from fa_lightning.regressors.vectors import ContrastVector
 from fa_lightning.regressors.wrappers import NormMatchedRandom, UnitSubset
 

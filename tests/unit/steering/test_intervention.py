@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_states import described
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site
@@ -16,8 +17,8 @@ from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.gates import OversightProbe
 from fa_lightning.regressors.linear import Affine, Identity, MeanShift
+from fa_lightning.regressors.maps import build_regressor
 from fa_lightning.regressors.networks import ResidualMLP
-from fa_lightning.regressors.registry import build_regressor
 from fa_lightning.regressors.wrappers import NormMatchedRandom
 from fa_lightning.steering.artefact import SIDECAR_FILE, TENSORS_FILE
 from fa_lightning.steering.intervention import Intervention, steering
@@ -66,15 +67,19 @@ def random_regressor(config: dict[str, Any]) -> Regressor:
     return regressor
 
 
+def name_of(config: dict[str, Any]) -> str:
+    return str(config["class_path"]).rpartition(".")[2]
+
+
 MAPS: list[dict[str, Any]] = [
-    {"name": "mean_shift"},
-    {"name": "affine"},
-    {"name": "residual_mlp", "width": 8, "dropout": 0.5},
-    {"name": "norm_matched_random", "seed": 1, "inner": {"name": "affine"}},
+    described("MeanShift"),
+    described("Affine"),
+    described("ResidualMLP", width=8, dropout=0.5),
+    described("NormMatchedRandom", seed=1, inner=described("Affine")),
 ]
 
 
-@pytest.mark.parametrize("config", MAPS, ids=lambda config: config["name"])
+@pytest.mark.parametrize("config", MAPS, ids=name_of)
 @pytest.mark.parametrize("strength", [1.0, 0.25, -2.0])
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_edit_is_its_formula(config: dict[str, Any], strength: float, padded: bool) -> None:
@@ -95,7 +100,7 @@ def test_the_edit_is_its_formula(config: dict[str, Any], strength: float, padded
 
 
 def test_strength_one_puts_the_prediction_in_place_exactly() -> None:
-    regressor = random_regressor({"name": "affine"})
+    regressor = random_regressor(described("Affine"))
     with Intervention(Site(1), regressor).on(model := Model()):
         assert torch.equal(model(states()).view(-1, HIDDEN), regressor(states().view(-1, HIDDEN) * 4))
 
@@ -121,7 +126,7 @@ def test_nothing_is_edited_in_place() -> None:
 
 
 def test_half_precision_states_are_edited_in_float32_and_cast_once() -> None:
-    model, regressor = Model(), random_regressor({"name": "affine"})
+    model, regressor = Model(), random_regressor(described("Affine"))
     h = states().bfloat16()
     with Intervention(Site(1), regressor).on(model):
         steered = model(h)
@@ -132,14 +137,14 @@ def test_half_precision_states_are_edited_in_float32_and_cast_once() -> None:
 
 
 def test_autocast_does_not_reach_the_edit() -> None:
-    model, regressor = Model(), random_regressor({"name": "affine"})
+    model, regressor = Model(), random_regressor(described("Affine"))
     with torch.autocast("cpu", torch.bfloat16), Intervention(Site(1), regressor).on(model):
         steered = model(states())
     assert torch.equal(steered, regressor(states().view(-1, HIDDEN) * 4).view_as(steered))
 
 
 def test_a_map_in_another_dtype_is_copied_once_and_left_alone() -> None:
-    model, regressor = Model(), random_regressor({"name": "affine"}).bfloat16()
+    model, regressor = Model(), random_regressor(described("Affine")).bfloat16()
     with torch.inference_mode(), Intervention(Site(0), regressor).on(model):
         first = model(states())
         assert torch.equal(first, model(states()))
@@ -153,7 +158,7 @@ def test_a_map_in_another_dtype_is_copied_once_and_left_alone() -> None:
 
 
 def test_gradients_reach_the_states_and_the_map() -> None:
-    regressor = random_regressor({"name": "residual_mlp", "width": 8})
+    regressor = random_regressor(described("ResidualMLP", width=8))
     h = states().requires_grad_()
     with Intervention(Site(0), regressor, 0.5).on(model := Model()):
         model(h, torch.tensor([[0.0, 1, 1, 1, 1]] * 3)).sum().backward()
@@ -222,7 +227,7 @@ class Above(nn.Module):
         return h[:, 0] > self.threshold
 
 
-@pytest.mark.parametrize("config", MAPS, ids=lambda config: config["name"])
+@pytest.mark.parametrize("config", MAPS, ids=name_of)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_gate_edits_only_where_it_says_yes(config: dict[str, Any], dtype: torch.dtype, padded: bool) -> None:
@@ -284,7 +289,7 @@ def fitted_probe() -> OversightProbe:
 
 def test_a_gate_is_saved_with_its_probe_and_refused_without_it(tmp_path: Path) -> None:
     probe = fitted_probe()
-    saved = Intervention(Site(0), random_regressor({"name": "affine"}), 0.5, gate=probe)
+    saved = Intervention(Site(0), random_regressor(described("Affine")), 0.5, gate=probe)
     loaded = Intervention.load(saved.save(tmp_path))
     assert isinstance(loaded.gate, OversightProbe)
     states_of = torch.randn(50, HIDDEN, generator=torch.Generator().manual_seed(8)) * 3
@@ -311,7 +316,7 @@ def test_an_artefact_from_before_gates_is_read(tmp_path: Path) -> None:
     assert Intervention.load(tmp_path).gate is None
 
 
-@pytest.mark.parametrize("config", MAPS[:2], ids=lambda config: config["name"])
+@pytest.mark.parametrize("config", MAPS[:2], ids=name_of)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_maps_that_are_not_finite_are_refused(config: dict[str, Any], value: float, tmp_path: Path) -> None:
     regressor = random_regressor(config)
@@ -337,9 +342,9 @@ def test_maps_that_are_not_finite_are_refused(config: dict[str, Any], value: flo
 @pytest.mark.parametrize(
     ("dtype", "strength", "config"),
     [
-        (torch.float32, 1e38, {"name": "affine"}),
-        (torch.float32, 3e38, {"name": "mean_shift"}),
-        (torch.float16, 1e6, {"name": "mean_shift"}),  # finite in float32, beyond float16
+        (torch.float32, 1e38, described("Affine")),
+        (torch.float32, 3e38, described("MeanShift")),
+        (torch.float16, 1e6, described("MeanShift")),  # finite in float32, beyond float16
     ],
 )
 @pytest.mark.parametrize("padded", [False, True])
@@ -350,7 +355,7 @@ def test_a_strength_that_makes_infinity_stops_and_says_so(
     if padded:
         mask[0, 0] = 0
     regressor = random_regressor(config)
-    if config["name"] == "mean_shift" and dtype == torch.float32:
+    if config["class_path"].endswith("MeanShift") and dtype == torch.float32:
         regressor.shift.mul_(2)
     edit = Intervention(Site(1), regressor, strength)
     message = re.escape(f"steering at layers.1.residual with strength {strength:g} made states that are not finite")
@@ -403,13 +408,13 @@ def test_dose_is_relative_to_the_states() -> None:
     assert Intervention(Site(0), shift, strength=2.0).dose(h) == pytest.approx(0.4)
     assert Intervention(Site(0), shift, strength=-2.0).dose(h[None]) == pytest.approx(0.4)
     assert Intervention(Site(0), Identity(HIDDEN)).dose(h) == 0
-    inner = random_regressor({"name": "residual_mlp", "width": 8, "dropout": 0.9})
+    inner = random_regressor(described("ResidualMLP", width=8, dropout=0.9))
     exact = Intervention(Site(0), inner).dose(h)
     assert Intervention(Site(0), NormMatchedRandom(inner)).dose(h) == pytest.approx(exact, rel=1e-4)
     assert inner.training
 
 
-@pytest.mark.parametrize("config", [{"name": "identity"}, *MAPS], ids=lambda config: config["name"])
+@pytest.mark.parametrize("config", [described("Identity"), *MAPS], ids=name_of)
 def test_saved_interventions_come_back_whole(config: dict[str, Any], tmp_path: Path) -> None:
     site = Site(1, "mlp", "from_3")
     saved = Intervention(site, random_regressor(config).eval(), 0.5, {"backbone": "tiny", "shape": (1, 2)}, seed=9)
@@ -438,7 +443,7 @@ def test_a_model_or_fingerprint_that_does_not_fit_is_refused(tmp_path: Path) -> 
 
 
 def damaged(tmp_path: Path) -> Path:
-    Intervention(Site(0), random_regressor({"name": "affine"})).save(tmp_path)
+    Intervention(Site(0), random_regressor(described("Affine"))).save(tmp_path)
     return tmp_path
 
 
@@ -461,8 +466,8 @@ def test_a_truncated_or_altered_tensor_file_is_refused(tmp_path: Path) -> None:
     [
         ({"format_version": 2}, "format_version of .* is 2, but this version of fa_lightning reads 1"),
         ({"hidden_size": 8}, "do not fit the regressor"),
-        ({"regressor": {"name": "mean_shift"}}, "do not fit the regressor"),
-        ({"regressor": {"name": "spline"}}, "must be one of"),
+        ({"regressor": described("MeanShift")}, "do not fit the regressor"),
+        ({"regressor": described("spline")}, "must be one of"),
         ({"site": {"layer": -1}}, "site.layer is -1"),
         ({"site": None}, "lacks site"),
         ({"site": 3}, "intervention.json: site is 3, but should be an object"),

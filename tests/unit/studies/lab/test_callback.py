@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import torch
 from tiny_twins import data_in, hooks_on, layers_of, trainer_in
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.regressors.fit import DECISION_ALONE, Fit
 from fa_lightning.regressors.gates import OversightProbe
-from fa_lightning.regressors.linear import Affine
+from fa_lightning.regressors.linear import Affine, Identity
 from fa_lightning.regressors.module import Candidate, RegressorModule
-from fa_lightning.regressors.spec import DECISION_ALONE, RegressorSpec
+from fa_lightning.regressors.networks import LowRankResidual
+from fa_lightning.regressors.vectors import ContrastVector
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import make_examples
 from fa_lightning.scenarios.source import ScenarioSource
@@ -33,14 +36,14 @@ from fa_lightning.studies.lab.work import work_of
 
 BUDGET = 0.05
 SPECS = [
-    RegressorSpec("identity", method="identity"),
-    RegressorSpec("affine", method="ridge", decision_weight=DECISION_ALONE),
-    RegressorSpec("affine", method="ridge", decision_weight=DECISION_ALONE, scenarios=5, sites=["layers.1.residual"]),
-    RegressorSpec("contrast_vector", method="oversight vector"),
-    RegressorSpec("contrast_vector", method="answer vector", contrast="answers", positions="last"),
-    RegressorSpec("affine", method="gated ridge", gate="oversight_probe", decision_weight=DECISION_ALONE),
-    RegressorSpec("affine", method="stack", stack=["layers.0.residual", "layers.1.residual"]),
-    RegressorSpec("low_rank_residual", method="behaviour", objective="behaviour", rank=4),
+    Fit(Identity, method="identity"),
+    Fit(Affine, method="ridge", decision_weight=DECISION_ALONE),
+    Fit(Affine, method="ridge", decision_weight=DECISION_ALONE, scenarios=5, sites=["layers.1.residual"]),
+    Fit(ContrastVector, method="oversight vector"),
+    Fit(ContrastVector, method="answer vector", contrast="answers", positions="last"),
+    Fit(Affine, method="gated ridge", gate="oversight_probe", decision_weight=DECISION_ALONE),
+    Fit(Affine, method="stack", stack=["layers.0.residual", "layers.1.residual"]),
+    Fit(partial(LowRankResidual, rank=4), method="behaviour", objective="behaviour"),
 ]
 
 
@@ -129,7 +132,7 @@ def test_doses_are_edit_norms_over_state_norms(finished: Run) -> None:
         candidate = next(
             one
             for one in finished.module.candidates()
-            if one.spec.method == "oversight vector" and one.site.name == row["site"]
+            if one.fit.method == "oversight vector" and one.site.name == row["site"]
         )
         edit = float(row["strength"]) * candidate.regressor.shift.norm()  # type: ignore[operator, union-attr]
         assert float(row["dose"]) == pytest.approx(float(edit / states.norm(dim=-1).mean()), rel=1e-4)
@@ -140,7 +143,7 @@ def test_doses_are_edit_norms_over_state_norms(finished: Run) -> None:
 def test_test_cells_are_those_of_a_plain_loop(finished: Run, alone: Callable[[str], Any]) -> None:
     (test,) = finished.of("test", method="ridge", site="layers.1.residual", scenarios="-1")
     candidate = next(
-        one for one in finished.module.candidates() if one.spec is finished.module.specs[1] and one.site.layer == 1
+        one for one in finished.module.candidates() if one.fit is finished.module.fits[1] and one.site.layer == 1
     )
     twin, strength = alone("faking"), float(test["strength"])
 
@@ -193,7 +196,7 @@ def test_what_the_report_reads_is_what_the_table_holds(finished: Run) -> None:
     assert len(view["rows"]) == len(finished.of("trial"))
     assert len(view["methods"]) == len(finished.of("test"))
     best = [one["method"] for one in view["methods"] if one["best_site"]]
-    assert sorted(best) == sorted({spec.label for spec in SPECS}), "one best site for each method"
+    assert sorted(best) == sorted({fit.label for fit in SPECS}), "one best site for each method"
     assert {one["method"] for one in view["methods"] if one["twin_free"]} == {
         "identity",
         "oversight vector",
@@ -277,7 +280,7 @@ def test_a_method_that_is_not_fitted_is_refused_before_anything_is_measured(
 ) -> None:
     lab = SteeringLab(str(tmp_path / "stage"), dose_curves=[DoseCurve("ridgy", "layers.0.residual")])
     trainer = trainer_in(tmp_path, max_epochs=1, callbacks=[lab])
-    module, data = RegressorModule([RegressorSpec("affine")]), data_in(tmp_path, source, adapters, lab=True)
+    module, data = RegressorModule([Fit(Affine)]), data_in(tmp_path, source, adapters, lab=True)
     trainer.fit(module, datamodule=data)
     with pytest.raises(ValueError, match="the lab names the method 'ridgy', but it fits affine"):
         trainer.test(module, datamodule=data, verbose=False)
@@ -299,11 +302,11 @@ def test_what_would_fail_after_the_sweep_is_refused_before(
 ) -> None:
     lab = SteeringLab(str(tmp_path), **options)
     works = [
-        work_of(Candidate(Site(1), Affine(32), RegressorSpec("affine"))),
-        work_of(Candidate(Site(1), Affine(32), RegressorSpec("affine", method="gated"), gate=OversightProbe(32))),
+        work_of(Candidate(Site(1), Affine(32), Fit(Affine))),
+        work_of(Candidate(Site(1), Affine(32), Fit(Affine, method="gated"), gate=OversightProbe(32))),
     ]
     with pytest.raises(ValueError, match=message):
-        lab._check_names(RegressorModule([RegressorSpec("affine")]), works)
+        lab._check_names(RegressorModule([Fit(Affine)]), works)
 
 
 def test_a_target_that_the_lab_was_fitted_on_is_refused(source: Any, adapters: dict[str, str], tmp_path: Path) -> None:
@@ -319,7 +322,7 @@ def test_a_target_that_the_lab_was_fitted_on_is_refused(source: Any, adapters: d
     with pytest.raises(
         ValueError, match="3 of 11 test scenarios of the transfer target 'other split' belong to groups"
     ):
-        trainer_in(tmp_path, max_epochs=1).fit(RegressorModule([RegressorSpec("affine")]), datamodule=data)
+        trainer_in(tmp_path, max_epochs=1).fit(RegressorModule([Fit(Affine)]), datamodule=data)
 
 
 def test_targets_of_one_name_are_refused() -> None:

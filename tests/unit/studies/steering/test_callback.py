@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from tiny_twins import data_in, hooks_on, layers_of, trainer_in
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import ORACLE
 from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.fit import DECISION_ALONE, Fit
+from fa_lightning.regressors.linear import Affine, MeanShift
 from fa_lightning.regressors.module import RegressorModule
-from fa_lightning.regressors.spec import DECISION_ALONE, RegressorSpec
+from fa_lightning.regressors.networks import ResidualMLP
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Example, make_examples
 from fa_lightning.scenarios.splits import counterbalanced
@@ -26,9 +29,9 @@ from fa_lightning.studies.steering.callback import SteeringEvaluation
 Make = Callable[..., Any]
 CELLS = ("oversight", "no_oversight")
 SPECS = [
-    RegressorSpec("affine"),
-    RegressorSpec("affine", positions="last", decision_weight=DECISION_ALONE),
-    RegressorSpec("mean_shift"),
+    Fit(Affine),
+    Fit(Affine, positions="last", decision_weight=DECISION_ALONE),
+    Fit(MeanShift),
 ]
 
 
@@ -252,7 +255,7 @@ def test_the_candidates_are_those_of_the_best_checkpoint(make_data: Make, make_t
 
     folder = tmp_path / "stage"
     torch.manual_seed(0)
-    module, data = RegressorModule([RegressorSpec("residual_mlp", width=16)], learning_rate=5e-4), make_data()
+    module, data = RegressorModule([Fit(partial(ResidualMLP, width=16))], learning_rate=5e-4), make_data()
     best = ModelCheckpoint(dirpath=str(folder), monitor="val/steered/score", mode="max", filename="best")
     options = {"enable_checkpointing": True, "callbacks": [SteeringEvaluation(str(folder)), best]}
     make_trainer(max_epochs=4, **options).fit(module, datamodule=data)

@@ -15,19 +15,19 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.evaluation.conditions import save_together
 from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.maps import build_regressor
 from fa_lightning.regressors.moments import PairMoments
-from fa_lightning.regressors.registry import build_regressor
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.detection.detectors.translator_distance import TranslatorDistance
 
 
-def random_map(seed: int = 0, name: str = "affine") -> Regressor:
+def random_map(seed: int = 0, name: str = "Affine") -> Regressor:
     """Fitted on noise: no map that means anything, but one that moves every state its own way."""
     generator = torch.Generator().manual_seed(seed)
     x, y = (torch.randn(200, HIDDEN, generator=generator) for _ in range(2))
     moments = PairMoments(HIDDEN)
     moments.add(x, y)
-    regressor = build_regressor({"name": name}, HIDDEN)
+    regressor = build_regressor({"class_path": name}, HIDDEN)
     regressor.fit(moments)
     return regressor
 

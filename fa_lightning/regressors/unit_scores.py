@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
-from fa_lightning.regressors.plan import MEAN_SHIFT, FitPlan, map_at, map_key
+from fa_lightning.regressors.fit_plan import MEAN_SHIFT, FitPlan, map_at, map_key
+from fa_lightning.regressors.linear import Affine
 
 
 def unit_scores(ranking: str, site: Site, plan: FitPlan, maps: nn.ModuleDict, effects: nn.ParameterDict) -> Tensor:
@@ -45,7 +46,7 @@ def unit_scores(ranking: str, site: Site, plan: FitPlan, maps: nn.ModuleDict, ef
 
 
 def _affine_number(plan: FitPlan, site: Site) -> int:
-    for number, spec in enumerate(plan.specs):
-        if spec.name == "affine" and spec.stack is None and site in plan.places(number):
+    for number, fit in enumerate(plan.fits):
+        if issubclass(fit.map_class, Affine) and fit.stack is None and site in plan.sites_of(number):
             return number
     raise UserError("units are ranked by ridge weight, but no affine map is fitted there: add one")

@@ -1,58 +1,37 @@
-"""What a map is fitted on, how and where: one spec a method, and the pairs that it gives."""
+"""One fit: a map, where it is fitted and on what."""
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import itertools
-from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, get_args
 
 from fa_lightning.activations.site_names import SiteName, check_sites, is_absolute, resolve_sites
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.generators import seeded
 from fa_lightning.errors import UserError
-from fa_lightning.regressors.base import FitKind, Regressor
-from fa_lightning.regressors.registry import REGRESSORS, build_regressor
-from fa_lightning.scenarios.cells import NEUTRAL_CELL
+from fa_lightning.regressors import maps  # noqa: F401 - so that a config may name a map by its class alone
+from fa_lightning.regressors.base import FitKind, Regressor, class_path
+from fa_lightning.regressors.linear import Identity
 
-Block = dict[str, Any]
-"""For each site's name (faking, aligned) states, each (rows, hidden); `decision`, `cell`, `example`, each (rows,)."""
+ContrastKind = Literal["oversight", "answers", "prompts"]
 
 DECISION_ALONE = float("inf")
 
-MapName = Literal[
-    "identity",
-    "mean_shift",
-    "diagonal_affine",
-    "sorted_transport",
-    "affine",
-    "low_rank",
-    "residual_mlp",
-    "mlp",
-    "loreft",
-    "low_rank_residual",
-    "nearest_neighbours",
-    "contrast_vector",
-    "projection_shift",
-]
-
 
 @dataclass
-class RegressorSpec:
+class Fit:
     """One map to be fitted at every site, or at those it names.
 
-    Options from `ridge` on belong to some maps only; one that a map does not take is refused.
-
     Attributes:
-        name: of the map.
+        map: the map's class, with options of its own: `{class_path: Affine, init_args: {ridge: 0.1}}` in a config,
+            `functools.partial(Affine, ridge=0.1)` in Python.
         method: what tables call it; None composes a name.
         positions: tokens it will edit: `all`, `last`, `generated` or `from_K`.
-        sites: names of the sites to fit at; None is every residual-stream site of the store (every site if it has
-            none).
+        sites: names of the sites to fit at (see `site_names`); None is every residual-stream site of the store (every
+            site if it has none).
         stack: sites to edit together, fitted in this order, each on states that the earlier ones have steered; closed
             maps only, one epoch for each site.
         decision_weight: weight of a decision token in the fit, where other tokens weigh 1; `inf` takes no other token.
@@ -63,27 +42,17 @@ class RegressorSpec:
             that of the decision tokens. The last two are for maps fitted by gradient.
         neutral_weight: of `behaviour` and `mixed`: weight of the KL that the edit causes on neutral texts.
         regression_weight: of `mixed`: weight of the squared error, which is about 1 where the map predicts nothing.
+        contrast: of maps fitted on contrasts, all in the faker alone: states with `oversight` minus without (where None
+            is given); the aligned `answers` minus the others; the DataModule's own `prompts`.
         gate: edit `always`, or only where an `oversight_probe`, fitted on the faker's own states, says poor.
         scenarios: fit on so many of the captured scenarios; None takes all.
         shuffled: fit on wrong pairs (aligned states permuted within a block): a baseline, never chosen.
         seed: of the map's first weights.
-        ridge: penalty relative to the mean variance of a unit.
-        rank: of a low-rank edit.
-        on_ridge: add the map to the ridge solution, not to the identity.
-        width: units of an inner layer.
-        depth: number of inner layers.
-        dropout: probability of dropping an inner unit.
-        neighbours: of `nearest_neighbours`.
-        memory: pairs that `nearest_neighbours` keeps.
-        residual: whether neighbours vote on the edit or on the state itself.
-        contrast: of vectors, all in the faker alone: states with `oversight` minus without; the aligned `answers` minus
-            the others; the DataModule's own `prompts`.
-        direction: the contrast's `mean` difference, or the `principal` direction of the paired differences.
-        normalise: give the vector unit norm.
-        mode: of `projection_shift`: move to the `target` or to the `mirror` image.
+        map_class: the class behind `map`.
+        options: that `map` gives to it.
     """
 
-    name: MapName
+    map: Callable[[int], Regressor] = field(repr=False, compare=False)
     method: str | None = None
     positions: str = "all"
     sites: list[SiteName] | None = None
@@ -93,23 +62,17 @@ class RegressorSpec:
     objective: Literal["regression", "behaviour", "mixed"] = "regression"
     neutral_weight: float = 1.0
     regression_weight: float = 0.1
+    contrast: ContrastKind | None = None
     gate: Literal["always", "oversight_probe"] = "always"
     scenarios: int | None = None
     shuffled: bool = False
     seed: int = 0
-    ridge: float = 1e-2
-    rank: int = 16
-    on_ridge: bool = False
-    width: int = 256
-    depth: int = 1
-    dropout: float = 0.0
-    neighbours: int = 8
-    memory: int = 4096
-    residual: bool = True
-    contrast: Literal["oversight", "answers", "prompts"] = "oversight"
-    direction: Literal["mean", "principal"] = "mean"
-    normalise: bool = False
-    mode: Literal["target", "mirror"] = "target"
+    map_class: type[Regressor] = field(init=False)
+    options: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.map_class = _class_behind(self.map)
+        self.options = dict(self.map.keywords) if isinstance(self.map, partial) else {}
 
     def check(self) -> None:
         """Refuse what makes no sense together; by the module, since a parser would bury the message.
@@ -120,14 +83,14 @@ class RegressorSpec:
         Site(0, positions=self.positions)
         check_sites(self.sites or None)
         check_sites(self.stack or None, "stack")
-        kind = self.fit_kind
+        kind, name = self.fit_kind, self.map_class.__name__
         if self.objective != "regression" and kind != "gradient":
             raise UserError(
-                f"objective is {self.objective!r}, but {self.name} is not fitted by gradient: take low_rank_residual, "
-                "loreft, residual_mlp or mlp"
+                f"objective is {self.objective!r}, but {name} is not fitted by gradient: take LowRankResidual, Loreft, "
+                "ResidualMLP or PlainMLP"
             )
         if self.stack is not None and kind != "closed":
-            raise UserError(f"stack is given, but {self.name} is not fitted from moments: take affine or low_rank")
+            raise UserError(f"stack is given, but {name} is not fitted from moments: take Affine or LowRank")
         if self.stack is not None and self.sites is not None:
             raise UserError("stack and sites are both given, but a stack names its own sites: leave out sites")
         if self.stack is not None:
@@ -137,10 +100,12 @@ class RegressorSpec:
             raise UserError(
                 "positions is 'generated', but a fit through the live model sees prompts only: take all or last"
             )
+        if self.contrast not in (None, *get_args(ContrastKind)):
+            raise UserError(f"contrast is {self.contrast!r}, but must be one of: {', '.join(get_args(ContrastKind))}")
+        if self.contrast is not None and kind != "contrast":
+            raise UserError(f"contrast is {self.contrast!r}, but {name} is not fitted on contrasts: leave it out")
         if self.shuffled and (kind != "closed" or self.stack is not None):
-            raise UserError(
-                f"shuffled is given, but only the moments of single maps are shuffled, not those of {self.name}"
-            )
+            raise UserError(f"shuffled is given, but only the moments of single maps are shuffled, not those of {name}")
         if self.scenarios is not None and self.scenarios < 1:
             raise UserError(f"scenarios is {self.scenarios}, but must be 1 or more")
         if self.scenarios is not None and (kind == "contrast" or self.gate != "always"):
@@ -152,7 +117,7 @@ class RegressorSpec:
     @property
     def fit_kind(self) -> FitKind:
         """How its map learns, see `Regressor`."""
-        return REGRESSORS[self.name].fit_kind
+        return self.map_class.fit_kind
 
     @property
     def label(self) -> str:
@@ -161,7 +126,7 @@ class RegressorSpec:
             self.decision_weight, f" (decision x{self.decision_weight:g})"
         )
         objective = "" if self.objective == "regression" else f" ({self.objective})"
-        return self.method or f"{self.name}{weight}{objective}{' shuffled' if self.shuffled else ''}"
+        return self.method or f"{self.map_class.name}{weight}{objective}{' shuffled' if self.shuffled else ''}"
 
     @property
     def title(self) -> str:
@@ -172,11 +137,16 @@ class RegressorSpec:
         return f"{self.label}{few}{seed}{positions}"
 
     @property
+    def is_identity(self) -> bool:
+        """Whether it edits nothing: a baseline."""
+        return issubclass(self.map_class, Identity)
+
+    @property
     def is_twin_free(self) -> bool:
         """Whether the faker alone is enough to fit it."""
-        return self.fit_kind == "contrast" or self.name == "identity"
+        return self.fit_kind == "contrast" or self.is_identity
 
-    def places(self, sites: list[Site], layers: int) -> list[Site]:
+    def resolve(self, sites: list[Site], layers: int) -> list[Site]:
         """The sites it is fitted at, of those that the store holds, with its position rule.
 
         Args:
@@ -186,15 +156,24 @@ class RegressorSpec:
         Raises:
             UserError: it names a site that the store or the model does not have, or a stack that does not ascend.
         """
-        held = [site.name for site in sites]
+        stored = [site.name for site in sites]
         residual = [site.name for site in sites if site.component == "residual"]
-        chosen = resolve_sites(self.stack or self.sites or residual or held, layers, self.positions)
+        chosen = resolve_sites(self.stack or self.sites or residual or stored, layers, self.positions)
         for site in chosen:
-            if site.name not in held:
-                raise UserError(f"{self.label} asks for the site {site.name}, but the store holds {', '.join(held)}")
+            if site.name not in stored:
+                raise UserError(f"{self.label} asks for the site {site.name}, but the store holds {', '.join(stored)}")
         if self.stack is not None:
             self._check_order(chosen)
         return chosen
+
+    def build(self, hidden_size: int) -> Regressor:
+        """The unfitted map, its first weights drawn by the seed.
+
+        Raises:
+            UserError: an option of the map is out of range.
+        """
+        with seeded(self.seed):
+            return self.map(hidden_size)
 
     def _check_order(self, stack: list[Site]) -> None:
         """Refuse a stack in which a site is not computed after the one before."""
@@ -205,59 +184,19 @@ class RegressorSpec:
                 "the model"
             )
 
-    def build(self, hidden_size: int) -> Regressor:
-        """The unfitted map, its first weights drawn by the seed.
 
-        Raises:
-            UserError: an option was given that the map does not take.
-        """
-        takes = inspect.signature(REGRESSORS[self.name].__init__).parameters
-        names = [field.name for field in dataclasses.fields(self)]
-        for field in dataclasses.fields(self)[names.index("ridge") :]:
-            if field.name not in takes and getattr(self, field.name) != field.default:
-                raise UserError(
-                    f"{field.name} is {getattr(self, field.name)!r}, but the map {self.name} does not take it: "
-                    "leave it out"
-                )
-        options = {name: getattr(self, name) for name in names if name in takes}
-        with seeded(self.seed):
-            return build_regressor({**options, "name": self.name}, hidden_size)
+def _class_behind(build: Callable[[int], Regressor]) -> type[Regressor]:
+    """The map's class, which says how it is fitted before one is built.
 
-
-def training_pairs(block: Block, site: Site, spec: RegressorSpec) -> tuple[Tensor, Tensor, Tensor]:
-    """What a map is fitted on: states (n, hidden), what they should become (n, hidden), and weights (n,).
-
-    Args:
-        block: of the store.
-        site: whose states.
-        spec: says which tokens count how much.
+    Raises:
+        UserError: it is neither a map's class nor a partial of one.
     """
-    faking, aligned = (states.float() for states in block[site.name])
-    weight = token_weights(block["decision"], spec)
-    neutral = block["cell"] == NEUTRAL_CELL
-    if spec.scenarios is not None:
-        # Examples are numbered with the scenarios first; neutral texts need no label and always count.
-        weight = torch.where(neutral | (block["example"] < spec.scenarios), weight, 0.0)
-    if not spec.keep:
-        used = weight > 0
-        return faking[used], aligned[used], weight[used]
-    wanted = torch.where(neutral[:, None], faking, aligned)
-    weight = torch.where(neutral, spec.keep, weight)
-    own = ~neutral & (weight > 0)
-    used = weight > 0
-    return (
-        torch.cat([faking[used], aligned[own]]),
-        torch.cat([wanted[used], aligned[own]]),
-        torch.cat([weight[used], spec.keep * weight[own]]),
+    # The parser of configs makes a partial of a function of its own, and gives that the class as an argument.
+    candidates: list[Any] = [build.func, *build.args] if isinstance(build, partial) else [build]
+    for candidate in candidates:
+        if isinstance(candidate, type) and issubclass(candidate, Regressor):
+            return candidate
+    raise UserError(
+        f"map is {build!r}, but must be a subclass of {class_path(Regressor)}, by class_path in a config, or "
+        "functools.partial of one with its options"
     )
-
-
-def token_weights(decision: Tensor, spec: RegressorSpec) -> Tensor:
-    """Weights (rows,) of the tokens in a fit.
-
-    >>> token_weights(torch.tensor([False, True]), RegressorSpec("affine", decision_weight=5.0))
-    tensor([1., 5.])
-    """
-    if spec.decision_weight == DECISION_ALONE:
-        return decision.float()
-    return torch.where(decision, spec.decision_weight, 1.0)

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.regressors.fit import Fit
+from fa_lightning.regressors.fit_plan import FitPlan, map_at, map_key
 from fa_lightning.regressors.live import LivePass
 from fa_lightning.regressors.live_fits import stack_pairs
 from fa_lightning.regressors.moments import PairMoments
-from fa_lightning.regressors.plan import FitPlan, map_at, map_key
-from fa_lightning.regressors.rows import decision_states, training_rows
-from fa_lightning.regressors.spec import Block, RegressorSpec, training_pairs
+from fa_lightning.regressors.pairs import Block, decision_states, sampled_pairs, training_pairs
 from fa_lightning.scenarios.batches import Batch
 
 
-class DirectFits:
+class FitsWithoutGradient:
     """The moments of a plan's pairs while they stream by, and what is set from them.
 
     Args:
@@ -32,15 +32,15 @@ class DirectFits:
 
     def add(self, block: Block) -> None:
         """Add a block of the store to the moments of all pairs that some map wants."""
-        # Specs that take the same pairs share their moments.
+        # Fits that take the same pairs share their moments.
         wanted = {
-            _pairs_key(spec, site): (spec, site)
-            for _, spec, site in self._plan.store_fits()
-            if spec.fit_kind in ("closed", "gradient")
+            _pairs_key(fit, site): (fit, site)
+            for _, fit, site in self._plan.store_fits()
+            if fit.fit_kind in ("closed", "gradient")
         }
-        for key, (spec, site) in wanted.items():
-            faking, aligned, weight = training_pairs(block, site, spec)
-            if spec.shuffled:
+        for key, (fit, site) in wanted.items():
+            faking, aligned, weight = training_pairs(block, site, fit)
+            if fit.shuffled:
                 aligned = aligned[torch.randperm(len(aligned), device=aligned.device)]
             self._moments.setdefault(key, PairMoments(faking.shape[1])).add(faking, aligned, weight)
 
@@ -53,16 +53,16 @@ class DirectFits:
         """
         for moments in self._moments.values():
             moments.all_reduce()
-        for number, spec, site in self._plan.store_fits():
+        for number, fit, site in self._plan.store_fits():
             regressor = map_at(self._maps, number, site)
-            if spec.fit_kind == "closed":
-                regressor.fit(self._moments[_pairs_key(spec, site)])
-            elif spec.fit_kind == "gradient":
-                regressor.standardise(self._moments[_pairs_key(spec, site)])
-            elif spec.fit_kind == "samples":
-                regressor.fit_samples(*training_rows(data.store, site, spec))
+            if fit.fit_kind == "closed":
+                regressor.fit(self._moments[_pairs_key(fit, site)])
+            elif fit.fit_kind == "gradient":
+                regressor.standardise(self._moments[_pairs_key(fit, site)])
+            elif fit.fit_kind == "samples":
+                regressor.fit_samples(*sampled_pairs(data.store, site, fit))
             else:
-                contrast = data.contrast(spec.contrast)
+                contrast = data.contrast(fit.contrast or "oversight")
                 regressor.fit_contrast(contrast.positive[site.name], contrast.negative[site.name])
         for site in self._plan.sites:
             if map_key(0, site) in self._probes:
@@ -81,9 +81,9 @@ class DirectFits:
             texts: neutral texts.
         """
         for number in self._plan.growing_stacks(epoch):
-            places = self._plan.places(number)
-            edits = [(place, map_at(self._maps, number, place)) for place in places[:epoch]]
-            for pairs in stack_pairs(self._plan.specs[number], places[epoch], edits, live, aligned, texts):
+            sites = self._plan.sites_of(number)
+            edits = [(site, map_at(self._maps, number, site)) for site in sites[:epoch]]
+            for pairs in stack_pairs(self._plan.fits[number], sites[epoch], edits, live, aligned, texts):
                 self._moments.setdefault(number, PairMoments(pairs[0].shape[1])).add(*pairs)
 
     def fit_next_of_stacks(self, epoch: int) -> None:
@@ -91,9 +91,9 @@ class DirectFits:
         for number in sorted(self._moments):
             moments = self._moments.pop(number)
             moments.all_reduce()
-            map_at(self._maps, number, self._plan.places(number)[epoch]).fit(moments)
+            map_at(self._maps, number, self._plan.sites_of(number)[epoch]).fit(moments)
 
 
-def _pairs_key(spec: RegressorSpec, site: Site) -> tuple[Any, ...]:
+def _pairs_key(fit: Fit, site: Site) -> tuple[Any, ...]:
     """What the pairs that a map is fitted on depend on."""
-    return (site.name, spec.decision_weight, spec.keep, spec.scenarios, spec.shuffled)
+    return (site.name, fit.decision_weight, fit.keep, fit.scenarios, fit.shuffled)
