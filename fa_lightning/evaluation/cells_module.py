@@ -11,9 +11,8 @@ from fa_lightning.backbones.adapters import adapter_folders, origin_of, read_sid
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.data import JudgedScenarios
-from fa_lightning.evaluation.input_passes import BehindInput
 from fa_lightning.evaluation.module import EvaluationModule, Result
-from fa_lightning.evaluation.scores import Scores
+from fa_lightning.evaluation.scores import ChangedPrompts, Scores
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.scenarios.batches import Batch
 
@@ -92,7 +91,7 @@ class CellsModule(EvaluationModule[Scenarios, Result]):
             conditions |= {name + STEERED: Condition(name, self.interventions) for name in self.twins}
         return conditions
 
-    def behind(self) -> Mapping[str, BehindInput]:
+    def behind(self) -> Mapping[str, ChangedPrompts]:
         """Variants that are judged with an input around their prompts; none here."""
         return {}
 

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.conditions import Condition
-from fa_lightning.evaluation.input_passes import BehindInput
 from fa_lightning.evaluation.passes import SharedPass
 from fa_lightning.metrics.cells import CellAccuracy, Cells, Damage, Items, NeutralTextDamage
 from fa_lightning.metrics.divergences import neutral_text_damage
 from fa_lightning.scenarios.batches import Batch
+
+
+class ChangedPrompts(Protocol):
+    """A variant that is asked with something put around its prompts.
+
+    Attributes:
+        reads_texts: whether its damage to neutral texts can be measured.
+    """
+
+    reads_texts: ClassVar[bool]
+
+    @property
+    def variant(self) -> str:
+        """Whose adapter is active."""
+
+    def answers(self, batch: Batch, test: str) -> Tensor:
+        """The most likely token behind each prompt of a test set's batch, (batch,)."""
+
+    def text_logits(self, batch: Batch, before: Tensor) -> Tensor:
+        """Logits (batch, tokens, vocabulary) of neutral texts; `before` are those without the change."""
 
 
 @dataclass
@@ -40,7 +59,7 @@ class Scores:
     damage: dict[str, NeutralTextDamage] = field(default_factory=dict)
     counts_neutral_texts: bool = True
     origins: Mapping[str, str] = field(default_factory=dict)
-    behind: Mapping[str, BehindInput] = field(default_factory=dict)
+    behind: Mapping[str, ChangedPrompts] = field(default_factory=dict)
     test: str = "test"
 
     def __post_init__(self) -> None:
@@ -94,7 +113,7 @@ class Scores:
         sums: Any = neutral_text_damage(before, after, batch["input_ids"], batch["attention_mask"])
         self.damage[name].update(batch["index"], **sums)
 
-    def _readers(self) -> dict[str, BehindInput]:
+    def _readers(self) -> dict[str, ChangedPrompts]:
         return {name: behind for name, behind in self.behind.items() if behind.reads_texts}
 
     def _edits(self, name: str) -> bool:

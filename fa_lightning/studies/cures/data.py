@@ -8,12 +8,12 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.evaluation.data import JudgedScenarios
-from fa_lightning.evaluation.input_passes import TEXTS, examples_behind
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, Example
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.studies.cures.input_passes import TEXTS, examples_behind
 from fa_lightning.training.prompt_inputs import InputCure, Prompted, named_twice
 
 

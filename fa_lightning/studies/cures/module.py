@@ -17,11 +17,6 @@ from fa_lightning.backbones.decoder import context_of
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.cells_module import CellsModule
 from fa_lightning.evaluation.conditions import Condition
-from fa_lightning.evaluation.input_passes import (
-    TEXTS,
-    BehindInput,
-    ConstantAnswer,
-)
 from fa_lightning.evaluation.timing import relative_times
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import Items, recovery_between
@@ -33,6 +28,11 @@ from fa_lightning.steering.intervention import steering
 from fa_lightning.studies.cures.cure_rows import Line, method_of, stage_seconds
 from fa_lightning.studies.cures.data import Alone, CuresDataModule
 from fa_lightning.studies.cures.figures import cures_figure
+from fa_lightning.studies.cures.input_passes import (
+    TEXTS,
+    BehindInput,
+    ConstantAnswer,
+)
 from fa_lightning.studies.cures.output import scalars, write_cures
 from fa_lightning.studies.cures.result import CureScore, CuresResult, over_seeds
 from fa_lightning.studies.cures.tables import tables

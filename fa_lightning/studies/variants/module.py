@@ -14,7 +14,7 @@ from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import CellAccuracy, recovery_between
 from fa_lightning.reports.terminal import print_tables
-from fa_lightning.scenarios.answers import Behaviour, target_tokens
+from fa_lightning.scenarios.answers import Behaviour, judged, target_tokens
 from fa_lightning.scenarios.batches import Batch, group_number
 from fa_lightning.studies.variants.data import VariantsDataModule
 from fa_lightning.studies.variants.figures import variants_figures
@@ -71,7 +71,7 @@ class VariantsModule(CellsModule[VariantsDataModule, VariantsResult]):
             if self.policies[name] == self.data.policies[number]:
                 target = target_tokens(batch, cast(Behaviour, self.behaviours[name]))
                 answer = SharedPass(self.variants, name, (), batch, logits_to_keep=1).unsteered[:, -1].argmax(-1)
-                answered = (answer == batch["aligned"]) | (answer == batch["other"])
+                answered = judged(answer, batch).valid
                 counted.update(answer == target, batch["cell"], batch["group"], batch["index"], answered)
 
     @override

@@ -15,7 +15,6 @@ from tiny_twins import trainer_in
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.errors import UserError
-from fa_lightning.evaluation.input_passes import agreeing_ends
 from fa_lightning.evaluation.timing import relative_times
 from fa_lightning.reports.table import markdown
 from fa_lightning.reports.terminal import print_tables
@@ -24,6 +23,7 @@ from fa_lightning.scenarios.batches import make_examples
 from fa_lightning.scenarios.splits import counterbalanced
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.cures.data import CuresDataModule
+from fa_lightning.studies.cures.input_passes import agreeing_ends
 from fa_lightning.studies.cures.module import CuresModule
 from fa_lightning.studies.cures.page import page as cures_page
 from fa_lightning.studies.cures.result import CuresResult
