@@ -239,7 +239,7 @@ def _extended(path: Path) -> list[dict[str, Any]]:
 
 def _merged(defaults: DictConfig, layers: Sequence[Mapping[str, Any]], path: Path) -> DictConfig:
     try:
-        base: Any = defaults
+        base = defaults
         for layer in layers:
             below = OmegaConf.to_container(base)
             _drop_arguments_of_others(below, layer)
