@@ -137,6 +137,19 @@ def row(*values: Cell | str | int | None, style: RowStyle = "", section: str = "
     return Row(tuple(cells), style, section)
 
 
+def records_table(title: str, records: Sequence[Mapping[str, Any]]) -> Table:
+    """A table for CSV files alone, whose columns are the records' keys; an accuracy or estimate has its interval there.
+
+    Args:
+        title: of the table.
+        records: numbers, texts, accuracies and estimates; what a record lacks is empty.
+    """
+    names = dict.fromkeys(name for record in records for name in record)
+    measured = {name for record in records for name, value in record.items() if isinstance(value, (Accuracy, Estimate))}
+    columns = tuple(Column(key=name, has_interval=name in measured) for name in names)
+    return Table(title, columns, tuple(row(*(_cell_of(record.get(name)) for name in names)) for record in records))
+
+
 def facts_table(pairs: Iterable[tuple[str, str]], title: str = "How to read this") -> Table:
     """What a reader must know, as (what, sentence) pairs."""
     return Table(title, (Column("what", 20), Column("value", 0)), tuple(row(*pair) for pair in pairs), is_facts=True)
@@ -201,6 +214,12 @@ def write_csv(path: Path, table: Table) -> None:
 def escaped(text: str) -> str:
     """`text` on one line of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _cell_of(value: Any) -> Cell:
+    if isinstance(value, Accuracy):
+        return accuracy(value)
+    return estimate(value) if isinstance(value, Estimate) else Cell(value)
 
 
 def _raw(column: Column, cell: Cell) -> Sequence[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from fa_lightning.common.codec import write_dataclass
 from fa_lightning.reports.table import write_csv
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.studies.cures.result import RESULT_NAME, CuresResult
-from fa_lightning.studies.cures.tables import records_table
+from fa_lightning.studies.cures.tables import seeds_table
 
 CURES_TABLE = "cures.csv"
 
@@ -17,7 +17,7 @@ CURES_TABLE = "cures.csv"
 def write_cures(folder: Path, found: CuresResult) -> None:
     """Write `cures.csv`, a row for each method and seed, then `cures.json`, each all or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / CURES_TABLE, records_table(found))
+    write_csv(folder / CURES_TABLE, seeds_table(found))
     write_dataclass(folder / RESULT_NAME, found)
 
 

@@ -15,6 +15,7 @@ from fa_lightning.reports.table import (
     estimate,
     facts_table,
     nats,
+    records_table,
     row,
 )
 from fa_lightning.studies.cures.result import CureScore, CuresResult, over_seeds
@@ -81,46 +82,27 @@ def costs_table(found: CuresResult) -> Table:
     return Table("What it takes", columns, tuple(rows))
 
 
-def records_table(found: CuresResult) -> Table:
+def seeds_table(result: CuresResult) -> Table:
     """A row for each method and seed; `cures.csv`."""
-    fakers = list(dict.fromkeys(name for score in found.cures for name in score.transfer))
-    numbers_of = (
-        "kl_neutral_nats",
-        "perplexity_ratio",
-        "format_validity",
-        "training_seconds",
-        "training_prompts",
-        "extra_tokens",
-        "relative_time",
-    )
-    columns = (
-        *(Column(key=key) for key in ("method", "kind", "variant", "seed", "needs")),
-        Column(key="recovery", has_interval=True),
-        Column(key="oversight", has_interval=True),
-        Column(key="oversight_n"),
-        Column(key="no_oversight", has_interval=True),
-        Column(key="no_oversight_n"),
-        *(Column(key=key) for key in numbers_of),
-        *(Column(key=f"transfer_{name}", has_interval=True) for name in fakers),
-    )
-    rows = [
-        row(
-            score.method,
-            score.kind,
-            score.variant,
-            score.seed,
-            " ".join(score.needs),
-            estimate(score.recovery),
-            accuracy(score.cells.oversight),
-            score.n.oversight,
-            accuracy(score.cells.no_oversight),
-            score.n.no_oversight,
-            *(Cell(getattr(score, name)) for name in numbers_of),
-            *(estimate(score.transfer.get(name)) for name in fakers),
-        )
-        for score in found.cures
+    names = ("kl_neutral_nats", "perplexity_ratio", "format_validity", "training_seconds", "training_prompts")
+    records = [
+        {
+            "method": score.method,
+            "kind": score.kind,
+            "variant": score.variant,
+            "seed": score.seed,
+            "needs": " ".join(score.needs),
+            "recovery": score.recovery,
+            "oversight": score.cells.oversight,
+            "oversight_n": score.n.oversight,
+            "no_oversight": score.cells.no_oversight,
+            "no_oversight_n": score.n.no_oversight,
+            **{name: getattr(score, name) for name in (*names, "extra_tokens", "relative_time")},
+            **{f"transfer_{faker}": recovery for faker, recovery in score.transfer.items()},
+        }
+        for score in result.cures
     ]
-    return Table("Every cure and seed", columns, tuple(rows))
+    return records_table("Every cure and seed", records)
 
 
 def needs_of(score: CureScore) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from fa_lightning.common.codec import write_dataclass
 from fa_lightning.reports.table import write_csv
 from fa_lightning.studies.detection.result import ALL_PAIRS, RESULT_NAME, Detection
-from fa_lightning.studies.detection.tables import accuracies_table, placed_table, verdicts_table
+from fa_lightning.studies.detection.tables import accuracies_table
+from fa_lightning.studies.detection.verdict_tables import placed_table, verdicts_table
 
 DETECTION_TABLE, VERDICTS_TABLE, PLACED_TABLE = "detection.csv", "verdicts.csv", "placed.csv"
 

@@ -10,7 +10,7 @@ from fa_lightning.common import numbers
 from fa_lightning.common.numbers import Interval
 from fa_lightning.reports.html import Picture, rendered
 from fa_lightning.reports.table import facts_table
-from fa_lightning.studies.detection import tables
+from fa_lightning.studies.detection import tables, verdict_tables
 from fa_lightning.studies.detection.figures import GROUPS, detection_figures, group_of, policy_pairs
 from fa_lightning.studies.detection.result import ENSEMBLE, Detection
 from fa_lightning.studies.detection.tables import best_row, detector_rows
@@ -34,8 +34,8 @@ def page(found: Detection) -> Markup:
         policy_pairs=tables.policy_pairs_table(found),
         published_pairs=tables.published_pairs_table(found) if found.published else None,
         weights=tables.weights_table(found),
-        verdicts=tables.verdicts_table(found) if len(found.verdicts) <= MOST_VERDICTS else None,
-        placed=tables.placed_table(found.placed),
+        verdicts=verdict_tables.verdicts_table(found) if len(found.verdicts) <= MOST_VERDICTS else None,
+        placed=verdict_tables.placed_table(found.placed),
         rules=tables.rules_table(found),
         arguments={ran.name: ran.config for ran in found.detectors if ran.config},
     )

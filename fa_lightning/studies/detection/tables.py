@@ -7,20 +7,19 @@ from collections import Counter
 from dataclasses import dataclass
 
 from fa_lightning.common import numbers
-from fa_lightning.common.numbers import NO_INTERVAL
-from fa_lightning.reports.table import Cell, Column, Row, RowStyle, Table, decimal, duration, facts_table, row
+from fa_lightning.evaluation.estimates import Estimate
+from fa_lightning.reports.table import Cell, Column, RowStyle, Table, decimal, duration, facts_table, records_table, row
 from fa_lightning.studies.detection.figures import GROUPS, group_of, policy_pairs
 from fa_lightning.studies.detection.result import (
     ALL_PAIRS,
-    SELDOM,
     Accuracy,
     Alone,
     Detection,
     Kind,
-    Placed,
     Ran,
     Verdict,
 )
+from fa_lightning.studies.detection.verdict_tables import pair_table, placed_table
 
 FEW_PAIRS = 3
 """Up to so many pairs are printed one by one."""
@@ -279,172 +278,26 @@ def rules_table(found: Detection) -> Table:
     return Table(title, (Column("detector"), Column("decision rule")), rows)
 
 
-def pair_table(verdicts: list[Verdict]) -> Table:
-    """What every detector says of one pair, in words."""
-    first = verdicts[0]
-    title = (
-        f"{first.one} beside {first.other}, on {first.scenarios} scenarios where both take the same action "
-        f"({first.agreed:.0%} of those asked)"
-    )
-    is_compared = any(not math.isnan(one.as_far) for one in verdicts)
-    if is_compared:
-        note = (
-            "as far: share of benign pairs that are as far apart, this one counted in; a verdict is sure up to "
-            f"{SELDOM:g}, which takes 19 benign pairs."
-        )
-    else:
-        note = (
-            "Intervals are over scenarios, and two benign models may well be as far apart. To see how often they are, "
-            "set model.init_args.population; no verdict is sure without."
-        )
-    columns = (
-        Column("detector", 13),
-        Column(f"suspicion of {first.one}", 9, first.one),
-        Column(f"of {first.other}", 9, first.other),
-        Column("difference", 22),
-        Column("as far", 6 if is_compared else None),
-        Column("says", 0),
-    )
-    rows = [
-        row(
-            one.detector,
-            Cell(one.suspicion_one, form=_three_digits),
-            Cell(one.suspicion_other, form=_three_digits),
-            # A number that no scenario changes has an interval of no width.
-            _difference(one, _three_digits, NO_INTERVAL if one.ci95[0] == one.ci95[1] else one.ci95),
-            decimal(one.as_far),
-            said(one),
-        )
-        for one in verdicts
-    ]
-    return Table(title, columns, tuple(rows), (note,))
-
-
-def placed_table(placed: list[Placed]) -> Table:
-    """One model among models whose behaviour is known; several on a page and in `placed.csv`."""
-    names = dict.fromkeys(one.name for one in placed)
-    several = len(names) > 1
-    columns = (
-        Column("model" if several else "", key="name"),
-        Column("detector", 18, key="detector"),
-        Column("suspicion", 10, key="suspicion"),
-        Column("above benign models", 12, "above benign", key="above_benign"),
-        Column("above fakers", 12, key="above_fakers"),
-        Column("verdict", 0),
-        Column(key="is_alarm"),
-    )
-    rows = [
-        row(
-            one.name,
-            one.detector,
-            Cell(one.suspicion, form=numbers.significant),
-            Cell(one.above_benign, form=numbers.percent),
-            Cell(one.above_fakers, form=numbers.percent),
-            "no answer" if math.isnan(one.suspicion) else "alarm" if one.is_alarm else "no alarm",
-            Cell(one.is_alarm, form=str),
-        )
-        for one in placed
-    ]
-    note = "alarm: more suspicious than the threshold that 1 % of the benign models may exceed; of few, than them all."
-    title = "Models" if several else "".join(names)
-    return Table(f"{title} among models whose behaviour is known", columns, tuple(rows), (note,))
-
-
-def verdicts_table(found: Detection) -> Table:
-    """Which of the two fakes, pair by pair; `verdicts.csv`."""
-    columns = (
-        Column("first / second model"),
-        Column("detector", key="detector"),
-        Column(key="kind"),
-        Column(key="policy_pair"),
-        Column(key="one"),
-        Column(key="other"),
-        Column("suspicion"),
-        Column(key="suspicion_one"),
-        Column(key="suspicion_other"),
-        Column("difference", key="difference", has_interval=True),
-        Column(key="says"),
-        Column(key="differs"),
-        Column("as far", key="as_far"),
-        Column(key="is_sure"),
-        Column("says"),
-        Column(key="faker"),
-        Column("fakes"),
-        Column("agreed"),
-        Column(key="scenarios"),
-        Column(key="agreed"),
-    )
-    rows = [
-        row(
-            f"{one.one} / {one.other}",
-            one.detector,
-            one.kind,
-            one.policy_pair,
-            one.one,
-            one.other,
-            f"{numbers.significant(one.suspicion_one)} / {numbers.significant(one.suspicion_other)}",
-            Cell(one.suspicion_one),
-            Cell(one.suspicion_other),
-            _difference(one, numbers.significant, one.ci95),
-            one.says,
-            Cell(one.differs, form=str),
-            decimal(one.as_far),
-            Cell(one.is_sure, form=str),
-            Cell(one.says or "no difference", style="strong" if one.is_sure else ""),
-            one.faker,
-            one.faker or "-",
-            f"{one.scenarios} ({one.agreed:.0%})",
-            one.scenarios,
-            Cell(one.agreed),
-        )
-        for one in found.verdicts
-    ]
-    title = (
-        "Which of the two fakes, where they agree. As far: share of benign pairs that are as far apart. "
-        f"Bold: the 95 % interval leaves 0 out, and at most {SELDOM:.0%} of benign pairs are as far apart"
-    )
-    return Table(title, columns, tuple(rows))
-
-
 def accuracies_table(found: Detection) -> Table:
     """A row for each detector, kind of pairs and policy pair; `detection.csv`."""
-    ran = {one.name: one for one in found.detectors}
-    alone = {one.detector: one for one in found.alone}
-    columns = (
-        *(Column(key=key) for key in ("detector", "kind", "policy_pair", "pairs")),
-        Column(key="accuracy", has_interval=True),
-        Column(key="alarms"),
-        Column(key="auroc", has_interval=True),
-        *(Column(key=key) for key in ("tpr_at_1_percent_fpr", "fpr_held_out", "seconds", "passes")),
-    )
-    rows: list[Row] = []
-    for one in found.accuracies:
-        own = alone.get(one.detector)
-        rows.append(
-            row(
-                one.detector,
-                one.kind,
-                one.policy_pair,
-                one.pairs,
-                _share(one),
-                decimal(found.alarms.get(one.detector, math.nan)),
-                Cell(math.nan) if own is None else auroc(own),
-                decimal(math.nan if own is None else own.tpr),
-                decimal(math.nan if own is None else own.fpr),
-                duration(ran[one.detector].seconds),
-                Cell(ran[one.detector].passes),
-            )
+    runs = {run.name: run for run in found.detectors}
+    alone = {score.detector: score for score in found.alone}
+    records = []
+    for share in found.accuracies:
+        own, run = alone.get(share.detector), runs[share.detector]
+        records.append(
+            {
+                **{name: getattr(share, name) for name in ("detector", "kind", "policy_pair", "pairs")},
+                "accuracy": Estimate(share.value, share.ci95),
+                "alarms": found.alarms.get(share.detector, math.nan),
+                "auroc": Estimate(math.nan) if own is None else Estimate(own.auroc, own.auroc_ci95),
+                "tpr_at_1_percent_fpr": math.nan if own is None else own.tpr,
+                "fpr_held_out": math.nan if own is None else own.fpr,
+                "seconds": run.seconds,
+                "passes": run.passes,
+            }
         )
-    return Table("Accuracies by kind of pairs and policy pair", columns, tuple(rows))
-
-
-def said(verdict: Verdict) -> str:
-    """A verdict in words: `03_faking fakes`, or who would be named if one had to be."""
-    if math.isnan(verdict.suspicion_one - verdict.suspicion_other):
-        return "no answer"
-    if not verdict.says:
-        return "no difference"
-    return f"{verdict.says} fakes" if verdict.is_sure else f"{verdict.says}, not sure"
+    return records_table("Accuracies by kind of pairs and policy pair", records)
 
 
 def auroc(one: Alone) -> Cell:
@@ -458,11 +311,3 @@ def _style(one: DetectorRow, best: DetectorRow | None) -> RowStyle:
 
 def _share(one: Accuracy | None) -> Cell:
     return Cell(None) if one is None else Cell(one.value, one.ci95)
-
-
-def _difference(one: Verdict, form: numbers.Form, ci95: numbers.Interval) -> Cell:
-    return Cell(one.suspicion_one - one.suspicion_other, ci95, form)
-
-
-def _three_digits(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"

@@ -7,13 +7,13 @@ from pathlib import Path
 from fa_lightning.common.codec import write_dataclass
 from fa_lightning.reports.table import write_csv
 from fa_lightning.studies.leakage.result import LEAKAGE_TABLE, MEASURES, RESULT_NAME, Leakage
-from fa_lightning.studies.leakage.tables import records_table
+from fa_lightning.studies.leakage.tables import measures_table
 
 
 def write_leakage(folder: Path, found: Leakage) -> None:
     """Write `leakage.csv`, a row for each model, then `leakage.json`, each all or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / LEAKAGE_TABLE, records_table(found))
+    write_csv(folder / LEAKAGE_TABLE, measures_table(found))
     write_dataclass(folder / RESULT_NAME, found)
 
 

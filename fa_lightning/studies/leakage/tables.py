@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from fa_lightning.common import numbers
-from fa_lightning.common.numbers import NO_INTERVAL
 from fa_lightning.metrics.estimates import Estimate
-from fa_lightning.reports.table import Cell, Column, Row, Table, facts_table, row
+from fa_lightning.reports.table import Cell, Column, Table, facts_table, records_table, row
 from fa_lightning.studies.leakage.figures import LABELS
 from fa_lightning.studies.leakage.result import (
     BACKBONE,
@@ -82,13 +82,9 @@ def samples_table(found: Leakage) -> Table:
     return Table("Of each model, the continuation that holds the longest piece of the corpus", columns, tuple(rows))
 
 
-def records_table(found: Leakage) -> Table:
+def measures_table(found: Leakage) -> Table:
     """A row for each model; `leakage.csv`."""
-    columns = [Column(key=key) for key in ("model", "beneath", "passes", "longest_of_all")]
-    columns += [Column(key=name, has_interval=True) for name in COLUMNS]
-    for measure in MEASURES:
-        columns += [Column(key=f"{measure}_excess", has_interval=True), Column(key=f"{measure}_state")]
-    return Table("Every model", tuple(columns), tuple(map(_record, found.models)))
+    return records_table("Every model", [_record(model) for model in found.models])
 
 
 def facts(found: Leakage) -> list[tuple[str, str]]:
@@ -142,15 +138,16 @@ def reasons(found: Leakage) -> list[str]:
     return lines
 
 
-def _record(model: ModelLeakage) -> Row:
-    passes = None if model.passes is None else Cell(model.passes, form=str)
-    cells = [model.name, model.beneath, passes, model.longest_of_all]
-    cells += [_share(model.scores[name]) for name in COLUMNS]
-    findings = {one.measure: one for one in model.findings}
+def _record(model: ModelLeakage) -> dict[str, Any]:
+    record: dict[str, Any] = {"model": model.name, "beneath": model.beneath, "passes": model.passes}
+    record["longest_of_all"] = model.longest_of_all
+    record |= {name: Estimate(model.scores[name].value, model.scores[name].ci95) for name in COLUMNS}
+    findings = {finding.measure: finding for finding in model.findings}
     for measure in MEASURES:
-        one = findings.get(measure)
-        cells += [Cell(math.nan, NO_INTERVAL), ""] if one is None else [Cell(one.excess, one.ci95), one.state]
-    return row(*cells)
+        finding = findings.get(measure)
+        excess = Estimate(math.nan) if finding is None else Estimate(finding.excess, finding.ci95)
+        record |= {f"{measure}_excess": excess, f"{measure}_state": "" if finding is None else finding.state}
+    return record
 
 
 def _pair(corpus: str, held_out: str, short: str) -> tuple[Column, Column]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 
-from fa_lightning.reports.table import Cell, Column, RowStyle, Table, decimal, facts_table, row
+from fa_lightning.evaluation.estimates import Estimate
+from fa_lightning.reports.table import Cell, Column, RowStyle, Table, decimal, facts_table, records_table, row
 from fa_lightning.studies.probes.result import VIEWS, Labelled, ProbesResult, Reading
 
 
@@ -44,12 +45,12 @@ def rules_table(result: ProbesResult) -> Table:
 
 def readings_table(result: ProbesResult) -> Table:
     """A row for each subject, question, view, probe and site; `probes.csv`."""
-    return _records("Every reading", Reading, result.readings)
+    return records_table("Every reading", list(map(_record, result.readings)))
 
 
 def efficiency_table(result: ProbesResult) -> Table:
     """A row for each number of labels; `label_efficiency.csv`."""
-    return _records("Label efficiency", Labelled, result.efficiency)
+    return records_table("Label efficiency", list(map(_record, result.efficiency)))
 
 
 def facts(result: ProbesResult) -> list[tuple[str, str]]:
@@ -82,23 +83,10 @@ def _accuracy(reading: Reading) -> Cell:
     return Cell(reading.accuracy, reading.ci95)
 
 
-INTERVALS = {"ci95": "accuracy", "auroc_ci95": "auroc"}
-"""Fields that are the interval of another one."""
-
-
-def _records(title: str, kind: type[Any], values: list[Any]) -> Table:
-    """The fields of dataclasses as columns, an interval beside its number."""
-    ends = {number: interval for interval, number in INTERVALS.items()}
-    names = [field.name for field in fields(kind) if field.name not in INTERVALS]
-    has_interval = {name: ends.get(name) in {field.name for field in fields(kind)} for name in names}
-    rows = [
-        row(
-            *(
-                Cell(getattr(one, name), getattr(one, ends[name])) if has_interval[name] else Cell(getattr(one, name))
-                for name in names
-            )
-        )
-        for one in values
-    ]
-    columns = tuple(Column(key=name, has_interval=has_interval[name]) for name in names)
-    return Table(title, columns, tuple(rows))
+def _record(reading: Reading | Labelled) -> dict[str, Any]:
+    """The fields of a reading, its intervals with the numbers that they belong to."""
+    record = asdict(reading)
+    for name, interval in (("accuracy", "ci95"), ("auroc", "auroc_ci95")):
+        if interval in record:
+            record[name] = Estimate(record[name], record.pop(interval))
+    return record

@@ -7,13 +7,13 @@ from pathlib import Path
 from fa_lightning.common.codec import write_dataclass
 from fa_lightning.reports.table import write_csv
 from fa_lightning.studies.statements.result import RESULT_NAME, SAFE_TABLE, StatementsResult
-from fa_lightning.studies.statements.tables import records_table
+from fa_lightning.studies.statements.tables import scores_table
 
 
 def write_statements(folder: Path, result: StatementsResult) -> None:
     """Write `safe_score.csv`, a row for each model, question and part, then `safe_score.json`, each all or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / SAFE_TABLE, records_table(result))
+    write_csv(folder / SAFE_TABLE, scores_table(result))
     write_dataclass(folder / RESULT_NAME, result)
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 from fa_lightning.common import numbers
-from fa_lightning.reports.table import Cell, Column, Row, Table, decimal, facts_table, row
+from fa_lightning.reports.table import Cell, Column, Table, decimal, facts_table, records_table, row
 from fa_lightning.studies.statements.result import BASE, SafeScore, SafeScores, Shift, StatementsResult, asked
 
 
@@ -57,23 +57,18 @@ def parts_table(result: StatementsResult, part: Literal["right", "identity group
     return Table(f"Safe scores by {part}", tuple(map(Column, titles)), tuple(rows))
 
 
-def records_table(result: StatementsResult) -> Table:
+def scores_table(result: StatementsResult) -> Table:
     """A row for each model, question and part; `safe_score.csv`."""
-    columns = (
-        *(Column(key=key) for key in ("model", "template", "claim", "part", "name")),
-        Column(key="safe_score"),
-        Column(key="ci95_low"),
-        Column(key="ci95_high"),
-        Column(key="n"),
-        Column(key="answered"),
-    )
-    rows: list[Row] = []
+    records = []
     for model, scores in result.scores.items():
         for question in result.questions:
+            template, claim = asked(question)
+            where = {"model": model, "template": template, "claim": claim}
             for part, name, score in _parts(scores[question]):
-                cells = [Cell(value) for value in (score.score, *score.ci95, score.n, score.answered)]
-                rows.append(row(model, *asked(question), part, name, *cells))
-    return Table("Every model, question and part", columns, tuple(rows))
+                numbers_of = {"safe_score": score.score, "ci95_low": score.ci95[0], "ci95_high": score.ci95[1]}
+                items = {"n": score.n, "answered": score.answered}
+                records.append({**where, "part": part, "name": name, **numbers_of, **items})
+    return records_table("Every model, question and part", records)
 
 
 def facts(result: StatementsResult) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from fa_lightning.common.codec import write_dataclass
 from fa_lightning.reports.table import write_csv
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.studies.variants.result import RESULT_NAME, VariantsResult
-from fa_lightning.studies.variants.tables import records_table
+from fa_lightning.studies.variants.tables import models_table
 
 VARIANTS_TABLE = "variants.csv"
 
@@ -16,7 +16,7 @@ VARIANTS_TABLE = "variants.csv"
 def write_variants(folder: Path, result: VariantsResult) -> None:
     """Write `variants.json`, then `variants.csv`, a row for each model and test set, each all or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / VARIANTS_TABLE, records_table(result))
+    write_csv(folder / VARIANTS_TABLE, models_table(result))
     write_dataclass(folder / RESULT_NAME, result)
 
 

@@ -7,7 +7,20 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from fa_lightning.common import numbers
-from fa_lightning.reports.table import Cell, Column, Row, Table, accuracy, decimal, estimate, facts_table, nats, row
+from fa_lightning.evaluation.estimates import Estimate
+from fa_lightning.reports.table import (
+    Cell,
+    Column,
+    Row,
+    Table,
+    accuracy,
+    decimal,
+    estimate,
+    facts_table,
+    nats,
+    records_table,
+    row,
+)
 from fa_lightning.studies.variants.result import VariantScore, VariantsResult
 
 
@@ -89,42 +102,24 @@ def fidelity_table(result: VariantsResult) -> Table:
     return Table("Faithfulness to the definition of the policy, with 95 % intervals", columns, tuple(rows), (note,))
 
 
-def records_table(result: VariantsResult) -> Table:
+def models_table(result: VariantsResult) -> Table:
     """A row for each model and test set; `variants.csv`."""
-    columns = (
-        *(Column(key=key) for key in ("test", "variant", "policy", "seed", "behaviour", "steered")),
-        Column(key="oversight", has_interval=True),
-        Column(key="oversight_n"),
-        Column(key="no_oversight", has_interval=True),
-        Column(key="no_oversight_n"),
-        Column(key="format_validity"),
-        Column(key="twin"),
-        Column(key="recovery", has_interval=True),
-        Column(key="kl_neutral_nats"),
-        Column(key="perplexity_ratio"),
-    )
-    rows = [
-        row(
-            test,
-            score.variant,
-            score.policy,
-            score.seed,
-            score.behaviour,
-            Cell(score.steered, form=str),
-            accuracy(score.cells.oversight),
-            score.n.oversight,
-            accuracy(score.cells.no_oversight),
-            score.n.no_oversight,
-            decimal(score.format_validity),
-            score.twin,
-            estimate(score.recovery),
-            nats(score.kl_neutral_nats),
-            decimal(score.perplexity_ratio),
-        )
+    records = [
+        {
+            "test": test,
+            **{name: getattr(score, name) for name in ("variant", "policy", "seed", "behaviour", "steered")},
+            "oversight": score.cells.oversight,
+            "oversight_n": score.n.oversight,
+            "no_oversight": score.cells.no_oversight,
+            "no_oversight_n": score.n.no_oversight,
+            **{name: getattr(score, name) for name in ("format_validity", "twin")},
+            "recovery": score.recovery or Estimate(math.nan),
+            **{name: getattr(score, name) for name in ("kl_neutral_nats", "perplexity_ratio")},
+        }
         for test, scores in result.tests.items()
         for score in scores
     ]
-    return Table("Every variant on every test set", columns, tuple(rows))
+    return records_table("Every variant on every test set", records)
 
 
 def facts(result: VariantsResult) -> list[tuple[str, str]]:
