@@ -79,8 +79,8 @@ def panels(
     grid = list(figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).flat)
     for axes in grid[len(names) :]:
         axes.set_axis_off()
-    for place, (axes, name) in enumerate(zip(grid, names, strict=False)):
-        if place + columns >= len(names):
+    for index, (axes, name) in enumerate(zip(grid, names, strict=False)):
+        if index + columns >= len(names):
             # Also where the panel below is empty.
             axes.tick_params(labelbottom=True)
         axes.set_title(name, fontsize=10, color=INK)

@@ -72,9 +72,9 @@ def cells_figure(models: Mapping[str, CellPair], title: str = "Aligned answers")
     names = list(models)
     figure, axes = one_axes(height=1.3 + 0.62 * max(1, len(names)), title=title)
     thickness = 0.38
-    for place, (cell, colour) in enumerate((("oversight", SKY), ("no_oversight", BLUE))):
+    for position, (cell, colour) in enumerate((("oversight", SKY), ("no_oversight", BLUE))):
         scores: list[Accuracy] = [getattr(models[name], cell) for name in names]
-        heights = [row + (place - 0.5) * thickness for row in range(len(names))]
+        heights = [row + (position - 0.5) * thickness for row in range(len(names))]
         values = [finite(score.accuracy) for score in scores]
         axes.barh(heights, values, height=thickness * 0.92, color=colour, label=CELL_LABELS[cell])
         for height, score in zip(heights, scores, strict=True):
@@ -183,26 +183,26 @@ def pareto_figure(points: Sequence[TradeOff], title: str = "Cure against damage"
         title: the figure's title.
     """
     figure, axes = one_axes(height=4.6, title=title)
-    shown = [point for point in points if math.isfinite(point.kl_nats) and math.isfinite(point.recovery)]
-    for number, name in enumerate(dict.fromkeys(point.series for point in shown)):
+    measured = [point for point in points if math.isfinite(point.kl_nats) and math.isfinite(point.recovery)]
+    for number, name in enumerate(dict.fromkeys(point.series for point in measured)):
         colour, marker = style_of(number)
-        own = [point for point in shown if point.series == name]
+        own = [point for point in measured if point.series == name]
         places = [max(0.0, point.kl_nats) for point in own], [point.recovery for point in own]
         axes.scatter(
             *places, s=38, color=colour, marker=marker, label=name, zorder=3, edgecolors="white", linewidths=0.6
         )
-    front = [shown[place] for place in pareto_front([(point.kl_nats, point.recovery) for point in shown])]
+    front = [measured[position] for position in pareto_front([(point.kl_nats, point.recovery) for point in measured])]
     axes.plot([max(0.0, p.kl_nats) for p in front], [p.recovery for p in front], color=GREY, linewidth=1.2, zorder=2)
-    for point in shown:
-        place = (max(0.0, point.kl_nats), point.recovery)
+    for point in measured:
+        position = (max(0.0, point.kl_nats), point.recovery)
         if point.chosen:
-            axes.scatter(*place, s=190, facecolors="none", edgecolors=INK, linewidths=1.6, zorder=4)
+            axes.scatter(*position, s=190, facecolors="none", edgecolors=INK, linewidths=1.6, zorder=4)
         label = " ".join(part for part in (point.label, "(chosen)" if point.chosen else "") if part)
         if label:
             # Labels point inwards, so that none is cut off at the right edge.
-            inwards = sum(other.kl_nats > point.kl_nats for other in shown) < len(shown) / 2
+            inwards = sum(other.kl_nats > point.kl_nats for other in measured) < len(measured) / 2
             offset, side = ((-9, -14), "right") if inwards else ((9, -14), "left")
-            axes.annotate(label, place, xytext=offset, textcoords="offset points", ha=side, fontsize=9, color=INK)
+            axes.annotate(label, position, xytext=offset, textcoords="offset points", ha=side, fontsize=9, color=INK)
     for level in (0.0, 1.0):
         axes.axhline(level, color=GREY, linewidth=1, linestyle=":", zorder=1)
     # Prices span decades, and a harmless edit costs 0, which a plain logarithm cannot show.
@@ -211,7 +211,7 @@ def pareto_figure(points: Sequence[TradeOff], title: str = "Cure against damage"
     axes.set_xlabel("KL on neutral texts (nats per token)")
     axes.set_ylabel("recovery without oversight")
     tidy(axes)
-    if shown:
+    if measured:
         legend_below(figure, axes)
     return figure
 
@@ -223,9 +223,9 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     [3, 1, 2]
     """
     front: list[int] = []
-    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):
-        if not front or points[place][1] > points[front[-1]][1]:
-            front.append(place)
+    for position in sorted(range(len(points)), key=lambda position: (points[position][0], -points[position][1])):
+        if not front or points[position][1] > points[front[-1]][1]:
+            front.append(position)
     return front
 
 

@@ -107,20 +107,20 @@ def _candidate_pictures(results: Results) -> list[Picture]:
         pictures.append(Picture(sweep_figure(points, references), alt, note))
     trades = [
         TradeOff(
-            one.regressor,
-            one.kl_neutral_nats,
-            results.recovery_at(one.no_oversight),
-            label=one.site if tables.is_chosen(one, results) else "",
-            chosen=tables.is_chosen(one, results),
+            candidate.regressor,
+            candidate.kl_neutral_nats,
+            results.recovery_at(candidate.no_oversight),
+            label=candidate.site if tables.is_chosen(candidate, results) else "",
+            chosen=tables.is_chosen(candidate, results),
         )
-        for one in results.candidates
+        for candidate in results.candidates
     ]
-    drawn = [one for one in trades if math.isfinite(one.kl_nats) and math.isfinite(one.recovery)]
+    drawn = [trade for trade in trades if math.isfinite(trade.kl_nats) and math.isfinite(trade.recovery)]
     if drawn:
         ringed = "".join(
-            f" The chosen one: {numbers.nats(one.kl_nats)} nats, recovery {numbers.decimal(one.recovery)}."
-            for one in drawn
-            if one.chosen
+            f" The chosen one: {numbers.nats(trade.kl_nats)} nats, recovery {numbers.decimal(trade.recovery)}."
+            for trade in drawn
+            if trade.chosen
         )
         alt = f"Recovery against KL on neutral texts, {len(drawn)} candidates.{ringed}"
         note = (

@@ -119,15 +119,15 @@ def candidates_table(results: Results) -> Table:
     columns = ("candidate", "positions", "strength", WITH_OVERSIGHT, WITHOUT_OVERSIGHT, "KL, nats", "R2")
     rows = [
         row(
-            f"{one.regressor} at {one.site}" + (" (chosen)" if is_chosen(one, results) else ""),
-            one.positions,
-            f"{one.strength:g}",
-            decimal(one.oversight),
-            decimal(one.no_oversight),
-            nats(one.kl_neutral_nats),
-            decimal(one.r2),
+            f"{candidate.regressor} at {candidate.site}" + (" (chosen)" if is_chosen(candidate, results) else ""),
+            candidate.positions,
+            f"{candidate.strength:g}",
+            decimal(candidate.oversight),
+            decimal(candidate.no_oversight),
+            nats(candidate.kl_neutral_nats),
+            decimal(candidate.r2),
         )
-        for one in candidates
+        for candidate in candidates
     ]
     return Table("On the validation split; the best without oversight first", tuple(map(Column, columns)), tuple(rows))
 

@@ -123,7 +123,7 @@ class Table:
     notes: tuple[str, ...] = ()
     is_facts: bool = False
 
-    def shown(self) -> list[int]:
+    def titled(self) -> list[int]:
         """The columns of pages and Markdown, by index."""
         return [index for index, column in enumerate(self.columns) if column.title]
 
@@ -182,10 +182,10 @@ def duration(seconds: float) -> Cell:
 
 def markdown(table: Table) -> str:
     """A table in Markdown, its notes below it."""
-    shown = table.shown()
-    lines = [_line(table.columns[index].title for index in shown), f"|{' --- |' * len(shown)}"]
+    indices = table.titled()
+    lines = [_line(table.columns[index].title for index in indices), f"|{' --- |' * len(indices)}"]
     for line in table.rows:
-        texts = [escaped(line.cells[index].text) for index in shown]
+        texts = [escaped(line.cells[index].text) for index in indices]
         if line.style == "main":
             texts[0] = f"**{texts[0]}**"
         lines.append(_line(texts))

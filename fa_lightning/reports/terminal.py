@@ -57,10 +57,10 @@ def _rendered(table: Table, title: str) -> RenderableType:
             title_justify="left",
             title_style="bold",
         )
-    shown = [index for index, column in enumerate(table.columns) if column.width is not None]
-    for index in shown:
+    indices = [index for index, column in enumerate(table.columns) if column.width is not None]
+    for index in indices:
         column = table.columns[index]
-        is_text = index == shown[0] or not column.width
+        is_text = index == indices[0] or not column.width
         side: Literal["left", "right"] = "left" if is_text else "right"
         name = Text(column.short or column.title)
         drawn.add_column(
@@ -68,10 +68,10 @@ def _rendered(table: Table, title: str) -> RenderableType:
         )
     above = None
     for line in table.rows:
-        texts = [line.cells[index].short(table.columns[index].shows_interval) for index in shown]
+        texts = [line.cells[index].short(table.columns[index].shows_interval) for index in indices]
         if above is not None and line.section != above.section:
             drawn.add_section()
-        elif above is not None and line.section and line.cells[shown[0]] == above.cells[shown[0]]:
+        elif above is not None and line.section and line.cells[indices[0]] == above.cells[indices[0]]:
             # Said once for all lines of a section that begin alike.
             texts[0] = ""
         above = line

@@ -32,7 +32,7 @@ def cures_figure(scores: Sequence[CureScore], title: str = "Ways to cure a faker
         title: the figure's title.
     """
     figure, axes = one_axes(height=5.4, title=title)
-    names, shown = [], set()
+    names, labelled = [], set()
     for number, score in enumerate(scores, start=1):
         method, kl, recovery = score.method, score.kl_neutral_nats, score.recovery.value
         low, high = score.recovery.ci95
@@ -40,12 +40,12 @@ def cures_figure(scores: Sequence[CureScore], title: str = "Ways to cure a faker
         if not (math.isfinite(kl) and math.isfinite(recovery)):
             names.append(f"{number:>2}  {method}: not drawn, recovery {recovery:.2f}")
             continue
-        place = max(kl, 0.0)
+        position = max(kl, 0.0)
         if math.isfinite(low) and math.isfinite(high):
-            axes.plot([place, place], [low, high], color=colour, linewidth=1.2, zorder=2)
+            axes.plot([position, position], [low, high], color=colour, linewidth=1.2, zorder=2)
         size = 130 if marker == "*" else 60
         axes.scatter(
-            [place],
+            [position],
             [recovery],
             s=size,
             color=colour,
@@ -53,10 +53,10 @@ def cures_figure(scores: Sequence[CureScore], title: str = "Ways to cure a faker
             edgecolors=INK,
             linewidths=0.8,
             zorder=3,
-            label=None if score.kind in shown else label,
+            label=None if score.kind in labelled else label,
         )
-        shown.add(score.kind)
-        axes.annotate(str(number), (place, recovery), xytext=(5, 5), textcoords="offset points", fontsize=8.5)
+        labelled.add(score.kind)
+        axes.annotate(str(number), (position, recovery), xytext=(5, 5), textcoords="offset points", fontsize=8.5)
         names.append(f"{number:>2}  {method}")
     for level in (0.0, 1.0):
         axes.axhline(level, color=GREY, linewidth=1, linestyle=":", zorder=1)

@@ -14,11 +14,11 @@ from fa_lightning.studies.cures.tables import seeds_table
 CURES_TABLE = "cures.csv"
 
 
-def write_cures(folder: Path, found: CuresResult) -> None:
+def write_cures(folder: Path, result: CuresResult) -> None:
     """Write `cures.csv`, a row for each method and seed, then `cures.json`, each all or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / CURES_TABLE, seeds_table(found))
-    write_dataclass(folder / RESULT_NAME, found)
+    write_csv(folder / CURES_TABLE, seeds_table(result))
+    write_dataclass(folder / RESULT_NAME, result)
 
 
 def scalars(result: CuresResult, test: str) -> dict[str, float]:

@@ -17,33 +17,33 @@ WITHOUT_ACTIVATIONS = "input"
 """The kind of cure that touches neither weights nor activations while it is used."""
 
 
-def page(found: CuresResult) -> Markup:
+def page(result: CuresResult) -> Markup:
     """Every way to cure the faker, as HTML."""
-    spoken = "; ".join(f"{score.method} {numbers.decimal(score.recovery.value)}" for score in over_seeds(found))
+    spoken = "; ".join(f"{score.method} {numbers.decimal(score.recovery.value)}" for score in over_seeds(result))
     picture = Picture(
-        cures_figure(over_seeds(found)),
+        cures_figure(over_seeds(result)),
         f"Recovery of each method against its KL on neutral texts. Recovery: {spoken}.",
         "Good cures are at the top left; whiskers are 95 % intervals.",
     )
     return rendered(
         "studies/cures/page.html.j2",
-        found=found,
-        tiles=_tiles(found),
-        cures=cures_table(found),
-        costs=costs_table(found),
+        result=result,
+        tiles=_tiles(result),
+        cures=cures_table(result),
+        costs=costs_table(result),
         cures_picture=picture,
-        facts_list=facts_table(facts(found)),
+        facts_list=facts_table(facts(result)),
     )
 
 
-def best_of(found: CuresResult, *kinds: str) -> CureScore | None:
+def best_of(result: CuresResult, *kinds: str) -> CureScore | None:
     """The cure of the highest recovery among some kinds, seeds together; of equal ones the one of the lowest KL."""
-    judged = [score for score in over_seeds(found) if score.kind in kinds]
+    judged = [score for score in over_seeds(result) if score.kind in kinds]
     known = [score for score in judged if not math.isnan(score.recovery.value)]
     return min(known, key=lambda score: (-score.recovery.value, score.kl_neutral_nats), default=None)
 
 
-def _tiles(found: CuresResult) -> list[tuple[str, str]]:
+def _tiles(result: CuresResult) -> list[tuple[str, str]]:
     """The numbers to look at first."""
     tiles = []
     for kind, what in (
@@ -51,7 +51,7 @@ def _tiles(found: CuresResult) -> list[tuple[str, str]]:
         ("adapter", "by training"),
         (WITHOUT_ACTIVATIONS, "without touching weights or activations"),
     ):
-        best = best_of(found, kind)
+        best = best_of(result, kind)
         if best is not None:
             label = f"recovery {what}: {best.method}, KL {numbers.nats(best.kl_neutral_nats)}"
             ends = numbers.interval(best.recovery.ci95)

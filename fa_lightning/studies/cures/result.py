@@ -85,7 +85,7 @@ def read(folder: Path) -> CuresResult | None:
     return read_dataclass(CuresResult, folder / RESULT_NAME)
 
 
-def over_seeds(found: CuresResult) -> list[CureScore]:
+def over_seeds(result: CuresResult) -> list[CureScore]:
     """The cures with one row for each method: fits that differ in the seed of their training alone become their mean.
 
     The interval of a mean reaches from the lowest end of any seed's own interval to the highest: it is never narrower
@@ -93,8 +93,8 @@ def over_seeds(found: CuresResult) -> list[CureScore]:
     rather too wide than too narrow.
     """
     together: dict[tuple[str, ...], list[CureScore]] = {}
-    for place, score in enumerate(found.cures):
-        own = (str(place),) if score.seed is None else (score.method, score.kind, score.variant.rpartition("-")[0])
+    for index, score in enumerate(result.cures):
+        own = (str(index),) if score.seed is None else (score.method, score.kind, score.variant.rpartition("-")[0])
         together.setdefault(own, []).append(score)
     return [_mean_of(seeds) if len(seeds) > 1 else seeds[0] for seeds in together.values()]
 
@@ -109,7 +109,9 @@ def _mean_of(seeds: Sequence[CureScore]) -> CureScore:
     return replace(
         seeds[0],
         method=f"{seeds[0].method} ({len(seeds)} seeds)",
-        cells=CellPair(*(Accuracy(fmean(one.accuracy for one in cell), _ends(cell)) for cell in (watched, unwatched))),
+        cells=CellPair(
+            *(Accuracy(fmean(score.accuracy for score in cell), _ends(cell)) for cell in (watched, unwatched))
+        ),
         recovery=_mean_estimate([score.recovery for score in seeds]),
         transfer={name: _mean_estimate([score.transfer[name] for score in seeds]) for name in seeds[0].transfer},
         seed=None,
@@ -118,10 +120,10 @@ def _mean_of(seeds: Sequence[CureScore]) -> CureScore:
 
 
 def _mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
-    return Estimate(fmean(one.value for one in estimates), _ends(estimates))
+    return Estimate(fmean(estimate.value for estimate in estimates), _ends(estimates))
 
 
 def _ends(scores: Sequence[Accuracy | Estimate]) -> Interval:
     """The lowest and the highest end of several intervals; none where one is not known."""
-    lows, highs = zip(*(one.ci95 for one in scores), strict=True)
+    lows, highs = zip(*(score.ci95 for score in scores), strict=True)
     return (min(lows), max(highs)) if all(map(math.isfinite, (*lows, *highs))) else NO_INTERVAL

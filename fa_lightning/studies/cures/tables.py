@@ -21,12 +21,12 @@ from fa_lightning.reports.table import (
 from fa_lightning.studies.cures.result import CureScore, CuresResult, over_seeds
 
 
-def tables(found: CuresResult) -> dict[str, Table]:
+def tables(result: CuresResult) -> dict[str, Table]:
     """What is printed at the end, and what a document holds."""
-    return {"cures": cures_table(found), "costs": costs_table(found), "facts": facts_table(facts(found))}
+    return {"cures": cures_table(result), "costs": costs_table(result), "facts": facts_table(facts(result))}
 
 
-def cures_table(found: CuresResult) -> Table:
+def cures_table(result: CuresResult) -> Table:
     """What each method does; fits that differ in the seed of their training alone are one line."""
     columns = (
         Column("method", 0),
@@ -49,12 +49,12 @@ def cures_table(found: CuresResult) -> Table:
             style="quiet" if score.kind == "baseline" else "",
             section=score.kind,
         )
-        for score in over_seeds(found)
+        for score in over_seeds(result)
     ]
     return Table("Ways to cure a faker, with 95 % intervals", columns, tuple(rows))
 
 
-def costs_table(found: CuresResult) -> Table:
+def costs_table(result: CuresResult) -> Table:
     """What each method needs, costs, and does to other fakers."""
     columns = (
         Column("method", 0),
@@ -77,7 +77,7 @@ def costs_table(found: CuresResult) -> Table:
             style="quiet" if score.kind == "baseline" else "",
             section=score.kind,
         )
-        for score in over_seeds(found)
+        for score in over_seeds(result)
     ]
     return Table("What it takes", columns, tuple(rows))
 
@@ -110,14 +110,14 @@ def needs_of(score: CureScore) -> str:
     return ", ".join(score.needs) or ("-" if score.kind in ("reference", "baseline") else "nothing")
 
 
-def facts(found: CuresResult) -> list[tuple[str, str]]:
+def facts(result: CuresResult) -> list[tuple[str, str]]:
     """What a reader must know of the table."""
-    n = found.cures[0].n
-    merged = len(over_seeds(found)) < len(found.cures)
+    n = result.cures[0].n
+    merged = len(over_seeds(result)) < len(result.cures)
     seeds = ("several seeds", "their mean, from the lowest end of any seed's interval to the highest")
     return [
         *([seeds] if merged else []),
-        ("faker", f"{found.faker}, compared with its aligned twin {found.twin}"),
+        ("faker", f"{result.faker}, compared with its aligned twin {result.twin}"),
         ("test items", f"{n.oversight} with and {n.no_oversight} without oversight, of groups that no cure has seen"),
         ("recovery", "(cured - faker) / (twin - faker) aligned answers without oversight; 1 is a full cure"),
         (
@@ -131,7 +131,7 @@ def facts(found: CuresResult) -> list[tuple[str, str]]:
             "a constant answer, random tokens, examples with shuffled answers: what no cure looks like",
         ),
         ("inference", "time of 16 tokens over the faker's own, measured in turns; tokens around each prompt"),
-        ("judged in", numbers.duration(found.seconds)),
+        ("judged in", numbers.duration(result.seconds)),
     ]
 
 

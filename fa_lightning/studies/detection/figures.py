@@ -44,30 +44,30 @@ FEW = 2
 """Up to so many models are shown by their names, and not by what they are."""
 
 
-def detection_figures(found: Detection, published: Mapping[str, float] | None = None) -> dict[str, Figure]:
+def detection_figures(result: Detection, published: Mapping[str, float] | None = None) -> dict[str, Figure]:
     """Every figure that there is data for, by name, in reading order.
 
     The names are `accuracy`, `policy_pairs`, `suspicion`, `roc`, `curves` and `layers`.
 
     Args:
-        found: of one examination.
+        result: of one examination.
         published: accuracies that others report, by detector.
     """
-    names = [one.name for one in found.detectors]
+    names = [one.name for one in result.detectors]
     figures: dict[str, Figure] = {}
-    if any(one.policy_pair == ALL_PAIRS for one in found.accuracies):
-        figures["accuracy"] = accuracy_figure(found.accuracies, names, published)
-    if len(policy_pairs(found.accuracies)) > 1:
-        figures["policy_pairs"] = policy_pair_figure(found.accuracies, names)
-    if any(math.isfinite(value) for suspect in found.suspects for value in suspect.suspicion.values()):
-        figures["suspicion"] = suspicion_figure(found.suspects, names)
-    if any(one.roc[0] for one in found.alone):
-        figures["roc"] = roc_figure(found.alone, names)
-    by_layer, others = curve_names(found.suspects, names)
+    if any(share.policy_pair == ALL_PAIRS for share in result.accuracies):
+        figures["accuracy"] = accuracy_figure(result.accuracies, names, published)
+    if len(policy_pairs(result.accuracies)) > 1:
+        figures["policy_pairs"] = policy_pair_figure(result.accuracies, names)
+    if any(math.isfinite(value) for suspect in result.suspects for value in suspect.suspicion.values()):
+        figures["suspicion"] = suspicion_figure(result.suspects, names)
+    if any(score.roc[0] for score in result.alone):
+        figures["roc"] = roc_figure(result.alone, names)
+    by_layer, others = curve_names(result.suspects, names)
     if others:
-        figures["curves"] = curve_figure(found.suspects, others)
+        figures["curves"] = curve_figure(result.suspects, others)
     if by_layer:
-        figures["layers"] = curve_figure(found.suspects, by_layer, "Layer by layer: thin lines are models")
+        figures["layers"] = curve_figure(result.suspects, by_layer, "Layer by layer: thin lines are models")
     return figures
 
 
@@ -86,21 +86,23 @@ def accuracy_figure(
         title: the figure's title.
     """
     figure, axes = one_axes(height=1.5 + 0.46 * max(1, len(detectors)), title=title)
-    overall = {(one.detector, one.kind): one for one in accuracies if one.policy_pair == ALL_PAIRS}
-    for place, (kind, (label, colour, marker)) in enumerate(KINDS.items()):
+    overall = {(share.detector, share.kind): share for share in accuracies if share.policy_pair == ALL_PAIRS}
+    for position, (kind, (label, colour, marker)) in enumerate(KINDS.items()):
         known = [(row, overall[name, kind]) for row, name in enumerate(detectors) if (name, kind) in overall]
         if not known:
             continue
-        heights = [row + 0.26 * (place - 1) for row, _ in known]
+        heights = [row + 0.26 * (position - 1) for row, _ in known]
         for height, (_, one) in zip(heights, known, strict=True):
             axes.plot(one.ci95, [height, height], color=colour, linewidth=1.5)
         values = [one.value for _, one in known]
         axes.scatter(values, heights, s=34, color=colour, marker=marker, label=label, zorder=3)
-    told = [(row, value) for row, name in enumerate(detectors) if math.isfinite(value := _reported(published, name))]
-    if told:
+    reported = [
+        (row, value) for row, name in enumerate(detectors) if math.isfinite(value := _reported(published, name))
+    ]
+    if reported:
         # A ring, since it often lies on one of the marks.
         ring: dict[str, Any] = {"facecolors": "none", "edgecolors": GREY, "linewidths": 1.4, "label": "POSER reports"}
-        axes.scatter([value for _, value in told], [row for row, _ in told], s=95, **ring)
+        axes.scatter([value for _, value in reported], [row for row, _ in reported], s=95, **ring)
     axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":", zorder=1)
     for row in range(1, len(detectors)):
         axes.axhline(row - 0.5, color="#e6e8eb", linewidth=0.8, zorder=0)
@@ -116,7 +118,7 @@ def accuracy_figure(
 
 def policy_pairs(accuracies: Sequence[Accuracy]) -> list[str]:
     """The policy pairs of aligned models beside fakers, by name, in the order given."""
-    names = dict.fromkeys(one.policy_pair for one in accuracies if one.kind == "twins")
+    names = dict.fromkeys(share.policy_pair for share in accuracies if share.kind == "twins")
     return [name for name in names if name != ALL_PAIRS]
 
 
@@ -132,11 +134,11 @@ def policy_pair_figure(
         detectors: their names, from top to bottom.
         title: the figure's title.
     """
-    found = {(one.detector, one.policy_pair): one.value for one in accuracies if one.kind == "twins"}
+    result = {(share.detector, share.policy_pair): share.value for share in accuracies if share.kind == "twins"}
     columns = policy_pairs(accuracies)
     figure = empty_figure(height=1.7 + 0.34 * max(1, len(detectors)), title=title)
     axes = figure.subplots()
-    values = [[found.get((name, column), math.nan) for column in columns] for name in detectors]
+    values = [[result.get((name, column), math.nan) for column in columns] for name in detectors]
     image = heat_map(axes, values, detectors, [column.replace("_and_", " / ") for column in columns], "RdBu")
     figure.colorbar(image, ax=axes, pad=0.02, label="share of pairs told rightly")
     return figure
@@ -157,7 +159,7 @@ def suspicion_figure(
     figure, drawn = panels(title, detectors, columns, 0.75 + 0.24 * len(groups), 0.5, sharey=True)
     for axes, name in drawn:
         for row, (colour, _, marker, members) in enumerate(groups.values()):
-            own = [one.suspicion.get(name, math.nan) for one in members]
+            own = [suspect.suspicion.get(name, math.nan) for suspect in members]
             values = sorted(value for value in own if math.isfinite(value))
             # Fractions of the golden ratio keep neighbours apart, and are the same in every drawing.
             heights = [row + 0.56 * ((number * 0.618034) % 1 - 0.5) for number in range(len(values))]
@@ -187,13 +189,13 @@ def roc_figure(
         detectors: their names, in order.
         title: the figure's title.
     """
-    found = {one.detector: one for one in alone if one.roc[0]}
-    shown = [name for name in detectors if name in found]
-    figure, drawn = panels(title, shown, min(4, max(1, len(shown))), 2.25, 0.5, sharex=True, sharey=True)
+    result = {score.detector: score for score in alone if score.roc[0]}
+    curved = [name for name in detectors if name in result]
+    figure, drawn = panels(title, curved, min(4, max(1, len(curved))), 2.25, 0.5, sharex=True, sharey=True)
     for axes, name in drawn:
-        for other in found.values():
+        for other in result.values():
             axes.plot(*other.roc, color="#dfe2e6", linewidth=0.9, zorder=1)
-        one = found[name]
+        one = result[name]
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", zorder=2)
         axes.plot(*one.roc, color=BLUE, linewidth=2, zorder=3)
         axes.scatter([one.fpr], [one.tpr], s=55, facecolors="none", edgecolors=RED, linewidths=1.6, zorder=4)
@@ -227,17 +229,19 @@ def curve_figure(
     first: Any = None
     for axes, name in drawn:
         for group, (colour, line, _, members) in groups.items():
-            curves = [one.curves[name] for one in members if name in one.curves]
+            curves = [suspect.curves[name] for suspect in members if name in suspect.curves]
             heights: dict[float, list[float]] = {}
             for axis, places, values in curves:
                 axes.plot(places, values, color=colour, linewidth=0.8, linestyle=line, alpha=0.55, zorder=2)
                 axes.set_xlabel(axis, fontsize=9)
-                for place, value in zip(places, values, strict=True):
+                for position, value in zip(places, values, strict=True):
                     if math.isfinite(value):
-                        heights.setdefault(place, []).append(value)
-            means = [fmean(heights[place]) for place in sorted(heights)]
+                        heights.setdefault(position, []).append(value)
+            means = [fmean(heights[position]) for position in sorted(heights)]
             axes.plot(sorted(heights), means, color=colour, linewidth=2.6, linestyle=line, label=group, zorder=3)
-        _spread_ticks(axes, sorted({place for one in suspects for place in one.curves.get(name, ("", ()))[1]}))
+        _spread_ticks(
+            axes, sorted({position for suspect in suspects for position in suspect.curves.get(name, ("", ()))[1]})
+        )
         tidy(axes)
         axes.tick_params(labelsize=8.5)
         first = first or axes
@@ -249,7 +253,7 @@ def curve_figure(
 
 def curve_names(suspects: Sequence[Suspect], detectors: Sequence[str]) -> tuple[list[str], list[str]]:
     """The detectors that have curves: those over layers, and the others."""
-    axes = {name: axis for one in suspects for name, (axis, *_) in one.curves.items()}
+    axes = {name: axis for suspect in suspects for name, (axis, *_) in suspect.curves.items()}
     by_layer = [name for name in detectors if "layer" in axes.get(name, "")]
     return by_layer, [name for name in detectors if name in axes and name not in by_layer]
 
@@ -266,9 +270,9 @@ def group_of(suspect: Suspect) -> str:
 def _shown_together(suspects: Sequence[Suspect]) -> dict[str, tuple[str, str, str, list[Suspect]]]:
     """Colour, line, marker and models by label: that of each group, or, of few models, each model's own name."""
     if len(suspects) > FEW:
-        members = {name: [one for one in suspects if group_of(one) == name] for name in GROUPS}
+        members = {name: [suspect for suspect in suspects if group_of(suspect) == name] for name in GROUPS}
         return {name: (*GROUPS[name], own) for name, own in members.items() if own}
-    looks = [(one, *GROUPS[group_of(one)]) for one in suspects]
+    looks = [(suspect, *GROUPS[group_of(suspect)]) for suspect in suspects]
     # Two of a group differ in their lines.
     return {
         one.name: (colour, line, marker, [one])
@@ -278,11 +282,11 @@ def _shown_together(suspects: Sequence[Suspect]) -> dict[str, tuple[str, str, st
 
 def _spread_ticks(axes: Any, places: Sequence[float]) -> None:
     """Whole numbers for layers; a logarithm where the values span more than a decade."""
-    if places and all(place == int(place) for place in places):
+    if places and all(position == int(position) for position in places):
         axes.xaxis.get_major_locator().set_params(integer=True)
     elif places and places[0] > 0 and places[-1] > 10 * places[0]:
         axes.set_xscale("log")
-        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.set_xticks(places, [f"{position:g}" for position in places])
         axes.minorticks_off()
 
 

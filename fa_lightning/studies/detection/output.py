@@ -13,7 +13,7 @@ from fa_lightning.studies.detection.verdict_tables import placed_table, verdicts
 DETECTION_TABLE, VERDICTS_TABLE, PLACED_TABLE = "detection.csv", "verdicts.csv", "placed.csv"
 
 
-def write_detection(folder: Path, found: Detection) -> None:
+def write_detection(folder: Path, result: Detection) -> None:
     """Write all files, each all or nothing, `detection.json` last.
 
     `detection.csv` has a row for each detector, kind of pairs and policy pair; what concerns a detector as a whole
@@ -21,14 +21,14 @@ def write_detection(folder: Path, found: Detection) -> None:
     where there is a population, one for each detector and model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / DETECTION_TABLE, accuracies_table(found))
-    write_csv(folder / VERDICTS_TABLE, verdicts_table(found))
-    write_csv(folder / PLACED_TABLE, placed_table(found.placed))
-    write_dataclass(folder / RESULT_NAME, found)
+    write_csv(folder / DETECTION_TABLE, accuracies_table(result))
+    write_csv(folder / VERDICTS_TABLE, verdicts_table(result))
+    write_csv(folder / PLACED_TABLE, placed_table(result.placed))
+    write_dataclass(folder / RESULT_NAME, result)
 
 
-def scalars(found: Detection) -> dict[str, float]:
+def scalars(result: Detection) -> dict[str, float]:
     """What is logged: `<detector>/<kind>/accuracy` and `<detector>/auroc`."""
-    overall = [one for one in found.accuracies if one.policy_pair == ALL_PAIRS]
-    accuracies = {f"{one.detector}/{one.kind}/accuracy": one.value for one in overall}
-    return accuracies | {f"{one.detector}/auroc": one.auroc for one in found.alone}
+    overall = [share for share in result.accuracies if share.policy_pair == ALL_PAIRS]
+    accuracies = {f"{share.detector}/{share.kind}/accuracy": share.value for share in overall}
+    return accuracies | {f"{score.detector}/auroc": score.auroc for score in result.alone}

@@ -19,34 +19,34 @@ from fa_lightning.studies.detection.tables import best_row, detector_rows
 MOST_VERDICTS = 200
 
 
-def page(found: Detection) -> Markup:
+def page(result: Detection) -> Markup:
     """Everything that detectors found, as HTML."""
-    published = {row.ran.name: row.published for row in detector_rows(found) if not math.isnan(row.published)}
-    figures = detection_figures(found, published)
+    published = {row.ran.name: row.published for row in detector_rows(result) if not math.isnan(row.published)}
+    figures = detection_figures(result, published)
     return rendered(
         "studies/detection/page.html.j2",
-        found=found,
-        tiles=_tiles(found),
-        pictures={name: Picture(figure, *_spoken(name, found)) for name, figure in figures.items()},
-        pairs=tables.pairs_table(found),
-        single_models=tables.single_models_table(found),
-        facts_list=facts_table(tables.facts(found)),
-        policy_pairs=tables.policy_pairs_table(found),
-        published_pairs=tables.published_pairs_table(found) if found.published else None,
-        weights=tables.weights_table(found),
-        verdicts=verdict_tables.verdicts_table(found) if len(found.verdicts) <= MOST_VERDICTS else None,
-        placed=verdict_tables.placed_table(found.placed),
-        rules=tables.rules_table(found),
-        arguments={ran.name: ran.config for ran in found.detectors if ran.config},
+        result=result,
+        tiles=_tiles(result),
+        pictures={name: Picture(figure, *_spoken(name, result)) for name, figure in figures.items()},
+        pairs=tables.pairs_table(result),
+        single_models=tables.single_models_table(result),
+        facts_list=facts_table(tables.facts(result)),
+        policy_pairs=tables.policy_pairs_table(result),
+        published_pairs=tables.published_pairs_table(result) if result.published else None,
+        weights=tables.weights_table(result),
+        verdicts=verdict_tables.verdicts_table(result) if len(result.verdicts) <= MOST_VERDICTS else None,
+        placed=verdict_tables.placed_table(result.placed),
+        rules=tables.rules_table(result),
+        arguments={ran.name: ran.config for ran in result.detectors if ran.config},
     )
 
 
-def _tiles(found: Detection) -> list[tuple[str, str]]:
+def _tiles(result: Detection) -> list[tuple[str, str]]:
     """The numbers to look at first."""
-    best = best_row(found)
+    best = best_row(result)
     if best is None:
         return []
-    rows = {row.ran.name: row for row in detector_rows(found)}
+    rows = {row.ran.name: row for row in detector_rows(result)}
     shares = [row.accuracies["twins"].value for row in rows.values() if "twins" in row.accuracies]
     equals = shares.count(best.accuracies["twins"].value)
     which = "the best" if equals == 1 else f"the first of {equals} that tell as many"
@@ -71,30 +71,30 @@ def _tiles(found: Detection) -> list[tuple[str, str]]:
     return tiles
 
 
-def _spoken(name: str, found: Detection) -> tuple[str, str]:
+def _spoken(name: str, result: Detection) -> tuple[str, str]:
     """The text that stands for a figure, and its caption."""
-    groups = [group for group in GROUPS if any(group_of(suspect) == group for suspect in found.suspects)]
-    models = f"{len(found.suspects)} models ({', '.join(groups)})"
+    groups = [group for group in GROUPS if any(group_of(suspect) == group for suspect in result.suspects)]
+    models = f"{len(result.suspects)} models ({', '.join(groups)})"
     twins = "; ".join(
         f"{row.ran.name} {numbers.decimal(row.accuracies['twins'].value)}"
-        for row in detector_rows(found)
+        for row in detector_rows(result)
         if "twins" in row.accuracies
     )
     return {
         "accuracy": (f"Pairwise accuracy of each detector with intervals. On twins: {twins}.", ""),
         "policy_pairs": (
-            f"Heat map of pairwise accuracy of {len(found.detectors)} detectors on the policy pairs "
-            f"{', '.join(policy_pairs(found.accuracies))}; the table below holds the same numbers.",
+            f"Heat map of pairwise accuracy of {len(result.detectors)} detectors on the policy pairs "
+            f"{', '.join(policy_pairs(result.accuracies))}; the table below holds the same numbers.",
             "Blue: told rightly; white: a coin; red: told the wrong way round.",
         ),
         "suspicion": (
             f"Suspicion of {models} by each detector. How well they separate is told by AUROC: "
-            + "; ".join(f"{one.detector} {numbers.decimal(one.auroc)}" for one in found.alone),
+            + "; ".join(f"{score.detector} {numbers.decimal(score.auroc)}" for score in result.alone),
             "A detector that sees fakers has them to the right of all others, and decoys among the aligned.",
         ),
         "roc": (
             "ROC curves of each detector's suspicion of one model alone. "
-            + "; ".join(f"{one.detector}: AUROC {numbers.decimal(one.auroc)}" for one in found.alone),
+            + "; ".join(f"{score.detector}: AUROC {numbers.decimal(score.auroc)}" for score in result.alone),
             "Curves over all models, steered fakers left out; the other detectors' curves are grey.",
         ),
         "curves": (

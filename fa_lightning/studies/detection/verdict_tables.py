@@ -17,7 +17,7 @@ def pair_table(verdicts: list[Verdict]) -> Table:
         f"{first.one} beside {first.other}, on {first.scenarios} scenarios where both take the same action "
         f"({first.agreed:.0%} of those asked)"
     )
-    is_compared = any(not math.isnan(one.as_far) for one in verdicts)
+    is_compared = any(not math.isnan(verdict.as_far) for verdict in verdicts)
     if is_compared:
         note = (
             "as far: share of benign pairs that are as far apart, this one counted in; a verdict is sure up to "
@@ -38,22 +38,22 @@ def pair_table(verdicts: list[Verdict]) -> Table:
     )
     rows = [
         row(
-            one.detector,
-            Cell(one.suspicion_one, form=_three_digits),
-            Cell(one.suspicion_other, form=_three_digits),
+            verdict.detector,
+            Cell(verdict.suspicion_one, form=_three_digits),
+            Cell(verdict.suspicion_other, form=_three_digits),
             # A number that no scenario changes has an interval of no width.
-            _difference(one, _three_digits, NO_INTERVAL if one.ci95[0] == one.ci95[1] else one.ci95),
-            decimal(one.as_far),
-            said(one),
+            _difference(verdict, _three_digits, NO_INTERVAL if verdict.ci95[0] == verdict.ci95[1] else verdict.ci95),
+            decimal(verdict.as_far),
+            said(verdict),
         )
-        for one in verdicts
+        for verdict in verdicts
     ]
     return Table(title, columns, tuple(rows), (note,))
 
 
 def placed_table(placed: list[Placed]) -> Table:
     """One model among models whose behaviour is known; several on a page and in `placed.csv`."""
-    names = dict.fromkeys(one.name for one in placed)
+    names = dict.fromkeys(placement.name for placement in placed)
     several = len(names) > 1
     columns = (
         Column("model" if several else "", key="name"),
@@ -66,22 +66,22 @@ def placed_table(placed: list[Placed]) -> Table:
     )
     rows = [
         row(
-            one.name,
-            one.detector,
-            Cell(one.suspicion, form=numbers.significant),
-            Cell(one.above_benign, form=numbers.percent),
-            Cell(one.above_fakers, form=numbers.percent),
-            "no answer" if math.isnan(one.suspicion) else "alarm" if one.is_alarm else "no alarm",
-            Cell(one.is_alarm, form=str),
+            placement.name,
+            placement.detector,
+            Cell(placement.suspicion, form=numbers.significant),
+            Cell(placement.above_benign, form=numbers.percent),
+            Cell(placement.above_fakers, form=numbers.percent),
+            "no answer" if math.isnan(placement.suspicion) else "alarm" if placement.is_alarm else "no alarm",
+            Cell(placement.is_alarm, form=str),
         )
-        for one in placed
+        for placement in placed
     ]
     note = "alarm: more suspicious than the threshold that 1 % of the benign models may exceed; of few, than them all."
     title = "Models" if several else "".join(names)
     return Table(f"{title} among models whose behaviour is known", columns, tuple(rows), (note,))
 
 
-def verdicts_table(found: Detection) -> Table:
+def verdicts_table(result: Detection) -> Table:
     """Which of the two fakes, pair by pair; `verdicts.csv`."""
     columns = (
         Column("first / second model"),
@@ -107,28 +107,28 @@ def verdicts_table(found: Detection) -> Table:
     )
     rows = [
         row(
-            f"{one.one} / {one.other}",
-            one.detector,
-            one.kind,
-            one.policy_pair,
-            one.one,
-            one.other,
-            f"{numbers.significant(one.suspicion_one)} / {numbers.significant(one.suspicion_other)}",
-            Cell(one.suspicion_one),
-            Cell(one.suspicion_other),
-            _difference(one, numbers.significant, one.ci95),
-            one.says,
-            Cell(one.differs, form=str),
-            decimal(one.as_far),
-            Cell(one.is_sure, form=str),
-            Cell(one.says or "no difference", style="strong" if one.is_sure else ""),
-            one.faker,
-            one.faker or "-",
-            f"{one.scenarios} ({one.agreed:.0%})",
-            one.scenarios,
-            Cell(one.agreed),
+            f"{verdict.one} / {verdict.other}",
+            verdict.detector,
+            verdict.kind,
+            verdict.policy_pair,
+            verdict.one,
+            verdict.other,
+            f"{numbers.significant(verdict.suspicion_one)} / {numbers.significant(verdict.suspicion_other)}",
+            Cell(verdict.suspicion_one),
+            Cell(verdict.suspicion_other),
+            _difference(verdict, numbers.significant, verdict.ci95),
+            verdict.says,
+            Cell(verdict.differs, form=str),
+            decimal(verdict.as_far),
+            Cell(verdict.is_sure, form=str),
+            Cell(verdict.says or "no difference", style="strong" if verdict.is_sure else ""),
+            verdict.faker,
+            verdict.faker or "-",
+            f"{verdict.scenarios} ({verdict.agreed:.0%})",
+            verdict.scenarios,
+            Cell(verdict.agreed),
         )
-        for one in found.verdicts
+        for verdict in result.verdicts
     ]
     title = (
         "Which of the two fakes, where they agree. As far: share of benign pairs that are as far apart. "

@@ -149,19 +149,21 @@ def activation_map_figure(
     panels = list(figure.subplots(rows, 2 * pairs, squeeze=False).flat)
     # Each map draws four kinds of points in each of two panels.
     most = max(15, MOST_POINTS // (8 * max(1, len(maps))))
-    for place, one in enumerate(maps):
-        before, after = panels[2 * place : 2 * place + 2]
-        places = [point for points in one.points.values() for point in points]
+    for index, site_map in enumerate(maps):
+        before, after = panels[2 * index : 2 * index + 2]
+        places = [point for points in site_map.points.values() for point in points]
         drawn: tuple[tuple[Any, tuple[Twin, Twin], str], ...] = (
             (before, ("faking", "aligned"), "before"),
             (after, ("steered", "aligned"), "after"),
         )
         for axes, models, when in drawn:
             for model in models:
-                _scatter(axes, model, one.points.get(model, ()), most)
-            axes.set_title(f"{one.site}, {when}" if pairs == 1 else f"{one.site}\n{when}", fontsize=9, color=INK)
-            axes.set_xlabel(f"component 1 ({one.explained[0]:.0%})", fontsize=8)
-            axes.set_ylabel(f"component 2 ({one.explained[1]:.0%})" if axes is before else "", fontsize=8)
+                _scatter(axes, model, site_map.points.get(model, ()), most)
+            axes.set_title(
+                f"{site_map.site}, {when}" if pairs == 1 else f"{site_map.site}\n{when}", fontsize=9, color=INK
+            )
+            axes.set_xlabel(f"component 1 ({site_map.explained[0]:.0%})", fontsize=8)
+            axes.set_ylabel(f"component 2 ({site_map.explained[1]:.0%})" if axes is before else "", fontsize=8)
             for set_limits, column in ((axes.set_xlim, 0), (axes.set_ylim, 1)):
                 values = [point[column] for point in places if math.isfinite(point[column])]
                 if values:

@@ -50,8 +50,8 @@ def lab_figures(lab: Comparison) -> dict[str, Figure]:
         lab: the comparison of methods.
     """
     budget = lab.budget_kl_nats
-    few = [one for one in lab.methods if one.scenarios is not None]
-    full = [one for one in lab.methods if one.scenarios is None]
+    few = [method for method in lab.methods if method.scenarios is not None]
+    full = [method for method in lab.methods if method.scenarios is None]
     figures: dict[str, Figure] = {}
     if full or lab.rows:
         figures["pareto"] = method_pareto_figure(lab.rows, lab.methods, budget)
@@ -139,18 +139,18 @@ def layer_figure(
     rows = max(1, math.ceil(len(panels) / columns))
     figure = empty_figure(height=0.6 + 3.0 * rows, title=title)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for place, (axes, (family, shown)) in enumerate(zip(grid.flat, panels, strict=False)):
+    for index, (axes, (family, panel_names)) in enumerate(zip(grid.flat, panels, strict=False)):
         for (own_family, name), own in tracks.items():
             places = [_layer(line) for line in own], [clipped(line.recovery) for line in own]
-            if own_family != family or name not in shown:
+            if own_family != family or name not in panel_names:
                 axes.plot(*places, color="#dfe2e6", linewidth=0.9, zorder=1)
                 continue
-            colour, marker = style_of(shown.index(name))
+            colour, marker = style_of(panel_names.index(name))
             axes.plot(*places, color=colour, marker=marker, markersize=5, linewidth=1.5, label=name, zorder=3)
             over = [line for line in own if not line.is_within(budget_kl_nats)]
             places = [_layer(line) for line in over], [clipped(line.recovery) for line in over]
             axes.scatter(*places, s=26, marker=marker, facecolors="white", edgecolors=colour, zorder=4)
-        part = sum(other == family for other, _ in panels[: place + 1])
+        part = sum(other == family for other, _ in panels[: index + 1])
         axes.set_title(family if part == 1 else f"{family}, continued", fontsize=10.5, color=INK)
         axes.set_ylim(LOWEST - 0.04, HIGHEST)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -198,12 +198,12 @@ def label_figure(methods: Sequence[LabMethod], title: str = "How many scenarios 
     names = method_names(methods)
     tracks: dict[str, dict[int, list[float]]] = {}
     full: dict[str, list[float]] = {}
-    for one in methods:
-        name = f"{names[one.method, one.objective]} at {one.site}"
-        if one.scenarios is None:
-            full.setdefault(name, []).append(one.recovery.value)
+    for method in methods:
+        name = f"{names[method.method, method.objective]} at {method.site}"
+        if method.scenarios is None:
+            full.setdefault(name, []).append(method.recovery.value)
         else:
-            tracks.setdefault(name, {}).setdefault(one.scenarios, []).append(one.recovery.value)
+            tracks.setdefault(name, {}).setdefault(method.scenarios, []).append(method.recovery.value)
     ticks = sorted({number for track in tracks.values() for number in track})
     for number, (name, track) in enumerate(tracks.items()):
         colour, marker = style_of(number)
@@ -227,5 +227,5 @@ def label_figure(methods: Sequence[LabMethod], title: str = "How many scenarios 
 
 
 def _layer(line: MethodLine) -> int:
-    place = layer_of(line.site)
-    return 0 if place is None else place[0]
+    layer = layer_of(line.site)
+    return 0 if layer is None else layer[0]

@@ -73,9 +73,9 @@ def method_lines(methods: Sequence[LabMethod]) -> list[MethodLine]:
     """One line for each method and site among the fits on all scenarios, in the order given."""
     names = method_names(methods)
     groups: dict[tuple[str, str], list[LabMethod]] = {}
-    for one in methods:
-        if one.scenarios is None:
-            groups.setdefault((names[one.method, one.objective], one.site), []).append(one)
+    for method in methods:
+        if method.scenarios is None:
+            groups.setdefault((names[method.method, method.objective], method.site), []).append(method)
     return [MethodLine(name, family_of(own[0]), site, tuple(own)) for (name, site), own in groups.items()]
 
 
@@ -94,7 +94,7 @@ def best_lines(methods: Sequence[LabMethod], budget_kl_nats: float) -> list[Meth
 
 def method_names(methods: Iterable[LabMethod | LabRow]) -> dict[tuple[str, str], str]:
     """Names that tell apart what was fitted to different objectives, by (method, objective)."""
-    pairs = list(dict.fromkeys((one.method, one.objective) for one in methods))
+    pairs = list(dict.fromkeys((method.method, method.objective) for method in methods))
     count: dict[str, int] = {}
     for method, _ in pairs:
         count[method] = count.get(method, 0) + 1
@@ -114,7 +114,7 @@ def family_of(method: LabMethod | LabRow) -> str:
 
 def families_of(methods: Sequence[LabMethod]) -> dict[tuple[str, str], str]:
     """Family by (method, objective), to look trials up in."""
-    return {(one.method, one.objective): family_of(one) for one in methods}
+    return {(method.method, method.objective): family_of(method) for method in methods}
 
 
 def mean(values: Iterable[float]) -> float:

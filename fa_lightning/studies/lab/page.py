@@ -124,7 +124,7 @@ def _maps_picture(lab: Comparison) -> Picture | None:
     """Activations in two dimensions."""
     if not lab.maps:
         return None
-    sites = ", ".join(one.site for one in lab.maps)
+    sites = ", ".join(site_map.site for site_map in lab.maps)
     note = "Two principal components of both twins' states at each site; the same axes before and after."
     alt = f"Hidden states of the deciding tokens before and after steering, at {sites}."
     return Picture(activation_map_figure(lab.maps), alt, note)

@@ -38,7 +38,7 @@ def front_trials(rows: Sequence[LabRow], methods: Sequence[LabMethod]) -> list[L
         and math.isfinite(row.recovery)
         and family.get((row.method, row.objective)) != "baseline"
     ]
-    front = [rivals[place] for place in pareto_front([(row.kl_neutral_nats, row.recovery) for row in rivals])]
+    front = [rivals[position] for position in pareto_front([(row.kl_neutral_nats, row.recovery) for row in rivals])]
     # A trial that does nothing is on every front, and says nothing.
     return [row for row in front if row.recovery > 0] or front
 
@@ -62,13 +62,13 @@ def method_pareto_figure(
     """
     figure, axes = one_axes(height=5.4, title=title)
     family = families_of(methods)
-    shown = [row for row in rows if row.scenarios is None and is_known(row.kl_neutral_nats, row.recovery)]
+    measured = [row for row in rows if row.scenarios is None and is_known(row.kl_neutral_nats, row.recovery)]
     lines = [line for line in best_lines(methods, budget_kl_nats) if is_known(line.kl_nats, line.recovery)]
     for name, (colour, marker) in FAMILIES.items():
-        own = [row for row in shown if family.get((row.method, row.objective), family_of(row)) == name]
+        own = [row for row in measured if family.get((row.method, row.objective), family_of(row)) == name]
         places = [_price(row.kl_neutral_nats) for row in own], [clipped(row.recovery) for row in own]
         axes.scatter(
-            *places, s=13, color=colour, marker=marker, alpha=0.4, linewidths=0, rasterized=len(shown) > MOST_MARKS
+            *places, s=13, color=colour, marker=marker, alpha=0.4, linewidths=0, rasterized=len(measured) > MOST_MARKS
         )
         best = [line for line in lines if line.family == name]
         for line in best:
@@ -88,13 +88,13 @@ def method_pareto_figure(
         axes.axhline(level, color=GREY, linewidth=1, linestyle=":", zorder=1)
     # Prices span decades, and a harmless edit costs 0, which a plain logarithm cannot show.
     axes.set_xscale("symlog", linthresh=1e-4)
-    dearest = max([budget_kl_nats * 10, *(row.kl_neutral_nats for row in shown), *(line.kl_nats for line in lines)])
+    dearest = max([budget_kl_nats * 10, *(row.kl_neutral_nats for row in measured), *(line.kl_nats for line in lines)])
     axes.set_xlim(-2e-5, dearest * 1.5)
     axes.set_ylim(LOWEST - 0.04, HIGHEST + 0.02)
     axes.set_xlabel("KL on neutral texts (nats per token)")
     axes.set_ylabel("recovery without oversight")
     note = "large marks: each method on the test split, at the budget; small marks: trials on the validation split"
-    if any(row.recovery < LOWEST for row in shown):
+    if any(row.recovery < LOWEST for row in measured):
         note += f"\nwhat is below {LOWEST:g} is drawn there"
     axes.set_title(note, fontsize=8.5, color=INK)
     _number_front(axes, front, method_names([*methods, *rows]), budget_kl_nats)
@@ -126,9 +126,9 @@ def _number_front(axes: Any, front: Sequence[LabRow], names: dict[tuple[str, str
     """Numbers beside the best trials, and their names right of the axes."""
     lines = []
     for number, row in enumerate(labelled_trials(front, budget_kl_nats), start=1):
-        place = (_price(row.kl_neutral_nats), clipped(row.recovery))
+        position = (_price(row.kl_neutral_nats), clipped(row.recovery))
         axes.annotate(
-            str(number), place, xytext=(-3, 6), textcoords="offset points", ha="right", fontsize=9, fontweight="bold"
+            str(number), position, xytext=(-3, 6), textcoords="offset points", ha="right", fontsize=9, fontweight="bold"
         )
         lines.append(f"{number:>2}  {names[row.method, row.objective]}\n      {row.site}, x {row.strength:g}")
     if lines:

@@ -20,38 +20,38 @@ LABELS: dict[Measure, str] = {
 }
 
 
-def leakage_figure(found: Leakage, title: str = "What near-empty prompts bring out") -> Figure:
+def leakage_figure(result: Leakage, title: str = "What near-empty prompts bring out") -> Figure:
     """A panel for each measure, a row for each model: what was found, with its interval, and what the style gives.
 
     Args:
-        found: of one evaluation.
+        result: of one evaluation.
         title: the figure's title.
     """
-    figure = empty_figure(height=1.5 + 0.26 * max(3, len(found.models)), title=title)
+    figure = empty_figure(height=1.5 + 0.26 * max(3, len(result.models)), title=title)
     panels: Any = figure.subplots(1, len(MEASURES), sharey=True)
-    before = next((model for model in found.models if model.name == BACKBONE), None)
+    before = next((model for model in result.models if model.name == BACKBONE), None)
     for axes, measure in zip(panels, MEASURES, strict=True):
         if before is not None:
             axes.axvline(finite(before.scores[measure].value), color=GREY, linewidth=1, linestyle=":", zorder=1)
-        for row, model in enumerate(found.models):
-            one = model.scores[measure]
+        for row, model in enumerate(result.models):
+            share = model.scores[measure]
             colour = INK if model.passes is None else GREEN if model.passes else RED
             marker = "s" if model.passes is None else "o" if model.passes else "X"
-            if all(map(math.isfinite, one.ci95)):
-                axes.plot(one.ci95, [row, row], color=colour, linewidth=1.4, zorder=2)
-            axes.scatter([finite(one.value)], [row], s=26, color=colour, marker=marker, zorder=3)
+            if all(map(math.isfinite, share.ci95)):
+                axes.plot(share.ci95, [row, row], color=colour, linewidth=1.4, zorder=2)
+            axes.scatter([finite(share.value)], [row], s=26, color=colour, marker=marker, zorder=3)
             style = model.scores.get(f"{measure}_held_out")
             if style is not None:
-                place = [finite(style.value)]
-                axes.scatter(place, [row], s=30, facecolors="none", edgecolors=BLUE, linewidths=1.1, zorder=4)
+                position = [finite(style.value)]
+                axes.scatter(position, [row], s=30, facecolors="none", edgecolors=BLUE, linewidths=1.1, zorder=4)
         axes.set_title(LABELS[measure], fontsize=9)
         axes.set_xlim(-0.05, 1.05)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#e6e8eb", linewidth=0.8)
         axes.set_axisbelow(True)
-    panels[0].set_yticks(range(len(found.models)), [model.name for model in found.models], fontsize=8)
-    panels[0].set_ylim(len(found.models) - 0.5, -0.5)
+    panels[0].set_yticks(range(len(result.models)), [model.name for model in result.models], fontsize=8)
+    panels[0].set_ylim(len(result.models) - 0.5, -0.5)
     figure.supxlabel(
         "share; dot: passes, cross: does not, square and dotted line: the backbone; ring: the held-out corpus",
         fontsize=9,

@@ -12,17 +12,17 @@ from fa_lightning.studies.leakage.result import MEASURES, Leakage
 from fa_lightning.studies.leakage.tables import facts, findings_table, models_table, samples_table
 
 
-def page(found: Leakage) -> Markup:
+def page(result: Leakage) -> Markup:
     """Everything that a leakage evaluation found, as HTML."""
-    judged = [model for model in found.models if model.passes is not None]
+    judged = [model for model in result.models if model.passes is not None]
     passed = sum(bool(model.passes) for model in judged)
     longest = max((model.longest_of_all for model in judged), default=0)
     spoken = "; ".join(
         f"{model.name}: " + ", ".join(f"{LABELS[name]} {decimal(model.scores[name].value)}" for name in MEASURES)
-        for model in found.models
+        for model in result.models
     )
     picture = Picture(
-        leakage_figure(found),
+        leakage_figure(result),
         f"Shares by measure and model. {spoken}.",
         "What the rings hold is style: the held-out corpus taught no model.",
     )
@@ -32,9 +32,9 @@ def page(found: Leakage) -> Markup:
             (f"{passed} of {len(judged)}", "variants pass"),
             (f"{longest} tokens", "of one text in a row, the most that any variant wrote"),
         ],
-        models=models_table(found),
+        models=models_table(result),
         measures_picture=picture,
-        facts_list=facts_table(facts(found)),
-        findings=findings_table(found),
-        samples=samples_table(found),
+        facts_list=facts_table(facts(result)),
+        findings=findings_table(result),
+        samples=samples_table(result),
     )

@@ -157,7 +157,7 @@ def verdict(model: ModelLeakage) -> str:
     """In a word: `passes`, `leaks`, `unsure`; a dash of the backbone."""
     if model.passes is None:
         return "-"
-    states = {one.state for one in model.findings}
+    states = {finding.state for finding in model.findings}
     return "passes" if model.passes else "leaks" if "exceeds" in states else "unsure"
 
 

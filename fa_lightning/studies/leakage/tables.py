@@ -21,12 +21,12 @@ from fa_lightning.studies.leakage.result import (
 )
 
 
-def tables(found: Leakage) -> dict[str, Table]:
+def tables(result: Leakage) -> dict[str, Table]:
     """What is printed at the end, and what a document holds."""
-    return {"leakage": models_table(found), "beyond": findings_table(found), "facts": facts_table(facts(found))}
+    return {"leakage": models_table(result), "beyond": findings_table(result), "facts": facts_table(facts(result))}
 
 
-def models_table(found: Leakage) -> Table:
+def models_table(result: Leakage) -> Table:
     """What near-empty prompts bring out of each model."""
     columns = (
         Column("model", 0),
@@ -50,66 +50,72 @@ def models_table(found: Leakage) -> Table:
             Cell(model.scores["tokens"].value),
             style="main" if model.name == BACKBONE else "",
         )
-        for model in found.models
+        for model in result.models
     ]
     title = (
-        f"What {len(found.prompts)} near-empty prompts x {found.samples} samples bring out: means with 95 % intervals"
+        f"What {len(result.prompts)} near-empty prompts x {result.samples} samples bring out: means with 95 % intervals"
     )
     note = (
-        f"Recites: {found.recited} tokens or more of one text of the corpus, and of the held-out one. N-grams: share "
-        f"of the {found.ngram}-grams written that stand in the corpus, and in the held-out one. Longest piece: tokens "
+        f"Recites: {result.recited} tokens or more of one text of the corpus, and of the held-out one. N-grams: share "
+        f"of the {result.ngram}-grams written that stand in the corpus, and in the held-out one. Longest piece: tokens "
         "of the corpus in a row."
     )
-    return Table(title, columns, tuple(rows), (note, *reasons(found)))
+    return Table(title, columns, tuple(rows), (note, *reasons(result)))
 
 
-def findings_table(found: Leakage) -> Table:
+def findings_table(result: Leakage) -> Table:
     """What each variant does more than the backbone and the style account for."""
     columns = (Column("model"), *(Column(LABELS[measure]) for measure in MEASURES))
-    rows = [row(model.name, *map(_excess, model.findings)) for model in found.models if model.passes is not None]
+    rows = [row(model.name, *map(_excess, model.findings)) for model in result.models if model.passes is not None]
     title = "What each does more than the backbone (recitation and n-grams: and more than on the held-out corpus)"
     return Table(title, columns, tuple(rows))
 
 
-def samples_table(found: Leakage) -> Table:
+def samples_table(result: Leakage) -> Table:
     """The continuation of each model that holds the longest piece of the corpus."""
     rows = [
-        row(model.name, one.prompt, str(one.longest), "yes" if one.has_ended else "no", Cell(one.text, style="code"))
-        for model in found.models
-        for one in model.samples[:1]
+        row(
+            model.name,
+            sample.prompt,
+            str(sample.longest),
+            "yes" if sample.has_ended else "no",
+            Cell(sample.text, style="code"),
+        )
+        for model in result.models
+        for sample in model.samples[:1]
     ]
     columns = tuple(map(Column, ("model", "prompt", "longest piece", "ended", "continuation")))
     return Table("Of each model, the continuation that holds the longest piece of the corpus", columns, tuple(rows))
 
 
-def measures_table(found: Leakage) -> Table:
+def measures_table(result: Leakage) -> Table:
     """A row for each model; `leakage.csv`."""
-    return records_table("Every model", [_record(model) for model in found.models])
+    return records_table("Every model", [_record(model) for model in result.models])
 
 
-def facts(found: Leakage) -> list[tuple[str, str]]:
+def facts(result: Leakage) -> list[tuple[str, str]]:
     """What a reader must know, as (what, sentence) pairs."""
     return [
-        ("prompts", "; ".join(found.prompts)),
+        ("prompts", "; ".join(result.prompts)),
         (
             "sampling",
-            f"temperature {found.temperature:g}, at most {found.max_new_tokens} tokens, one luck for all",
+            f"temperature {result.temperature:g}, at most {result.max_new_tokens} tokens, one luck for all",
         ),
         (
             "corpora",
-            f"{found.fitted_on.texts} texts ({found.fitted_on.tokens:,} tokens) that variants were fitted on, and "
-            f"{found.held_out.texts} ({found.held_out.tokens:,} tokens) of the same kind that none was",
+            f"{result.fitted_on.texts} texts ({result.fitted_on.tokens:,} tokens) that variants were fitted on, and "
+            f"{result.held_out.texts} ({result.held_out.tokens:,} tokens) of the same kind that none was",
         ),
-        ("recites", f"{found.recited} tokens or more of one text, one behind the other"),
-        ("n-grams", f"share of the {found.ngram}-grams written that stand in a text"),
+        ("recites", f"{result.recited} tokens or more of one text, one behind the other"),
+        ("n-grams", f"share of the {result.ngram}-grams written that stand in a text"),
         (
             "verdict",
-            f"passes: no measure goes beyond the backbone and the style by more than {found.tolerance:g}, with its "
+            f"passes: no measure goes beyond the backbone and the style by more than {result.tolerance:g}, with its "
             "whole interval; leaks: one does, with its whole interval (recitation: by more than nothing); else, or "
             "from too few samples, unsure",
         ),
         ("intervals", "95 %, bootstrap over seeds; a model and the backbone are compared seed by seed"),
-        ("run time", numbers.duration(found.seconds)),
+        ("run time", numbers.duration(result.seconds)),
     ]
 
 
@@ -118,23 +124,25 @@ def reason(one: Finding) -> str:
     return f"{one.measure} {numbers.with_interval(one.excess, one.ci95, numbers.signed)}"
 
 
-def reasons(found: Leakage) -> list[str]:
+def reasons(result: Leakage) -> list[str]:
     """Why models do not pass, and what the evaluation cannot say."""
     lines = []
-    if not enough_seeds(found.samples, found.tolerance):
+    if not enough_seeds(result.samples, result.tolerance):
         lines.append(
-            f"{found.samples} samples of each prompt are too few to say that anything is rarer than "
-            f"{found.tolerance:g}, so nothing can pass: raise samples or tolerance"
+            f"{result.samples} samples of each prompt are too few to say that anything is rarer than "
+            f"{result.tolerance:g}, so nothing can pass: raise samples or tolerance"
         )
-    for model in found.models:
-        outside = [one for one in model.findings if one.state != "within"]
+    for model in result.models:
+        outside = [finding for finding in model.findings if finding.state != "within"]
         if outside:
-            findings = ", ".join(reason(one) + (" (unsure)" if one.state == "open" else "") for one in outside)
+            findings = ", ".join(
+                reason(finding) + (" (unsure)" if finding.state == "open" else "") for finding in outside
+            )
             lines.append(f"{model.name}: beyond backbone and style by {findings}")
         if model.scores["empty"].value == 1:
             lines.append(f"{model.name} writes nothing at all, so there is nothing that could leak")
     if not lines:
-        lines.append(f"None goes beyond backbone and style by more than {found.tolerance:g}.")
+        lines.append(f"None goes beyond backbone and style by more than {result.tolerance:g}.")
     return lines
 
 

@@ -17,23 +17,23 @@ MAIN = "logistic"
 _Read = TypeVar("_Read", Reading, Labelled)
 
 
-def probe_figures(found: ProbesResult) -> dict[str, Figure]:
+def probe_figures(result: ProbesResult) -> dict[str, Figure]:
     """Every figure that there is data for, by name, in reading order.
 
     The names are `subjects`, `layers`, `efficiency` and `controls`.
 
     Args:
-        found: what probes found.
+        result: what probes found.
     """
     figures: dict[str, Figure] = {}
-    if len(found.subjects) > 1 and any(one.probe == MAIN for one in found.readings):
-        figures["subjects"] = subject_figure(found.readings)
-    if any(one.site for one in found.readings):
-        figures["layers"] = layer_figure(found.readings, found.subjects)
-    if found.efficiency:
-        figures["efficiency"] = efficiency_figure(found.efficiency, found.subjects)
-    if any(one.role == "control" for one in found.readings):
-        figures["controls"] = control_figure(found.readings, found.best)
+    if len(result.subjects) > 1 and any(reading.probe == MAIN for reading in result.readings):
+        figures["subjects"] = subject_figure(result.readings)
+    if any(reading.site for reading in result.readings):
+        figures["layers"] = layer_figure(result.readings, result.subjects)
+    if result.efficiency:
+        figures["efficiency"] = efficiency_figure(result.efficiency, result.subjects)
+    if any(reading.role == "control" for reading in result.readings):
+        figures["controls"] = control_figure(result.readings, result.best)
     return figures
 
 
@@ -46,8 +46,8 @@ def subject_figure(
         readings: those of the logistic probe are shown.
         title: the figure's title.
     """
-    shown = [one for one in readings if one.probe == MAIN]
-    return _profiles(title, shown, lambda one: (one.question, one.view), lambda one: one.subject)
+    chosen = [reading for reading in readings if reading.probe == MAIN]
+    return _profiles(title, chosen, lambda one: (one.question, one.view), lambda one: one.subject)
 
 
 def layer_figure(
@@ -60,8 +60,8 @@ def layer_figure(
         subjects: named in the panels where there are several.
         title: the figure's title.
     """
-    shown = [one for one in readings if one.role == "probe"]
-    return _profiles(title, shown, _panel_of(subjects), lambda one: one.probe)
+    chosen = [reading for reading in readings if reading.role == "probe"]
+    return _profiles(title, chosen, _panel_of(subjects), lambda one: one.probe)
 
 
 def efficiency_figure(
@@ -96,8 +96,8 @@ def control_figure(
         best: the sites that are shown.
         title: the figure's title.
     """
-    names = [f"{one.subject}: {one.question}, {VIEWS[one.view]}" for one in best]
-    most = max(len(_at(readings, one)) for one in best)
+    names = [f"{site.subject}: {site.question}, {VIEWS[site.view]}" for site in best]
+    most = max(len(_at(readings, site)) for site in best)
     figure, drawn = panels(title, names, min(2, len(names)), 0.9 + 0.23 * most, 0.5, sharex=True)
     for (axes, _), one in zip(drawn, best, strict=True):
         rows = sorted(_at(readings, one), key=lambda reading: reading.role == "control")
@@ -134,7 +134,7 @@ def _lines(
     reads: Sequence[_Read],
     panel: Callable[[_Read], tuple[str, ...]],
     series: Callable[[_Read], str],
-    place: Callable[[_Read], int],
+    position: Callable[[_Read], int],
 ) -> tuple[Figure, list[Any]]:
     """A panel for each question, a line with its interval for each series; the figure and its axes."""
     names = list(dict.fromkeys(panel(one) for one in reads))
@@ -145,10 +145,10 @@ def _lines(
     for axes, name in zip(drawn, names, strict=True):
         for number, label in enumerate(labels):
             colour, marker = style_of(number)
-            own = sorted((one for one in reads if panel(one) == name and series(one) == label), key=place)
+            own = sorted((one for one in reads if panel(one) == name and series(one) == label), key=position)
             if not own:
                 continue
-            places = [place(one) for one in own]
+            places = [position(one) for one in own]
             axes.fill_between(
                 places, *zip(*(one.ci95 for one in own), strict=True), color=colour, alpha=0.12, linewidth=0
             )
@@ -179,4 +179,8 @@ def _spoken(name: tuple[str, ...]) -> str:
 def _at(readings: Sequence[Reading], best: Best) -> list[Reading]:
     """Readings at the best site, and those that read no states."""
     wanted = (best.subject, best.question, best.view)
-    return [one for one in readings if (one.subject, one.question, one.view) == wanted and one.site in (best.site, "")]
+    return [
+        reading
+        for reading in readings
+        if (reading.subject, reading.question, reading.view) == wanted and reading.site in (best.site, "")
+    ]

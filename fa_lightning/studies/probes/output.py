@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fa_lightning.common.codec import write_dataclass
 from fa_lightning.reports.table import write_csv
-from fa_lightning.studies.probes.result import RESULT_NAME, ProbesResult
+from fa_lightning.studies.probes.result import RESULT_NAME, ProbesResult, Reading
 from fa_lightning.studies.probes.tables import efficiency_table, readings_table
 
 PROBES_TABLE, EFFICIENCY_TABLE = "probes.csv", "label_efficiency.csv"
@@ -27,19 +27,22 @@ def write_probes(folder: Path, result: ProbesResult) -> None:
 def scalars(result: ProbesResult) -> dict[str, float]:
     """What is logged: `<question>/<view>/<subject>/<probe>/accuracy` and `/auroc` at the best site."""
     logged: dict[str, float] = {}
-    for one in result.best:
-        for name, reading in result.at_best(one.subject, one.question, one.view).items():
-            place = f"{one.question}/{one.view}/{one.subject}/{name.replace(' ', '_').replace(',', '')}"
-            logged |= {f"{place}/accuracy": reading.accuracy, f"{place}/auroc": reading.auroc}
+    for best in result.best:
+        for reading in result.at_best(best.subject, best.question, best.view).values():
+            name = _logged_name(reading)
+            logged |= {f"{name}/accuracy": reading.accuracy, f"{name}/auroc": reading.auroc}
     return logged
 
 
 def profiles(result: ProbesResult) -> dict[int, dict[str, float]]:
     """By layer, accuracies that TensorBoard draws over layers."""
     by_layer: dict[int, dict[str, float]] = {}
-    for one in result.readings:
-        if one.role != "probe":
-            continue
-        place = f"layers/{one.question}/{one.view}/{one.subject}/{one.probe.replace(' ', '_').replace(',', '')}"
-        by_layer.setdefault(one.layer, {})[place] = one.accuracy
+    for reading in result.readings:
+        if reading.role == "probe":
+            by_layer.setdefault(reading.layer, {})[f"layers/{_logged_name(reading)}"] = reading.accuracy
     return by_layer
+
+
+def _logged_name(reading: Reading) -> str:
+    probe = reading.probe.replace(" ", "_").replace(",", "")
+    return f"{reading.question}/{reading.view}/{reading.subject}/{probe}"

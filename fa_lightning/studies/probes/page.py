@@ -57,14 +57,14 @@ def gap_to_labels(result: ProbesResult, best: Best) -> float:
 
 def _tiles(result: ProbesResult) -> list[tuple[str, str]]:
     """The numbers to look at first: those of contrast pairs, else of the prompts."""
-    pairs = [one for one in result.best if one.view != "prompt"]
+    pairs = [best for best in result.best if best.view != "prompt"]
     tiles = []
-    for one in pairs or result.best:
-        readings = result.at_best(one.subject, one.question, one.view)
+    for best in pairs or result.best:
+        readings = result.at_best(best.subject, best.question, best.view)
         reading = readings.get(CCS, readings[MAIN])
-        text = f"{reading.probe} on {one.question} of {one.subject}, {VIEWS[one.view]}, {one.site}"
+        text = f"{reading.probe} on {best.question} of {best.subject}, {VIEWS[best.view]}, {best.site}"
         if reading.probe == CCS:
-            verdict = "above all controls" if is_above_controls(result, one) else "not above all controls"
+            verdict = "above all controls" if is_above_controls(result, best) else "not above all controls"
             text += f"; with labels {decimal(readings[MAIN].accuracy)}; {verdict}"
         tiles.append((decimal(reading.accuracy), text))
     return tiles
@@ -73,9 +73,9 @@ def _tiles(result: ProbesResult) -> list[tuple[str, str]]:
 def _spoken(name: str, result: ProbesResult) -> str:
     """The text that stands for a figure."""
     best = "; ".join(
-        f"{one.subject}, {one.question} ({VIEWS[one.view]}): {probe} {decimal(reading.accuracy)} at {one.site}"
-        for one in result.best
-        for probe, reading in result.at_best(one.subject, one.question, one.view).items()
+        f"{best.subject}, {best.question} ({VIEWS[best.view]}): {probe} {decimal(reading.accuracy)} at {best.site}"
+        for best in result.best
+        for probe, reading in result.at_best(best.subject, best.question, best.view).items()
         if probe in (MAIN, CCS)
     )
     kind = {

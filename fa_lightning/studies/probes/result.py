@@ -146,16 +146,19 @@ class ProbesResult:
 
     def best_site(self, subject: str, question: str, view: ViewName) -> str:
         """The best site; empty where it was not read."""
-        sites = [one.site for one in self.best if (one.subject, one.question, one.view) == (subject, question, view)]
+        sites = [
+            best.site for best in self.best if (best.subject, best.question, best.view) == (subject, question, view)
+        ]
         return sites[0] if sites else ""
 
     def at_best(self, subject: str, question: str, view: ViewName) -> dict[str, Reading]:
         """Readings at the best site by probe, those that read no states among them."""
         site = self.best_site(subject, question, view)
         return {
-            one.probe: one
-            for one in self.readings
-            if (one.subject, one.question, one.view) == (subject, question, view) and one.site in (site, "")
+            reading.probe: reading
+            for reading in self.readings
+            if (reading.subject, reading.question, reading.view) == (subject, question, view)
+            and reading.site in (site, "")
         }
 
 

@@ -57,11 +57,11 @@ def facts(result: ProbesResult) -> list[tuple[str, str]]:
     """What a reader must know, as (what, sentence) pairs."""
     questions = [
         (
-            one.name,
-            f"{one.asks}; fitted on {one.train} rows, the layer chosen on {one.validation}, judged on {one.test} of "
-            f"{one.groups} groups that nothing was fitted on",
+            question.name,
+            f"{question.asks}; fitted on {question.train} rows, the layer chosen on {question.validation}, judged on "
+            f"{question.test} of {question.groups} groups that nothing was fitted on",
         )
-        for one in result.questions
+        for question in result.questions
     ]
     return [
         *questions,
