@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from fa_lightning.common import numbers
-from fa_lightning.evaluation.estimates import Estimate
+from fa_lightning.metrics.estimates import Estimate
 from fa_lightning.reports.table import Cell, Column, RowStyle, Table, decimal, duration, facts_table, records_table, row
 from fa_lightning.studies.detection.figures import GROUPS, group_of, policy_pairs
 from fa_lightning.studies.detection.result import (
@@ -235,8 +235,8 @@ def published_pairs_table(result: Detection) -> Table:
         for one in result.published
     ]
     title = (
-        f"The benchmark's own list of {result.published_pairs} pairs of models, of which {result.published[0].pairs} are "
-        "pairs of these variants, by name"
+        f"The benchmark's own list of {result.published_pairs} pairs of models, of which {result.published[0].pairs} "
+        "are pairs of these variants, by name"
     )
     return Table(title, columns, tuple(rows))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from fa_lightning.evaluation.estimates import Estimate
+from fa_lightning.metrics.estimates import Estimate
 from fa_lightning.reports.table import Cell, Column, RowStyle, Table, decimal, facts_table, records_table, row
 from fa_lightning.studies.probes.result import VIEWS, Labelled, ProbesResult, Reading
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from fa_lightning.common import numbers
-from fa_lightning.evaluation.estimates import Estimate
+from fa_lightning.metrics.estimates import Estimate
 from fa_lightning.reports.table import (
     Cell,
     Column,
