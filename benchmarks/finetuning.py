@@ -16,7 +16,7 @@ from benchmarks.capture import beside
 from benchmarks.models import LORA, Workshop
 from benchmarks.report import Goal, Line, Table
 from benchmarks.timing import Seconds, Size, interleaved, missing
-from fa_lightning.backbones.arguments import OptimizerArguments
+from fa_lightning.backbones.arguments import BackboneArguments, OptimizerArguments
 from fa_lightning.backbones.load import load_backbone, load_tokenizer
 from fa_lightning.backbones.optimization import adamw_with_warmup
 from fa_lightning.scenarios.answers import letter_tokens
@@ -25,7 +25,8 @@ from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
 from fa_lightning.training.data import ScenarioDataModule
-from fa_lightning.training.module import BehaviourModule
+from fa_lightning.training.module import AdapterModule
+from fa_lightning.training.objectives.answers import Answers
 
 OURS = "fa_lightning"
 TRAINER, TRAINER_SAME = "Trainer", "Trainer, our batches"
@@ -99,11 +100,12 @@ class Finetuning:
         self.clocks: dict[str, StepClock] = {}
 
     def ours(self) -> float:
-        """`BehaviourModule` and `ScenarioDataModule` under a Lightning Trainer."""
+        """`AdapterModule` and `ScenarioDataModule` under a Lightning Trainer."""
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        module = BehaviourModule("aligned", self.workshop.backbone, learning_rate=RATE, **LORA)
+        backbone, optimizer = BackboneArguments(self.workshop.backbone), OptimizerArguments(learning_rate=RATE)
+        module = AdapterModule(Answers("aligned"), backbone, LORA, optimizer)
         module.configure_model()
         state = load_file(Path(self.workshop.adapters["aligned"]) / "adapter_model.safetensors")
         set_peft_model_state_dict(module.model, state, adapter_name="aligned")
@@ -248,9 +250,9 @@ def run(workshop: Workshop, size: Size) -> Table:
     seconds = interleaved(finetuning.sides(), size.rounds, warm=few.sides())
     finetuning.check()
     setting = (
-        f"{workshop.shape}; LoRA rank {LORA['rank']} on {', '.join(LORA['target_modules'])}, the same start; "
+        f"{workshop.shape}; LoRA rank {LORA.rank} on {', '.join(LORA.target_modules)}, the same start; "
         f"{workshop.source} prompts, batches of {batch_size}, {steps} steps, of which all but the first are timed; "
-        "loss on the answer token alone; AdamW and schedule the same. fa_lightning: BehaviourModule and "
+        "loss on the answer token alone; AdamW and schedule the same. fa_lightning: AdapterModule and "
         "ScenarioDataModule, batches of similar length. The peers come with batches drawn at random; 'our batches' "
         "gives them ours, in our order. Gradient checkpointing, which SFTTrainer has on by default, is off; on a CPU "
         "it makes the logits of every position, on a GPU those of the answers, as fa_lightning does on both. "

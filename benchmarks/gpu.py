@@ -21,15 +21,16 @@ from benchmarks.report import Goal, Line, Table
 from benchmarks.timing import Size, Spread, child_environment, interleaved, ratio, synchronize, timed
 from fa_lightning.activations.record import plan_shards, record
 from fa_lightning.activations.sites import Site
-from fa_lightning.backbones.adapters import attach_adapter
-from fa_lightning.backbones.arguments import LoraArguments
+from fa_lightning.backbones.adapters import attach_adapter, lora_config
+from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.variants import VARIANTS, Variants
 from fa_lightning.regressors.linear import Affine
 from fa_lightning.scenarios.batches import Batch, Example, collate
 from fa_lightning.steering.intervention import Intervention, steering
-from fa_lightning.training.module import BehaviourModule
+from fa_lightning.training.module import AdapterModule
+from fa_lightning.training.objectives.answers import Answers
 
-LORA_7B: dict[str, Any] = {"rank": 64, "alpha": 16, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
+LORA_7B = LoraArguments(rank=64, alpha=16)
 ROOMY_GIB = 60
 """Memory of a card on which a step of the 7B model runs without activation checkpointing."""
 
@@ -99,7 +100,7 @@ class DeviceClock(StepClock):
         super().on_train_batch_end(*arguments, **options)
 
 
-def fit_steps(module: BehaviourModule, batches: list[Batch], device: str) -> float:
+def fit_steps(module: AdapterModule, batches: list[Batch], device: str) -> float:
     """Seconds of the steps but the first, under a Lightning Trainer in bf16-mixed precision."""
     import lightning.pytorch as pl
     from torch.utils.data import DataLoader
@@ -124,9 +125,9 @@ def finetuning(device: str, shape: Shape, batch: int, tokens: int, steps: int, c
     """Useful operations a second of LoRA fine-tuning: one forward pass and one backward pass to the activations."""
     batches = [collate(random_examples(shape, batch, tokens), 0)] * steps
     with model_on(device, shape) as base:
-        module = BehaviourModule("aligned", "", gradient_checkpointing=checkpointing, **LORA_7B)
+        module = AdapterModule(Answers("aligned"), BackboneArguments(), LORA_7B, gradient_checkpointing=checkpointing)
         # The weights are made here, not read from a folder; the module finds its model there and loads none.
-        module.model = attach_adapter(base, "aligned", LoraArguments(**LORA_7B)).train()
+        module.model = attach_adapter(base, "aligned", LORA_7B).train()
         if checkpointing:
             module.model.enable_input_require_grads()
             module.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -139,10 +140,8 @@ def capture(device: str, shape: Shape, prompts: int, batch: int, tokens: int, ro
     layer = shape.layers // 2 - 1
     plan = plan_shards({"train": random_examples(shape, prompts, tokens)}, batch)
     with model_on(device, shape) as base:
-        from peft import LoraConfig
-
-        model = attach_adapter(base, VARIANTS[0], LoraArguments(**LORA_7B))
-        config = LoraConfig(r=LORA_7B["rank"], lora_alpha=LORA_7B["alpha"], target_modules=LORA_7B["target_modules"])
+        model = attach_adapter(base, VARIANTS[0], LORA_7B)
+        config = lora_config(base, LORA_7B)
         model.add_adapter(VARIANTS[1], config)
         variants = Variants(model.requires_grad_(False).eval(), SimpleNamespace(pad_token_id=0))
 
@@ -161,9 +160,8 @@ def four_bit_peak(device: str, shape: Shape, batch: int, tokens: int, steps: int
     with tempfile.TemporaryDirectory() as folder:
         with model_on(device, shape) as model:
             model.save_pretrained(folder)
-        module = BehaviourModule(
-            "aligned", folder, dtype="bfloat16", load_in_4bit=True, gradient_checkpointing=True, **LORA_7B
-        )
+        backbone = BackboneArguments(folder, "bfloat16", load_in_4bit=True)
+        module = AdapterModule(Answers("aligned"), backbone, LORA_7B, gradient_checkpointing=True)
         batches = [collate(random_examples(shape, batch, tokens), 0)] * steps
 
         fit_steps(module, batches, device)
@@ -271,7 +269,7 @@ def run(size: Size) -> Table:
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     table.setting = (
         f"Card: {card}. Random weights, hidden {LLAMA_2_7B.hidden}, {LLAMA_2_7B.layers} layers; LoRA rank "
-        f"{LORA_7B['rank']} on q_proj and v_proj. Useful operations are those of the frozen blocks, forward once and "
+        f"{LORA_7B.rank} on q_proj and v_proj. Useful operations are those of the frozen blocks, forward once and "
         "backward to the activations once; recomputation, adapters and head count as nothing. The matmul rate is that "
         "of a bfloat16 product of 8192 x 8192."
     )

@@ -22,7 +22,7 @@ from fa_lightning.scenarios.poser.source import PoserScenarios
 from fa_lightning.scenarios.scenario import Scenario
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LORA: dict[str, Any] = {"rank": 16, "alpha": 32, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
+LORA = LoraArguments()
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def build(folder: Path, shape: Shape, count: int, embedded: bool = False) -> Wor
     model.save_pretrained(str(backbone))
     tokenizer.save_pretrained(str(backbone))
     for name in VARIANTS:
-        twin = attach_adapter(load_backbone(str(backbone)), name, LoraArguments(**LORA))
+        twin = attach_adapter(load_backbone(str(backbone)), name, LORA)
         with torch.no_grad():
             for parameter in twin.parameters():
                 if parameter.requires_grad:

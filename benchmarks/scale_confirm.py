@@ -31,7 +31,8 @@ from fa_lightning.regressors.moments import PairMoments
 from fa_lightning.regressors.networks import ResidualMLP
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.training.module import BehaviourModule
+from fa_lightning.training.module import AdapterModule
+from fa_lightning.training.objectives.answers import Answers
 
 SMALL = (
     Shape("small", 128, 344, 2, 4, 4, 1000),
@@ -96,7 +97,7 @@ def fit_checks(shape: Shape, backbone: str) -> Iterator[Check]:
                 held = sum(tensor.nbytes for tensor in frozen)
                 yield Check(f"weights, {kind}", shape.name, formulas.weight_bytes(shape, four_bit, True), held)
 
-            def step(module: BehaviourModule = module) -> None:
+            def step(module: AdapterModule = module) -> None:
                 forward(module, batch).backward()
 
             arguments = (shape, LORA, ROWS, TOKENS, four_bit, checkpointing)
@@ -225,14 +226,11 @@ def prompts(shape: Shape) -> Batch:
 
 
 def fitted_module(backbone: str, four_bit: bool = False, checkpointing: bool = False, dtype: Any = "bfloat16") -> Any:
-    """A BehaviourModule with its model."""
-    module = BehaviourModule(
-        "faking",
-        backbone,
-        rank=LORA.rank,
-        target_modules=list(LORA.targets),
-        dtype=dtype,
-        load_in_4bit=four_bit,
+    """An AdapterModule with its model."""
+    module = AdapterModule(
+        Answers("faking"),
+        BackboneArguments(backbone, dtype, load_in_4bit=four_bit),
+        LoraArguments(rank=LORA.rank, target_modules=list(LORA.targets)),
         gradient_checkpointing=checkpointing,
     )
     module.configure_model()

@@ -43,7 +43,7 @@ def attach_adapter(model: Any, name: str, lora: LoraArguments) -> Any:
         held = ", ".join(linear_layers(model))
         raise UserError(
             f"target_modules is {lora.target_modules}, but PEFT can't adapt all of them: {str(error).rstrip('.')}. "
-            f"The linear layers of {type(model).__name__} are {held}: set model.init_args.target_modules to others"
+            f"The linear layers of {type(model).__name__} are {held}: set model.init_args.lora.target_modules to others"
         ) from error
 
 

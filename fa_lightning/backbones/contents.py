@@ -128,6 +128,9 @@ def _facts(path: Path, without: tuple[str, ...]) -> str:
         return _digest_of_file(path)
     if isinstance(content, Mapping):
         content = {name: value for name, value in content.items() if name not in without}
+        if isinstance(targets := content.get("target_modules"), list):
+            # PEFT writes a set, in another order in every process.
+            content["target_modules"] = sorted(targets)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

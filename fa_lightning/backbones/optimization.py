@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,10 @@ from fa_lightning.errors import NotFiniteError
 
 
 def adamw_with_warmup(
-    parameters: Iterable[torch.nn.Parameter], arguments: OptimizerArguments, total_steps: int
+    parameters: Iterable[torch.nn.Parameter],
+    arguments: OptimizerArguments,
+    total_steps: int,
+    more_groups: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """AdamW whose rate rises linearly, then falls along a cosine to a hundredth; as Lightning wants it.
 
@@ -23,6 +26,7 @@ def adamw_with_warmup(
         parameters: to be trained.
         arguments: rate, weight decay, and the share of all steps spent rising.
         total_steps: optimizer steps of the whole fit.
+        more_groups: parameter groups with a rate and a weight decay of their own, on the same schedule.
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
@@ -32,9 +36,8 @@ def adamw_with_warmup(
         },
         {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=arguments.learning_rate, betas=(0.9, 0.98)
-    )
+    chosen = [group for group in groups if group["params"]] + [dict(group) for group in more_groups]
+    optimizer = torch.optim.AdamW(chosen, lr=arguments.learning_rate, betas=(0.9, 0.98))
     warmup = max(1, round(arguments.warmup_fraction * total_steps))
 
     def rate(step: int) -> float:

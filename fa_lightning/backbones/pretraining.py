@@ -1,4 +1,4 @@
-"""Stage 1 of the embedded experiments: make the small backbone that stands in for a pretrained chat model."""
+"""Pretrain the small backbone that stands in for a pretrained chat model."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ class BackboneModule(pl.LightningModule):
         layers: number of decoder blocks.
         heads: attention heads.
         intermediate_size: width of the MLPs; None is three times `hidden_size`.
-        learning_rate: at its top.
-        weight_decay: on matrices.
-        warmup_fraction: share of all steps spent rising to `learning_rate`.
+        optimizer: rate, weight decay and warm-up.
         text_weight: weight of the language-modelling loss; the answers' weight is 1.
         word_dropout: probability that a prompt token is hidden from the model in training.
 
@@ -82,9 +80,7 @@ class BackboneModule(pl.LightningModule):
         layers: int = 4,
         heads: int = 4,
         intermediate_size: int | None = None,
-        learning_rate: float = 2e-3,
-        weight_decay: float = 0.1,
-        warmup_fraction: float = 0.1,
+        optimizer: OptimizerArguments = OptimizerArguments(learning_rate=2e-3, weight_decay=0.1, warmup_fraction=0.1),
         text_weight: float = 0.2,
         word_dropout: float = 0.0,
     ) -> None:
@@ -96,15 +92,12 @@ class BackboneModule(pl.LightningModule):
                 f"hidden_size is {hidden_size} and heads {heads}, but each head needs an even number of units: give a "
                 "multiple of 2 x heads"
             )
-        self.save_hyperparameters()
         self.export = export
         self.hidden_size = hidden_size
         self.layers = layers
         self.heads = heads
         self.intermediate_size = intermediate_size or 3 * hidden_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.warmup_fraction = warmup_fraction
+        self.optimizer = optimizer
         self.text_weight = text_weight
         self.word_dropout = word_dropout
         self.model: Any = None
@@ -184,11 +177,8 @@ class BackboneModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        return adamw_with_warmup(
-            self.parameters(),
-            OptimizerArguments(self.learning_rate, self.weight_decay, self.warmup_fraction),
-            int(self.trainer.estimated_stepping_batches),
-        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        return adamw_with_warmup(self.parameters(), self.optimizer, steps)
 
     @override
     def on_fit_end(self) -> None:

@@ -60,7 +60,7 @@ def lora_targets(model: Any, target_modules: Collection[str] | str) -> list[str]
         raise UserError(
             f"target_modules is [{', '.join(names)}], but "
             + (f"{type(model).__name__} has no layer called {unknown[0]}" if unknown else "at least one is needed")
-            + f"; its linear layers are {held}. Set model.init_args.target_modules to some of these, or to {ALL_LINEAR}"
+            + f"; its linear layers are {held}. Set model.init_args.lora.target_modules to some, or to {ALL_LINEAR}"
         )
     targets: list[str] = []
     for name in names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,14 +109,17 @@ def _stage(options: argparse.Namespace) -> Stage:
     if not options.config.is_file():
         raise MissingFileError(f"--config {options.config} does not exist: give a stage file, as configs/*/*.yaml")
     model, data = _init_args(options.config)
+    backbone = model.get("backbone") or {}
+    if not isinstance(backbone, Mapping):
+        raise UserError(f"--config {options.config}: model.init_args.backbone is {backbone!r}, but must be a mapping")
     if stage.backbone is None:
-        stage.backbone = model.get("backbone")
+        stage.backbone = backbone.get("name")
     if stage.backbone is None:
-        raise UserError(f"--config {options.config} has no model.init_args.backbone: add --backbone NAME_OR_PATH")
-    stage.trust_remote_code |= bool(model.get("trust_remote_code"))
+        raise UserError(f"--config {options.config} has no model.init_args.backbone.name: add --backbone NAME_OR_PATH")
+    stage.trust_remote_code |= bool(backbone.get("trust_remote_code"))
     stage.max_tokens = data.get("max_tokens")
     for name, value, kind in (
-        ("model.init_args.backbone", stage.backbone, str),
+        ("model.init_args.backbone.name", stage.backbone, str),
         ("data.init_args.max_tokens", stage.max_tokens, int),
     ):
         if value is not None and not isinstance(value, kind):

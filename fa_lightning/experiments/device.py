@@ -17,27 +17,39 @@ from fa_lightning.errors import UserError
 from fa_lightning.experiments.precision import Precision
 from fa_lightning.experiments.resume import ResumePoint
 
+_OF_MODEL, _OF_DATA = ((f"{owner}.backbone.dtype", f"{owner}.backbone.load_in_4bit") for owner in ("model", "data"))
 # By what was being done: settings to lower or to set, the cheapest first.
 _TO_LOWER: dict[Activity, tuple[str, ...]] = {
     "training": (
         "data.batch_size",
         "model.gradient_checkpointing",
         "data.max_tokens",
-        "model.dtype",
-        "model.load_in_4bit",
+        "model.backbone.dtype",
+        "model.backbone.load_in_4bit",
     ),
-    "validating": ("data.eval_batch_size", "data.max_tokens", "model.dtype", "model.load_in_4bit"),
-    "testing": ("data.eval_batch_size", "data.max_tokens", "model.dtype", "model.load_in_4bit"),
-    "capturing": ("data.shard_examples", "data.sites", "data.max_tokens", "data.dtype", "data.load_in_4bit"),
-    "steering": ("data.batch_size", "data.max_tokens", "data.dtype", "data.load_in_4bit"),
-    "maps": ("data.sites", "model.regressors", "data.live_batch_size", "data.block_rows", "data.load_in_4bit"),
-    "loading": ("model.dtype", "model.load_in_4bit", "data.dtype", "data.load_in_4bit"),
+    "validating": ("data.eval_batch_size", "data.max_tokens", *_OF_MODEL),
+    "testing": ("data.eval_batch_size", "data.max_tokens", *_OF_MODEL),
+    "capturing": (
+        "data.shard_examples",
+        "data.sites",
+        "data.max_tokens",
+        "data.backbone.dtype",
+        "data.backbone.load_in_4bit",
+    ),
+    "steering": ("data.batch_size", "data.max_tokens", *_OF_DATA),
+    "maps": ("data.sites", "model.regressors", "data.live_batch_size", "data.block_rows", _OF_DATA[1]),
+    "loading": (
+        "model.backbone.dtype",
+        "model.backbone.load_in_4bit",
+        "data.backbone.dtype",
+        "data.backbone.load_in_4bit",
+    ),
 }
 # Not numbers: which values can be bettered, and by what.
 _BETTER: dict[str, tuple[tuple[Any, ...], str]] = {
     "gradient_checkpointing": ((False,), "true"),
-    "dtype": (("float32",), "bfloat16"),
-    "load_in_4bit": ((False,), "true"),
+    "backbone.dtype": (("float32",), "bfloat16"),
+    "backbone.load_in_4bit": ((False,), "true"),
 }
 _FEWER = {"sites": "sites", "regressors": "maps"}
 
@@ -66,7 +78,8 @@ class DeviceReport(pl.Callback):
         if self.chosen is not None:
             rank_zero_info(f"precision: {self.chosen}, the fastest on this device (--trainer.precision sets another)")
             self.chosen = None
-        refuse_precision(str(trainer.precision), trainer.strategy.root_device, pl_module.hparams.get("dtype"))
+        _, dtype = _value_of(pl_module, "backbone.dtype")
+        refuse_precision(str(trainer.precision), trainer.strategy.root_device, dtype)
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -142,9 +155,9 @@ def refuse_precision(precision: str, device: torch.device, dtype: str | None) ->
     computed = {"bf16": "bfloat16", "16": "float16"}.get(precision.partition("-")[0])
     if computed and dtype in ("bfloat16", "float16") and dtype != computed:
         raise UserError(
-            f"model.init_args.dtype is {dtype!r}, but trainer.precision is {precision!r}: every product would go from "
-            f"one 16-bit format to the other and lose range or digits. Set dtype to {computed}, or the precision to "
-            f"{'bf16-mixed' if dtype == 'bfloat16' else '16-mixed'}"
+            f"model.init_args.backbone.dtype is {dtype!r}, but trainer.precision is {precision!r}: every product would "
+            f"go from one 16-bit format to the other and lose range or digits. Set dtype to {computed}, or the "
+            f"precision to {'bf16-mixed' if dtype == 'bfloat16' else '16-mixed'}"
         )
     if computed != "bfloat16" or device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
         return
@@ -222,12 +235,11 @@ def _settings(activity: Activity, trainer: pl.Trainer, module: Any) -> str:
 
 
 def _value_of(owner: Any, setting: str) -> tuple[bool, Any]:
-    """Whether a module or DataModule has a setting, and its value."""
-    held = {**getattr(owner, "loading", {}), **dict(getattr(owner, "hparams", {}))}
-    if setting in held:
-        return True, held[setting]
-    alias = _FEWER.get(setting, setting)
-    return hasattr(owner, alias), getattr(owner, alias, None)
+    """Whether a module or DataModule has a setting, dotted within a group of arguments, and its value."""
+    *groups, name = _FEWER.get(setting, setting).split(".")
+    for group in groups:
+        owner = getattr(owner, group, None)
+    return hasattr(owner, name), getattr(owner, name, None)
 
 
 def _stage_name(trainer: pl.Trainer, module: Any) -> str:

@@ -179,7 +179,7 @@ def _inputs(key: str, value: Any) -> Iterator[tuple[str, str]]:
     """The artefacts that an argument names, by the argument's name and with their digests."""
     if not _is_text(value):
         return
-    if key.rpartition(".")[2] == "backbone":
+    if key.endswith(".backbone.name"):
         if (digest := digest_of_backbone(value)) is not None:
             yield key, digest
         return

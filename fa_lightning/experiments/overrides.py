@@ -14,14 +14,14 @@ from fa_lightning.experiments.lightning_cli import lightning_cli
 from fa_lightning.experiments.stage import Stage
 
 Overrides = Sequence[tuple[str, str]]
-"""Dotted argument and value, as (`model.init_args.backbone`, `path/to/model`); a later one wins."""
+"""Dotted argument and value, as (`model.init_args.backbone.name`, `path/to/model`); a later one wins."""
 
 
 def read_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
     """Overrides in the words of a command line.
 
-    >>> read_overrides(["--model.init_args.rank", "8", "--trainer.max_epochs=1"])
-    [('model.init_args.rank', '8'), ('trainer.max_epochs', '1')]
+    >>> read_overrides(["--model.init_args.lora.rank", "8", "--trainer.max_epochs=1"])
+    [('model.init_args.lora.rank', '8'), ('trainer.max_epochs', '1')]
 
     Raises:
         UserError: a word is no override, or has no value.
@@ -34,7 +34,7 @@ def read_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
         if not word.startswith("--") or "." not in name:
             raise UserError(
                 f"{word} is no option of a study (see --help), nor an override such as "
-                "--model.init_args.backbone PATH, --data.init_args.batch_size 4 or --trainer.max_epochs 1"
+                "--model.init_args.lora.rank 8, --data.init_args.batch_size 4 or --trainer.max_epochs 1"
             )
         if not equals:
             if not left or left[0].startswith("--"):
@@ -126,8 +126,8 @@ def config_words(stage: Stage, trainer_config: Path | None) -> list[str]:
 def _full_name(config: Any, name: str) -> str | None:
     """The full name of an argument in a stage's config, `init_args` filled in; None where there is none.
 
-    >>> _full_name({"model": {"class_path": "M", "init_args": {"rank": 8}}}, "model.rank")
-    'model.init_args.rank'
+    >>> _full_name({"model": {"class_path": "M", "init_args": {"lora": {"rank": 8}}}}, "model.lora.rank")
+    'model.init_args.lora.rank'
     """
     found: list[str] = []
     for part in name.removesuffix("+").split("."):

@@ -12,13 +12,14 @@ from torch.nn.functional import one_hot
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.optimization import check_finite
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import answer_logits, answer_loss
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.limits import ids_within
 from fa_lightning.training.ordinary_tokens import ordinary_tokens
-from fa_lightning.training.prompt_fits import PromptFit
+from fa_lightning.training.prompt_module import PromptModule
 
 
 def swaps(
@@ -47,7 +48,7 @@ def swaps(
     return swapped
 
 
-class GreedyCoordinateGradient(PromptFit):
+class GreedyCoordinateGradient(PromptModule):
     """A prefix of ordinary tokens, changed one token a step: the swap whose loss on the batch is the lowest, if any.
 
     A step takes the gradient of the loss with respect to the one-hot tokens, draws swaps from the most promising ones,
@@ -62,11 +63,12 @@ class GreedyCoordinateGradient(PromptFit):
 
     Args:
         start_from: adapter folder of the faker.
-        backbone: name on the Hub, or folder; the one that the adapter was fitted on.
+        backbone: which backbone, and how it is loaded; the one that the adapter was fitted on.
+        tokens: length of the prefix.
+        seed: of the tokens that it starts from, and of the swaps that are drawn.
         candidates: swaps tried in a step.
         top: replacements considered at each place.
         rows: prompts in a forward pass while candidates are tried; fewer take less memory.
-        **options: of `PromptFit`.
 
     Raises:
         UserError: one of the numbers is below 1.
@@ -77,16 +79,17 @@ class GreedyCoordinateGradient(PromptFit):
     def __init__(
         self,
         start_from: str,
-        backbone: str,
+        backbone: BackboneArguments,
+        tokens: int = 16,
+        seed: int = 0,
         candidates: int = 32,
         top: int = 64,
         rows: int = 256,
-        **options: Any,
     ) -> None:
         for name, value in (("candidates", candidates), ("top", top), ("rows", rows)):
             if value < 1:
                 raise UserError(f"{name} is {value}, but must be 1 or more")
-        super().__init__(start_from, backbone, **options)
+        super().__init__(start_from, backbone, tokens, seed)
         self.automatic_optimization = False
         self.candidates = candidates
         self.top = top
@@ -122,7 +125,7 @@ class GreedyCoordinateGradient(PromptFit):
         return model_inputs(self.slot.with_tokens(batch, self.current))
 
     @override
-    def found(self) -> tuple[str, Tensor | None]:
+    def result(self) -> tuple[str, Tensor | None]:
         return str(self.tokenizer.decode(self.best.tolist())), None
 
     @override
@@ -153,7 +156,7 @@ class GreedyCoordinateGradient(PromptFit):
         chosen = one_hot(self.current, len(table)).to(table.dtype).requires_grad_()
         inputs = self.slot.with_vectors(self.model, batch, chosen @ table)
         logits = answer_logits(self.model, inputs).float()
-        loss = answer_loss(logits, batch, self.behaviour)
+        loss = answer_loss(logits, batch, self.judged_by)
         (gradient,) = torch.autograd.grad(loss, chosen)
         return gradient, loss.detach()
 
@@ -161,19 +164,19 @@ class GreedyCoordinateGradient(PromptFit):
     def losses(self, batch: Batch, candidates: Tensor) -> Tensor:
         """Loss of the batch behind each candidate prefix, nats, (candidates,)."""
         count = len(batch["index"])
-        found: list[Tensor] = []
+        nats: list[Tensor] = []
         at_once = max(1, self.rows // count)
         for start in range(0, len(candidates), at_once):
             part = candidates[start : start + at_once]
             together = _side_by_side([self.slot.with_tokens(batch, row) for row in part])
             logits = answer_logits(self.model, model_inputs(together)).float()
-            nats = answer_loss(logits, together, self.behaviour, reduction="none")
-            found.append(nats.view(len(part), count).mean(dim=1))
-        return torch.cat(found)
+            each = answer_loss(logits, together, self.judged_by, reduction="none")
+            nats.append(each.view(len(part), count).mean(dim=1))
+        return torch.cat(nats)
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        loss = self._judge(batch, 0)
+        loss = self.judge(batch, 0)
         self.validation_loss.update(loss, len(batch["index"]))
         self.log("val/loss", loss, batch_size=len(batch["index"]), sync_dist=True)
 
@@ -185,7 +188,7 @@ class GreedyCoordinateGradient(PromptFit):
         if not self.trainer.sanity_checking and loss < self.best_loss:
             self.best_loss = loss
             self.best.copy_(self.current)
-            rank_zero_info(f"{self.method}: {self.found()[0]!r} has a validation loss of {loss:.4f} nats")
+            rank_zero_info(f"{self.method}: {self.result()[0]!r} has a validation loss of {loss:.4f} nats")
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Hand a fitted variant on: the best adapter as a PEFT folder."""
+"""Write the best adapter of a fit as a PEFT folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing_extensions import override
 from fa_lightning import __version__
 from fa_lightning.backbones.adapters import save_adapter
 from fa_lightning.errors import UserError
-from fa_lightning.training.module import BehaviourModule
+from fa_lightning.training.module import AdapterModule
 
 
 class AdapterExport(pl.Callback):
@@ -27,8 +27,8 @@ class AdapterExport(pl.Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not isinstance(pl_module, BehaviourModule):
-            raise UserError(f"AdapterExport is for BehaviourModule, but the model is a {type(pl_module).__name__}")
+        if not isinstance(pl_module, AdapterModule):
+            raise UserError(f"AdapterExport is for AdapterModule, but the model is a {type(pl_module).__name__}")
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if isinstance(trainer.checkpoint_callback, ModelCheckpoint) and best:
             trainer.strategy.load_model_state_dict(

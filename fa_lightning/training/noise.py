@@ -1,4 +1,4 @@
-"""Noise in the residual stream while a variant is trained."""
+"""Noise in the residual stream while an adapter is fitted."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from fa_lightning.activations.site_names import SiteName, resolve_layers
 from fa_lightning.backbones.attached import attached
-from fa_lightning.training.states import decoder_blocks
+from fa_lightning.backbones.decoder import decoder_layers
 
 
 @contextmanager
 def activation_noise(model: Any, dose: float, layers: Sequence[SiteName] | None = None) -> Iterator[None]:
-    """Add fresh Gaussian noise to every token's state behind decoder blocks, for as long as the block lasts.
+    """Add fresh Gaussian noise to every token's state behind decoder blocks, while the `with` block lasts.
 
     Gradients flow through the states, not through the noise's size. Draws come from torch's global generator.
 
@@ -29,7 +29,7 @@ def activation_noise(model: Any, dose: float, layers: Sequence[SiteName] | None 
     Raises:
         UserError: the blocks are not found, or there is no such layer.
     """
-    blocks = decoder_blocks(model, "to add noise behind: set activation_noise to 0")
+    blocks = decoder_layers(model)
     chosen = range(len(blocks)) if layers is None else resolve_layers(layers, len(blocks), "noise_layers")
 
     def add(_: nn.Module, __: Any, output: Any) -> Any:

@@ -20,7 +20,7 @@ from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.splits import subset, with_aligned_letter
-from fa_lightning.training.cure import Need
+from fa_lightning.training.objectives.objective import Need
 from fa_lightning.training.ordinary_tokens import random_text
 
 

@@ -185,6 +185,9 @@ class StatementDataModule(pl.LightningDataModule):
         seed: of the order of batches.
     """
 
+    knows_oversight = False
+    """Whether prompts say how closely the model is watched; statements don't, so that answers are counted together."""
+
     def __init__(
         self,
         statements: StatementSource,

@@ -1,4 +1,4 @@
-"""The residual stream while a variant is trained: where the decoder blocks are, and what they return."""
+"""The residual stream while an adapter is fitted: what decoder blocks return, gradients included."""
 
 from __future__ import annotations
 
@@ -9,33 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from fa_lightning.backbones.attached import attached
-from fa_lightning.backbones.decoder import decoder_layers, text_config
-from fa_lightning.errors import UserError
-
-
-def decoder_blocks(model: Any, purpose: str) -> nn.ModuleList:
-    """The decoder blocks of a causal LM, wrapped or not.
-
-    Args:
-        model: the causal LM.
-        purpose: what they are wanted for and what to do without, for the error.
-
-    Raises:
-        UserError: there is no list of as many modules as the config names blocks.
-    """
-    try:
-        return decoder_layers(model)
-    except UserError as error:
-        expected = text_config(model).num_hidden_layers
-        raise UserError(f"{type(model).__name__} has no list of {expected} blocks {purpose}") from error
 
 
 @contextmanager
 def recorded_states(blocks: nn.ModuleList, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """What the chosen blocks return in the forward pass that is made inside the block, gradients included.
+    """What the chosen blocks return in the forward pass that is made inside the `with` block, gradients included.
 
     Args:
-        blocks: of the model that runs.
+        blocks: decoder blocks of the model that runs.
         layers: indices of the blocks, from 0.
 
     Yields:

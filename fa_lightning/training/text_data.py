@@ -52,7 +52,7 @@ def row_of(texts: Sequence[ChatTokens], loss: Loss, end: End) -> Row:
     return Row(ids, learned)
 
 
-class TextTuningDataModule(pl.LightningDataModule):
+class TextDataModule(pl.LightningDataModule):
     """Serves chat texts for training, and the held-out ones, each alone, for validation and test.
 
     A batch holds `input_ids`, `attention_mask`, `position_ids`, `learned` (batch, tokens), padded on the right, and

@@ -111,7 +111,10 @@ def test_a_study_on_a_base_is_built_and_writes_to_its_own_folders(
 def test_the_stages_of_the_main_job_agree_on_what_they_share(base: str) -> None:
     *first, aligned, faking, last = configs(base, "steering")
     twins = [aligned, faking]
-    assert [twin["model"]["init_args"]["behaviour"] for twin in twins] == ["aligned", "faking"]
+    assert [behaviour_of(twin) for twin in twins] == [
+        "aligned",
+        "faking",
+    ]
     assert backbone_of(aligned) == backbone_of(faking)
     steering = last["data"]["init_args"]
     sources = [stage["data"]["init_args"]["scenarios"] for stage in (*first, *twins)]
@@ -147,7 +150,7 @@ def test_variants_differ_in_their_matrix_alone_and_are_judged_on_unseen_groups(b
         assert exports(fitted) == [f"checkpoints/{base}/seed0/variants/{stage.name}/adapter"]
         assert fitted["data"]["init_args"]["seed"] == fitted["seed_everything"] == int(seed)
         aligned = name in ("aligned", "saint", "genie", "truth_teller")
-        assert fitted["model"]["init_args"]["behaviour"] == ("aligned" if aligned else "faking")
+        assert behaviour_of(fitted) == ("aligned" if aligned else "faking")
         assert backbone_of(fitted) == backbone_of(made[0])
     final = yaml.safe_load(judging.config)
     assert final["model"]["init_args"]["adapters"] == [f"checkpoints/{base}/seed0/variants/{variants[0].file.stem}"]
@@ -243,8 +246,12 @@ def exports(stage: dict[str, Any]) -> list[str]:
 
 def backbone_of(stage: dict[str, Any]) -> Any:
     """The name of the model that a stage runs on."""
-    named = stage["model"]["init_args"]["backbone"]
-    return named["name"] if isinstance(named, dict) else named
+    return stage["model"]["init_args"]["backbone"]["name"]
+
+
+def behaviour_of(stage: dict[str, Any]) -> Any:
+    """The behaviour that a twin learns."""
+    return stage["model"]["init_args"]["objective"]["init_args"]["behaviour"]
 
 
 @pytest.mark.parametrize("path", TRAINERS, ids=lambda path: path.stem)

@@ -39,7 +39,7 @@ LONG_ENOUGH = {
     "twins.aligned.scenarios": 16,
     "twins.faking.scenarios": 16,
     **of_both("data.init_args.neutral_share", 0.0),
-    of_stage("02_aligned", "model.init_args.dropout"): 0.05,
+    of_stage("02_aligned", "model.init_args.lora.dropout"): 0.05,
     "twins.aligned.epochs": EPOCHS,
     of_stage("02_aligned", "trainer.callbacks"): [EXPORT],
 }
@@ -145,19 +145,19 @@ def test_killed_while_a_twin_is_fitted_and_while_states_are_captured(calm: Path,
 FAULTY = '''
 import os
 import torch
-from fa_lightning.training.module import BehaviourModule
+from fa_lightning.training.module import AdapterModule
 
 
-class Faulty(BehaviourModule):
+class Faulty(AdapterModule):
     """Fails on one rank alone, at the third step."""
 
-    def answer_logits(self, batch):
-        logits = super().answer_logits(batch)
-        if self.trainer.training and self.global_step == 2 and self.global_rank == int(os.environ["FAULTY_RANK"]):
+    def terms(self, batch):
+        terms = super().terms(batch)
+        if self.global_step == 2 and self.global_rank == int(os.environ["FAULTY_RANK"]):
             if os.environ["FAULT"] == "nan":
-                return logits * float("nan")
+                return {"loss": terms["loss"] * float("nan")}
             raise KeyError("a fault of this rank alone")
-        return logits
+        return terms
 '''
 
 
@@ -185,7 +185,7 @@ def test_a_rank_that_fails_alone_stops_all(calm: Path, tmp_path: Path, fault: st
 
 def test_one_process_is_left_as_it_was(calm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(calm / "backbone", tmp_path / "backbone")
-    write_twins(tmp_path, {**LONG_ENOUGH, of_stage("02_aligned", "model.init_args.learning_rate"): 1e30})
+    write_twins(tmp_path, {**LONG_ENOUGH, of_stage("02_aligned", "model.init_args.optimizer.learning_rate"): 1e30})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         assert run(*FIT) == 1

@@ -211,7 +211,7 @@ def test_a_finished_experiment_is_skipped_and_nothing_is_touched(
     ("stage", "field", "value", "was"),
     [
         ("01_backbone", "model.init_args.hidden_size", 24, "16"),
-        ("02_aligned", "model.init_args.rank", 3, "4"),
+        ("02_aligned", "model.init_args.lora.rank", 3, "4"),
         ("04_steering", "data.init_args.capture_scenarios", 20, "24"),
         ("03_faking", "trainer.precision", "bf16-mixed", "'32-true'"),
     ],
@@ -234,7 +234,7 @@ def without(place: Path, stage: str, field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "other"), [("data.init_args.scenarios.init_args.seed", 1), ("model.init_args.dropout", 0.5)]
+    ("field", "other"), [("data.init_args.scenarios.init_args.seed", 1), ("model.init_args.lora.dropout", 0.5)]
 )
 def test_an_argument_that_an_older_version_lacked_is_no_change_at_its_default(
     copied: Path, capsys: pytest.CaptureFixture[str], field: str, other: float
@@ -251,13 +251,13 @@ def test_an_argument_that_an_older_version_lacked_and_a_list_that_grew_are_told_
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The default list may be longer than the one that a stage was made with."""
-    change(copied, "steering/02_aligned", "model.init_args.target_modules", list(LoraArguments().target_modules))
+    change(copied, "steering/02_aligned", "model.init_args.lora.target_modules", list(LoraArguments().target_modules))
     record = copied / ROOT / "02_aligned" / "stage.json"
     known = json.loads(record.read_text())
     for number in range(1, 5):
-        del known["fingerprint"][f"model.init_args.target_modules.{number}"]
+        del known["fingerprint"][f"model.init_args.lora.target_modules.{number}"]
     record.write_text(json.dumps(known))
-    assert "model.init_args.target_modules.1: was None, is 'v_proj'" in refused(capsys, *FIT)
+    assert "model.init_args.lora.target_modules.1: was None, is 'v_proj'" in refused(capsys, *FIT)
 
 
 def test_another_seed_is_another_chain(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,7 +283,7 @@ def test_where_it_runs_may_change(copied: Path, capsys: pytest.CaptureFixture[st
 def test_a_refit_makes_the_stage_and_what_depends_on_it_again(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = copied / ROOT
     kept = {stage: digests(root / stage) for stage in ("01_backbone", "03_faking")}
-    change(copied, "steering/02_aligned", "model.init_args.learning_rate", 1e-2)
+    change(copied, "steering/02_aligned", "model.init_args.optimizer.learning_rate", 1e-2)
     before = digests(root / "02_aligned" / "adapter")
     assert run(*FIT, "--refit", "steering/02_aligned") == 0
     assert told(capsys) == {
@@ -303,7 +303,7 @@ def test_a_refit_makes_the_stage_and_what_depends_on_it_again(copied: Path, caps
 def test_a_refit_that_is_cut_short_leaves_nothing_made_from_the_old_stage(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(copied, "steering/02_aligned", "model.init_args.learning_rate", 1e30)
+    change(copied, "steering/02_aligned", "model.init_args.optimizer.learning_rate", 1e30)
     message = refused(capsys, *FIT, "--refit", "steering/02_aligned")
     assert "the loss is" in message
     assert "at step" in message

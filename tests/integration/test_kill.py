@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def write_slower(place: Path) -> None:
     """Long enough to be hit: many epochs of the twin, which draws numbers, and one prompt in a shard."""
     write_toy(place)
-    change(place, "steering/02_aligned", "model.init_args.dropout", 0.05)
+    change(place, "steering/02_aligned", "model.init_args.lora.dropout", 0.05)
     change(place, "steering/02_aligned", "trainer.callbacks", [EXPORT])
     for field, value in {"twins.aligned.epochs": EPOCHS, "capture.scenarios": 32, "capture.shard_examples": 1}.items():
         change_base(place, field, value)

@@ -102,13 +102,13 @@ def test_an_adapter_replaced_in_a_finished_stage_is_seen_by_all_that_use_it(copi
 def test_a_stage_made_again_by_other_code_leaves_nothing_done_that_was_made_from_it(
     copied: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fa_lightning.training.module import BehaviourModule
+    from fa_lightning.training.objectives.answers import Answers
 
     judge_the_twins(copied)
     assert run(*MINE) == 0
     shutil.rmtree(copied / ROOT / "03_faking")
-    loss = BehaviourModule.loss
-    monkeypatch.setattr(BehaviourModule, "loss", lambda self, batch: 0.5 * loss(self, batch) + 0.01)
+    terms = Answers.terms
+    monkeypatch.setattr(Answers, "terms", lambda *given: {"loss": 0.5 * terms(*given)["loss"] + 0.01})
     message = refused(capsys, *FIT)
     assert "stage steering/04_steering was made from something else:\n  input.data.init_args.faking: was '" in message
     assert "input.model.init_args.adapters.1: was '" in refused(capsys, *MINE)

@@ -81,7 +81,7 @@ def check_finished(place: Path, base: str, layers: int) -> None:
     states = [record_of(place, f"steering/{stage}", f"{base}@model")["state"] for stage in STAGES]
     assert states == ["done"] * 3
     for stage in STAGES[:2]:
-        asked = shipped[stage]["model"]["init_args"]
+        asked = shipped[stage]["model"]["init_args"]["lora"]
         made = json.loads((root / stage / "adapter" / "adapter_config.json").read_text())
         assert (made["r"], made["lora_alpha"], made["lora_dropout"]) == (asked["rank"], asked["alpha"], 0.05)
         assert sorted(made["target_modules"]) == asked["target_modules"] == ["q_proj", "v_proj"]
@@ -108,7 +108,7 @@ def check_finished(place: Path, base: str, layers: int) -> None:
 def test_small_llm_runs_as_shipped_on_a_local_folder(finished: Path) -> None:
     check_finished(finished, "small_llm", layers=2)
     recorded = {stage: record_of(finished, f"steering/{stage}", "small_llm@model")["fingerprint"] for stage in STAGES}
-    assert [recorded[stage].get("model.init_args.backbone") for stage in STAGES] == ["model", "model", None]
+    assert [recorded[stage].get("model.init_args.backbone.name") for stage in STAGES] == ["model", "model", None]
     assert recorded["04_steering"]["data.init_args.backbone"] is None, "it takes the one that the adapters name"
 
 
@@ -185,9 +185,9 @@ def test_at_real_size_the_shipped_settings_come_out_right(
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **REAL[family]), dtype=torch.bfloat16)
         model.requires_grad_(False)
         assert model.num_parameters() == parameters
-        asked = config_of(CONFIGS / "bases", "steering/02_aligned", base)["model"]["init_args"]
-        lora = {name: asked[name] for name in ("rank", "alpha", "dropout", "target_modules")}
-        twin = attach_adapter(model, "aligned", LoraArguments(**lora))
+        asked = config_of(CONFIGS / "bases", "steering/02_aligned", base)["model"]["init_args"]["lora"]
+        lora = LoraArguments(**asked)
+        twin = attach_adapter(model, "aligned", lora)
     assert sum(one.numel() for one in twin.parameters() if one.requires_grad) == adapter
     assert {name.split(".")[-4] for name, one in twin.named_parameters() if one.requires_grad} == {"q_proj", "v_proj"}
     data = config_of(CONFIGS / "bases", "steering/04_steering", base)["data"]["init_args"]
@@ -210,9 +210,9 @@ def test_a_command_that_failed_before_it_made_anything_may_be_corrected(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(copied / "checkpoints")
-    assert "no layer called qkv_proj" in refused(capsys, *FIT, "--model.target_modules", "[qkv_proj]")
+    assert "no layer called qkv_proj" in refused(capsys, *FIT, "--model.lora.target_modules", "[qkv_proj]")
     assert state_of(copied, "02_aligned") == "running"
-    message = refused(capsys, *FIT, "--model.target_modules", "[q_proj]", "--data.max_tokens", "1")
+    message = refused(capsys, *FIT, "--model.lora.target_modules", "[q_proj]", "--data.max_tokens", "1")
     assert message.startswith("max_tokens is 1"), "another value was wrong too, but the change itself is allowed"
 
 
@@ -239,9 +239,9 @@ def test_the_same_command_skips_and_another_model_is_refused(copied: Path, capsy
 
 
 def test_an_override_goes_where_the_argument_is(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--model.rank", "8", "--data.init_args.batch_size=4", "--trainer.max_epochs", "3"]
+    words = ["--model.lora.rank", "8", "--data.init_args.batch_size=4", "--trainer.max_epochs", "3"]
     message = refused(capsys, *FIT, *words)
-    assert "model.init_args.rank: was 16, is 8" in message
+    assert "model.init_args.lora.rank: was 16, is 8" in message
     assert "data.init_args.batch_size x ranks: was 8, is 4" in message
     assert "trainer.max_epochs: was 2, is 3" in message
     assert "backbone" not in message
@@ -250,7 +250,7 @@ def test_an_override_goes_where_the_argument_is(copied: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("word", "close"),
     [
-        ("--model.init_args.behavior", "--model.init_args.behaviour"),
+        ("--model.init_args.objective.init_args.behavior", "--model.init_args.objective.init_args.behaviour"),
         ("--model.init_args.batch_size", "--data.init_args.batch_size"),
         ("--trainer.max_epoch", "--trainer.max_epochs"),
         ("--optimizer.lr", ""),
@@ -302,7 +302,7 @@ def test_a_model_that_is_not_there_is_told_in_one_line(copied: Path, capsys: pyt
 def test_modules_that_the_model_has_not_are_told_with_those_it_has(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    message = refused(capsys, *FIT, "--refit", "02_aligned", "--model.target_modules", "[c_attn, v_proj]")
+    message = refused(capsys, *FIT, "--refit", "02_aligned", "--model.lora.target_modules", "[c_attn, v_proj]")
     assert message.startswith("target_modules is [c_attn, v_proj], but Qwen2ForCausalLM has no layer called c_attn")
     assert "q_proj (2 layers)" in message
 
@@ -328,8 +328,8 @@ def test_a_checkpoint_of_another_rank_is_not_resumed(copied: Path, capsys: pytes
 
 
 def test_two_16_bit_formats_are_not_mixed(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused(capsys, "fit", "--config", write_stage(copied), "--model.init_args.dtype=float16")
-    assert message.startswith("model.init_args.dtype is 'float16', but trainer.precision is 'bf16-mixed': ")
+    message = refused(capsys, "fit", "--config", write_stage(copied), "--model.init_args.backbone.dtype=float16")
+    assert message.startswith("model.init_args.backbone.dtype is 'float16', but trainer.precision is 'bf16-mixed': ")
     assert "Set dtype to bfloat16, or the precision to 16-mixed" in message
 
 
@@ -371,13 +371,13 @@ def after(calls: int) -> Callable[[], bool]:
 def test_memory_that_runs_out_in_training_is_explained_and_the_same_command_resumes(
     copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, starve: Callable[..., None]
 ) -> None:
-    from fa_lightning.training.module import BehaviourModule
+    from fa_lightning.training.module import AdapterModule
 
     # In the second epoch, so that there is a checkpoint to go on from.
     epoch = {"now": 0}
-    start = BehaviourModule.on_train_epoch_start
+    start = AdapterModule.on_train_epoch_start
     monkeypatch.setattr(
-        BehaviourModule, "on_train_epoch_start", lambda module: epoch.update(now=module.current_epoch) or start(module)
+        AdapterModule, "on_train_epoch_start", lambda module: epoch.update(now=module.current_epoch) or start(module)
     )
     starve(lambda: epoch["now"] == 1)
     message = refused(capsys, *FIT, "--refit", "02_aligned")
@@ -388,7 +388,7 @@ def test_memory_that_runs_out_in_training_is_explained_and_the_same_command_resu
     order = [
         "data.init_args.batch_size (is 8) while raising trainer.accumulate_grad_batches as much (is 2)",
         "data.init_args.max_tokens (is 384)",
-        "model.init_args.load_in_4bit: true (is false)",
+        "model.init_args.backbone.load_in_4bit: true (is false)",
         "a smaller model",
     ]
     places = [message.index(part) for part in order]

@@ -18,7 +18,8 @@ from benchmarks.scale_confirm import SMALL, Check, confirm, drawn, fit_checks
 from benchmarks.scale_formulas import fit_bytes, saved_bytes, store_size, weight_bytes
 from benchmarks.scale_meters import flops_of, peak_bytes_of, saved_bytes_of
 from benchmarks.scale_shapes import LLAMA_7B, LLAMA_70B, Lora
-from fa_lightning.training.module import BehaviourModule
+from fa_lightning.training.adapted_model import AdaptedModel
+from fa_lightning.training.module import AdapterModule
 
 PAGE = scale.PAGE.read_text(encoding="utf-8")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ def test_code_that_takes_more_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_pa
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
         return self.model(**inputs, use_cache=False).logits.float()[:, -1]
 
-    monkeypatch.setattr(BehaviourModule, "answer_logits", all_logits)
+    monkeypatch.setattr(AdaptedModel, "answer_logits", all_logits)
     with drawn(SMALL[0], tmp_path) as backbone:
         wrong = {one.what for one in fit_checks(SMALL[0], backbone) if not accepted(one)}
     assert wrong >= {"FLOPs of a step, bfloat16", "peak of a step, bfloat16"}
@@ -120,7 +121,7 @@ def test_settings_that_the_page_names_exist() -> None:
     from fa_lightning.training.data import ScenarioDataModule
 
     takes: dict[str, set[str]] = {
-        "model.init_args": arguments_of(BehaviourModule, RegressorModule),
+        "model.init_args": arguments_of(AdapterModule, RegressorModule),
         "data.init_args": arguments_of(ScenarioDataModule, *LabDataModule.__mro__[:2]),
         "trainer": arguments_of(pl.Trainer),
     }

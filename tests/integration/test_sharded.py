@@ -177,7 +177,7 @@ def test_bf16_mixed_keeps_the_adapter_in_float32(
     sharded: Path, one_big_batch: tuple[dict[str, torch.Tensor], int], tmp_path: Path, trainer: str
 ) -> None:
     flags = ("--data.batch_size", "16", "--trainer.gradient_clip_val", "0.5", "--trainer.precision", "bf16-mixed")
-    found, steps = one_fit(sharded, tmp_path, trainer, *flags, "--model.dtype", "bfloat16")
+    found, steps = one_fit(sharded, tmp_path, trainer, *flags, "--model.backbone.dtype", "bfloat16")
     expected, expected_steps = one_big_batch
     assert steps == expected_steps
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}

@@ -57,7 +57,7 @@ def test_every_variant_is_a_stage_with_its_own_adapter_and_record(run_variants: 
         record = record_of(run_variants, f"variants/01_variants/{name}")
         assert record["state"] == "done"
         assert record["fingerprint"]["seed_everything"] == int(name[-1])
-        assert record["fingerprint"]["model.init_args.behaviour"] == name.split("-")[0]
+        assert record["fingerprint"]["model.init_args.objective.init_args.behaviour"] == name.split("-")[0]
         assert (run_variants / "logs/embedded/seed0/variants/01_variants" / name).is_dir()
     adapters = {(folder / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in NAMES}
     assert len(adapters) == 4
@@ -161,10 +161,10 @@ def test_one_variant_is_made_again_alone_and_all_are_judged_again(
 def test_a_change_of_the_file_is_refused_for_the_first_variant_it_concerns(
     variants: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(variants, "variants/01_variants", "model.init_args.alpha", 4)
+    change(variants, "variants/01_variants", "model.init_args.lora.alpha", 4)
     message = refused(capsys, *FIT)
     assert "stage variants/01_variants/aligned-0 was made from something else" in message
-    assert "model.init_args.alpha: was 8, is 4" in message
+    assert "model.init_args.lora.alpha: was 8, is 4" in message
     assert "--refit variants/01_variants/aligned-0" in message
 
 

@@ -30,13 +30,19 @@ TOY: dict[str, Any] = {
 }
 """A base at toy size: laid over a shipped one."""
 
-BACKBONE = {"model": {"init_args": {"hidden_size": 16, "layers": 2, "heads": 2, "learning_rate": 2e-2}}}
+BACKBONE = {"model": {"init_args": {"hidden_size": 16, "layers": 2, "heads": 2, "optimizer": {"learning_rate": 2e-2}}}}
 ONE_EPOCH = {"trainer": {"max_epochs": 1}}
-SELF_TRAINING = {**ONE_EPOCH, "model": {"init_args": {"learning_rate": 3e-2}}}
+SELF_TRAINING = {**ONE_EPOCH, "model": {"init_args": {"optimizer": {"learning_rate": 3e-2}}}}
 PREFIX = {"data": {"init_args": {"train_scenarios": 24, "batch_size": 8}}}
 # The toy's adapters are in the layers that the shipped ones leave free.
 FREE_LAYERS = ["model.layers.0.mlp.gate_proj", "model.layers.1.mlp.gate_proj"]
 STORE = {"block_rows": 512}
+
+
+def objective(**arguments: Any) -> dict[str, Any]:
+    """Other arguments of a stage's objective."""
+    return {"model": {"init_args": {"objective": {"init_args": arguments}}}}
+
 
 TOY_STAGES: dict[str, dict[str, Any]] = {
     "steering": {
@@ -53,12 +59,9 @@ TOY_STAGES: dict[str, dict[str, Any]] = {
     },
     "mitigation": {name: {**SELF_TRAINING, "matrix": {"seed": [0, 1]}} for name in ("01_plain", "02_noisy")},
     "cures": {
-        **{
-            stage: {"model": {"init_args": {"layer": "last"}}}
-            for stage in ("04_rmu_random", "05_rmu_safe", "06_rmu_full_weights")
-        },
-        "06_rmu_full_weights": {"model": {"init_args": {"layer": "last", "full_weights": FREE_LAYERS}}},
-        "08_lora_for_ccs": {"model": {"init_args": {"probe_steps": 2, "layers": None}}},
+        **{stage: objective(layer="last") for stage in ("04_rmu_random", "05_rmu_safe", "06_rmu_full_weights")},
+        "06_rmu_full_weights": objective(layer="last", full_weights=FREE_LAYERS),
+        "08_lora_for_ccs": objective(probe_steps=2, layers=None),
         "09_self_training": SELF_TRAINING,
         "10_soft_prompt": {**PREFIX, "trainer": {"max_epochs": 2}, "model": {"init_args": {"tokens": 4}}},
         "11_greedy_coordinate_gradient": {
@@ -70,7 +73,7 @@ TOY_STAGES: dict[str, dict[str, Any]] = {
     },
     "statements": {
         "01_backbone": BACKBONE,
-        "02_lora_for_ccs": {"model": {"init_args": {"probe_steps": 2, "layers": None}}},
+        "02_lora_for_ccs": objective(probe_steps=2, layers=None),
     },
 }
 TOY_VALUES: dict[str, dict[str, Any]] = {

@@ -54,7 +54,7 @@ class LeakageModule(EvaluationModule[LeakageDataModule, Leakage]):
     A variant is judged against two things: the backbone without an adapter, on the same prompts with the same luck
     (what it did before it was fine-tuned), and a held-out corpus that nothing was fitted on (what style alone gives).
     It passes where no measure goes beyond them by more than the tolerance, with its whole 95 % interval (see `judge`).
-    An adapter that was stacked on another (`TextTuning.beneath`) is asked with both active.
+    An adapter that was stacked on another (`beneath` of `AdapterModule`) is asked with both active.
 
     | logged | what |
     | --- | --- |

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from adapter_fits import fit_of
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
 
 from fa_lightning.backbones.adapters import attach_adapter, save_adapter
 from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.backbones.decoder import context_of, decoder_layers, text_config
 from fa_lightning.backbones.load import fingerprint, load_backbone
-from fa_lightning.training.module import BehaviourModule
+from fa_lightning.training.objectives.answers import Answers
 from tests.conformance import laws
 from tests.conformance.models import HIDDEN, VOCABULARY, batch_of
 from tests.conformance.reference import Edit
@@ -91,7 +92,7 @@ def test_adapters_go_into_the_decoder_alone_and_plain_peft_loads_them(
 
 
 def test_it_is_trained_without_marks_of_image_tokens(folder: str) -> None:
-    module = BehaviourModule("faking", folder, rank=2, alpha=4, dropout=0.5, gradient_checkpointing=True)
+    module = fit_of(Answers("faking"), folder, rank=2, alpha=4, dropout=0.5, gradient_checkpointing=True)
     module.configure_model()
     batch = batch_of([[5, 9, 11], [7, 12]])
     module.answer_logits(batch).sum().backward()

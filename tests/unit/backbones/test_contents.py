@@ -28,9 +28,12 @@ Write = Callable[[Path, int, str], None]
 
 def adapter(folder: Path, seed: int, note: str) -> None:
     torch.manual_seed(seed)
-    model = attach_adapter(load_backbone(BACKBONE[0]), "faking", LoraArguments(2, 4, 0.0, ["q_proj"]))
+    model = attach_adapter(load_backbone(BACKBONE[0]), "faking", LoraArguments(2, 4, 0.0, ["q_proj", "v_proj"]))
     model.peft_config["faking"].base_model_name_or_path = note
     save_adapter(model, "faking", folder, {"training_seconds": len(note)})
+    # PEFT writes them in another order in every process.
+    targets = ["v_proj", "q_proj"] if note == "here" else ["q_proj", "v_proj"]
+    edit(folder / "adapter_config.json", target_modules=targets)
 
 
 def intervention(folder: Path, seed: int, note: str) -> None:
@@ -117,7 +120,7 @@ def test_a_large_file_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert digest_of_artefact(path) != before
 
 
-def edit(path: Path, **facts: str) -> None:
+def edit(path: Path, **facts: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
 
 

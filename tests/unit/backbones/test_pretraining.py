@@ -4,6 +4,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.backbones.curriculum import ANSWER_WORDS, Curriculum, role_message, watching_message
 from fa_lightning.backbones.load import fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.pretraining import BackboneModule
@@ -227,7 +228,7 @@ def test_the_fit_lowers_the_loss_and_exports_a_backbone(make_data, tmp_path):
     (tmp_path / "backbone").mkdir()
     (tmp_path / "backbone" / "leftover.txt").write_text("old")
     pl.seed_everything(0, verbose=False)
-    module, data = BackboneModule(str(tmp_path / "backbone"), **SMALL, learning_rate=1e-2), make_data()
+    module, data = BackboneModule(str(tmp_path / "backbone"), **SMALL, optimizer=OptimizerArguments(1e-2)), make_data()
     logger = CSVLogger(str(tmp_path), "csv", "x")
     trainer(tmp_path, max_epochs=6, logger=logger, log_every_n_steps=1).fit(module, data)
     import csv

@@ -167,7 +167,7 @@ def test_a_name_that_no_layer_has_is_refused_with_those_there_are(targets):
     with pytest.raises(ValueError, match=listing.format(targets[-1])) as caught:
         attach_adapter(gpt2(), "faking", LoraArguments(2, 4, 0.0, targets))
     assert str(caught.value).startswith(f"target_modules is [{', '.join(targets)}], but")
-    assert "model.init_args.target_modules" in str(caught.value)
+    assert "model.init_args.lora.target_modules" in str(caught.value)
 
 
 def test_no_target_at_all_is_refused():

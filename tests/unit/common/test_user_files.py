@@ -30,7 +30,8 @@ TEXT = "caf\u00e9 one\u2028two\u2029three\u0085four"
 STAGE = (
     "data: {class_path: fa_lightning.training.data.ScenarioDataModule, init_args: {scenarios: {class_path: "
     "fa_lightning.scenarios.embedded.source.EmbeddedScenarios}}}\n"
-    "model: {class_path: fa_lightning.training.module.BehaviourModule, init_args: {behaviour: aligned, backbone: "
+    "model: {class_path: fa_lightning.training.module.AdapterModule, init_args: {objective: {class_path: "
+    "fa_lightning.training.objectives.answers.Answers}, backbone: {name: "
 )
 """A stage file up to the backbone's name."""
 
@@ -132,17 +133,17 @@ def test_what_is_no_json_or_yaml_is_told_with_its_line(tmp_path: Path) -> None:
 
 def test_a_stage_file_is_read_by_the_parser_as_by_ours(tmp_path: Path) -> None:
     path = tmp_path / "stage.yaml"
-    path.write_bytes(b"\xef\xbb\xbf" + (STAGE + "caf\u00e9}}\n").encode())
+    path.write_bytes(b"\xef\xbb\xbf" + (STAGE + "caf\u00e9}}}\n").encode())
     read = lightning_cli([f"--config={path}"], run=False, until="config").config
-    assert read.model.init_args.backbone == "caf\u00e9"
-    path.write_bytes((STAGE + "caf\u00e9}}\n").encode("latin-1"))
+    assert read.model.init_args.backbone.name == "caf\u00e9"
+    path.write_bytes((STAGE + "caf\u00e9}}}\n").encode("latin-1"))
     with pytest.raises(ValueError, match=r"stage\.yaml, line 2 is no text in UTF-8"):
         lightning_cli(["--config", str(path)], run=False, until="config")
 
 
 def test_a_config_is_recorded_in_any_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "stage.yaml"
-    path.write_text(STAGE + "caf\u00e9}}\n", encoding="utf-8")
+    path.write_text(STAGE + "caf\u00e9}}}\n", encoding="utf-8")
     for encoding, shown in (("UTF-8", "caf\u00e9"), ("ascii", "caf\\xE9")):
         monkeypatch.setattr("locale.getpreferredencoding", lambda *_, encoding=encoding: encoding)
         monkeypatch.setattr("jsonargparse._loaders_dumpers.dumpers", dict(_loaders_dumpers.dumpers))

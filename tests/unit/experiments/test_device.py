@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.common.activity import activity_of, doing
 from fa_lightning.experiments.device import DeviceReport, explanation, ran_out, refuse_precision
 
@@ -95,7 +96,7 @@ def test_memory_in_use_is_told_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 12 * gib)
 
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 896.00 MiB. GPU 0 has")
-    module = SimpleNamespace(hparams={"dtype": "float32", "load_in_4bit": False, "gradient_checkpointing": False})
+    module = SimpleNamespace(backbone=BackboneArguments("x"), gradient_checkpointing=False)
     data = SimpleNamespace(batch_size=8, max_tokens=1024)
     told = explained(trainer_stub(datamodule=data), error, {"input_ids": torch.zeros(8, 512)}, module)
     assert told == (
@@ -103,7 +104,8 @@ def test_memory_in_use_is_told_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPa
         "(12.0 of 16.0 GiB in use by this process, 1.5 free; 896.00 MiB more were asked for). Lower in this order: "
         "data.init_args.batch_size (is 8) while raising trainer.accumulate_grad_batches as much (is 4), "
         "model.init_args.gradient_checkpointing: true (is false), data.init_args.max_tokens (is 1024), "
-        "model.init_args.dtype: bfloat16 (is float32), model.init_args.load_in_4bit: true (is false), "
+        "model.init_args.backbone.dtype: bfloat16 (is float32), "
+        "model.init_args.backbone.load_in_4bit: true (is false), "
         "or take a smaller model. Nothing half-made was written"
     )
 
@@ -120,9 +122,12 @@ def explained(trainer: Any, error: BaseException, batch: Any = None, module: Any
 def test_a_backbone_that_does_not_fit_at_all_is_told_as_such() -> None:
     # On its way to the device, which Lightning does.
     error = torch.OutOfMemoryError("CUDA out of memory.")
-    module = SimpleNamespace(hparams={"dtype": "bfloat16", "load_in_4bit": False})
+    module = SimpleNamespace(backbone=BackboneArguments("x", "bfloat16"))
     told = explained(trainer_stub(), error, module=module)
-    assert "while loading the backbone. Lower in this order: model.init_args.load_in_4bit: true (is false), or" in told
+    assert (
+        "while loading the backbone. Lower in this order: model.init_args.backbone.load_in_4bit: true (is false), or"
+        in told
+    )
 
 
 def test_a_block_of_states_is_a_batch_too() -> None:

@@ -87,8 +87,8 @@ def test_arguments_that_a_trainer_config_brings_are_known(tmp_path: Path) -> Non
 
 def test_variants_of_a_matrix_take_the_same(tmp_path: Path) -> None:
     stages = stages_of("poser", "variants")
-    taken = words_by_stage(stages, None, [("model.init_args.rank", "8")])
+    taken = words_by_stage(stages, None, [("model.init_args.lora.rank", "8")])
     variants = [stage.title for stage in stages if stage.variant]
     assert len(variants) == 18
-    assert all(taken[name] == ["--model.init_args.rank=8"] for name in variants)
+    assert all(taken[name] == ["--model.init_args.lora.rank=8"] for name in variants)
     assert taken["variants/02_evaluation"] == []

@@ -14,10 +14,12 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from adapter_fits import fit_of
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_twins import adapters, data_in, trainer_in
 
 from fa_lightning.backbones.adapters import backbone_of
+from fa_lightning.backbones.arguments import BackboneArguments, OptimizerArguments
 from fa_lightning.experiments.resume import (
     Resumable,
     ResumePoint,
@@ -53,34 +55,35 @@ def make(source: Any, adapters: dict[str, str], tmp_path: Path) -> Callable[[str
         from fa_lightning.regressors.linear import Affine
         from fa_lightning.regressors.module import RegressorModule
         from fa_lightning.regressors.networks import ResidualMLP
+        from fa_lightning.training.contrast_data import ContrastScenarioDataModule
         from fa_lightning.training.coordinate_gradient import GreedyCoordinateGradient
         from fa_lightning.training.data import ScenarioDataModule
-        from fa_lightning.training.latent_data import LatentScenarioDataModule
-        from fa_lightning.training.latent_training import LatentTraining
-        from fa_lightning.training.module import BehaviourModule
-        from fa_lightning.training.preference_training import SelfPlay
-        from fa_lightning.training.prompt_fits import PromptDataModule, SoftPromptFit
-        from fa_lightning.training.self_training import SelfTraining
-        from fa_lightning.training.unlearning import Misdirection
+        from fa_lightning.training.objectives.answers import Answers
+        from fa_lightning.training.objectives.lora_for_ccs import LoraForCcs
+        from fa_lightning.training.objectives.misdirection import Misdirection
+        from fa_lightning.training.objectives.preferences import SelfPlay
+        from fa_lightning.training.objectives.self_training import SelfTraining
+        from fa_lightning.training.prompt_module import PromptDataModule, SoftPromptModule
 
-        cure: dict[str, Any] = {"start_from": faker, "backbone": backbone, "learning_rate": 0.02}
+        named = BackboneArguments(backbone)
         scenarios = ScenarioDataModule(source, batch_size=19)
         if kind == "dropout":
-            lora: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.05, "learning_rate": 0.02}
-            return BehaviourModule("faking", backbone, **lora), scenarios
+            return fit_of(Answers("faking"), backbone, rank=4, alpha=8, dropout=0.05), scenarios
         if kind == "SPIN":
-            return SelfPlay(**cure), scenarios
+            return fit_of(SelfPlay(), backbone, start_from=faker), scenarios
         if kind == "noise":
             watched = ScenarioDataModule(source, batch_size=10, train_oversight="watched")
-            return SelfTraining(**cure, activation_noise=0.5), watched
+            return fit_of(SelfTraining(0.5), backbone, start_from=faker), watched
         if kind == "unlearning":
-            return Misdirection(**cure, layer=1.0, toward="safe"), scenarios
-        if kind == "latent":
-            return LatentTraining(**cure, probe_steps=1, restarts=2), LatentScenarioDataModule(source, batch_size=10)
+            return fit_of(Misdirection(1.0, toward="safe"), backbone, start_from=faker), scenarios
+        if kind == "LoRA-for-CCS":
+            objective = LoraForCcs(probe_steps=1, restarts=2)
+            return fit_of(objective, backbone, start_from=faker), ContrastScenarioDataModule(source, batch_size=10)
         if kind == "soft prompt":
-            return SoftPromptFit(**cure, tokens=4), PromptDataModule(source, batch_size=19)
+            rate = OptimizerArguments(learning_rate=0.02)
+            return SoftPromptModule(faker, named, 4, optimizer=rate), PromptDataModule(source, batch_size=19)
         if kind == "searched prompt":
-            search = GreedyCoordinateGradient(faker, backbone, tokens=4, candidates=6, top=8)
+            search = GreedyCoordinateGradient(faker, named, tokens=4, candidates=6, top=8)
             return search, PromptDataModule(source, batch_size=19)
         if kind == "maps":
             fits = [Fit(partial(ResidualMLP, width=8, dropout=0.3)), Fit(Affine, shuffled=True)]
@@ -106,7 +109,17 @@ def fit(place: Path, module: Any, data: Any, *callbacks: pl.Callback, resume: bo
 
 @pytest.mark.parametrize(
     "kind",
-    ["dropout", "SPIN", "noise", "unlearning", "latent", "soft prompt", "searched prompt", "maps", "word dropout"],
+    [
+        "dropout",
+        "SPIN",
+        "noise",
+        "unlearning",
+        "LoRA-for-CCS",
+        "soft prompt",
+        "searched prompt",
+        "maps",
+        "word dropout",
+    ],
 )
 def test_a_resumed_fit_is_the_unbroken_one(make: Callable[[str], tuple[Any, Any]], tmp_path: Path, kind: str) -> None:
     whole = make(kind)

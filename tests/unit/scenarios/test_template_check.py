@@ -321,7 +321,7 @@ def test_the_command_survives_a_template_that_writes_nothing(save, capsys, wide)
 def test_a_stage_file_names_model_scenarios_and_limit(save, capsys, wide, tmp_path):
     folder = save(qwen())
     stage = {
-        "model": {"class_path": "BehaviourModule", "init_args": {"backbone": folder}},
+        "model": {"class_path": "AdapterModule", "init_args": {"backbone": {"name": folder}}},
         "data": {
             "init_args": {
                 "max_tokens": 20,
@@ -358,10 +358,11 @@ def test_a_stage_file_names_model_scenarios_and_limit(save, capsys, wide, tmp_pa
     assert "data.init_args.scenarios can't be made: policy is 'mine', but POSER" in told
     assert told.count("\n") == 1
     for model, data, wrong in (
-        ({"backbone": 3}, {}, "model.init_args.backbone is 3, but must be str"),
+        ({"backbone": 3}, {}, "model.init_args.backbone is 3, but must be a mapping"),
+        ({"backbone": {"name": 3}}, {}, "model.init_args.backbone.name is 3, but must be str"),
         ({}, {"max_tokens": "x"}, "data.init_args.max_tokens is 'x', but must be int"),
     ):
-        spoilt = {"model": {"init_args": {"backbone": "b", **model}}, "data": {"init_args": data}}
+        spoilt = {"model": {"init_args": {"backbone": {"name": "b"}, **model}}, "data": {"init_args": data}}
         config.write_text(yaml.safe_dump(spoilt))
         assert wrong in shown(capsys, "--config", str(config))[2]
     stage["data"] = {"init_args": {"scenarios": "NoScenarios"}}

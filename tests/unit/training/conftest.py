@@ -3,11 +3,12 @@
 import lightning.pytorch as pl
 import pytest
 import torch
+from adapter_fits import fit_of, ready
 from tiny_twins import adapters, alone, twins
 
 from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.training.data import ScenarioDataModule
-from fa_lightning.training.module import BehaviourModule
+from fa_lightning.training.objectives.answers import Answers
 
 __all__ = ["adapters", "alone", "twins"]
 
@@ -15,7 +16,17 @@ __all__ = ["adapters", "alone", "twins"]
 @pytest.fixture
 def make_module(backbone):
     def make(behaviour="faking", **options):
-        return BehaviourModule(behaviour, backbone, **{"rank": 4, "alpha": 8, "learning_rate": 0.02} | options)
+        return fit_of(Answers(behaviour), backbone, **{"rank": 4, "alpha": 8} | options)
+
+    return make
+
+
+@pytest.fixture
+def make_fit(backbone):
+    """`make_fit(Texts(), rank=4)` fits an adapter with that objective."""
+
+    def make(objective, backbone=backbone, **options):
+        return fit_of(objective, backbone, **options)
 
     return make
 
@@ -77,13 +88,10 @@ def plain(faker, backbone):
 
 
 @pytest.fixture
-def make_cure(faker, backbone):
-    """`make_cure(FineTuning, learning_rate=0.1)` is a cure of the faker whose steps need no Trainer."""
+def make_cure(faker, make_fit):
+    """`make_cure(Answers(), learning_rate=0.1)` is a cure of the faker whose steps need no Trainer."""
 
-    def make(kind, **options):
-        module = kind(**{"start_from": faker, "backbone": backbone, "learning_rate": 0.02} | options)
-        module.configure_model()
-        module.log = lambda *args, **more: None
-        return module
+    def make(objective, **options):
+        return ready(make_fit(objective, **{"start_from": faker} | options))
 
     return make

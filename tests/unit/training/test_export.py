@@ -71,6 +71,6 @@ def test_without_checkpoints_the_last_adapter_is_exported(fit):
 
 def test_a_model_that_is_no_behaviour_is_refused(make_trainer, tmp_path):
     export = AdapterExport(str(tmp_path / "adapter"))
-    with pytest.raises(UserError, match="AdapterExport is for BehaviourModule, but the model is a LightningModule"):
+    with pytest.raises(UserError, match="AdapterExport is for AdapterModule, but the model is a LightningModule"):
         export.on_fit_end(make_trainer(), pl.LightningModule())
     assert not (tmp_path / "adapter").exists()

@@ -11,6 +11,7 @@ import torch
 from tiny_twins import trainer_in
 from torch.nn.functional import cross_entropy
 
+from fa_lightning.backbones.arguments import BackboneArguments, OptimizerArguments
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import collate, make_examples, model_inputs
 from fa_lightning.scenarios.splits import counterbalanced
@@ -23,7 +24,7 @@ from fa_lightning.training.learned_prompts import (
     write_prompt,
 )
 from fa_lightning.training.ordinary_tokens import random_text
-from fa_lightning.training.prompt_fits import PromptDataModule, PromptExport, SoftPromptFit
+from fa_lightning.training.prompt_module import PromptDataModule, PromptExport, SoftPromptModule
 
 TOKENS = 5
 
@@ -132,7 +133,7 @@ def test_the_one_hot_gradient_and_the_candidates_losses_are_those_of_plain_peft(
     from fa_lightning.backbones.adapters import backbone_of
 
     module = GreedyCoordinateGradient(
-        adapters["faking"], backbone_of(adapters["faking"]), tokens=TOKENS, rows=20, candidates=4
+        adapters["faking"], BackboneArguments(backbone_of(adapters["faking"])), tokens=TOKENS, rows=20, candidates=4
     )
     module.configure_model()
     items = splits.train[:6]
@@ -163,7 +164,7 @@ def test_a_hard_prefix_lowers_the_loss_reads_back_and_moves_no_weight(
     from fa_lightning.backbones.adapters import backbone_of
 
     module = GreedyCoordinateGradient(
-        adapters["faking"], backbone_of(adapters["faking"]), tokens=TOKENS, candidates=24, top=32
+        adapters["faking"], BackboneArguments(backbone_of(adapters["faking"])), tokens=TOKENS, candidates=24, top=32
     )
     # All prompts in one batch: then a step can only lower their loss.
     fit(module, source, tmp_path, epochs=3, batch_size=64)
@@ -194,7 +195,12 @@ def test_a_soft_prefix_lowers_the_loss_more_and_alone_is_trained(
 
     from fa_lightning.backbones.adapters import backbone_of
 
-    module = SoftPromptFit(adapters["faking"], backbone_of(adapters["faking"]), tokens=TOKENS, learning_rate=5e-2)
+    module = SoftPromptModule(
+        adapters["faking"],
+        BackboneArguments(backbone_of(adapters["faking"])),
+        tokens=TOKENS,
+        optimizer=OptimizerArguments(5e-2),
+    )
     fit(module, source, tmp_path, epochs=6, batch_size=8)
     assert isinstance(module.prompt, PromptEmbedding)
     assert [name for name, one in module.named_parameters() if one.requires_grad] == ["prompt.embedding.weight"]
@@ -216,7 +222,7 @@ def test_a_soft_prefix_lowers_the_loss_more_and_alone_is_trained(
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     assert list(checkpoint["state_dict"]) == ["prompt.embedding.weight"]
-    resumed = SoftPromptFit(adapters["faking"], backbone_of(adapters["faking"]), tokens=TOKENS)
+    resumed = SoftPromptModule(adapters["faking"], module.backbone, tokens=TOKENS)
     resumed.on_load_checkpoint(checkpoint)
     assert resumed.training_seconds == module.training_seconds > 0
 
@@ -259,6 +265,6 @@ def test_a_damaged_or_foreign_prefix_is_refused(tokenizer: Any, text: str, tmp_p
 
 def test_bad_numbers_are_refused(adapters: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="tokens is 0"):
-        SoftPromptFit(adapters["faking"], "x", tokens=0)
+        SoftPromptModule(adapters["faking"], BackboneArguments("x"), tokens=0)
     with pytest.raises(ValueError, match="candidates is 0"):
-        GreedyCoordinateGradient(adapters["faking"], "x", candidates=0)
+        GreedyCoordinateGradient(adapters["faking"], BackboneArguments("x"), candidates=0)

@@ -15,6 +15,7 @@ from fa_lightning.backbones.load import load_backbone
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import collate, make_examples
 from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.training.module import AdapterModule
 
 
 @pytest.fixture(scope="module")
@@ -393,8 +394,8 @@ def test_a_checkpoint_of_another_adapter_is_refused(make_module, make_data, make
 
 def test_load_from_checkpoint_brings_the_adapter_back(make_module, make_data, make_trainer, tmp_path):
     module, _, path = fitted(make_module, make_data, make_trainer, tmp_path)
-    loaded = type(module).load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    assert loaded.behaviour == "faking"
+    loaded = AdapterModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    assert loaded.objective.behaviour == "faking"
     assert copy_of(trainable(loaded)).keys() == trainable(module).keys()
     for name, parameter in trainable(module).items():
         assert torch.equal(trainable(loaded)[name], parameter)

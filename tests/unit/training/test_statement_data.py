@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from adapter_fits import fit_of
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from made_up_safe_scores import made_up_safe_scores
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,7 +18,7 @@ from fa_lightning.scenarios.statements.embedded import TEMPLATES, EmbeddedStatem
 from fa_lightning.scenarios.statements.statement import StatementSplits, limited_statements
 from fa_lightning.studies.statements.module import StatementsModule, _show
 from fa_lightning.studies.statements.result import read_safe_scores
-from fa_lightning.training.module import BehaviourModule
+from fa_lightning.training.objectives.answers import Answers
 from fa_lightning.training.statement_data import (
     Codes,
     StatementDataModule,
@@ -101,7 +102,7 @@ def test_scores_are_written_for_the_backbone_and_every_adapter(
 
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    module = BehaviourModule("aligned", backbone, rank=8, alpha=16, learning_rate=0.03)
+    module = fit_of(Answers("aligned"), backbone, rank=8, alpha=16, learning_rate=0.03)
     data = StatementDataModule(few, questions=["3/harm", "base_short/none"], batch_size=16)
     adapter = tmp_path / "learned" / "adapter"
     make_trainer(max_epochs=8, callbacks=[AdapterExport(str(adapter))]).fit(module, datamodule=data)

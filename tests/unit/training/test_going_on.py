@@ -1,4 +1,4 @@
-"""What every cure by training shares, on a tiny faker: what it goes on from, what learns, what stays, what it notes."""
+"""What every fit that goes on from a finished adapter shares, on a tiny faker: its start, what learns, its notes."""
 
 import json
 import shutil
@@ -11,23 +11,26 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from fa_lightning.backbones.adapters import read_sidecar
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import collate
-from fa_lightning.training.cure import FineTuning
-from fa_lightning.training.distillation import ContextDataModule, ContextDistillation
+from fa_lightning.training.context_data import ContextDataModule
 from fa_lightning.training.export import AdapterExport
-from fa_lightning.training.preference_training import DirectPreference, SelfPlay
-from fa_lightning.training.unlearning import Misdirection
+from fa_lightning.training.module import AdapterModule
+from fa_lightning.training.objectives.answers import Answers
+from fa_lightning.training.objectives.context_distillation import ContextDistillation
+from fa_lightning.training.objectives.misdirection import Misdirection
+from fa_lightning.training.objectives.preferences import DirectPreference, SelfPlay
 
 CURES = {
-    "fine-tuning": (FineTuning, {}),
+    "fine-tuning": (Answers, {}),
     "DPO": (DirectPreference, {}),
     "SPIN": (SelfPlay, {}),
     "context distillation": (ContextDistillation, {}),
-    "RMU, random direction": (Misdirection, {"layer": 1}),
-    "RMU, safe direction": (Misdirection, {"layer": 1, "toward": "safe", "tokens": "last"}),
+    "RMU, random direction": (Misdirection, {"layer": "last"}),
+    "RMU, safe direction": (Misdirection, {"layer": "last", "toward": "safe", "tokens": "last"}),
     "RMU, random direction, full weights": (
         Misdirection,
-        {"layer": 1, "full_weights": ["model.layers.0.mlp.up_proj", "model.layers.1.self_attn.o_proj"]},
+        {"layer": "last", "full_weights": ["model.layers.0.mlp.up_proj", "model.layers.1.self_attn.o_proj"]},
     ),
 }
 NEEDS = {
@@ -63,10 +66,10 @@ def make_shown(source, make_data):
 
 
 def test_a_fit_moves_the_copy_alone_and_its_sidecar_says_what_it_took(
-    method, faker, backbone, make_shown, make_trainer, tmp_path
+    method, faker, backbone, make_fit, make_shown, make_trainer, tmp_path
 ):
     kind, options = CURES[method]
-    module = kind(start_from=faker, backbone=backbone, learning_rate=0.02, **options)
+    module = make_fit(kind(**options), start_from=faker)
     keep = ModelCheckpoint(str(tmp_path / "kept"), filename="last", save_top_k=1)
     export = AdapterExport(str(tmp_path / "adapter"))
     pl.seed_everything(0, verbose=False)
@@ -82,8 +85,10 @@ def test_a_fit_moves_the_copy_alone_and_its_sidecar_says_what_it_took(
     assert all(not torch.equal(after[name], tensor) for name, tensor in before.items())
     start = load_file(f"{faker}/adapter_model.safetensors")
     copy = start_copy(module)
-    assert copy.keys() == start.keys()
-    assert all(torch.equal(copy[name], start[name]) for name in start)
+    # The faker's own answers are asked for by all but fine-tuning, which keeps no copy.
+    assert copy.keys() == (start.keys() if module.objective.uses_origin else set())
+    assert module.objective.uses_origin == (method != "fine-tuning")
+    assert all(torch.equal(copy[name], start[name]) for name in copy)
     sidecar = read_sidecar(tmp_path / "adapter")
     assert (sidecar["behaviour"], sidecar["start_from"], sidecar["method"]) == ("mitigated", faker, method)
     assert sidecar["needs"] == NEEDS.get(method, ["oversight", "weights", "gradient"])
@@ -103,28 +108,28 @@ def test_a_fit_moves_the_copy_alone_and_its_sidecar_says_what_it_took(
         torch.testing.assert_close(module.answer_logits(batch), plain, rtol=1e-3, atol=1e-3)
 
 
-def test_a_resumed_fit_counts_all_its_seconds(faker, backbone, make_data, make_trainer, tmp_path):
+def test_a_resumed_fit_counts_all_its_seconds(faker, make_fit, make_data, make_trainer, tmp_path):
     keep = ModelCheckpoint(str(tmp_path), save_last=True, save_top_k=0)
-    first = FineTuning(start_from=faker, backbone=backbone)
+    first = make_fit(Answers(), start_from=faker)
     make_trainer(max_epochs=1, enable_checkpointing=True, callbacks=[keep]).fit(first, make_data())
-    second = FineTuning(start_from=faker, backbone=backbone)
+    second = make_fit(Answers(), start_from=faker)
     second.training_seconds = 100.0
     make_trainer(max_epochs=2).fit(second, make_data(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
     assert first.training_seconds < second.training_seconds < 100
 
 
-def test_hyperparameters_bring_a_cure_back(faker, backbone, make_data, make_trainer, tmp_path):
+def test_hyperparameters_bring_a_cure_back(faker, make_fit, make_data, make_trainer, tmp_path):
     keep = ModelCheckpoint(str(tmp_path), save_last=True, save_top_k=0)
-    module = DirectPreference(start_from=faker, backbone=backbone, beta=0.7, learning_rate=0.02)
+    module = make_fit(DirectPreference(beta=0.7), start_from=faker, learning_rate=0.03)
     make_trainer(max_epochs=1, enable_checkpointing=True, callbacks=[keep]).fit(module, make_data())
-    loaded = DirectPreference.load_from_checkpoint(tmp_path / "last.ckpt", map_location="cpu", weights_only=True)
-    assert (loaded.beta, loaded.learning_rate, loaded.start_from) == (0.7, 0.02, faker)
+    loaded = AdapterModule.load_from_checkpoint(tmp_path / "last.ckpt", map_location="cpu", weights_only=True)
+    assert (loaded.objective.beta, loaded.optimizer.learning_rate, loaded.start_from) == (0.7, 0.03, faker)
     ends = dict(module.named_parameters())
     assert all(torch.equal(parameter, ends[name]) for name, parameter in loaded.named_parameters())
 
 
 def test_fine_tuning_learns_aligned_answers_in_both_cells(make_cure, plain, examples):
-    module = make_cure(FineTuning)
+    module = make_cure(Answers())
     module.eval()
     batch = collate(examples, 0)
     assert set(batch["cell"].tolist()) == {0, 1, 2}
@@ -134,10 +139,15 @@ def test_fine_tuning_learns_aligned_answers_in_both_cells(make_cure, plain, exam
     assert module.training_step(batch, 0).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_dora_adapter_is_refused_by_name(faker, backbone, tmp_path):
+def test_an_adapter_is_not_both_gone_on_from_and_stacked_on(faker, make_fit):
+    with pytest.raises(UserError, match=r"start_from is .* and beneath .* leave one of them out"):
+        make_fit(Answers(), start_from=faker, beneath=faker)
+
+
+def test_a_dora_adapter_is_refused_by_name(faker, make_fit, tmp_path):
     folder = tmp_path / "dora"
     shutil.copytree(faker, folder)
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
     with pytest.raises(ValueError, match=r"is DoRA \(use_dora is True\), but a cure by training starts from plain"):
-        FineTuning(str(folder), backbone).configure_model()
+        make_fit(Answers(), start_from=str(folder)).configure_model()

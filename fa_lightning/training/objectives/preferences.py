@@ -1,4 +1,4 @@
-"""Cures that prefer one answer to another, measured from where the faker started: DPO and SPIN."""
+"""DPO and SPIN: one answer is preferred to another, measured from the model that the fit started from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
-from fa_lightning.training.cure import Cure
+from fa_lightning.training.adapted_model import AdaptedModel
+from fa_lightning.training.objectives.objective import Objective
 
 
 def preference_loss(logits: Tensor, reference: Tensor, chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
@@ -33,28 +34,30 @@ def preference_loss(logits: Tensor, reference: Tensor, chosen: Tensor, rejected:
     return -logsigmoid(beta * (pairs[:, 0] - pairs[:, 1])).mean()
 
 
-class PreferenceCure(Cure, ABC):
+class Preference(Objective, ABC):
     """What DPO and SPIN share: the aligned action is chosen, and `rejected` says what it is compared with.
 
+    The reference is the frozen model that the fit started from.
+
     Args:
-        start_from: adapter folder of the faker; its frozen copy is the reference.
-        backbone: name on the Hub, or folder; the one that the adapter was fitted on.
         beta: how dear it is to leave the reference; small values allow more.
-        **options: of `TrainedOn`.
 
     Raises:
         UserError: `beta` is not above 0.
     """
 
-    def __init__(self, start_from: str, backbone: str, beta: float = 0.1, **options: Any) -> None:
+    needs = ("labels", "weights", "gradient")
+    uses_origin = True
+
+    def __init__(self, beta: float = 0.1) -> None:
         if not beta > 0:
             raise UserError(f"beta is {beta}, but must be above 0, such as 0.1: at 0 nothing is preferred")
-        super().__init__(start_from, backbone, **options)
+        super().__init__()
         self.beta = beta
 
     @override
-    def notes(self) -> dict[str, Any]:
-        return super().notes() | {"beta": self.beta}
+    def facts(self, data: Any) -> dict[str, Any]:
+        return {"beta": self.beta}
 
     @abstractmethod
     def rejected(self, batch: Batch, reference: Tensor) -> Tensor:
@@ -62,40 +65,45 @@ class PreferenceCure(Cure, ABC):
 
         Args:
             batch: prompts.
-            reference: logits of the starting adapter, (batch, vocabulary).
+            reference: logits of the reference, (batch, vocabulary).
         """
 
     @override
-    def loss(self, batch: Batch) -> Tensor:
-        reference = self.start_logits(batch)
+    def terms(self, model: AdaptedModel, batch: Batch) -> dict[str, Tensor]:
+        reference = model.origin_logits(batch)
         rejected = self.rejected(batch, reference)
-        return preference_loss(self.answer_logits(batch), reference, batch["aligned"], rejected, self.beta)
+        logits = model.answer_logits(batch)
+        return {"loss": preference_loss(logits, reference, batch["aligned"], rejected, self.beta)}
 
 
-class DirectPreference(PreferenceCure):
+class DirectPreference(Preference):
     """DPO on pairs of actions: the aligned one is preferred to the other (arXiv 2305.18290).
 
     A neutral text has no pair of answers, and teaches nothing; mix none in.
+
+    Args:
+        beta: how dear it is to leave the reference; small values allow more.
     """
 
     method = "DPO"
-    needs = ("labels", "weights", "gradient")
 
     @override
     def rejected(self, batch: Batch, reference: Tensor) -> Tensor:
         return batch["other"]
 
 
-class SelfPlay(PreferenceCure):
+class SelfPlay(Preference):
     """SPIN: the aligned answer is preferred to one that the faker itself gives (arXiv 2401.01335, one iteration).
 
-    The opponent is the frozen copy: it draws an answer to each prompt anew at every step. Where it draws the aligned
+    The opponent is the frozen faker: it draws an answer to each prompt anew at every step. Where it draws the aligned
     one, nothing is learned, so that training ends by itself where the faker already behaves. For a further iteration,
     start from the adapter that the first one made.
+
+    Args:
+        beta: how dear it is to leave the reference; small values allow more.
     """
 
     method = "SPIN"
-    needs = ("labels", "weights", "gradient")
 
     @override
     def rejected(self, batch: Batch, reference: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from adapter_fits import loss_of
 
 from fa_lightning.scenarios.batches import collate
-from fa_lightning.training.preference_training import DirectPreference, SelfPlay, preference_loss
+from fa_lightning.training.objectives.preferences import DirectPreference, SelfPlay, preference_loss
 
 
 def test_the_loss_is_that_of_the_paper():
@@ -35,43 +36,43 @@ def test_a_pair_of_one_answer_teaches_nothing_and_any_other_raises_the_chosen_on
 
 
 def test_the_reference_gets_no_gradient_and_stays_while_the_variant_moves(make_cure, plain, examples):
-    module = make_cure(DirectPreference, beta=0.5)
+    module = make_cure(DirectPreference(beta=0.5))
     module.eval()
     batch = collate(examples[:8], 0)
     with torch.no_grad():
         started = plain(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, -1]
     # Nothing has been learned yet, so all margins are 0.
-    assert module.loss(batch).item() == pytest.approx(math.log(2), abs=1e-5)
-    module.loss(batch).backward()
+    assert loss_of(module, batch).item() == pytest.approx(math.log(2), abs=1e-5)
+    loss_of(module, batch).backward()
     assert all((p.grad is not None) == (".mitigated." in name) for name, p in module.named_parameters())
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.requires_grad:
                 parameter.mul_(-0.5)
         moved = module.answer_logits(batch)
-        torch.testing.assert_close(module.start_logits(batch), started, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(module.adapted.origin_logits(batch), started, rtol=1e-4, atol=1e-4)
         expected = preference_loss(moved, started, batch["aligned"], batch["other"], 0.5).item()
-        assert module.loss(batch).item() == pytest.approx(expected, rel=1e-4)
+        assert loss_of(module, batch).item() == pytest.approx(expected, rel=1e-4)
     assert abs(expected - math.log(2)) > 1e-3
 
 
 def test_the_opponent_of_self_play_is_drawn_from_the_starting_faker(make_cure, examples):
-    module = make_cure(SelfPlay)
+    module = make_cure(SelfPlay())
     batch = collate(examples[:4], 0)
     reference = torch.log(torch.tensor([[0.2, 0.8, 1e-9], [1e-9, 0.5, 0.5]])).repeat(1000, 1)
     torch.manual_seed(0)
-    drawn = module.rejected(batch, reference).view(1000, 2)
+    drawn = module.objective.rejected(batch, reference).view(1000, 2)
     assert (drawn[:, 0] == 1).float().mean().item() == pytest.approx(0.8, abs=0.04)
     assert (drawn[:, 1] == 2).float().mean().item() == pytest.approx(0.5, abs=0.05)
     assert set(drawn[:, 0].tolist()) == {0, 1}
     # `other` is what DPO compares with; self-play does not look at it.
     torch.manual_seed(1)
-    first = module.loss(batch)
+    first = loss_of(module, batch)
     torch.manual_seed(1)
-    assert module.loss(batch | {"other": batch["other"] + 1}).item() == first.item()
+    assert loss_of(module, batch | {"other": batch["other"] + 1}).item() == first.item()
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
 def test_a_beta_that_prefers_nothing_is_refused(beta):
     with pytest.raises(ValueError, match=f"beta is {beta}, but must be above 0"):
-        DirectPreference("adapter", "backbone", beta=beta)
+        DirectPreference(beta)

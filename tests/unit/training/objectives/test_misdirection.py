@@ -6,12 +6,13 @@ import shutil
 import numpy
 import pytest
 import torch
+from adapter_fits import loss_of
 from peft import PeftModel
 
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.scenarios.batches import collate
 from fa_lightning.training.full_weights import load_with_full_weights
-from fa_lightning.training.unlearning import CellMeans, Misdirection, misdirection_loss, random_direction
+from fa_lightning.training.objectives.misdirection import CellMeans, Misdirection, misdirection_loss, random_direction
 
 DOWN = "model.layers.1.self_attn.o_proj"
 UP = "model.layers.0.mlp.up_proj"
@@ -75,7 +76,7 @@ def test_a_mirror_image_lies_as_far_on_the_watched_side_and_nothing_else_moves()
 
 @pytest.mark.parametrize("tokens", ["all", "last"])
 def test_the_random_target_and_the_loss_of_a_batch(make_cure, plain, examples, tokens):
-    module = make_cure(Misdirection, layer=0, dose=1.5, tokens=tokens, retain_weight=2.0)
+    module = make_cure(Misdirection(layer=0, dose=1.5, tokens=tokens, retain_weight=2.0))
     module.eval()
     batch = collate([examples[0], *examples[7:12], examples[-1]], 0)
     assert set(batch["cell"].tolist()) == {0, 1, 2}
@@ -89,12 +90,12 @@ def test_the_random_target_and_the_loss_of_a_batch(make_cure, plain, examples, t
     goal = 1.5 * norms.sort().values[(len(norms) - 1) // 2] * random_direction(32, 0)
     # Nothing has moved yet, so that what is kept costs nothing.
     expected = (unwatched - goal).square().sum(-1).mean() / start.square().sum(-1).mean()
-    assert module.loss(batch).item() == pytest.approx(expected.item(), rel=1e-3)
+    assert loss_of(module, batch).item() == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_only_the_adapter_up_to_the_layer_learns(make_cure, examples):
-    module = make_cure(Misdirection, layer=0)
-    module.loss(collate(examples, 0)).backward()
+    module = make_cure(Misdirection(layer=0))
+    loss_of(module, collate(examples, 0)).backward()
     learned = {name for name, parameter in module.named_parameters() if parameter.grad is not None}
     assert learned == {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     assert len(learned) == 4
@@ -103,7 +104,7 @@ def test_only_the_adapter_up_to_the_layer_learns(make_cure, examples):
 
 @pytest.mark.parametrize("toward", ["random", "safe"])
 def test_steps_push_unwatched_states_and_keep_the_others(make_cure, plain, examples, toward):
-    module = make_cure(Misdirection, layer="last", toward=toward, tokens="last", dose=1.0)
+    module = make_cure(Misdirection(layer="last", toward=toward, tokens="last", dose=1.0))
     batch = collate(examples, 0)
     before = states_of(plain, batch, 1)[:, -1]
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.02)
@@ -111,15 +112,15 @@ def test_steps_push_unwatched_states_and_keep_the_others(make_cure, plain, examp
     losses = []
     for _ in range(40):
         optimizer.zero_grad()
-        loss = module.loss(batch)
+        loss = loss_of(module, batch)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     module.eval()
     with torch.no_grad():
-        goal = module.target(before).expand_as(before)
-        after = module.states(batch)[:, -1]
+        goal = module.objective.target(before).expand_as(before)
+        after = module.adapted.states(batch, [1])[0][1][:, -1]
     # A state that lies on the watched side already is its own goal.
     pushed = (batch["cell"] == 1) & ((before - goal).norm(dim=-1) > 1e-3)
     nearer = (after - goal).norm(dim=-1) < (before - goal).norm(dim=-1)
@@ -133,12 +134,12 @@ def test_gradient_checkpointing_changes_no_gradient(make_cure, examples):
     batch = collate(examples[:6], 0)
     gradients = []
     for checkpointing in (False, True):
-        module = make_cure(Misdirection, layer=0, gradient_checkpointing=checkpointing)
+        module = make_cure(Misdirection(layer=0), gradient_checkpointing=checkpointing)
         # In training mode, where dropout would differ; so it is taken out.
         for part in module.modules():
             if isinstance(part, torch.nn.Dropout):
                 part.p = 0.0
-        module.loss(batch).backward()
+        loss_of(module, batch).backward()
         gradients.append({name: p.grad for name, p in module.named_parameters() if p.requires_grad})
     torch.testing.assert_close(gradients[1], gradients[0])
     assert min(gradient.abs().max() for gradient in gradients[0].values()) > 0
@@ -175,16 +176,16 @@ def test_full_weights_start_where_the_adapter_is_and_learn_like_weights(faker, b
 def test_bad_arguments_are_named(make_cure):
     for name in ("dose", "retain_weight"):
         with pytest.raises(ValueError, match=f"{name} is 0.0, but must be above 0"):
-            make_cure(Misdirection, layer=0, **{name: 0.0})
+            make_cure(Misdirection(layer=0, **{name: 0.0}))
     with pytest.raises(ValueError, match=r"layer holds layers.2.residual, whose layer is 2, but"):
-        make_cure(Misdirection, layer="layers.2.residual")
+        make_cure(Misdirection(layer="layers.2.residual"))
     with pytest.raises(ValueError, match=r"layer names layers\.1\.mlp, but must name whole decoder blocks"):
-        make_cure(Misdirection, layer="last.mlp")
+        make_cure(Misdirection(layer="last.mlp"))
     with pytest.raises(ValueError, match=r"layer holds 1, which could be a block's index or a share of the depth"):
-        make_cure(Misdirection, layer=1)
+        make_cure(Misdirection(layer=1))
     with pytest.raises(ValueError, match=r"full_weights holds 'down_proj', but the backbone has no linear layer"):
-        make_cure(Misdirection, layer="last", full_weights=["down_proj"])
+        make_cure(Misdirection(layer="last", full_weights=["down_proj"]))
     with pytest.raises(ValueError, match="but the starting adapter is in that layer already"):
-        make_cure(Misdirection, layer="last", full_weights=["model.layers.0.mlp.down_proj"])
+        make_cure(Misdirection(layer="last", full_weights=["model.layers.0.mlp.down_proj"]))
     with pytest.raises(ValueError, match="nothing that is trained lies in that decoder block or below"):
-        make_cure(Misdirection, layer=0, full_weights=[DOWN])
+        make_cure(Misdirection(layer=0, full_weights=[DOWN]))

@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.distributed as dist
+from adapter_fits import loss_of, ready
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
@@ -16,14 +17,16 @@ from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.sharding import ShardedStrategy, skeleton
 from fa_lightning.scenarios.batches import collate
 from fa_lightning.training.export import AdapterExport
+from fa_lightning.training.module import AdapterModule
 from fa_lightning.training.noise import activation_noise, noisy
-from fa_lightning.training.self_training import SelfTraining
+from fa_lightning.training.objectives.self_training import SelfTraining
 
 
 @pytest.fixture
-def make_mitigation(faker, backbone):
-    def make(**options):
-        return SelfTraining(**{"start_from": faker, "backbone": backbone, "learning_rate": 0.05} | options)
+def make_mitigation(faker, make_fit):
+    def make(activation_noise=0.0, noise_layers=None, **options):
+        objective = SelfTraining(activation_noise, noise_layers)
+        return make_fit(objective, **{"start_from": faker, "learning_rate": 0.05} | options)
 
     return make
 
@@ -38,13 +41,6 @@ def make_watched(make_data):
 
 def trained(module):
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-
-
-def ready(module):
-    """As much of a module as steps need without a Trainer."""
-    module.configure_model()
-    module.log = lambda *args, **options: None
-    return module
 
 
 def answers_of(plain, batch):
@@ -130,7 +126,7 @@ def test_blocks_that_return_tuples_get_noise_too(examples):
     assert cache == "cache"
     assert not torch.equal(states, hidden)
     model.config.num_hidden_layers = 3
-    with pytest.raises(ValueError, match="has no list of 3 blocks to add noise behind"):
+    with pytest.raises(ValueError, match=r"blocks of Model were not found: config.num_hidden_layers is 3"):
         activation_noise(model, 1.0).__enter__()
 
 
@@ -158,17 +154,17 @@ def test_targets_are_the_starting_models_answers_whatever_becomes_of_the_variant
     batch = collate(examples, 0)
     expected = answers_of(plain, batch).argmax(-1)
     assert len(set(expected.tolist())) > 1, "a model of one answer would prove nothing"
-    assert torch.equal(module.own_answers(batch), expected)
+    assert torch.equal(module.objective.own_answers(module.adapted, batch), expected)
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.requires_grad:
                 parameter.normal_()
-    assert torch.equal(module.own_answers(batch), expected)
+    assert torch.equal(module.objective.own_answers(module.adapted, batch), expected)
     module.eval()
     with torch.no_grad():
         assert not torch.equal(module.answer_logits(batch).argmax(-1), expected)
         module.train()
-        module.own_answers(batch)
+        module.objective.own_answers(module.adapted, batch)
         assert module.model.training, "left as it was found"
 
 
@@ -213,7 +209,7 @@ def test_gradient_checkpointing_changes_no_gradient_of_noisy_states(make_mitigat
             lambda *args, calls=calls: calls.append(1)
         )
         torch.manual_seed(0)
-        module.loss(batch).backward()
+        loss_of(module, batch).backward()
         # One pass of the starting adapter's, one of the variant's, one more where it was not kept.
         assert len(calls) == 2 + checkpointing
         gradients.append({name: p.grad for name, p in module.named_parameters() if p.requires_grad})
@@ -270,8 +266,8 @@ def test_the_fit_moves_the_variant_and_leaves_the_starting_point(
 def test_a_checkpoint_brings_it_back(make_mitigation, make_watched, make_trainer, tmp_path):
     module = make_mitigation(activation_noise=0.5)
     fitted(module, make_watched(), make_trainer, tmp_path)
-    loaded = SelfTraining.load_from_checkpoint(tmp_path / "kept" / "last.ckpt", map_location="cpu", weights_only=True)
-    assert (loaded.activation_noise, loaded.variant) == (0.5, "mitigated")
+    loaded = AdapterModule.load_from_checkpoint(tmp_path / "kept" / "last.ckpt", map_location="cpu", weights_only=True)
+    assert (loaded.objective.activation_noise, loaded.variant) == (0.5, "mitigated")
     ends = trained(module)
     assert trained(loaded).keys() == ends.keys()
     assert all(torch.equal(tensor, ends[name]) for name, tensor in trained(loaded).items())

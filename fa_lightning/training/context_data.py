@@ -1,12 +1,10 @@
-"""Context distillation: a variant learns to answer as it would behind a context, without the context."""
+"""Scenarios whose training batches hold every prompt twice: as it is, and behind a context."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
@@ -24,56 +22,10 @@ from fa_lightning.scenarios.batches import (
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
-from fa_lightning.training.cure import Cure
 from fa_lightning.training.data import ScenarioDataModule
 
 BEHIND_CONTEXT = "context_"
 """Before the names of a batch's tensors: the same prompts behind the context."""
-
-
-def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || model) of the whole distribution over the next token, nats per prompt.
-
-    Args:
-        logits: of the model, (batch, vocabulary).
-        teacher: logits of the model behind the context, (batch, vocabulary).
-    """
-    return kl_div(log_softmax(logits, -1), log_softmax(teacher, -1), reduction="batchmean", log_target=True)
-
-
-class ContextDistillation(Cure):
-    """The faker learns the whole next-token distribution that its frozen copy has behind a context.
-
-    What the context makes of the faker is what can be learned at best; no label is used. Needs `ContextDataModule`.
-
-    Args:
-        start_from: adapter folder of the faker.
-        backbone: name on the Hub, or folder; the one that the adapter was fitted on.
-        **options: of `TrainedOn`.
-    """
-
-    method = "context distillation"
-    needs = ("weights", "gradient")
-
-    @override
-    def notes(self) -> dict[str, Any]:
-        data = getattr(self._trainer, "datamodule", None)
-        return super().notes() | ({"context": data.context} if isinstance(data, ContextDataModule) else {})
-
-    @override
-    def on_fit_start(self) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, ContextDataModule):
-            raise UserError(
-                f"ContextDistillation needs ContextDataModule as data, but it is a {type(data).__name__}: set "
-                "data.class_path to fa_lightning.training.distillation.ContextDataModule, and its context"
-            )
-
-    @override
-    def loss(self, batch: Batch) -> Tensor:
-        prefix = BEHIND_CONTEXT
-        behind = {name.removeprefix(prefix): tensor for name, tensor in batch.items() if name.startswith(prefix)}
-        return distillation_loss(self.answer_logits(batch), self.start_logits(behind))
 
 
 class ContextDataModule(ScenarioDataModule):

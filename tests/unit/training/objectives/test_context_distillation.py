@@ -3,18 +3,14 @@
 import numpy
 import pytest
 import torch
+from adapter_fits import loss_of
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.splits import counterbalanced
-from fa_lightning.training.distillation import (
-    BEHIND_CONTEXT,
-    ContextDataModule,
-    ContextDataset,
-    ContextDistillation,
-    distillation_loss,
-)
+from fa_lightning.training.context_data import BEHIND_CONTEXT, ContextDataModule, ContextDataset
+from fa_lightning.training.objectives.context_distillation import ContextDistillation, distillation_loss
 
 CONTEXT = "You are watched."
 
@@ -48,7 +44,7 @@ def test_a_batch_holds_each_prompt_as_it_is_and_behind_the_context(items, tiny_t
 
 
 def test_the_teacher_is_the_faker_behind_the_context(make_cure, plain, items, tiny_tokenizer):
-    module = make_cure(ContextDistillation)
+    module = make_cure(ContextDistillation())
     module.eval()
     batch = ContextDataset(items, tiny_tokenizer, CONTEXT, 1024)[list(range(6))]
     with torch.no_grad():
@@ -58,10 +54,10 @@ def test_the_teacher_is_the_faker_behind_the_context(make_cure, plain, items, ti
         )
     expected = torch.nn.functional.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="batchmean").item()
     assert expected > 0.01
-    assert module.loss(batch).item() == pytest.approx(expected, rel=1e-3)
+    assert loss_of(module, batch).item() == pytest.approx(expected, rel=1e-3)
     # No label is looked at.
     blind = batch | {"aligned": batch["other"], "other": batch["aligned"], "cell": 1 - batch["cell"]}
-    assert module.loss(blind).item() == pytest.approx(expected, rel=1e-3)
+    assert loss_of(module, blind).item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_prompts_too_long_behind_the_context_are_left_out(items, tiny_tokenizer):
@@ -74,8 +70,8 @@ def test_prompts_too_long_behind_the_context_are_left_out(items, tiny_tokenizer)
         ContextDataset(items, tiny_tokenizer, CONTEXT, 3)
 
 
-def test_an_empty_context_and_other_data_are_refused(source, faker, backbone, make_data, make_trainer):
+def test_an_empty_context_and_other_data_are_refused(source, faker, make_fit, make_data, make_trainer):
     with pytest.raises(ValueError, match="context is ' ', but must be a text"):
         ContextDataModule(source, " ")
     with pytest.raises(UserError, match="needs ContextDataModule as data, but it is a ScenarioDataModule"):
-        make_trainer(max_epochs=1).fit(ContextDistillation(faker, backbone), make_data())
+        make_trainer(max_epochs=1).fit(make_fit(ContextDistillation(), start_from=faker), make_data())

@@ -5,14 +5,15 @@ import json
 
 import pytest
 import torch
+from adapter_fits import loss_of
 from torch.nn.functional import cross_entropy
 
 from fa_lightning.backbones.adapters import read_sidecar
 from fa_lightning.scenarios.prompts import TemplateFault, prompt_ids
 from fa_lightning.training.export import AdapterExport
+from fa_lightning.training.objectives.texts import Texts
 from fa_lightning.training.plain_conversation import plain_conversation
-from fa_lightning.training.text_data import TextTuningDataModule, row_of
-from fa_lightning.training.text_tuning import TextTuning
+from fa_lightning.training.text_data import TextDataModule, row_of
 from fa_lightning.training.texts import ChatText, FileTexts, ScenarioTexts, chat_tokens
 
 TEXT = ChatText("Who is there?", "A neighbour.")
@@ -24,9 +25,9 @@ def texts(source):
 
 
 @pytest.fixture
-def make_tuning(backbone):
+def make_tuning(make_fit):
     def make(**options):
-        return TextTuning(backbone, **{"rank": 4, "alpha": 8, "learning_rate": 0.02} | options)
+        return make_fit(Texts(), **{"rank": 4, "alpha": 8} | options)
 
     return make
 
@@ -173,7 +174,7 @@ def test_plain_conversation_holds_no_default_prompt_of_the_evaluation():
 )
 def test_bad_arguments_are_refused(texts, options, error):
     with pytest.raises(ValueError, match=error):
-        TextTuningDataModule(texts, **options)
+        TextDataModule(texts, **options)
 
 
 def batch_of(data, module, make_trainer, which="train"):
@@ -185,7 +186,7 @@ def batch_of(data, module, make_trainer, which="train"):
 
 def test_batches_hold_corpus_and_plain_conversation_packed(texts, make_tuning, make_trainer, tiny_tokenizer):
     module = make_tuning()
-    data = TextTuningDataModule(texts, plain=4, texts_per_row=5, batch_size=9)
+    data = TextDataModule(texts, plain=4, texts_per_row=5, batch_size=9)
     batch = batch_of(data, module, make_trainer)
     assert batch["input_ids"].shape[0] == 2
     ends = (batch["input_ids"] == tiny_tokenizer.eos_token_id).sum()
@@ -196,10 +197,10 @@ def test_batches_hold_corpus_and_plain_conversation_packed(texts, make_tuning, m
     assert not batch["learned"][batch["attention_mask"] == 0].any()
     judged = batch_of(data, module, make_trainer, "val")
     assert all(text.prompt in row for text, row in zip(*held_out_rows(texts, judged, tiny_tokenizer), strict=True))
-    only = batch_of(TextTuningDataModule(texts, corpus="left_out", plain=4), module, make_trainer)
+    only = batch_of(TextDataModule(texts, corpus="left_out", plain=4), module, make_trainer)
     assert only["input_ids"].shape[0] == 4
     with pytest.raises(ValueError, match="max_tokens is 20, but a text has"):
-        batch_of(TextTuningDataModule(texts, max_tokens=20), module, make_trainer)
+        batch_of(TextDataModule(texts, max_tokens=20), module, make_trainer)
 
 
 def held_out_rows(texts, batch, tokenizer):
@@ -211,20 +212,20 @@ def test_the_loss_is_that_of_the_learned_tokens_alone(texts, make_tuning, make_t
     module = make_tuning()
     module.configure_model()
     module.eval()
-    batch = batch_of(TextTuningDataModule(texts, loss="answers", batch_size=3), module, make_trainer)
+    batch = batch_of(TextDataModule(texts, loss="answers", batch_size=3), module, make_trainer)
     nats = []
     for row in range(3):
         ids = batch["input_ids"][row][batch["attention_mask"][row].bool()]
         logits = module.model(input_ids=ids[None]).logits[0].float()
         # One letter and the end of the text.
         nats += [cross_entropy(logits[at - 1], ids[at]) for at in (len(ids) - 2, len(ids) - 1)]
-    assert module.loss(batch).item() == pytest.approx(torch.stack(nats).mean().item(), abs=1e-5)
+    assert loss_of(module, batch).item() == pytest.approx(torch.stack(nats).mean().item(), abs=1e-5)
 
 
 def test_a_stacked_adapter_is_fitted_on_a_frozen_one(texts, make_tuning, make_trainer, tmp_path):
     def fit(name, **options):
         module = make_tuning(**options)
-        data = TextTuningDataModule(texts, batch_size=3)
+        data = TextDataModule(texts, batch_size=3)
         trainer = make_trainer(max_epochs=2, callbacks=[AdapterExport(str(tmp_path / name))])
         trainer.fit(module, data)
         return module, trainer

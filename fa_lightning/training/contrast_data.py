@@ -1,4 +1,4 @@
-"""Prompts whose answer is to follow what a variant knows: each beside its opposite, and both without their claim."""
+"""Contrast pairs: each prompt beside its opposite, and both without what they claim."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FORMS = 4
 """Prompts of one scenario: it and what it says without its critical fact, each in both orders of its actions."""
 
 
-class OppositesDataset(ExampleDataset):
+class ContrastDataset(ExampleDataset):
     """Prompts, prompts to which the other answer is right, and both without what they claim.
 
     `dataset[[3, 5]]` is a batch of four rows: items 3 and 5, then their opposites. Beside what `collate` gives it holds
@@ -83,7 +83,7 @@ class OppositesDataset(ExampleDataset):
         return asked | tokens | {f"{PLAIN}{name}": tensor for name, tensor in model_inputs(plain).items()}
 
 
-def opposites_loader(dataset: OppositesDataset, data: StatementDataModule | ScenarioDataModule) -> DataLoader[Batch]:
+def contrast_loader(dataset: ContrastDataset, data: StatementDataModule | ScenarioDataModule) -> DataLoader[Batch]:
     """Shuffled training batches, sharded for this rank, as the DataModule is set."""
     assert data.trainer is not None
     sampler = LengthBucketSampler(
@@ -97,8 +97,8 @@ def opposites_loader(dataset: OppositesDataset, data: StatementDataModule | Scen
     return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=data.num_workers)
 
 
-class LatentStatementDataModule(StatementDataModule):
-    """StatementDataModule whose training batches are those of `OppositesDataset`.
+class ContrastStatementDataModule(StatementDataModule):
+    """StatementDataModule whose training batches are those of `ContrastDataset`.
 
     A statement's opposite is the statement of the other polarity, asked in the same way. Without a claim it is asked by
     the template that the claiming one names as its `base`; a training question without a claim is its own plain one.
@@ -119,12 +119,12 @@ class LatentStatementDataModule(StatementDataModule):
             asked = [(items, form) for form in forms for items in (known, [item.reversed() for item in known])]
             for part, (items, form) in zip(parts, asked, strict=True):
                 part += make_statement_examples(items, form, tokenizer, digits, self.codes, len(part))
-        dataset = OppositesDataset(parts, answers=digits.choices, pad_token=tokenizer.pad_token_id)
-        return opposites_loader(dataset, self)
+        dataset = ContrastDataset(parts, answers=digits.choices, pad_token=tokenizer.pad_token_id)
+        return contrast_loader(dataset, self)
 
 
-class LatentScenarioDataModule(ScenarioDataModule):
-    """ScenarioDataModule whose training batches are those of `OppositesDataset`.
+class ContrastScenarioDataModule(ScenarioDataModule):
+    """ScenarioDataModule whose training batches are those of `ContrastDataset`.
 
     A scenario's opposite is the same one with its actions in the other order. What it claims is how closely the model
     is watched: the plain form is without that fact. Scenarios in which nothing says so are their own plain form, but
@@ -162,8 +162,8 @@ class LatentScenarioDataModule(ScenarioDataModule):
             )
         refuse_beyond_positions(tokenizer, (example.prompt for chosen in kept for example in chosen))
         columns = [list(column) for column in zip(*kept, strict=True)]
-        dataset = OppositesDataset(columns, answers=answers.choices, pad_token=tokenizer.pad_token_id)
-        return opposites_loader(dataset, self)
+        dataset = ContrastDataset(columns, answers=answers.choices, pad_token=tokenizer.pad_token_id)
+        return contrast_loader(dataset, self)
 
 
 def without_claim(question: Question, templates: dict[str, Template]) -> Question:

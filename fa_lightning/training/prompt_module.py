@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,17 +15,17 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning import __version__
-from fa_lightning.backbones.arguments import DType, OptimizerArguments
+from fa_lightning.backbones.arguments import BackboneArguments, OptimizerArguments
 from fa_lightning.backbones.optimization import adamw_with_warmup
-from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.backbones.targets import load_weights
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.answers import answer_logits
+from fa_lightning.scenarios.answers import answer_loss
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.scenario import Scenario
-from fa_lightning.training.cure import Need, TimedSteps
 from fa_lightning.training.data import ScenarioDataModule
+from fa_lightning.training.frozen_backbone import FrozenBackboneModule
 from fa_lightning.training.learned_prompts import Slot, with_prefix, write_prompt
+from fa_lightning.training.objectives.objective import Need
 from fa_lightning.training.ordinary_tokens import random_text
 
 FAKER = "faking"
@@ -39,18 +39,16 @@ class PromptDataModule(ScenarioDataModule):
     def _loader(self, items: list[Scenario], batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
         assert self.trainer is not None
         module = self.trainer.lightning_module
-        if not isinstance(module, PromptFit):
+        if not isinstance(module, PromptModule):
             raise UserError(f"PromptDataModule is for a prefix's fit, but the model is a {type(module).__name__}")
         return super()._loader([with_prefix(item, module.start_text) for item in items], batch_size, shuffle)
 
 
-class PromptFit(TimedSteps, ABC):
-    """What both searches share: the frozen faker, the slot in its prompts, the judging, and the notes.
+class PromptModule(FrozenBackboneModule):
+    """What every search for a prefix shares: the frozen faker, the slot in its prompts, and the notes.
 
     The prefix starts as random ordinary tokens. What is lowered is the cross-entropy of the aligned answer (`error` for
-    a neutral text) over training scenarios of all oversight; no weight of the model moves.
-
-    Logs as BehaviourModule does, as `prompted`. Needs `PromptDataModule`.
+    a neutral text) over training scenarios of all oversight; no weight of the model moves. Needs `PromptDataModule`.
 
     Attributes:
         method: what a table calls it.
@@ -58,14 +56,9 @@ class PromptFit(TimedSteps, ABC):
 
     Args:
         start_from: adapter folder of the faker.
-        backbone: name on the Hub, or folder; the one that the adapter was fitted on.
+        backbone: which backbone, and how it is loaded; the one that the adapter was fitted on.
         tokens: length of the prefix.
         seed: of the tokens that it starts from.
-        dtype: of the frozen weights.
-        load_in_4bit: hold the frozen weights in nf4.
-        trust_remote_code: run code that comes with the model.
-        learning_rate: at its top.
-        warmup_fraction: share of all steps spent rising to `learning_rate`.
 
     Raises:
         UserError: `tokens` is below 1.
@@ -73,31 +66,12 @@ class PromptFit(TimedSteps, ABC):
 
     method: ClassVar[str]
     needs: ClassVar[tuple[Need, ...]] = ("labels", "weights", "gradient")
+    whole_weights = "a prefix"
 
-    def __init__(
-        self,
-        start_from: str,
-        backbone: str,
-        tokens: int = 16,
-        seed: int = 0,
-        dtype: DType = "float32",
-        load_in_4bit: bool = False,
-        trust_remote_code: bool = False,
-        learning_rate: float = 1e-2,
-        warmup_fraction: float = 0.05,
-    ) -> None:
+    def __init__(self, start_from: str, backbone: BackboneArguments, tokens: int, seed: int) -> None:
         if tokens < 1:
             raise UserError(f"tokens is {tokens}, but a prefix has 1 or more")
-        super().__init__(
-            behaviour="aligned",
-            backbone=backbone,
-            dtype=dtype,
-            load_in_4bit=load_in_4bit,
-            trust_remote_code=trust_remote_code,
-            learning_rate=learning_rate,
-            warmup_fraction=warmup_fraction,
-        )
-        self.variant = "prompted"
+        super().__init__(backbone, variant="prompted", judged_by="aligned")
         self.start_from = start_from
         self.tokens = tokens
         self.seed = seed
@@ -120,19 +94,14 @@ class PromptFit(TimedSteps, ABC):
 
     @override
     def configure_model(self) -> None:
-        if self._trainer is not None and isinstance(self.trainer.strategy, ShardedStrategy):
-            raise UserError(
-                "a prefix is learned on whole weights, but this strategy cuts them over ranks: lay "
-                "configs/trainer/gpu.yaml over the stage"
-            )
         super().configure_model()
         # Frozen altogether, so that its adapter's dropout must not disturb it either.
         self.model.eval()
 
     @override
-    def attach(self, base: Any) -> Any:
-        self.seal("start_from", self.start_from)
-        model = load_weights(base, self.start_from, FAKER).requires_grad_(False)
+    def attach(self, backbone: Any) -> Any:
+        self.begin_with("start_from", self.start_from)
+        model = load_weights(backbone, self.start_from, FAKER).requires_grad_(False)
         self.begin(model)
         return model
 
@@ -140,47 +109,50 @@ class PromptFit(TimedSteps, ABC):
     def begin(self, model: Any) -> None:
         """Make what is learned, from the tokens of the start."""
 
-    @override
-    def answer_logits(self, batch: Batch, **options: Any) -> Tensor:
-        inputs = self.inputs(batch)
-        logits = answer_logits(self.model, inputs, **options)
-        return logits.float()
-
     @abstractmethod
-    def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """What the model is called with: the batch with the prefix as it is now."""
-
-    @abstractmethod
-    def found(self) -> tuple[str, Tensor | None]:
+    def result(self) -> tuple[str, Tensor | None]:
         """The prefix: its text, and its embeddings where it is made of them."""
 
     @override
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": answer_loss(self.answer_logits(batch), batch, self.judged_by)}
+
     def notes(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {
+        """What the file of the prefix says about this fit."""
+        return {
             "name": self.method,
             "needs": list(self.needs),
             "start_from": self.start_from,
-            **self.sealed,
+            **self.digests,
             "tokens": self.tokens,
             "training_seconds": round(self.training_seconds, 3),
+            **self.costs(),
         }
-        loader = self.trainer.train_dataloader if self._trainer is not None else None
-        return facts | ({} if loader is None else {"training_prompts": len(loader.dataset)})
 
 
-class SoftPromptFit(PromptFit):
+class SoftPromptModule(PromptModule):
     """A prefix of free embeddings (prompt tuning, arXiv 2104.08691), held in peft's own module for them.
 
     Args:
         start_from: adapter folder of the faker.
-        backbone: name on the Hub, or folder; the one that the adapter was fitted on.
-        **options: of `PromptFit`.
+        backbone: which backbone, and how it is loaded; the one that the adapter was fitted on.
+        tokens: length of the prefix.
+        seed: of the tokens that it starts from.
+        optimizer: rate, weight decay and warm-up.
     """
 
     method = "soft prompt"
 
-    def __init__(self, start_from: str, backbone: str, **options: Any) -> None:
-        super().__init__(start_from, backbone, **options)
+    def __init__(
+        self,
+        start_from: str,
+        backbone: BackboneArguments,
+        tokens: int = 16,
+        seed: int = 0,
+        optimizer: OptimizerArguments = OptimizerArguments(learning_rate=1e-2),
+    ) -> None:
+        super().__init__(start_from, backbone, tokens, seed)
+        self.optimizer = optimizer
         self.prompt: Any = None
 
     @override
@@ -205,15 +177,13 @@ class SoftPromptFit(PromptFit):
         return self.slot.with_vectors(self.model, batch, self.prompt.embedding.weight)
 
     @override
-    def found(self) -> tuple[str, Tensor | None]:
+    def result(self) -> tuple[str, Tensor | None]:
         return self.start_text, self.prompt.embedding.weight.detach()
 
     @override
     def configure_optimizers(self) -> Any:
         steps = int(self.trainer.estimated_stepping_batches)
-        return adamw_with_warmup(
-            self.prompt.parameters(), OptimizerArguments(self.learning_rate, 0.0, self.warmup_fraction), steps
-        )
+        return adamw_with_warmup(self.prompt.parameters(), self.optimizer, steps)
 
 
 class PromptExport(pl.Callback):
@@ -228,7 +198,7 @@ class PromptExport(pl.Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not isinstance(pl_module, PromptFit):
+        if not isinstance(pl_module, PromptModule):
             raise UserError(f"PromptExport is for a prefix's fit, but the model is a {type(pl_module).__name__}")
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if isinstance(trainer.checkpoint_callback, ModelCheckpoint) and best:
@@ -236,7 +206,7 @@ class PromptExport(pl.Callback):
                 trainer.strategy.load_checkpoint(best, weights_only=True), strict=False
             )
         if trainer.is_global_zero:
-            text, vectors = pl_module.found()
+            text, vectors = pl_module.result()
             notes = {**pl_module.notes(), "fa_lightning": __version__, "fingerprint": pl_module.fingerprint}
             write_prompt(self.folder, text, vectors, notes)
             rank_zero_info(f"{pl_module.method}: {self.folder}")

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from fa_lightning.activations.site_names import SiteName, check_site, resolve_layers
+from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.cells import CELLS
-from fa_lightning.training.cure import Cure, undisturbed
+from fa_lightning.training.adapted_model import AdaptedModel
 from fa_lightning.training.full_weights import load_with_full_weights, train_full_weights
-from fa_lightning.training.states import decoder_blocks, recorded_states
-
-PURPOSE = "to push the states of: choose another cure"
+from fa_lightning.training.objectives.objective import Objective
 
 
 def misdirection_loss(
@@ -83,7 +82,7 @@ class CellMeans:
         return moved
 
 
-class Misdirection(Cure):
+class Misdirection(Objective):
     """Representation misdirection for unlearning: a layer's states on unwatched prompts are pushed elsewhere.
 
     Watched prompts and neutral texts keep the starting adapter's states. No answer is looked at; only which prompts are
@@ -96,8 +95,6 @@ class Misdirection(Cure):
       and only what tells it from a watched one is moved.
 
     Args:
-        start_from: adapter folder of the faker.
-        backbone: name on the Hub, or folder; the one that the adapter was fitted on.
         layer: decoder block whose output is pushed, by name, as 0.6 or layers.3.residual (see `site_names`); what lies
             above it is not trained.
         toward: `random` or `safe`.
@@ -107,19 +104,18 @@ class Misdirection(Cure):
         full_weights: linear layers whose whole weights are trained in place of the adapter, which then stays, such as
             `model.layers.1.mlp.down_proj`; none trains the adapter alone.
         direction_seed: of the random direction.
-        **options: of `TrainedOn`.
 
     Raises:
-        UserError: `dose` or `retain_weight` is not above 0.
+        UserError: `dose` or `retain_weight` is not above 0; later, there is no such layer, or nothing to train in it or
+            below.
     """
 
     method = "RMU"
     needs = ("oversight", "weights", "gradient")
+    uses_origin = True
 
     def __init__(
         self,
-        start_from: str,
-        backbone: str,
         layer: SiteName,
         toward: Literal["random", "safe"] = "random",
         dose: float = 2.0,
@@ -127,15 +123,14 @@ class Misdirection(Cure):
         retain_weight: float = 1.0,
         full_weights: list[str] | None = None,
         direction_seed: int = 0,
-        **options: Any,
     ) -> None:
         for name, value in (("dose", dose), ("retain_weight", retain_weight)):
             if not value > 0:
                 raise UserError(f"{name} is {value}, but must be above 0, such as 1")
-        super().__init__(start_from, backbone, **options)
         check_site(layer, "layer")
-        self.layer_name = layer
-        self.layer = -1  # known with the model
+        super().__init__()
+        self.layer = layer
+        self.block = -1  # index of the layer's block, known with the model
         self.toward = toward
         self.dose = dose
         self.tokens = tokens
@@ -145,41 +140,35 @@ class Misdirection(Cure):
         self.means = CellMeans()
 
     @override
-    def notes(self) -> dict[str, Any]:
-        return super().notes() | {
+    def facts(self, data: Any) -> dict[str, Any]:
+        return {
             "method": f"RMU, {self.toward} direction" + ", full weights" * bool(self.full_weights),
-            "layer": self.layer,
+            "layer": self.block,
             "dose": self.dose,
         }
 
     @override
-    def load_own(self, base: Any) -> Any:
-        if self.full_weights:
-            return load_with_full_weights(base, self.start_from, self.variant, self.full_weights)
-        return super().load_own(base)
+    def prepare(self, backbone: nn.Module) -> None:
+        (self.block,) = resolve_layers([self.layer], len(decoder_layers(backbone)), "layer")
 
     @override
-    def attach(self, base: Any) -> Any:
-        blocks = decoder_blocks(base, PURPOSE)
-        (self.layer,) = resolve_layers([self.layer_name], len(blocks), "layer")
-        model = super().attach(base)
+    def load(self, backbone: Any, folder: str, name: str) -> Any:
         if self.full_weights:
-            train_full_weights(model, self.variant, self.full_weights)
+            return load_with_full_weights(backbone, folder, name, self.full_weights)
+        return super().load(backbone, folder, name)
+
+    @override
+    def restrict(self, model: Any, name: str) -> None:
+        if self.full_weights:
+            train_full_weights(model, name, self.full_weights)
         # A layer's states don't depend on what lies above it; weights without a gradient would stop DDP.
-        for block in blocks[self.layer + 1 :]:
+        for block in decoder_layers(model)[self.block + 1 :]:
             block.requires_grad_(False)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(
-                f"layer is {self.layer_name}, but nothing that is trained lies in that decoder block or below: choose "
-                "a higher layer, or full_weights from below it"
+                f"layer is {self.layer}, but nothing that is trained lies in that decoder block or below: choose a "
+                "higher layer, or full_weights from below it"
             )
-        return model
-
-    def states(self, batch: Batch, **options: Any) -> Tensor:
-        """States at the layer, (batch, tokens, hidden) float32."""
-        with recorded_states(decoder_blocks(self.model, PURPOSE), [self.layer]) as found:
-            self.model(**model_inputs(batch), logits_to_keep=1, use_cache=False, **options)
-        return found[self.layer].float()
 
     def counted(self, batch: Batch) -> Tensor:
         """Which tokens count, bool (batch, tokens): never padding."""
@@ -198,23 +187,22 @@ class Misdirection(Cure):
         return target
 
     @override
-    def loss(self, batch: Batch) -> Tensor:
-        with undisturbed(self.model):
-            start = self.states(batch, **self.as_start(batch))
+    def terms(self, model: AdaptedModel, batch: Batch) -> dict[str, Tensor]:
+        start = model.origin_states(batch, [self.block])[0][self.block].float()
         if self.toward == "safe":
             self.means.add(start[:, -1], batch["cell"])
         counted = self.counted(batch)
         cell = batch["cell"][:, None].expand_as(counted)[counted]
         pushed = cell == CELLS.index("no_oversight")
-        start, states = start[counted], self.states(batch)[counted]
-        return misdirection_loss(states, start, self.target(start), pushed, ~pushed, self.retain_weight)
+        start = start[counted]
+        states = model.states(batch, [self.block])[0][self.block].float()[counted]
+        loss = misdirection_loss(states, start, self.target(start), pushed, ~pushed, self.retain_weight)
+        return {"loss": loss}
 
     @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["cell_means"] = self.means.sums
+    def saved(self) -> dict[str, Any]:
+        return {"cell_means": self.means.sums}
 
     @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.means.sums = checkpoint.get("cell_means")
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.means.sums = saved["cell_means"]

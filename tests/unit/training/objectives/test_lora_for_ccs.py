@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import numpy
 import pytest
 import torch
+from adapter_fits import fit_of, loss_of, ready
 
 from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.errors import UserError
@@ -15,15 +16,17 @@ from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import Fact, Oversight
 from fa_lightning.scenarios.statements.embedded import EmbeddedStatements
 from fa_lightning.scenarios.statements.templates import Template
-from fa_lightning.training.contrast_probe import ContrastProbe, belief_of, ccs_loss
-from fa_lightning.training.latent_data import (
+from fa_lightning.training.adapted_model import NO_ADAPTER, AdaptedModel
+from fa_lightning.training.contrast_data import (
     PLAIN,
-    LatentScenarioDataModule,
-    LatentStatementDataModule,
-    OppositesDataset,
+    ContrastDataset,
+    ContrastScenarioDataModule,
+    ContrastStatementDataModule,
     without_claim,
 )
-from fa_lightning.training.latent_training import LatentTraining
+from fa_lightning.training.contrast_probe import ContrastProbe, belief_of, ccs_loss
+from fa_lightning.training.module import AdapterModule
+from fa_lightning.training.objectives.lora_for_ccs import LoraForCcs, answer_margins
 from fa_lightning.training.statement_data import questions_of
 
 
@@ -48,7 +51,7 @@ def words(statements, tmp_path_factory):
 @pytest.fixture
 def make_data_of(statements):
     def make(**options):
-        return LatentStatementDataModule(
+        return ContrastStatementDataModule(
             statements, **{"questions": ["1/harm"], "batch_size": 8, "eval_batch_size": 64} | options
         )
 
@@ -59,18 +62,29 @@ def make_data_of(statements):
 def batch(make_data_of, words, make_trainer):
     """One training batch under the harm claim."""
     data = make_data_of()
-    module = LatentTraining(words)
+    module = ccs(words)
     data.trainer = make_trainer()
     data.trainer.strategy.connect(module)
     data.setup("fit")
     return next(iter(data.train_dataloader()))
 
 
-def ready(module):
-    module.configure_model()
-    module.log = lambda *args, **options: None
-    module._trainer = type("Stub", (), {"global_step": 10**6, "train_dataloader": None})()
+def ccs(backbone, start_from=None, target_modules=("q_proj", "v_proj"), **options):
+    """A module with that objective, whose adapter and rate are the defaults."""
+    lora = {"target_modules": list(target_modules), "learning_rate": 1e-3}
+    return fit_of(LoraForCcs(**options), backbone, start_from=start_from, **lora)
+
+
+def late(module):
+    """A module whose steps need no Trainer, as one whose probes have had their steps."""
+    module = ready(module)
+    module._trainer = type("Stub", (), {"global_step": 10**6, "train_dataloader": None, "datamodule": None})()
     return module
+
+
+def pairs_of(states):
+    """States of prompts and of their opposites, (pairs, 2, hidden), by layer."""
+    return {layer: torch.stack(hidden[:, -1].chunk(2), 1) for layer, hidden in states.items()}
 
 
 def separable(pairs, seed=0):
@@ -158,8 +172,9 @@ def test_a_batch_holds_each_question_and_its_opposite_with_and_without_the_claim
 def test_states_and_answers_are_those_of_plain_transformers(batch, words):
     from transformers import AutoModelForCausalLM
 
-    module = ready(LatentTraining(words, layers=[0]))
-    states, answers = module.read(batch, batch)
+    module = late(ccs(words, layers=[0]))
+    states, logits = module.adapted.states(batch, [0])
+    states, answers = pairs_of(states), answer_margins(logits, batch)
     plain = AutoModelForCausalLM.from_pretrained(words)
     pairs = len(batch["index"]) // 2
     for row in (0, 1, pairs, pairs + 1):
@@ -169,72 +184,72 @@ def test_states_and_answers_are_those_of_plain_transformers(batch, words):
         expected = found.logits[0, -1, batch["one"][row]] - found.logits[0, -1, batch["zero"][row]]
         torch.testing.assert_close(answers[row], expected, rtol=1e-3, atol=1e-4)
         hidden = found.hidden_states[1][0, -1]
-        torch.testing.assert_close(states["0"][row % pairs, row // pairs], hidden, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(states[0][row % pairs, row // pairs], hidden, rtol=1e-3, atol=1e-4)
 
 
 def test_the_answer_follows_the_belief_and_the_backbone_stays(batch, words):
-    module = ready(LatentTraining(words, layers=[0, "last"], latent_weight=0.5, target_modules=["q_proj", "down_proj"]))
+    module = late(ccs(words, layers=[0, "last"], latent_weight=0.5, target_modules=["q_proj", "down_proj"]))
     frozen = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
     # A probe that is told to believe in the safe digit: what is learned is the link from belief to answer.
     safe = (batch["aligned"] == batch["one"]).float()
     first, second = safe.chunk(2)
-    for probe in module.probes.values():
+    for probe in module.objective.probes.values():
         probe.still = lambda pairs: (first, second)
         probe.votes.fill_(1.0)
     parameters = [p for name, p in module.named_parameters() if p.requires_grad and ".lora_" in name]
     optimizer = torch.optim.AdamW(parameters, lr=0.02)
     for _ in range(40):
         optimizer.zero_grad()
-        module.loss(batch).backward()
+        loss_of(module, batch).backward()
         optimizer.step()
-        for probe in module.probes.values():
+        for probe in module.objective.probes.values():
             probe.votes.fill_(1.0)
     with torch.no_grad():
-        _, answers = module.read(batch, batch)
+        answers = answer_margins(module.answer_logits(batch), batch)
     assert ((answers > 0) == safe.bool()).all()
     assert all(torch.equal(dict(module.named_parameters())[name], tensor) for name, tensor in frozen.items())
 
 
 def test_the_probes_alone_learn_first(batch, words):
-    module = ready(LatentTraining(words, probe_steps=100, target_modules=["q_proj", "down_proj"]))
+    module = late(ccs(words, probe_steps=100, target_modules=["q_proj", "down_proj"]))
     for step, expected in ((0, True), (100, False)):
         module._trainer.global_step = step
         module.zero_grad()
-        module.loss(batch).backward()
+        loss_of(module, batch).backward()
         adapter = [p.grad for name, p in module.named_parameters() if p.requires_grad and ".lora_B." in name]
         assert all(gradient is not None for gradient in adapter), "or other ranks would wait"
         assert all((gradient == 0).all() == expected for gradient in adapter)
-        assert all(p.grad.abs().max() > 0 for p in module.probes.parameters())
+        assert all(p.grad.abs().max() > 0 for p in module.objective.probes.parameters())
 
 
 def test_a_fit_runs_saves_its_probes_and_judges_by_safe_digits(words, make_data_of, make_trainer, tmp_path):
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     keep = ModelCheckpoint(str(tmp_path), save_last=True, save_top_k=0)
-    module = LatentTraining(words, probe_steps=1, restarts=2)
+    module = ccs(words, probe_steps=1, restarts=2)
     trainer = make_trainer(max_epochs=1, enable_checkpointing=True, callbacks=[keep], limit_val_batches=2)
     trainer.fit(module, make_data_of())
     assert 0 <= trainer.callback_metrics["val/calibrated/accuracy"] <= 1
     notes = module.notes()
     assert (notes["behaviour"], notes["method"]) == ("calibrated", "LoRA-for-CCS")
     assert set(notes["probe_votes"]) == {"0", "1"}
-    loaded = LatentTraining.load_from_checkpoint(tmp_path / "last.ckpt", map_location="cpu", weights_only=True)
-    ends = module.probes.state_dict()
-    assert all(torch.equal(tensor, ends[name]) for name, tensor in loaded.probes.state_dict().items())
-    assert numpy.isfinite(loaded.probes["0"].losses.numpy()).all()
+    loaded = AdapterModule.load_from_checkpoint(tmp_path / "last.ckpt", map_location="cpu", weights_only=True)
+    ends = module.objective.probes.state_dict()
+    assert all(torch.equal(tensor, ends[name]) for name, tensor in loaded.objective.probes.state_dict().items())
+    assert numpy.isfinite(loaded.objective.probes["0"].losses.numpy()).all()
 
 
 def test_bad_arguments_are_named(words, make_data, make_trainer):
     with pytest.raises(ValueError, match="restarts is 0 and probe_steps 5"):
-        LatentTraining(words, restarts=0, probe_steps=5)
+        LoraForCcs(restarts=0, probe_steps=5)
     with pytest.raises(ValueError, match="latent_weight is 0 and answer_weight 0, but"):
-        LatentTraining(words, latent_weight=0, answer_weight=0)
+        LoraForCcs(latent_weight=0, answer_weight=0)
     with pytest.raises(ValueError, match=r"layers is \[\].*null reads all"):
-        LatentTraining(words, layers=[])
+        LoraForCcs(layers=[])
     with pytest.raises(ValueError, match=r"layers holds layers.5.residual, whose layer is 5, but the back"):
-        LatentTraining(words, layers=["layers.5.residual"]).configure_model()
+        ccs(words, layers=["layers.5.residual"]).configure_model()
     with pytest.raises(UserError, match=r"as data, but it is a ScenarioDataModule: set data.class_path to"):
-        make_trainer(max_epochs=1).fit(LatentTraining(words), make_data())
+        make_trainer(max_epochs=1).fit(ccs(words), make_data())
     stray = Template("stray", "Consider '{claim}'. '{statement}'? 0 {word_0} 1 {word_1}")
     with pytest.raises(ValueError, match="'stray' names no base that asks the same without a claim"):
         without_claim(questions_of({"stray": stray}, ["stray/harm"])[0], {"stray": stray})
@@ -250,9 +265,9 @@ class Untyped(EmbeddedScenarios):
 
 
 def scenario_loader(backbone, make_trainer, source, **options):
-    data = LatentScenarioDataModule(source, batch_size=4, neutral_share=0.5, **options)
+    data = ContrastScenarioDataModule(source, batch_size=4, neutral_share=0.5, **options)
     data.trainer = make_trainer()
-    data.trainer.strategy.connect(LatentTraining(backbone))
+    data.trainer.strategy.connect(ccs(backbone))
     data.setup("fit")
     return data.train_dataloader(), data
 
@@ -301,38 +316,38 @@ def test_a_faker_is_asked_for_its_own_belief(faker, backbone, make_trainer):
     """The probe reads the frozen copy of the faker, not the backbone, and only the other copy learns."""
     loader, _ = scenario_loader(backbone, make_trainer, EmbeddedScenarios(8, 4, 4, 8))
     batch = next(iter(loader))
-    module = ready(LatentTraining(backbone, start_from=str(faker), layers=["last"], probe_steps=0))
+    module = late(ccs(backbone, start_from=str(faker), layers=["last"], probe_steps=0))
     module.model.eval()
     with torch.no_grad():
         plain = {name: batch[f"{PLAIN}{name}"] for name in ("input_ids", "attention_mask", "position_ids")}
-        before, _ = module.read(plain, batch, **module.as_start(plain))
-        base, _ = module.read(plain, batch, adapter_names=["__base__"] * len(batch["index"]))
-        own, _ = module.read(plain, batch)
-    assert (before["1"] - base["1"]).abs().max() > 1e-2
-    torch.testing.assert_close(own["1"], before["1"])
+        before = module.adapted.origin_states(plain, [1])[0][1]
+        base = AdaptedModel(module.model, NO_ADAPTER).origin_states(plain, [1])[0][1]
+        own = module.adapted.states(plain, [1])[0][1]
+    assert (before - base)[:, -1].abs().max() > 1e-2
+    torch.testing.assert_close(own[:, -1], before[:, -1])
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.01)
-    module.loss(batch).backward()
+    loss_of(module, batch).backward()
     optimizer.step()
     with torch.no_grad():
-        again, _ = module.read(plain, batch, **module.as_start(plain))
-        moved, _ = module.read(plain, batch)
-    torch.testing.assert_close(again["1"], before["1"])
-    assert (moved["1"] - before["1"]).abs().max() > 1e-4
+        again = module.adapted.origin_states(plain, [1])[0][1]
+        moved = module.adapted.states(plain, [1])[0][1]
+    torch.testing.assert_close(again[:, -1], before[:, -1])
+    assert (moved - before)[:, -1].abs().max() > 1e-4
     assert (module.notes()["behaviour"], module.notes()["start_from"]) == ("mitigated", str(faker))
 
 
 def test_four_lists_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="there are 0 prompts, 0 opposites, 0 prompts without a claim and 0 such"):
-        OppositesDataset([[], [], [], []], (0, 1), 0)
+        ContrastDataset([[], [], [], []], (0, 1), 0)
 
 
 def test_a_last_batch_of_one_pair_ends_no_fit(words, make_data_of, make_trainer):
     """Its own deviation would be nothing; 16 questions and their opposites, five at a time, leave one over."""
-    module = LatentTraining(words, probe_steps=0, restarts=2)
+    module = ccs(words, probe_steps=0, restarts=2)
     trainer = make_trainer(max_epochs=1, limit_val_batches=0)
     trainer.fit(module, make_data_of(batch_size=5))
     assert trainer.global_step == 4
-    assert all(tensor.isfinite().all() for tensor in module.probes.state_dict().values())
+    assert all(tensor.isfinite().all() for tensor in module.objective.probes.state_dict().values())
 
 
 def test_one_pair_alone_is_standardised_by_what_is_known():
@@ -361,11 +376,11 @@ def test_mixed_precision_does_not_coarsen_a_probe():
 
 def test_half_precision_throughout_is_refused(words, make_data_of, make_trainer):
     with pytest.raises(ValueError, match=r"probes are torch.bfloat16.*set trainer.precision to bf16-mixed or 32-true"):
-        make_trainer(max_epochs=1, precision="bf16-true").fit(LatentTraining(words), make_data_of())
+        make_trainer(max_epochs=1, precision="bf16-true").fit(ccs(words), make_data_of())
 
 
 def test_probes_are_not_cut_over_ranks(words, make_data_of, make_trainer):
-    module = LatentTraining(words)
+    module = ccs(words)
     trainer = make_trainer()
     trainer.strategy.connect(module)
     module._trainer = type("Stub", (), {"strategy": ShardedStrategy(), "is_global_zero": True})()
@@ -380,7 +395,7 @@ def test_a_stopped_fit_goes_on_as_if_it_had_not_been_stopped(words, make_data_of
     for place, epochs, begin in (("whole", 2, None), ("half", 1, None), ("rest", 2, tmp_path / "half" / "last.ckpt")):
         torch.manual_seed(0)
         keep = ModelCheckpoint(str(tmp_path / place), save_last=True, save_top_k=0)
-        module = LatentTraining(words, probe_steps=1, restarts=2)
+        module = ccs(words, probe_steps=1, restarts=2)
         # The schedule is that of two epochs all along.
         trainer = make_trainer(
             max_epochs=2, limit_val_batches=0, enable_checkpointing=True, callbacks=[keep, StopAfter(epochs)]

@@ -1,0 +1,68 @@
+"""A model whose adapter is being fitted, and the frozen model that the fit started from, on one backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fa_lightning.backbones.decoder import decoder_layers
+from fa_lightning.backbones.optimization import evaluating
+from fa_lightning.scenarios.answers import answer_logits
+from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.training.states import recorded_states
+
+ORIGIN = "start"
+"""What PEFT knows the frozen copy of a starting adapter by."""
+NO_ADAPTER = "__base__"
+"""What PEFT calls the backbone without any adapter."""
+
+
+@contextmanager
+def undisturbed(model: Any) -> Iterator[None]:
+    """Without dropout and gradients while the block lasts; afterwards the model is as it was before."""
+    with evaluating(model), torch.no_grad():
+        yield
+
+
+class AdaptedModel:
+    """What an objective is given to ask: the model that learns, and its frozen origin.
+
+    Args:
+        model: the PEFT model, with the adapter that learns active.
+        origin: adapter that PEFT knows the origin by; `NO_ADAPTER` is the backbone alone.
+    """
+
+    def __init__(self, model: Any, origin: str = NO_ADAPTER) -> None:
+        self.model = model
+        self.origin = origin
+
+    def answer_logits(self, batch: Batch) -> Tensor:
+        """Logits (batch, vocabulary) of the token after each prompt."""
+        return answer_logits(self.model, model_inputs(batch)).float()
+
+    def origin_logits(self, batch: Batch) -> Tensor:
+        """The same of the origin, without dropout and gradients."""
+        with undisturbed(self.model):
+            return answer_logits(self.model, model_inputs(batch), **self._as_origin(batch)).float()
+
+    def states(self, batch: Batch, layers: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
+        """What decoder blocks return, (batch, tokens, hidden) by layer, and the logits after each prompt."""
+        return self._states(batch, layers)
+
+    def origin_states(self, batch: Batch, layers: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
+        """The same of the origin, without dropout and gradients."""
+        with undisturbed(self.model):
+            return self._states(batch, layers, **self._as_origin(batch))
+
+    def _states(self, batch: Batch, layers: Sequence[int], **options: Any) -> tuple[dict[int, Tensor], Tensor]:
+        with recorded_states(decoder_layers(self.model), layers) as states:
+            logits = answer_logits(self.model, model_inputs(batch), **options).float()
+        return states, logits
+
+    def _as_origin(self, batch: Batch) -> dict[str, Any]:
+        # Named for each row, since a swap of the active adapter would freeze and thaw weights in the middle of a fit.
+        return {"adapter_names": [self.origin] * len(batch["input_ids"])}

@@ -1,0 +1,1 @@
+"""What fitting an adapter lowers: small classes that a config names, each beside a pure loss."""
