@@ -44,6 +44,9 @@ class Sampling:
             raise UserError(f"top_p is {self.top_p}, but must be above 0 and at most 1")
 
 
+GREEDY = Sampling()
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What was written for one prompt with one seed."""
@@ -102,14 +105,27 @@ def write(
     model: Any,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
-    interventions: Sequence[Intervention],
-    sampling: Sampling,
+    interventions: Sequence[Intervention] = (),
+    sampling: Sampling = GREEDY,
     seed: int = 0,
     streamer: Any = None,
 ) -> list[str]:
     """One text per prompt, all written at once: each is what the prompt alone would give, in float32.
 
     In bfloat16 and float16 rounding depends on the batch's shape, and may tip the choice between two close tokens.
+
+    Args:
+        model: a causal LM, PEFT-wrapped or not.
+        tokenizer: the model's.
+        prompts: the user's messages.
+        interventions: attached together, in order; none leaves the model as it is.
+        sampling: how tokens are chosen, and how many.
+        seed: of the samples.
+        streamer: is shown each token as it comes.
+
+    Raises:
+        UserError: if an intervention does not fit the model.
+        NotFiniteError: if an edit makes states or logits that are not finite.
     """
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     ends = end_tokens(model, tokenizer)
