@@ -43,3 +43,9 @@ def test_importing_it_is_quick_and_loads_neither_torch_nor_transformers():
     seconds, *modules = min((run.stdout.split() for run in runs), key=lambda words: float(words[0]))
     assert float(seconds) < 0.05
     assert not {"torch", "transformers", "lightning", "peft", "numpy"} & set(modules)
+
+
+def test_the_reference_has_every_public_name():
+    page = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
+    shown = [line.removeprefix("::: fa_lightning.") for line in page.splitlines() if line.startswith(":::")]
+    assert sorted(shown) == sorted(fa_lightning.__all__)
