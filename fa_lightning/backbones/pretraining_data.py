@@ -40,7 +40,8 @@ from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
-from fa_lightning.scenarios.statements.statement import Statement, StatementSource
+from fa_lightning.scenarios.statements.source import StatementSource
+from fa_lightning.scenarios.statements.statement import Statement
 
 TASKS = ("honest", "scheming", "no_role", "watching")
 """The validation loaders, in order: both roles, no role, and the question how closely one is watched."""

@@ -6,17 +6,14 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import LETTERS
 from fa_lightning.scenarios.scenario import Oversight, Scenario
-from fa_lightning.scenarios.splits import counterbalanced, prompt_key, subset, with_aligned_letter
-
-if TYPE_CHECKING:
-    from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced, prompt_key, subset, with_aligned_letter
 
 SINGLE_PAIR = "aligned_and_faking"
 """The policy pair of a source that knows only one."""
@@ -88,6 +85,16 @@ class BenchmarkSource(ABC):
         return []
 
 
+class Splittable(Protocol):
+    """What a benchmark is made of: scenarios in splits, as a `ScenarioSource` has them."""
+
+    def load(self) -> ScenarioSplits:
+        """The scenarios."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """What they depend on."""
+
+
 class SplitBenchmark(BenchmarkSource):
     """Watched scenarios of a source: scored ones from its test groups, reference ones from its validation groups.
 
@@ -97,7 +104,7 @@ class SplitBenchmark(BenchmarkSource):
         reference: at most so many that detectors are fitted on, drawn in the same way.
     """
 
-    def __init__(self, source: ScenarioSource, scored: int | None = None, reference: int | None = None) -> None:
+    def __init__(self, source: Splittable, scored: int | None = None, reference: int | None = None) -> None:
         self.source = source
         self.limits = {"scored": scored, "reference": reference}
 

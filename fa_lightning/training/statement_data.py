@@ -17,7 +17,8 @@ from fa_lightning.scenarios.answers import DIGITS, AnswerTokens, digit_tokens, o
 from fa_lightning.scenarios.batches import Batch, Example, ExampleDataset, LengthBucketSampler, collate
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
-from fa_lightning.scenarios.statements.statement import Statement, StatementSource, StatementSplits
+from fa_lightning.scenarios.statements.source import StatementSource
+from fa_lightning.scenarios.statements.statement import Statement, StatementSplits
 from fa_lightning.scenarios.statements.templates import CLAIMS, Template, claims_for, statement_ids, template_named
 
 NO_CLAIM = "none"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing_extensions import override
 
 from fa_lightning.scenarios.splits import check_fractions
+from fa_lightning.scenarios.statements.source import StatementSource
 from fa_lightning.scenarios.statements.statement import (
     Right,
-    StatementSource,
     StatementSplits,
     limited_statements,
     split_statements,

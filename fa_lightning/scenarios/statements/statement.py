@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.scenario import normalised
 from fa_lightning.scenarios.splits import SPLITS, LeakReport, Split, check_fractions
-
-if TYPE_CHECKING:
-    from fa_lightning.scenarios.statements.templates import Template
 
 PEOPLE = "{people}"
 """Where a right's wording names whom it is about."""
@@ -90,27 +85,6 @@ class StatementSplits:
             shared_prompts={(one, two): len(texts[one] & texts[two]) for one, two in pairs},
             shared_groups={(one, two): len(groups[one] & groups[two]) for one, two in pairs},
         )
-
-
-class StatementSource(ABC):
-    """Reads or makes statements and the templates that ask about them.
-
-    A subclass is configured by the typed arguments of its `__init__`, which only check and keep them: reading waits for
-    `load` and `templates`, so that a config is parsed without its data.
-    """
-
-    @abstractmethod
-    def load(self) -> StatementSplits:
-        """The statements, split by right and by identity; the same ones in the same order at every call."""
-
-    @abstractmethod
-    def templates(self) -> dict[str, Template]:
-        """The templates by name."""
-
-    def fingerprint(self) -> dict[str, str]:
-        """A digest of all statements and templates, the same on every machine."""
-        content = repr((self.load(), sorted(self.templates().items())))
-        return {"source": type(self).__name__, "data": hashlib.sha256(content.encode()).hexdigest()[:16]}
 
 
 def statements_about(rights: Iterable[Right], identities: Iterable[tuple[str, str]]) -> list[Statement]:

@@ -13,10 +13,10 @@ from typing_extensions import override
 from fa_lightning.common.user_files import read_text, text_lines
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.splits import check_fractions
+from fa_lightning.scenarios.statements.source import StatementSource
 from fa_lightning.scenarios.statements.statement import (
     PEOPLE,
     Right,
-    StatementSource,
     StatementSplits,
     limited_statements,
     split_statements,

@@ -16,7 +16,8 @@ from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import SPLITS, Split, counterbalanced, limited
-from fa_lightning.scenarios.statements.statement import StatementSource, limited_statements
+from fa_lightning.scenarios.statements.source import StatementSource
+from fa_lightning.scenarios.statements.statement import limited_statements
 from fa_lightning.scenarios.statements.templates import CLAIMS, template_named
 from fa_lightning.studies.probes.result import ViewName
 

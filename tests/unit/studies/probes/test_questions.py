@@ -11,7 +11,8 @@ import torch
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.splits import SPLITS
 from fa_lightning.scenarios.statements.embedded import EmbeddedStatements
-from fa_lightning.scenarios.statements.statement import Right, StatementSource, split_statements, statements_about
+from fa_lightning.scenarios.statements.source import StatementSource
+from fa_lightning.scenarios.statements.statement import Right, split_statements, statements_about
 from fa_lightning.studies.probes.data import ProbeDataModule
 from fa_lightning.studies.probes.judgement import opposites_of
 from fa_lightning.studies.probes.questions import Question, Row, ScenarioQuestions, StatementQuestions, even_cells
