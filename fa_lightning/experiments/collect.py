@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from fa_lightning.evaluation.results import (
     Evaluation,
     Results,
 )
+from fa_lightning.experiments.fingerprint import INPUT
 from fa_lightning.experiments.stage import Stage
 from fa_lightning.studies.lab.result import COMPARISON_NAME, Comparison, LabResults
 
@@ -70,11 +71,22 @@ def provenance_of(stages: Sequence[Stage]) -> dict[str, Any]:
             name: {"digest": record.get("digest"), "resumed": record.get("resumed")} for name, record in records.items()
         },
         "seed": records[stages[-1].name].get("fingerprint", {}).get("seed_everything"),
+        "backbones": _backbones([record.get("fingerprint", {}) for record in records.values()]),
         "versions": {
             name: importlib.metadata.version(name)
             for name in ("fa_lightning", "torch", "lightning", "transformers", "peft")
         },
         "machine": _machine(),
+    }
+
+
+def _backbones(fingerprints: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+    """The backbones that stages name, with the digest of their content, of a GGUF file the beginning of its SHA-256."""
+    return {
+        value: fingerprint.get(INPUT + key)
+        for fingerprint in fingerprints
+        for key, value in fingerprint.items()
+        if key.endswith(".backbone.name") and not key.startswith(INPUT) and value is not None
     }
 
 

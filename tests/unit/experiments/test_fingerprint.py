@@ -187,3 +187,17 @@ def test_of_many_changes_the_first_eight_are_shown_and_the_rest_counted() -> Non
 
 def test_empty_lists_and_mappings_flatten_to_nothing() -> None:
     assert flat({"a": [], "b": {}, "c": [[1], 2]}) == {"c.0.0": 1, "c.1": 2}
+
+
+def test_a_backbone_in_a_gguf_file_counts_by_its_content(tmp_path: Path) -> None:
+    for name, content in (("one.gguf", b"GGUF 1"), ("copy.gguf", b"GGUF 1"), ("other.gguf", b"GGUF 2")):
+        (tmp_path / name).write_bytes(content)
+
+    def of(name: str) -> dict[str, Any]:
+        return fingerprint(changed(model__init_args={"backbone": {"name": str(tmp_path / name)}}))
+
+    refuse_change("02_b", of("one.gguf"), of("copy.gguf"))
+    with pytest.raises(UserError, match=r"input\.model\.init_args\.backbone\.name: was"):
+        refuse_change("02_b", of("one.gguf"), of("other.gguf"))
+    gone = of("gone.gguf")
+    assert "input.model.init_args.backbone.name" not in gone
