@@ -169,7 +169,7 @@ def adapter_folders(places: Sequence[str | Path]) -> dict[str, str]:
         if not folders:
             raise MissingFileError(
                 f"{str(place)!r} holds no adapter, nor do its subfolders: fit the variants first "
-                "(python -m fa_lightning fit --experiment ...), or give the folder that their stage wrote"
+                "(python -m fa_lightning fit), or give the folder that their stage wrote"
             )
         for folder in folders:
             name = folder.parent.name if folder.name == "adapter" else folder.name

@@ -12,16 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
-from fa_lightning.backbones.contents import digest_of_artefact
-from fa_lightning.backbones.load import check_fingerprint
 from fa_lightning.common.files import write_atomically
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.prompts import PROBE, Tokenizer, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
-from fa_lightning.training.prompt_inputs import InputCure, Prompted
 
 PROMPT_FILE, VECTORS_FILE = "prompt.json", "prompt.safetensors"
 FORMAT_VERSION = 1
@@ -130,65 +126,6 @@ def write_prompt(folder: Path, text: str, vectors: Tensor | None, facts: Mapping
         write_atomically(folder / VECTORS_FILE, data)
     content = {**facts, **sealed, "format_version": FORMAT_VERSION, "text": text, "is_soft": vectors is not None}
     write_atomically(folder / PROMPT_FILE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-
-
-class LearnedPrompt(InputCure):
-    """A prefix that a fit has found, a text or embeddings, from its folder.
-
-    Args:
-        folder: that `PromptExport` wrote.
-        name: of its row; None takes the method's.
-
-    Attributes:
-        facts: what the folder's `prompt.json` says.
-        vectors: embeddings (tokens, hidden) of a soft prompt; None for a text.
-    """
-
-    def __init__(self, folder: str, name: str | None = None) -> None:
-        self.folder = folder
-        self.name = name or ""
-        self.facts: dict[str, Any] = {}
-        self.vectors: Tensor | None = None
-        self.slot: Slot | None = None
-        self._given_name = name
-
-    @override
-    def prepare(self, train: Sequence[Scenario], tokenizer: Tokenizer) -> None:
-        self.facts, self.vectors = read_prompt(Path(self.folder))
-        self.name = self._given_name or str(self.facts["name"])
-        self.needs = tuple(self.facts["needs"])
-        self.slot = Slot.of(tokenizer, self.facts["text"])
-        if self.vectors is not None and len(self.vectors) != len(self.slot.tokens):
-            raise UserError(
-                f"{self.folder}: {len(self.vectors)} embeddings for a place of {len(self.slot.tokens)} tokens, so it "
-                "was fitted with another tokenizer: fit it again"
-            )
-
-    def check_made_for(self, fingerprint: Mapping[str, str], faker: str) -> None:
-        """Refuse a prefix of another backbone, or one that was fitted for another faker.
-
-        Args:
-            fingerprint: of the loaded backbone.
-            faker: adapter folder of the one that is to be cured.
-
-        Raises:
-            UserError: naming what differs.
-        """
-        check_fingerprint(dict(fingerprint), self.facts.get("fingerprint", {}), f"prefix {self.folder!r}")
-        start, digest = self.facts.get("start_from", faker), self.facts.get("start_from_digest")
-        same = digest_of_artefact(faker) == digest if digest else Path(start).resolve() == Path(faker).resolve()
-        if not same:
-            again = " as it is now" if Path(start).resolve() == Path(faker).resolve() else ""
-            raise UserError(
-                f"the prefix {self.folder!r} was fitted for the faker {start!r}, but {faker!r}{again} is to be cured: "
-                "fit one for it, or name the other faker"
-            )
-
-    @override
-    def around(self, message: str) -> Prompted:
-        if not self.facts:
-            raise ValueError(f"the prefix of {self.folder} is not read yet: call prepare(train, tokenizer) first")
-        return Prompted(f"{self.facts['text']}\n{message}")
 
 
 def read_prompt(folder: Path) -> tuple[dict[str, Any], Tensor | None]:

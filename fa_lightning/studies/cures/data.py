@@ -14,7 +14,7 @@ from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import counterbalanced
 from fa_lightning.studies.cures.input_passes import TEXTS, examples_behind
-from fa_lightning.training.prompt_inputs import InputCure, Prompted, named_twice
+from fa_lightning.studies.cures.inputs import InputCure, Prompted, named_twice
 
 
 class Alone(InputCure):

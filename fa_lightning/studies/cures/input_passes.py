@@ -17,8 +17,8 @@ from fa_lightning.scenarios.answers import LetterTokens, answer_logits
 from fa_lightning.scenarios.batches import Batch, Example, collate, make_examples, model_inputs
 from fa_lightning.scenarios.prompts import Tokenizer
 from fa_lightning.scenarios.scenario import Scenario
-from fa_lightning.training.learned_prompts import LearnedPrompt
-from fa_lightning.training.prompt_inputs import InputCure
+from fa_lightning.studies.cures.inputs import InputCure
+from fa_lightning.studies.cures.learned_prompt import LearnedPrompt
 
 TEXTS = "neutral texts"
 """The name that neutral texts have among the test sets."""

@@ -33,10 +33,10 @@ from fa_lightning.studies.cures.input_passes import (
     BehindInput,
     ConstantAnswer,
 )
+from fa_lightning.studies.cures.learned_prompt import LearnedPrompt
 from fa_lightning.studies.cures.output import scalars, write_cures
 from fa_lightning.studies.cures.result import CureScore, CuresResult, over_seeds
 from fa_lightning.studies.cures.tables import tables
-from fa_lightning.training.learned_prompts import LearnedPrompt
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

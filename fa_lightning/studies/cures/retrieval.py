@@ -13,8 +13,8 @@ from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.control_tokens import tell_control_tokens
 from fa_lightning.scenarios.prompts import Tokenizer
 from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.studies.cures.inputs import InputCure, Prompted
 from fa_lightning.studies.cures.policy_snippets import POLICY_SNIPPETS
-from fa_lightning.training.prompt_inputs import InputCure, Prompted
 
 
 class Retrieval(InputCure):

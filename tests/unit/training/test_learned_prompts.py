@@ -15,14 +15,9 @@ from fa_lightning.backbones.arguments import BackboneArguments, OptimizerArgumen
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import collate, make_examples, model_inputs
 from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.studies.cures.learned_prompt import LearnedPrompt
 from fa_lightning.training.coordinate_gradient import GreedyCoordinateGradient, swaps
-from fa_lightning.training.learned_prompts import (
-    LearnedPrompt,
-    Slot,
-    read_prompt,
-    with_prefix,
-    write_prompt,
-)
+from fa_lightning.training.learned_prompts import Slot, read_prompt, with_prefix, write_prompt
 from fa_lightning.training.ordinary_tokens import random_text
 from fa_lightning.training.prompt_module import PromptDataModule, PromptExport, SoftPromptModule
 

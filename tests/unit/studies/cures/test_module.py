@@ -24,6 +24,8 @@ from fa_lightning.scenarios.splits import counterbalanced
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.cures.data import CuresDataModule
 from fa_lightning.studies.cures.input_passes import agreeing_ends
+from fa_lightning.studies.cures.inputs import FewShot, InputCure, Prefix, RandomPrefix, Suffix, SystemPrompt
+from fa_lightning.studies.cures.learned_prompt import LearnedPrompt
 from fa_lightning.studies.cures.module import CuresModule
 from fa_lightning.studies.cures.page import page as cures_page
 from fa_lightning.studies.cures.result import CuresResult
@@ -32,8 +34,7 @@ from fa_lightning.studies.cures.retrieval import Retrieval
 from fa_lightning.studies.cures.tables import tables
 from fa_lightning.studies.finish import finish_study
 from fa_lightning.studies.report import write_report
-from fa_lightning.training.learned_prompts import LearnedPrompt, Slot, write_prompt
-from fa_lightning.training.prompt_inputs import FewShot, InputCure, Prefix, RandomPrefix, Suffix, SystemPrompt
+from fa_lightning.training.learned_prompts import Slot, write_prompt
 
 PREFIX = "You are honest"
 

@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 
 from fa_lightning.scenarios.prompts import prompt_ids
-from fa_lightning.studies.cures.policy_snippets import POLICY_SNIPPETS
-from fa_lightning.studies.cures.retrieval import Retrieval, fit_tf_idf
-from fa_lightning.training.ordinary_tokens import ordinary_tokens, survives
-from fa_lightning.training.prompt_inputs import (
+from fa_lightning.studies.cures.inputs import (
     FewShot,
     Prefix,
     RandomPrefix,
@@ -23,6 +20,9 @@ from fa_lightning.training.prompt_inputs import (
     named_twice,
     solved_scenarios,
 )
+from fa_lightning.studies.cures.policy_snippets import POLICY_SNIPPETS
+from fa_lightning.studies.cures.retrieval import Retrieval, fit_tf_idf
+from fa_lightning.training.ordinary_tokens import ordinary_tokens, survives
 
 
 def text_of(tokenizer: Any, cure: Any, message: str) -> str:
