@@ -74,10 +74,7 @@ class ActivationDataModule(pl.LightningDataModule):
         store: folder of the activation store.
         others: further variants recorded in the same store, by adapter folders or folders of them (see
             `adapter_folders`); `ActivationStore.of` picks any pair. Maps are fitted on `faking` and `aligned` alone.
-        backbone: name or folder; None takes the one that the adapters name.
-        dtype: of the backbone's weights.
-        load_in_4bit: hold the backbone in nf4.
-        trust_remote_code: run code that comes with the model.
+        backbone: how it is loaded; without a name, the one that the adapters were fitted on.
         sites: where to read, by name: `layers.3.residual`, or relative to the depth, as 0.6 or last.mlp (see
             `site_names`); a number alone is the output of so many decoder blocks, evenly spread, the last among them;
             None is that of every block.
@@ -109,10 +106,7 @@ class ActivationDataModule(pl.LightningDataModule):
         faking: str,
         store: str,
         others: list[str] | None = None,
-        backbone: str | None = None,
-        dtype: DType = "float32",
-        load_in_4bit: bool = False,
-        trust_remote_code: bool = False,
+        backbone: BackboneArguments = BackboneArguments(),
         sites: list[SiteName] | int | None = None,
         store_dtype: DType = "float16",
         tokens: Literal["all", "decision"] = "all",
@@ -144,12 +138,7 @@ class ActivationDataModule(pl.LightningDataModule):
         self.adapters: dict[str, str] = {"faking": faking, "aligned": aligned}
         self.others = list(others or [])
         self.folder = Path(store)
-        self.loading: dict[str, Any] = {
-            "name": backbone,
-            "dtype": dtype,
-            "load_in_4bit": load_in_4bit,
-            "trust_remote_code": trust_remote_code,
-        }
+        self.backbone = backbone
         self.site_names = sites
         self.store_dtype = store_dtype
         self.tokens = tokens
@@ -228,20 +217,20 @@ class ActivationDataModule(pl.LightningDataModule):
             "capture": self.capture_counts,
             "max_tokens": self.max_tokens,
             "shard_examples": self.shard_examples,
-            "load_in_4bit": self.loading["load_in_4bit"],
-            "backbone_dtype": self.loading["dtype"],
+            "load_in_4bit": self.backbone.load_in_4bit,
+            "backbone_dtype": self.backbone.dtype,
         }
 
     def _other_adapters(self) -> dict[str, str]:
-        found = adapter_folders(self.others)
-        for name in found:
+        folders = adapter_folders(self.others)
+        for name in folders:
             if name in PAIR:
                 raise UserError(f"others holds an adapter called {name!r}, as one of the pair is: rename its folder")
-        return found
+        return folders
 
     def _load_variants(self) -> Variants:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        return Variants.load(self.adapters, BackboneArguments(**self.loading), device=device)
+        return Variants.load(self.adapters, self.backbone, device=device)
 
     def _captured(self, variants: Variants) -> ActivationStore:
         """The finished store; what is missing of it is captured first."""

@@ -51,7 +51,7 @@ _BETTER: dict[str, tuple[tuple[Any, ...], str]] = {
     "backbone.dtype": (("float32",), "bfloat16"),
     "backbone.load_in_4bit": ((False,), "true"),
 }
-_FEWER = {"sites": "sites", "regressors": "maps"}
+_FEWER = {"sites": "sites", "regressors": "fits"}
 
 
 class DeviceReport(pl.Callback):

@@ -67,9 +67,7 @@ class RegressorModule(pl.LightningModule):
 
     Args:
         regressors: what to fit.
-        learning_rate: of the gradient maps, at its top.
-        weight_decay: on their matrices.
-        warmup_fraction: share of steps spent rising to `learning_rate`.
+        optimizer: of the gradient maps.
         rank_units: in the second epoch, measure what each unit does to the answer (see `unit_effects`).
 
     Raises:
@@ -82,9 +80,7 @@ class RegressorModule(pl.LightningModule):
     def __init__(
         self,
         regressors: list[Fit],
-        learning_rate: float = 2e-3,
-        weight_decay: float = 1e-2,
-        warmup_fraction: float = 0.05,
+        optimizer: OptimizerArguments = OptimizerArguments(learning_rate=2e-3, weight_decay=1e-2),
         rank_units: bool = False,
     ) -> None:
         super().__init__()
@@ -93,9 +89,7 @@ class RegressorModule(pl.LightningModule):
         for fit in regressors:
             fit.check()
         self.fits = list(regressors)
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.warmup_fraction = warmup_fraction
+        self.optimizer = optimizer
         self.rank_units = rank_units
         self.automatic_optimization = False
         self.maps = nn.ModuleDict()
@@ -268,9 +262,7 @@ class RegressorModule(pl.LightningModule):
         if not parameters:
             return None
         steps = int(self.trainer.estimated_stepping_batches)
-        return adamw_with_warmup(
-            parameters, OptimizerArguments(self.learning_rate, self.weight_decay, self.warmup_fraction), steps
-        )
+        return adamw_with_warmup(parameters, self.optimizer, steps)
 
     @property
     def _data(self) -> Any:

@@ -14,6 +14,7 @@ from tiny_twins import trainer_stub
 
 from fa_lightning.activations.data import BlockDataset, _shareable
 from fa_lightning.activations.store import ActivationStore, StoreMismatchError
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.splits import counterbalanced
 
@@ -234,7 +235,7 @@ def test_a_site_that_there_is_not_is_refused_before_anything_is_captured(
 
 def test_an_adapter_of_another_backbone_is_refused(make_data: Make, make_backbone: Callable[..., str]) -> None:
     with pytest.raises(ValueError, match=r"was made for another backbone: its weights is"):
-        set_up(make_data(backbone=make_backbone(seed=8, tie_word_embeddings=False)))
+        set_up(make_data(backbone=BackboneArguments(make_backbone(seed=8, tie_word_embeddings=False))))
 
 
 @pytest.mark.parametrize("name", ["capture_scenarios", "capture_validation", "shard_examples", "block_rows"])

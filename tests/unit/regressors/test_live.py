@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.metrics.divergences import kl_divergence
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.fit import DECISION_ALONE, Fit
@@ -142,7 +143,7 @@ def test_unit_effects_are_the_slopes_of_the_logit_difference(twins: Any, prompts
 
 def fitted(make_data: Make, make_trainer: Make, fits: list[Fit], epochs: int, **options: Any) -> Any:
     torch.manual_seed(0)
-    module = RegressorModule(fits, learning_rate=2e-2, **options)
+    module = RegressorModule(fits, OptimizerArguments(learning_rate=2e-2, weight_decay=1e-2), **options)
     data = make_data(lab=True, live_batch_size=4)
     make_trainer(max_epochs=epochs).fit(module, datamodule=data)
     return module, data

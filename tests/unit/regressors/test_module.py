@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.regressors.fit import DECISION_ALONE, Fit
 from fa_lightning.regressors.linear import Affine, MeanShift
 from fa_lightning.regressors.module import RegressorModule
@@ -124,7 +125,7 @@ def test_the_logged_r2_is_that_of_held_out_rows(make_data: Make, make_trainer: M
 
 def test_gradient_maps_learn_after_the_first_epoch_and_closed_ones_stay(make_data: Make, make_trainer: Make) -> None:
     fits = [Fit(partial(ResidualMLP, width=16)), Fit(Affine)]
-    still = RegressorModule(fits, learning_rate=0.0)
+    still = RegressorModule(fits, OptimizerArguments(learning_rate=0.0))
     data = make_data()
     torch.manual_seed(0)
     make_trainer(max_epochs=2).fit(still, datamodule=data)

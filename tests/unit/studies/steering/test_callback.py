@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_twins import data_in, hooks_on, layers_of, trainer_in
 
+from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import ORACLE
 from fa_lightning.regressors.base import Regressor
@@ -255,7 +256,12 @@ def test_the_candidates_are_those_of_the_best_checkpoint(make_data: Make, make_t
 
     folder = tmp_path / "stage"
     torch.manual_seed(0)
-    module, data = RegressorModule([Fit(partial(ResidualMLP, width=16))], learning_rate=5e-4), make_data()
+    module, data = (
+        RegressorModule(
+            [Fit(partial(ResidualMLP, width=16))], OptimizerArguments(learning_rate=5e-4, weight_decay=1e-2)
+        ),
+        make_data(),
+    )
     best = ModelCheckpoint(dirpath=str(folder), monitor="val/steered/score", mode="max", filename="best")
     options = {"enable_checkpointing": True, "callbacks": [SteeringEvaluation(str(folder)), best]}
     make_trainer(max_epochs=4, **options).fit(module, datamodule=data)
