@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from fa_lightning.activations.positions import ForwardCall
 from fa_lightning.activations.sites import Site, hidden_of, module_at, replaced
 from fa_lightning.backbones.attached import attached, uncompiled
 from fa_lightning.backbones.decoder import decoder_layers, text_config
+from fa_lightning.scenarios.batches import Batch, model_inputs
 
 Edit = Callable[[Tensor], Tensor]
 """States (batch, tokens, hidden) to states of the same shape."""
@@ -34,6 +37,29 @@ def edited(model: nn.Module, site: Site, edit: Edit, tokens: tuple[int, int] | N
 
     with attached([(module_at(model, site), replace)]):
         yield
+
+
+def swap_in(theirs: Tensor, site: Site, batch: Batch, units: Tensor | None = None) -> Edit:
+    """The edit that puts another model's states of the same batch in the place of a model's own: the oracle swap.
+
+    Args:
+        theirs: the other model's states at the site, (batch, tokens, hidden).
+        site: where; its position rule says which tokens are swapped.
+        batch: that both models see.
+        units: which units are swapped, (hidden,) booleans; None swaps all.
+    """
+    selected = ForwardCall.of(model_inputs(batch)).select(site.positions)
+
+    def swap(states: Tensor) -> Tensor:
+        wanted = theirs if units is None else torch.where(units, theirs.to(states), states)
+        if selected.everything:
+            return wanted
+        rows = selected.on(states.device)
+        swapped = states.flatten(0, 1).clone()
+        swapped[rows] = wanted.to(states).flatten(0, 1)[rows]
+        return swapped.view_as(states)
+
+    return swap
 
 
 @contextmanager

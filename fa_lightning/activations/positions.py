@@ -19,6 +19,7 @@ the prompt, and `last` the prompt's last and all after it, exactly as with a cac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,27 @@ from fa_lightning.errors import UserError
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
 """What a decoder's `forward` calls its cache: since transformers 5.24, and before."""
+
+
+_FROM_RULE = re.compile(r"from_(\d+)")
+
+
+def first_covered(rule: str) -> int | None:
+    """K of a `from_K` rule: the first token it covers, counted from 0 without padding; None for the other rules.
+
+    Raises:
+        UserError: there is no such rule.
+
+    >>> first_covered("from_4"), first_covered("last")
+    (4, None)
+    """
+    match = _FROM_RULE.fullmatch(rule)
+    if match is None and rule not in ("all", "last", "generated"):
+        raise UserError(
+            f"site.positions is {rule!r}, but it must be all, last, generated or from_K "
+            "with K >= 0 (for example from_4)"
+        )
+    return int(match[1]) if match else None
 
 
 def real_tokens(attention_mask: Tensor | None, batch: int, tokens: int, past: int) -> Tensor | None:
@@ -119,7 +141,7 @@ def covered_tokens(
         Booleans (batch, tokens).
 
     Raises:
-        ValueError: if there is no such rule.
+        UserError: if there is no such rule.
     """
     if rule == "all":
         return real
@@ -132,10 +154,9 @@ def covered_tokens(
             return real & (positions >= prompt_tokens[:, None] - 1)
         remaining = real.long().flip(1).cumsum(1).flip(1)
         return real & (remaining == 1)
-    kind, _, start = rule.partition("_")
-    if kind != "from" or not start.isdigit():
-        raise ValueError(f"the position rule is {rule!r}, but must be all, last, generated or from_K")
-    return real & (positions >= int(start))
+    start = first_covered(rule)
+    assert start is not None
+    return real & (positions >= start)
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
+from fa_lightning.activations.positions import first_covered
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.errors import UserError
 
@@ -15,7 +16,6 @@ Component = Literal["residual", "attention", "mlp"]
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 
-_FROM_RULE = re.compile(r"from_(\d+)")
 _SITE_NAME = re.compile(r"layers\.(\d+)\.([a-z]+)")
 
 # Bloom adds the residual inside its attention and MLP, so there the last linear map is what the component writes;
@@ -61,11 +61,7 @@ class Site:
             raise UserError(f"site.layer is {self.layer}, but layers are counted from 0: give 0 or more")
         if self.component not in COMPONENTS:
             raise UserError(f"site.component is {self.component!r}, but it must be one of {', '.join(COMPONENTS)}")
-        if self.positions not in ("all", "last", "generated") and not _FROM_RULE.fullmatch(self.positions):
-            raise UserError(
-                f"site.positions is {self.positions!r}, but it must be all, last, generated or from_K "
-                "with K >= 0 (for example from_4)"
-            )
+        first_covered(self.positions)
 
     @property
     def name(self) -> str:
@@ -75,8 +71,7 @@ class Site:
     @property
     def start(self) -> int | None:
         """K of a `from_K` rule: the first token it covers, counted from 0 without padding; None for another rule."""
-        match = _FROM_RULE.fullmatch(self.positions)
-        return int(match.group(1)) if match else None
+        return first_covered(self.positions)
 
     @classmethod
     def parse(cls, name: str, positions: str = "all") -> Site:

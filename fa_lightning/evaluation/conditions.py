@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fa_lightning.activations.capture import truncated_forward
-from fa_lightning.activations.edit import edited, layer_below
-from fa_lightning.activations.positions import ForwardCall
+from fa_lightning.activations.edit import edited, layer_below, swap_in
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.files import whole_folder
@@ -135,15 +132,8 @@ def swapped_states(variants: Variants, variant: str, site: Site, batch: Batch) -
     """`variant` with the other twin's states of this very batch in place of its own at `site`."""
     with variants.using("aligned" if variant == "faking" else "faking") as other:
         theirs = truncated_forward(other, [site], **model_inputs(batch))[site.name]
-    selected = ForwardCall.of(model_inputs(batch)).select(site.positions)
-
-    def swap(states: Tensor) -> Tensor:
-        if selected.everything:
-            return theirs
-        rows = selected.on(states.device)
-        swapped = states.flatten(0, 1).clone()
-        swapped[rows] = theirs.to(states).flatten(0, 1)[rows]
-        return swapped.view_as(states)
-
-    with variants.using(variant) as model, edited(model, site, swap, (theirs.shape[0], theirs.shape[1])):
+    with (
+        variants.using(variant) as model,
+        edited(model, site, swap_in(theirs, site, batch), (theirs.shape[0], theirs.shape[1])),
+    ):
         yield model

@@ -96,7 +96,7 @@ class Fit:
         if self.stack is not None:
             # The order of relative names is checked when the model is known.
             self._check_order([Site.parse(str(name)) for name in self.stack if is_absolute(name)])
-        if self.objective != "regression" and self.positions == "generated":
+        if (self.objective != "regression" or self.stack is not None) and self.positions == "generated":
             raise UserError(
                 "positions is 'generated', but a fit through the live model sees prompts only: take all or last"
             )

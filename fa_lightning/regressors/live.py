@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fa_lightning.activations.capture import capture
 from fa_lightning.activations.edit import block_outputs, edited, layer_below, resumed
+from fa_lightning.activations.positions import covered_tokens
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.metrics.divergences import kl_divergence_tokens, predicting_positions
@@ -82,29 +83,14 @@ class LivePass:
             if lowest >= 0:
                 stack.enter_context(resumed(model, lowest, self.outputs[lowest]))
             for site, regressor in edits:
-                edit = edit_of(regressor, tokens_of(self.batch, site.positions))
+                edit = edit_of(regressor, covered_in(self.batch, site.positions))
                 stack.enter_context(edited(model, site, edit, (rows, tokens)))
             yield
 
 
-def tokens_of(batch: Batch, positions: str) -> Tensor:
-    """The tokens of a left-padded batch that a position rule covers, (batch, tokens) booleans.
-
-    Raises:
-        ValueError: for a rule under which a prompt by itself is not edited.
-    """
-    real = batch["attention_mask"].bool()
-    if positions == "all":
-        return real
-    if positions == "last":
-        last = torch.zeros_like(real)
-        last[:, -1] = True
-        return last
-    if positions.startswith("from_"):
-        return real & (batch["position_ids"] >= int(positions.removeprefix("from_")))
-    raise ValueError(
-        f"positions is {positions!r}, but a fit through the live model sees prompts only: take all, last or from_K"
-    )
+def covered_in(batch: Batch, positions: str) -> Tensor:
+    """The tokens of a batch of prompts that a position rule covers, (batch, tokens) booleans."""
+    return covered_tokens(positions, batch["attention_mask"].bool(), batch["position_ids"], past=0)
 
 
 def edit_of(regressor: Regressor, tokens: Tensor) -> Callable[[Tensor], Tensor]:

@@ -6,17 +6,15 @@ import copy
 import inspect
 import math
 import warnings
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.positions import CACHE_ARGUMENTS, ForwardCall
-from fa_lightning.activations.sites import hidden_of, replaced
+from fa_lightning.activations.sites import Site, hidden_of, replaced
 from fa_lightning.errors import NotFiniteError, UserError
-
-if TYPE_CHECKING:
-    from fa_lightning.steering.intervention import Intervention
+from fa_lightning.regressors.base import Regressor
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -74,11 +72,11 @@ class CallRecord:
 class Edit:
     """Forward hook of a site: the edit of one intervention, with its map and gate on every device that asked."""
 
-    def __init__(self, intervention: Intervention) -> None:
-        self.site = intervention.site
-        self.regressor = intervention.regressor
-        self.strength = intervention.strength
-        self.gate = intervention.gate
+    def __init__(self, site: Site, regressor: Regressor, strength: float, gate: nn.Module | None) -> None:
+        self.site = site
+        self.regressor = regressor
+        self.strength = strength
+        self.gate = gate
         self.record: CallRecord | None = None
         self._copies: dict[tuple[nn.Module, torch.device], nn.Module] = {}
         constant = self.regressor.constant_edit()

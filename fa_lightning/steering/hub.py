@@ -1,8 +1,7 @@
-"""Saved interventions on the Hugging Face Hub: safetensors, JSON and a model card, nothing that runs."""
+"""Push interventions to the Hugging Face Hub, and load them from it: safetensors, JSON and a model card."""
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +11,13 @@ from torch import nn
 
 from fa_lightning.errors import MissingFileError
 from fa_lightning.steering.artefact import SIDECAR_FILE, TENSORS_FILE
+from fa_lightning.steering.hub_files import fetch
+from fa_lightning.steering.intervention import Intervention
 
 if TYPE_CHECKING:
-    from fa_lightning.steering.intervention import Intervention
+    from huggingface_hub import ModelCard
 
 CARD_FILE = "README.md"
-
-_HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<subfolder>[\w-][\w./-]*?))?/?")
 
 
 def push_to_hub(
@@ -58,7 +57,7 @@ def push_to_hub(
         if revision is not None:
             huggingface_hub.create_branch(repo_id, branch=revision, exist_ok=True)
         if not huggingface_hub.file_exists(repo_id, CARD_FILE, revision=revision):
-            (Path(staged) / CARD_FILE).write_text(model_card(saved, repo_id, base_model), encoding="utf-8")
+            model_card(saved, repo_id, base_model).save(Path(staged) / CARD_FILE)
         huggingface_hub.upload_folder(
             repo_id=repo_id, folder_path=staged, revision=revision, commit_message="Interventions of fa_lightning"
         )
@@ -85,68 +84,22 @@ def load_from_hub(
         MissingFileError: if the repository cannot be reached or holds no intervention there.
         UserError: if it is damaged or does not fit.
     """
-    from fa_lightning.steering.intervention import Intervention
-
     return Intervention.load(fetch(repo_id, subfolder, revision), model, fingerprint)
 
 
-def fetch(repo_id: str, subfolder: str = "", revision: str | None = None) -> Path:
-    """The local folder of an intervention on the Hub; its two files, of one commit, and no others are fetched.
-
-    Raises:
-        MissingFileError: if the repository cannot be reached or holds no intervention there.
-    """
-    import huggingface_hub
-
-    files = [f"{subfolder}/{name}" if subfolder else name for name in (TENSORS_FILE, SIDECAR_FILE)]
-    try:
-        snapshot = Path(str(huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=files)))
-    except (OSError, ValueError) as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MissingFileError(
-            f"{repo_id!r} was not fetched from the Hub: {cause}. Check its name and that you may read it, or give a "
-            "local folder that Intervention.save wrote"
-        ) from error
-    missing = [name for name in files if not (snapshot / name).is_file()]
-    if missing:
-        raise MissingFileError(
-            f"the Hub repository {repo_id!r} holds no {' and no '.join(missing)}: name the subfolder of an "
-            f"intervention, as in {repo_id}/<subfolder>"
-        )
-    return snapshot / subfolder
-
-
-def local_folder(name: str | Path) -> Path:
-    """A folder as it is; `user/repo` or `user/repo/subfolder`, where there is no such folder, fetched from the Hub.
-
-    Raises:
-        MissingFileError: if it is neither.
-    """
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    found = _HUB_ID.fullmatch(str(name))
-    if found is None or ".." in folder.parts:
-        raise MissingFileError(
-            f"there is no folder {str(name)!r}: give one that Intervention.save wrote, or user/repo of the Hub"
-        )
-    try:
-        return fetch(found["repository"], found["subfolder"] or "")
-    except FileNotFoundError as error:
-        raise MissingFileError(f"there is no folder {str(name)!r} here, and {error}") from error
-
-
-def model_card(saved: Mapping[str, Intervention], repo_id: str, base_model: str | None = None) -> str:
-    """The text of a card: what is in the repository and how it is loaded. The license is left to its owner.
+def model_card(saved: Mapping[str, Intervention], repo_id: str, base_model: str | None = None) -> ModelCard:
+    """A card: what is in the repository and how it is loaded. The license is left to its owner.
 
     Args:
         saved: subfolder (`.` for the repository itself) to intervention.
         repo_id: `user/repo`.
         base_model: the Hub name of the model they were fitted on.
     """
-    head = ["library_name: fa_lightning", "tags: [activation-steering, alignment-faking]"]
-    if base_model is not None:
-        head.insert(0, f"base_model: {base_model}")
+    from huggingface_hub import ModelCard, ModelCardData
+
+    head = ModelCardData(
+        base_model=base_model, library_name="fa_lightning", tags=["activation-steering", "alignment-faking"]
+    )
     rows = [
         f"| {'.' if place == '.' else place} | {one.regressor.name} | {one.site.name} | {one.site.positions} "
         f"| {one.strength:g} | {'none' if one.gate is None else type(one.gate).__name__} | {one.seed} "
@@ -157,7 +110,7 @@ def model_card(saved: Mapping[str, Intervention], repo_id: str, base_model: str 
     address = repo_id if first == "." else f"{repo_id}/{first}"
     lines = [
         "---",
-        *head,
+        head.to_yaml(),
         "---",
         "",
         f"# {repo_id.split('/')[-1]}",
@@ -179,7 +132,7 @@ def model_card(saved: Mapping[str, Intervention], repo_id: str, base_model: str 
         "",
         f"`{SIDECAR_FILE}` says what each was fitted on; `{TENSORS_FILE}` holds its numbers in float32.",
     ]
-    return "\n".join(lines) + "\n"
+    return ModelCard("\n".join(lines) + "\n")
 
 
 def _backbone(intervention: Intervention) -> str:
@@ -191,8 +144,6 @@ def _backbone(intervention: Intervention) -> str:
 
 def _saved_in(folder: Path) -> dict[str, Intervention]:
     """The interventions in a folder, by their place in it."""
-    from fa_lightning.steering.intervention import Intervention
-
     places = sorted(path.parent for path in folder.rglob(SIDECAR_FILE))
     if not places:
         raise MissingFileError(

@@ -32,7 +32,7 @@ from fa_lightning.steering.artefact import (
     write_artefact,
 )
 from fa_lightning.steering.hooks import CallRecord, Edit
-from fa_lightning.steering.hub import local_folder
+from fa_lightning.steering.hub_files import local_folder
 
 SIDECAR_KINDS: dict[str, Any] = {
     "regressor": dict[str, Any],
@@ -124,7 +124,7 @@ class Intervention:
         """
         h = h.detach().float().reshape(-1, h.shape[-1])
         with ExitStack() as stack:
-            edit = Edit(self)
+            edit = _edit_of(self)
             _evaluate(stack, edit)
             edited = edit.edited(h)
         return float((edited - h).norm(dim=-1).mean() / h.norm(dim=-1).mean())
@@ -248,7 +248,7 @@ def steering(
     """
     for intervention in interventions:
         intervention.validate(model)
-    edits = [Edit(intervention) for intervention in interventions if not _changes_nothing(intervention)]
+    edits = [_edit_of(intervention) for intervention in interventions if not _changes_nothing(intervention)]
     if not edits:
         yield
         return
@@ -266,6 +266,10 @@ def steering(
             record.check()
             raise
         record.check()
+
+
+def _edit_of(intervention: Intervention) -> Edit:
+    return Edit(intervention.site, intervention.regressor, intervention.strength, intervention.gate)
 
 
 def _changes_nothing(intervention: Intervention) -> bool:

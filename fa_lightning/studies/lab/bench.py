@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.activations.capture import capture, truncated_forward
-from fa_lightning.activations.edit import block_outputs, edited, resumed
+from fa_lightning.activations.edit import block_outputs, edited, resumed, swap_in
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.activity import doing
@@ -123,14 +124,15 @@ class Bench:
         """Try the oracle swap of some units: the aligned twin's own values in the place of the faker's at a site.
 
         Args:
-            site: where; all tokens, or the last.
+            site: where; its position rule says which tokens.
             units: by any name, which units to swap, (hidden,) booleans.
         """
         for kind, batches in (("scenarios", self.scenarios), ("neutral", self.neutral)):
             if kind + site.name not in self._theirs:
                 self._theirs[kind + site.name] = [self._their_states(site, batch) for batch in batches]
-        asked = {name: self._swap("scenarios", site, kept, site.positions == "last") for name, kept in units.items()}
-        read = {name: self._swap("neutral", site, kept, last=False) for name, kept in units.items()}
+        everywhere = dataclasses.replace(site, positions="all")
+        asked = {name: self._swap("scenarios", site, swapped) for name, swapped in units.items()}
+        read = {name: self._swap("neutral", everywhere, swapped) for name, swapped in units.items()}
         return self._judge(asked, read, list(units))
 
     @torch.no_grad()
@@ -181,14 +183,12 @@ class Bench:
         with doing("steering", batch), torch.no_grad(), self.variants.using("aligned") as model:
             return truncated_forward(model, [site], **model_inputs(batch))[site.name]
 
-    def _swap(self, kind: str, site: Site, kept: Tensor, last: bool) -> Attach:
+    def _swap(self, kind: str, site: Site, units: Tensor) -> Attach:
+        batches = self.scenarios if kind == "scenarios" else self.neutral
+
         def attach(model: Any, place: int) -> AbstractContextManager[None]:
             theirs = self._theirs[kind + site.name][place]
-
-            def swap(states: Tensor) -> Tensor:
-                swapped = torch.where(kept, theirs, states)
-                return torch.cat([states[:, :-1], swapped[:, -1:]], dim=1) if last else swapped
-
+            swap = swap_in(theirs, site, batches[place], units)
             return edited(model, site, swap, (theirs.shape[0], theirs.shape[1]))
 
         return attach

@@ -167,5 +167,5 @@ def test_masks_and_rules_of_unknown_kinds_are_refused() -> None:
         ValueError, match=r"attention_mask is \(2, 3\), but a call of 2 rows of 4 tokens after 0 cached"
     ):
         real_tokens(torch.ones(2, 3), batch=2, tokens=4, past=0)
-    with pytest.raises(ValueError, match="the position rule is 'first'"):
+    with pytest.raises(ValueError, match=r"site\.positions is 'first'"):
         covered_tokens("first", torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1), past=0)

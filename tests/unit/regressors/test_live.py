@@ -19,7 +19,7 @@ from fa_lightning.metrics.divergences import kl_divergence
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.fit import DECISION_ALONE, Fit
 from fa_lightning.regressors.linear import Affine
-from fa_lightning.regressors.live import LivePass, aligned_pass, tokens_of, unit_effects
+from fa_lightning.regressors.live import LivePass, aligned_pass, covered_in, unit_effects
 from fa_lightning.regressors.live_fits import live_loss, surrogate
 from fa_lightning.regressors.module import RegressorModule
 from fa_lightning.regressors.networks import LowRankResidual, PlainMLP, ResidualMLP
@@ -72,7 +72,7 @@ def by_hand(alone: Make, batch: Batch, site: Site, regressor: Regressor, columns
 def test_a_pass_that_starts_at_the_edit_equals_a_whole_one(twins: Any, alone: Make, prompts: Batch, site: Site) -> None:
     live = LivePass.of(twins, prompts, [site], last_only=False)
     regressor = mlp()
-    columns = tokens_of(prompts, site.positions)
+    columns = covered_in(prompts, site.positions)
     real = prompts["attention_mask"].bool()
     expected = by_hand(alone, prompts, site, regressor, columns)
     found = live.steered_logits([(site, regressor)])

@@ -12,7 +12,8 @@ import torch
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.steering.artefact import SIDECAR_FILE, TENSORS_FILE
-from fa_lightning.steering.hub import load_from_hub, local_folder, push_to_hub
+from fa_lightning.steering.hub import load_from_hub, push_to_hub
+from fa_lightning.steering.hub_files import local_folder
 from fa_lightning.steering.intervention import Intervention
 
 
