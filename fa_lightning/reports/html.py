@@ -45,12 +45,14 @@ class Section:
         title: that tells it apart.
         anchor: its name in the page's links.
         body: its HTML.
+        question: what the study asks; none if empty.
         has_contents: whether it is so long that its headings are listed first.
     """
 
     title: str
     anchor: str
     body: Markup
+    question: str = ""
     has_contents: bool = False
 
 

@@ -72,7 +72,9 @@ def html_of(results: Sequence[StudyResult]) -> str:
             sections.append(Section(f"{chains.title}: {len(chains.results)} chains", f"chains-{number}", body))
         for one in chains.results:
             title = chains.title if table is None else f"{chains.title}, seed {one.seed}"
-            section = Section(title, f"section-{len(sections)}", one.study.page(one.result), one.study.has_contents)
+            study = one.study
+            body, anchor = study.page(one.result), f"section-{len(sections)}"
+            section = Section(title, anchor, body, study.question, study.has_contents)
             sections.append(section)
             if isinstance(one.result, Results):
                 main.append((section, one.result))

@@ -238,7 +238,7 @@ def _repetition(lab: Lab, edits: Interventions, new_tokens: int) -> float:
     Each rank writes on after its share of them, whatever the size of its batches.
     """
     found = Repetition().to(lab.variants.device)
-    index, starts = _starts(
+    index, starts = text_starts(
         lab.batches["validation neutral"], lab.data.trainer.world_size, lab.data.trainer.global_rank
     )
     if len(index):
@@ -250,7 +250,7 @@ def _repetition(lab: Lab, edits: Interventions, new_tokens: int) -> float:
     return found.compute()
 
 
-def _starts(
+def text_starts(
     batches: Sequence[Batch], ranks: int = 1, rank: int = 0, tokens: int = 16, texts: int = 32
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The first real tokens of the longest texts: their indices (texts,), and a left-padded batch for the model.

@@ -49,12 +49,6 @@ def is_above_controls(result: ProbesResult, best: Best, probe: str = CCS) -> boo
     return all(low > one.ci95[1] for one in readings.values() if one.role == "control")
 
 
-def gap_to_labels(result: ProbesResult, best: Best) -> float:
-    """Accuracy of the logistic probe minus that of CCS, at the best site."""
-    readings = result.at_best(best.subject, best.question, best.view)
-    return readings[MAIN].accuracy - readings[CCS].accuracy
-
-
 def _tiles(result: ProbesResult) -> list[tuple[str, str]]:
     """The numbers to look at first: those of contrast pairs, else of the prompts."""
     pairs = [best for best in result.best if best.view != "prompt"]

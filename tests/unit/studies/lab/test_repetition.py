@@ -5,7 +5,7 @@ import torch
 
 from fa_lightning.scenarios.batches import Example, example_loader
 from fa_lightning.studies.lab.repetition import Repetition
-from fa_lightning.studies.lab.sweep import _starts
+from fa_lightning.studies.lab.sweep import text_starts
 
 LENGTHS = [40, 37, 31, 30, 22, 19, 18, 17, 9, 5, 4]
 
@@ -22,7 +22,7 @@ def starts_of(examples, ranks, batch_size, texts):
     found = {}
     for rank in range(ranks):
         batches = list(example_loader(examples, 0, batch_size, ranks, rank))
-        index, starts = _starts(batches, ranks, rank, tokens=16, texts=texts)
+        index, starts = text_starts(batches, ranks, rank, tokens=16, texts=texts)
         for row, number in enumerate(index.tolist()):
             ids, mask = starts["input_ids"][row], starts["attention_mask"][row].bool()
             # Left-padded: generation goes on behind the last column.
@@ -41,7 +41,7 @@ def test_ranks_share_the_longest_texts(examples, texts, ranks, batch_size):
 
 def test_a_rank_without_a_text_writes_nothing(examples):
     batches = list(example_loader(examples, 0, 4, 2, 1))
-    index, starts = _starts(batches, ranks=2, rank=1, texts=1)
+    index, starts = text_starts(batches, ranks=2, rank=1, texts=1)
     assert len(index) == 0
     assert starts == {}
     assert torch.tensor(Repetition().compute()).isnan()

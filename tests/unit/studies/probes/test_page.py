@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fa_lightning.reports.terminal import print_tables
 from fa_lightning.studies.probes.output import write_probes
-from fa_lightning.studies.probes.page import gap_to_labels, is_above_controls
+from fa_lightning.studies.probes.page import is_above_controls
 from fa_lightning.studies.probes.page import page as probes_page
 from fa_lightning.studies.probes.result import read as read_probes
 from fa_lightning.studies.probes.tables import tables
@@ -44,7 +44,6 @@ def test_a_probe_is_above_its_controls_only_with_separated_intervals(found):
     # Its lower end is at 0.58, and a random direction's upper end at 0.59.
     near = made_up_probes(ccs=0.62)
     assert not is_above_controls(near, best)
-    assert gap_to_labels(found, best) == pytest.approx(0.92 - 0.9)
 
 
 def test_the_report_holds_every_figure_and_number_escaped(tmp_path, found):
