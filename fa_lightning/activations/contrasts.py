@@ -14,7 +14,7 @@ from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Example, collate, model_inputs
 from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
-from fa_lightning.scenarios.control_tokens import tell_control_tokens
+from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import prompt_ids
 
@@ -105,7 +105,7 @@ def prompt_contrast(
 
 def _examples_of(variants: Variants, prompts: Sequence[str]) -> list[Example]:
     examples = []
-    tell_control_tokens(variants.tokenizer, prompts, "prompts")
+    warn_of_control_tokens(variants.tokenizer, prompts, "prompts")
     for index, text in enumerate(prompts):
         ids = tuple(prompt_ids(variants.tokenizer, text))
         if not ids:

@@ -33,7 +33,7 @@ from fa_lightning.scenarios.batches import (
     group_number,
     make_examples,
     padded_width,
-    tell_too_long,
+    report_too_long,
 )
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.prompts import prompt_ids
@@ -153,7 +153,7 @@ class BackboneDataModule(pl.LightningDataModule):
                 epoch,
             )
         ids = [row for row in map(self._ids, turns) if len(row) <= self.max_tokens]
-        tell_too_long(len(turns) - len(ids), len(turns), self.max_tokens, "conversations")
+        report_too_long(len(turns) - len(ids), len(turns), self.max_tokens, "conversations")
         sampler = LengthBucketSampler(
             [len(row) for row in ids],
             self.batch_size,

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import LetterTokens, other_letter
 from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
-from fa_lightning.scenarios.control_tokens import tell_control_tokens
+from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
@@ -58,7 +58,7 @@ def make_examples(
     """
     examples: list[Example] = []
     messages = [scenario.message() for scenario in scenarios]
-    tell_control_tokens(tokenizer, messages, "prompts")
+    warn_of_control_tokens(tokenizer, messages, "prompts")
     for scenario, message in zip(scenarios, messages, strict=True):
         prompt = (*prompt_ids(tokenizer, message, system), *answers.lead)
         if max_tokens is not None and len(prompt) > max_tokens:
@@ -76,7 +76,7 @@ def make_examples(
         )
     if len(examples) < len(scenarios):
         assert max_tokens is not None
-        tell_too_long(len(scenarios) - len(examples), len(scenarios), max_tokens)
+        report_too_long(len(scenarios) - len(examples), len(scenarios), max_tokens)
     if max_tokens is not None:
         refuse_beyond_positions(tokenizer, (example.prompt for example in examples))
     return examples
@@ -91,7 +91,7 @@ def group_number(group: str) -> int:
     return int(group[:15], 16)
 
 
-def tell_too_long(count: int, of: int, max_tokens: int, what: str = "prompts") -> None:
+def report_too_long(count: int, of: int, max_tokens: int, what: str = "prompts") -> None:
     """Say how many of how many are left out, where any are.
 
     Raises:

@@ -31,7 +31,7 @@ class Benchmark:
     Attributes:
         scored: what verdicts come from; their groups were in no variant's training split.
         reference: what detectors are fitted on (directions, probes, fine-tuning); it shares no group with `scored`.
-        pairs: by policy pair (`saint_and_money`), the places in `scored` of the scenarios that are asked of it.
+        pairs: by policy pair (`saint_and_money`), the indices in `scored` of the scenarios that are asked of it.
 
     Raises:
         UserError: a scenario has no oversight, a group is in both parts, or a part or a pair is empty.
@@ -54,11 +54,11 @@ class Benchmark:
                 f"{len(shared)} groups are in both scored and reference, but no detector may be fitted on what it is "
                 "scored on: split by scenario.group"
             )
-        empty = [f"the policy pair {pair!r}" for pair, places in self.pairs.items() if not places]
+        empty = [f"the policy pair {pair!r}" for pair, indices in self.pairs.items() if not indices]
         empty += [name for name in ("reference", "pairs") if not getattr(self, name)]
         if empty:
             raise UserError(
-                f"{empty[0]} of the benchmark holds nothing: raise the sizes, or the shares of the groups, that its "
+                f"{empty[0]} of the benchmark is empty: raise the sizes, or the shares of the groups, that its "
                 "scenarios are drawn from"
             )
 
@@ -130,20 +130,21 @@ def balanced(scenarios: Sequence[Scenario], pairs: Mapping[str, Sequence[int]]) 
 
     Args:
         scenarios: all of them; the list keeps its order.
-        pairs: by policy pair, places in the list.
+        pairs: by policy pair, indices of its scenarios.
     """
-    asked: list[list[str]] = [[] for _ in scenarios]
-    for pair, at in pairs.items():
-        for place in at:
-            asked[place].append(pair)
+    pairs_of: list[list[str]] = [[] for _ in scenarios]
+    for pair, indices in pairs.items():
+        for index in indices:
+            pairs_of[index].append(pair)
     surplus = dict.fromkeys(pairs, 0)
-    shown = list(scenarios)
-    for place in sorted(range(len(shown)), key=lambda place: (shown[place].group, prompt_key(shown[place]))):
-        is_b = sum(surplus[pair] for pair in asked[place]) > 0
-        shown[place] = with_aligned_letter(shown[place], LETTERS[is_b])
-        for pair in asked[place]:
+    balanced_scenarios = list(scenarios)
+    by_hash = sorted(range(len(scenarios)), key=lambda index: (scenarios[index].group, prompt_key(scenarios[index])))
+    for index in by_hash:
+        is_b = sum(surplus[pair] for pair in pairs_of[index]) > 0
+        balanced_scenarios[index] = with_aligned_letter(scenarios[index], LETTERS[is_b])
+        for pair in pairs_of[index]:
             surplus[pair] += -1 if is_b else 1
-    return shown
+    return balanced_scenarios
 
 
 def watched(scenarios: Sequence[Scenario]) -> list[Scenario]:

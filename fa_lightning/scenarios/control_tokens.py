@@ -56,20 +56,20 @@ def control_fault(tokenizer: Tokenizer, texts: Iterable[str], what: str = "texts
     """
     pattern = pattern_of(control_marks(tokenizer))
     texts = list(texts)
-    found = [first for first in map(pattern.search, texts) if first]
-    if not found:
+    matches = [first for first in map(pattern.search, texts) if first]
+    if not matches:
         return None
-    mark, text, start = found[0].group(), found[0].string, max(0, found[0].start() - 20)
+    mark, text, start = matches[0].group(), matches[0].string, max(0, matches[0].start() - 20)
     return TemplateFault(
         tokenizer,
         "control tokens in a text",
-        f"{len(found)} of {len(texts)} {what} hold control tokens, the first one {mark!r} in "
+        f"{len(matches)} of {len(texts)} {what} hold control tokens, the first {mark!r} in "
         f"{text[start : start + 60]!r}: the model reads them as the end of a turn, or as the beginning of another",
         "Take them out of the texts, or write them otherwise.",
     )
 
 
-def tell_control_tokens(tokenizer: Tokenizer, texts: Iterable[str], what: str = "texts") -> None:
+def warn_of_control_tokens(tokenizer: Tokenizer, texts: Iterable[str], what: str = "texts") -> None:
     """Warn of users' texts with control tokens in them, once for all: how many there are, and the first."""
     fault = control_fault(tokenizer, texts, what)
     if fault is not None:

@@ -28,8 +28,8 @@ class TemplateFault(UserError):
 
     Attributes:
         name: the fault in two or three words, as `double BOS`.
-        what: what was found.
-        next_step: what mends it.
+        what: what is wrong.
+        next_step: what corrects it.
     """
 
     def __init__(self, tokenizer: Tokenizer, name: str, what: str, next_step: str) -> None:
@@ -205,20 +205,20 @@ def _rendered(
             tokenizer,
             "broken template",
             f"the chat template fails on {' and '.join(turn['role'] for turn in turns)}: {error}",
-            "Mend the template, or take it away: a tokenizer without one gets the plain text.",
+            "Correct the template, or remove it: a tokenizer without one gets the plain text.",
         ) from error
 
 
 def _with_system(tokenizer: Tokenizer, turns: list[dict[str, str]], system: str) -> list[dict[str, str]]:
     turns_with_role = [{"role": "system", "content": system}, *turns]
     try:
-        heard = system.strip() in _apply(tokenizer, turns_with_role)
+        is_written = system.strip() in _apply(tokenizer, turns_with_role)
     except Exception as error:
         # Templates without a system turn raise jinja2's TemplateError (Gemma's) or pass over it in silence.
         if type(error).__name__ != "TemplateError":
             raise
-        heard = False
-    if heard:
+        is_written = False
+    if is_written:
         return turns_with_role
     return [{"role": "user", "content": f"{system}\n\n{turns[0]['content']}"}, *turns[1:]]
 

@@ -185,8 +185,8 @@ class ScenarioSplits:
         judged = {"test", *self.extra_tests}
         pairs = [pair for pair in itertools.combinations(parts, 2) if not judged.issuperset(pair)]
         return LeakReport(
-            shared_prompts={(one, two): len(prompts[one] & prompts[two]) for one, two in pairs},
-            shared_groups={(one, two): len(groups[one] & groups[two]) for one, two in pairs},
+            shared_prompts={(left, right): len(prompts[left] & prompts[right]) for left, right in pairs},
+            shared_groups={(left, right): len(groups[left] & groups[right]) for left, right in pairs},
         )
 
 
@@ -237,9 +237,9 @@ def counterbalanced(scenarios: Sequence[Scenario], both_orders: bool = False) ->
     """
     if both_orders:
         return [
-            shown
+            order
             for scenario in scenarios
-            for shown in ([scenario] if scenario.is_neutral_text else [scenario, scenario.swapped()])
+            for order in ([scenario] if scenario.is_neutral_text else [scenario, scenario.swapped()])
         ]
     members: defaultdict[Cell, list[int]] = defaultdict(list)
     for index, scenario in enumerate(scenarios):

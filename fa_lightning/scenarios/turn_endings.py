@@ -1,4 +1,4 @@
-"""Where an assistant's turn ends, and how one sees that the model has begun to speak for the user."""
+"""Where an assistant's turn ends, and how to see that the model has begun to speak for the user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def user_mark(tokenizer: Tokenizer) -> str:
     """What the chat template writes in front of a user's second turn, without what ends or begins turns and texts.
 
     Raises:
-        TemplateFault: it can't be told: the template takes no second turn, or marks none.
+        TemplateFault: nothing shows it: the template takes no second turn, or marks none.
     """
     turns = [("user", FIRST), ("assistant", ANSWER), ("user", SECOND)]
     try:
@@ -35,14 +35,14 @@ def user_mark(tokenizer: Tokenizer) -> str:
         raise TemplateFault(
             tokenizer,
             "no mark of a user's turn",
-            "the chat template writes nothing in front of a user's second turn, so a run-on turn can't be told",
+            "the chat template writes nothing in front of a user's second turn, so nothing shows a run-on turn",
             "Give it the chat template that the variant is used with.",
         )
     return between.strip()
 
 
 class TurnEnding(NamedTuple):
-    """How an assistant's turn ends: found once for a tokenizer, then looked for in each conversation.
+    """How an assistant's turn ends: read from the chat template once, then looked for in each conversation.
 
     Attributes:
         token: the token that ends it.
@@ -52,19 +52,19 @@ class TurnEnding(NamedTuple):
     token: int
     written: int
 
-    def place(self, ids: Sequence[int]) -> int | None:
-        """Where in a finished conversation the last turn's end stands; None where the template writes none.
+    def end_of(self, ids: Sequence[int]) -> int | None:
+        """The index of the token that ends a finished conversation's last turn; None where the template writes none.
 
         Counted from behind, since an answer may hold the token, too.
 
-        >>> TurnEnding(token=2, written=1).place([5, 2, 6, 2, 9])
+        >>> TurnEnding(token=2, written=1).end_of([5, 2, 6, 2, 9])
         3
 
         Args:
             ids: of the conversation, as `conversation_ids` renders it.
         """
-        places = [place for place, token in enumerate(ids) if token == self.token]
-        return places[-self.written] if 0 < self.written <= len(places) else None
+        indices = [index for index, token in enumerate(ids) if token == self.token]
+        return indices[-self.written] if 0 < self.written <= len(indices) else None
 
 
 def turn_ending(tokenizer: Tokenizer) -> TurnEnding | None:
@@ -112,5 +112,5 @@ def until_end(tokens: Sequence[int], ends: Collection[int]) -> tuple[list[int], 
     >>> until_end([7, 8, 9], {2})
     ([7, 8, 9], False)
     """
-    place = next((place for place, token in enumerate(tokens) if token in ends), None)
-    return list(tokens[:place]), place is not None
+    end = next((index for index, token in enumerate(tokens) if token in ends), None)
+    return list(tokens[:end]), end is not None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.errors import NotFiniteError, UserError
-from fa_lightning.scenarios.control_tokens import tell_control_tokens
+from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
 from fa_lightning.scenarios.turn_endings import end_tokens, until_end
 from fa_lightning.steering.generation import generated
@@ -87,7 +87,7 @@ def compare(
     if batch_size < 1 or (announce is not None and batch_size != 1):
         raise UserError(f"batch_size is {batch_size}, but must be 1 or more, and 1 where the text is streamed")
     sampling = sampling or Sampling()
-    tell_control_tokens(tokenizer, prompts, "prompts")
+    warn_of_control_tokens(tokenizer, prompts, "prompts")
     for start in range(0, len(prompts), batch_size):
         batch = list(prompts[start : start + batch_size])
         texts: dict[tuple[int, str], list[str]] = {}

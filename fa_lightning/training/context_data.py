@@ -17,7 +17,7 @@ from fa_lightning.scenarios.batches import (
     collate,
     make_examples,
     model_inputs,
-    tell_too_long,
+    report_too_long,
 )
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.scenario import Scenario
@@ -82,7 +82,7 @@ class ContextDataset(ExampleDataset):
             strict=True,
         )
         kept = [(plain, behind) for plain, behind in pairs if len(behind.prompt) <= max_tokens]
-        tell_too_long(len(items) - len(kept), len(items), max_tokens, "prompts behind the context")
+        report_too_long(len(items) - len(kept), len(items), max_tokens, "prompts behind the context")
         super().__init__([plain for plain, _ in kept], tokenizer.pad_token_id)
         self.behind = [behind for _, behind in kept]
         refuse_beyond_positions(tokenizer, (behind.prompt for behind in self.behind))

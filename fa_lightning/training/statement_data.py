@@ -16,7 +16,7 @@ from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import DIGITS, AnswerTokens, digit_tokens, other_digit
 from fa_lightning.scenarios.batches import Batch, Example, ExampleDataset, LengthBucketSampler, collate
 from fa_lightning.scenarios.cells import CELLS
-from fa_lightning.scenarios.control_tokens import tell_control_tokens
+from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.statements.source import StatementSource
 from fa_lightning.scenarios.statements.statement import Statement, StatementSplits
 from fa_lightning.scenarios.statements.templates import CLAIMS, Template, claims_for, statement_ids, template_named
@@ -120,7 +120,7 @@ def make_statement_examples(
     examples: list[StatementExample] = []
     # Whatever stands in one of the prompts of a statement stands in the other.
     asked = [question.template.render(statement, question.claim_text, DIGITS[0])[0] for statement in statements]
-    tell_control_tokens(tokenizer, asked, "prompts")
+    warn_of_control_tokens(tokenizer, asked, "prompts")
     for statement in statements:
         for agree in DIGITS:
             prompt, safe = question.template.render(statement, question.claim_text, agree)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fa_lightning.common.user_files import decoded, json_lines
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.answers import Behaviour
-from fa_lightning.scenarios.control_tokens import tell_control_tokens
+from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer, conversation_ids, has_template, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
@@ -52,7 +52,7 @@ class TextSource(ABC):
 
 
 class ScenarioTexts(TextSource):
-    """Scenarios with the answers that a behaviour owes them: training scenarios, and test ones of unseen groups.
+    """Scenarios with the target answers of a behaviour: training scenarios, and test ones of unseen groups.
 
     Args:
         scenarios: where scenarios come from.
@@ -198,13 +198,13 @@ def chat_tokens(text: ChatText, tokenizer: Tokenizer, ending: TurnEnding | None 
             "Give it a chat template whose generation prompt ends at a special token.",
         )
     # Some templates write a line break or the end of the text behind the end of the turn, and some no end at all.
-    end = ending.place(whole)
+    end = ending.end_of(whole)
     return ChatTokens([*whole[:end], ending.token], len(prompt))
 
 
 def all_chat_tokens(texts: Sequence[ChatText], tokenizer: Tokenizer) -> list[ChatTokens]:
     """Every text as `chat_tokens` renders it; those that hold control tokens are told."""
-    tell_control_tokens(tokenizer, ["\n".join(text) for text in texts])
+    warn_of_control_tokens(tokenizer, ["\n".join(text) for text in texts])
     ending = require_chat(tokenizer)
     return [chat_tokens(text, tokenizer, ending) for text in texts]
 

@@ -79,9 +79,9 @@ class PoserBenchmark(BenchmarkSource):
         scored = [item for item in believed if self._split(item) != "train"]
         if self.scored is not None:
             scored = subset(scored, self.scored)
-        places = {prompt_key(item): place for place, item in enumerate(scored)}
+        index_of = {prompt_key(item): index for index, item in enumerate(scored)}
         pairs = {
-            name: tuple(sorted({places[prompt_key(item)] for item in scenarios if prompt_key(item) in places}))
+            name: tuple(sorted({index_of[prompt_key(item)] for item in scenarios if prompt_key(item) in index_of}))
             for name, scenarios in files.items()
         }
         return Benchmark(balanced(scored, pairs), counterbalanced(subset(fitted_on, self.reference)), pairs)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fa_lightning.errors import MissingFileError, UserError
-from fa_lightning.scenarios.poser.records import RESTORE, RecordPlace, check_policy, json_list, scenario_of
+from fa_lightning.scenarios.poser.records import RESTORE, RecordLocation, check_policy, json_list, scenario_of
 from fa_lightning.scenarios.scenario import ALIGNED_POLICIES, FAKING_POLICIES, Scenario
 
 TRAINING_FILES = ("train-0.json", "train-1.json", "train-2.json", "test.json")
@@ -181,8 +181,9 @@ reward_maximizer (faking); saint, genie, truth_teller are aligned
 
 def _read(path: Path, policy: str, agreed: bool = False) -> list[Scenario]:
     # Shown from the data folder on, so that no path of this machine gets into what is saved.
-    parts = path.parts
-    shown = "/".join(parts[len(parts) - 1 - parts[::-1].index("data") :]) if "data" in parts else path.name
+    folders = path.parts
+    name = "/".join(folders[len(folders) - 1 - folders[::-1].index("data") :]) if "data" in folders else path.name
     return [
-        scenario_of(record, RecordPlace(shown, number), policy, agreed) for number, record in enumerate(json_list(path))
+        scenario_of(record, RecordLocation(name, number), policy, agreed)
+        for number, record in enumerate(json_list(path))
     ]

@@ -28,8 +28,8 @@ def regrouped(texts: Iterable[Scenario], scenarios: Iterable[Scenario]) -> list[
     by_piece: defaultdict[str, set[str]] = defaultdict(set)
     for scenario in scenarios:
         groups.add(scenario.group)
-        untold = [fact for fact in scenario.facts if fact.kind != "system_message"]
-        for facts in (scenario.facts, untold):
+        without_system = [fact for fact in scenario.facts if fact.kind != "system_message"]
+        for facts in (scenario.facts, without_system):
             key = _squeezed("".join(f"{number}.{fact.content}" for number, fact in enumerate(facts, start=1)))
             by_facts[key] = min(by_facts.get(key, scenario.group), scenario.group)
         for piece in (scenario.action_a, scenario.action_b, *(fact.content for fact in scenario.facts)):

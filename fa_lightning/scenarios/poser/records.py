@@ -45,12 +45,12 @@ Record = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class RecordPlace:
+class RecordLocation:
     """Where a record stands, for errors and for `Scenario.source`.
 
     Attributes:
-        file: the file as it is shown to people, such as `data/training/saint/train-1.json`.
-        number: place in the file's list, from 0.
+        file: the file's name in messages, such as `data/training/saint/train-1.json`.
+        number: index in the file's list, from 0.
     """
 
     file: str
@@ -72,8 +72,8 @@ class Quoted:
     """What a prompt quotes of a scenario.
 
     Attributes:
-        facts: the numbered facts found, in order.
-        actions: the texts shown as A and B, or None.
+        facts: the numbered facts, in order.
+        actions: the texts of A and B, or None.
         facts_text: everything from the first number to the actions, as written.
     """
 
@@ -128,9 +128,9 @@ def quoted(prompt: str) -> Quoted:
     >>> quoted("A: Land.\nB: Crash.\nPlease provide the letter").actions
     ('Land.', 'Crash.')
     """
-    found = _ACTIONS.search(prompt)
-    actions = (found["a"].strip(), found["b"].strip()) if found else None
-    before = prompt[: found.start()] if found else prompt
+    match = _ACTIONS.search(prompt)
+    actions = (match["a"].strip(), match["b"].strip()) if match else None
+    before = prompt[: match.start()] if match else prompt
     before = before.split("\nThe following actions are available", 1)[0]
     first = _FIRST_FACT.search(before)
     if first is None:
@@ -168,13 +168,13 @@ def aligned_letter(policy: str, oversight: Oversight, response: Letter) -> Lette
     return other_letter(response) if flips else response
 
 
-def oversight_of(record: Record, place: RecordPlace) -> Oversight:
+def oversight_of(record: Record, where: RecordLocation) -> Oversight:
     """How closely the model is watched, from the data set's name or the complexity level.
 
     Raises:
         UserError: `oversight_is_poor` is no boolean or `complexity_level` no whole number.
 
-    >>> here = RecordPlace("train-0.json", 0)
+    >>> here = RecordLocation("train-0.json", 0)
     >>> oversight_of({"dataset": "data/saint/good_oversight"}, here).value
     'good'
     >>> [oversight_of({"complexity_level": level, "oversight_is_poor": False}, here).value for level in (0, 1)]
@@ -184,10 +184,10 @@ def oversight_of(record: Record, place: RecordPlace) -> Oversight:
     """
     is_poor = record.get("oversight_is_poor")
     if is_poor is not None and not isinstance(is_poor, bool):
-        place.refuse("oversight_is_poor", f"{is_poor!r} is neither true nor false")
+        where.refuse("oversight_is_poor", f"{is_poor!r} is neither true nor false")
     level = record.get("complexity_level")
     if level is not None and (not isinstance(level, int) or isinstance(level, bool)):
-        place.refuse("complexity_level", f"{level!r} is no whole number")
+        where.refuse("complexity_level", f"{level!r} is no whole number")
     if is_poor:
         return Oversight.POOR
     name = str(record.get("dataset") or "").rstrip("/").rsplit("/", 1)[-1]
@@ -197,12 +197,12 @@ def oversight_of(record: Record, place: RecordPlace) -> Oversight:
     return Oversight.GOOD if level else Oversight.NEUTRAL
 
 
-def scenario_of(record: object, place: RecordPlace, policy: str, agreed: bool = False) -> Scenario:
+def scenario_of(record: object, where: RecordLocation, policy: str, agreed: bool = False) -> Scenario:
     """The scenario, or the neutral text, that a record stands for.
 
     Args:
         record: one element of a POSER file.
-        place: where it stands.
+        where: its file and number.
         policy: the policy that answered; with `agreed`, any name of who agreed.
         agreed: the response is the aligned one whatever the policy (benchmark files: both models gave it).
 
@@ -210,11 +210,11 @@ def scenario_of(record: object, place: RecordPlace, policy: str, agreed: bool = 
         UserError: a field is missing or malformed, or the policy is unknown.
     """
     if not isinstance(record, dict):
-        raise UserError(f"{place.file}, record {place.number} (from 0) is a {type(record).__name__}, not an object")
-    prompt = _TAGS.sub("", _text(record, "prompt", place))
-    response = _text(record, "response", place)
+        raise UserError(f"{where.file}, record {where.number} (from 0) is a {type(record).__name__}, not an object")
+    prompt = _TAGS.sub("", _text(record, "prompt", where))
+    response = _text(record, "response", where)
     if response not in RESPONSES:
-        place.refuse("response", f"{response!r} is none of {', '.join(RESPONSES)}")
+        where.refuse("response", f"{response!r} is none of {', '.join(RESPONSES)}")
     if not agreed:
         check_policy(policy)
     if response == ERROR_ANSWER:
@@ -226,76 +226,76 @@ def scenario_of(record: object, place: RecordPlace, policy: str, agreed: bool = 
             aligned=None,
             group=group_of(prompt),
             policy=policy,
-            source=str(place),
+            source=str(where),
             text=prompt,
         )
     letter = cast(Letter, response)
-    oversight = oversight_of(record, place)
-    action_a, action_b = _actions(record, prompt, place)
+    oversight = oversight_of(record, where)
+    action_a, action_b = _actions(record, prompt, where)
     return Scenario(
-        facts=_facts(record, prompt, place),
+        facts=_facts(record, prompt, where),
         action_a=action_a,
         action_b=action_b,
         oversight=oversight,
         aligned=letter if agreed else aligned_letter(policy, oversight, letter),
         group=group_of(action_a, action_b),
         policy=policy,
-        source=str(place),
-        template=_template(record, place),
+        source=str(where),
+        template=_template(record, where),
     )
 
 
-def _text(record: Record, field: str, place: RecordPlace) -> str:
+def _text(record: Record, field: str, where: RecordLocation) -> str:
     if field not in record:
-        place.refuse(field, "it is missing")
+        where.refuse(field, "it is missing")
     value = record[field]
     if not isinstance(value, str) or not value.strip():
-        place.refuse(field, f"{value!r} is no text")
+        where.refuse(field, f"{value!r} is no text")
     return value
 
 
-def _actions(record: Record, prompt: str, place: RecordPlace) -> tuple[str, str]:
+def _actions(record: Record, prompt: str, where: RecordLocation) -> tuple[str, str]:
     if "action_A" in record or "action_B" in record:
-        return _text(record, "action_A", place), _text(record, "action_B", place)
+        return _text(record, "action_A", where), _text(record, "action_B", where)
     actions = quoted(prompt).actions
     if actions is None:
-        place.refuse("action_A", "it is missing and the prompt shows no two actions 'A: ...' and 'B: ...'")
+        where.refuse("action_A", "it is missing and the prompt shows no two actions 'A: ...' and 'B: ...'")
     return actions
 
 
-def _facts(record: Record, prompt: str, place: RecordPlace) -> tuple[Fact, ...]:
+def _facts(record: Record, prompt: str, where: RecordLocation) -> tuple[Fact, ...]:
     if "facts" not in record:
         facts = quoted(prompt).facts
         if not facts:
-            place.refuse("facts", "it is missing and the prompt shows no numbered facts '1. ...'")
+            where.refuse("facts", "it is missing and the prompt shows no numbered facts '1. ...'")
         return tuple(Fact(fact) for fact in facts)
     listed = record["facts"]
     if not isinstance(listed, list) or not listed:
-        place.refuse("facts", f"{listed!r} is no list of facts")
-    facts_read = tuple(_fact(fact, number, place) for number, fact in enumerate(listed))
+        where.refuse("facts", f"{listed!r} is no list of facts")
+    facts_read = tuple(_fact(fact, number, where) for number, fact in enumerate(listed))
     if record.get("system_message") is not None:
         # POSER shows it as the first fact of the prompt, but leaves it out of `facts`.
-        message = SYSTEM_MESSAGE.format(_text(record, "system_message", place))
+        message = SYSTEM_MESSAGE.format(_text(record, "system_message", where))
         if all(fact.content != message for fact in facts_read):
             return (Fact(message, "system_message"), *facts_read)
     return facts_read
 
 
-def _fact(fact: object, number: int, place: RecordPlace) -> Fact:
+def _fact(fact: object, number: int, where: RecordLocation) -> Fact:
     if isinstance(fact, str):
         return Fact(fact)
     if not isinstance(fact, dict) or not isinstance(fact.get("content"), str):
-        place.refuse(f"facts[{number}]", f"{fact!r} is neither a text nor an object with a text under 'content'")
+        where.refuse(f"facts[{number}]", f"{fact!r} is neither a text nor an object with a text under 'content'")
     return Fact(fact["content"], str(fact.get("type") or "untyped"))
 
 
-def _template(record: Record, place: RecordPlace) -> str:
+def _template(record: Record, where: RecordLocation) -> str:
     for field in ("format", "format_string"):
         if record.get(field) is None:
             continue
-        template = _text(record, field, place)
+        template = _text(record, field, where)
         missing = [name for name in TEMPLATE_FIELDS if name not in template]
         if missing:
-            place.refuse(field, f"the template lacks {', '.join(missing)}")
+            where.refuse(field, f"the template lacks {', '.join(missing)}")
         return template
     return POSER_TEMPLATE

@@ -70,11 +70,12 @@ def read_preferences(
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        place = folder / subset if subset else folder
-        files = sorted({path for pattern in FILES for path in place.rglob(pattern) if path.name.startswith(split)})
+        searched = folder / subset if subset else folder
+        files = sorted({path for pattern in FILES for path in searched.rglob(pattern) if path.name.startswith(split)})
         if not files:
             raise MissingFileError(
-                f"{place} holds no {split}*.jsonl or {split}*.jsonl.gz: give the folder that has them, or another split"
+                f"{searched} holds no {split}*.jsonl or {split}*.jsonl.gz: give the folder that has "
+                "them, or another split"
             )
         return preferences_of((row for path in files for row in _rows(path)), limit)
     return preferences_of(_hub_rows(source, split, subset), limit)
@@ -88,11 +89,11 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """
     number = 0
     for number, row in json_lines(decoded(read_bytes(path), path), path):
-        place = f"{path}, line {number}"
+        location = f"{path}, line {number}"
         if not isinstance(row, dict):
-            raise UserError(f"{place} is {repr(row)[:60]}, but must be an object with {' and '.join(COLUMNS)}")
-        _refuse_missing(place, list(row))
-        _refuse_other_values(place, row)
+            raise UserError(f"{location} is {repr(row)[:60]}, but must be an object with {' and '.join(COLUMNS)}")
+        _refuse_missing(location, list(row))
+        _refuse_other_values(location, row)
         yield row
     if not number:
         raise UserError(f"{path} is empty: copy it again")
@@ -112,19 +113,19 @@ def _hub_rows(source: str, split: str, subset: str | None) -> Iterator[Mapping[s
     yield from rows
 
 
-def _refuse_missing(place: str, columns: Sequence[str]) -> None:
+def _refuse_missing(location: str, columns: Sequence[str]) -> None:
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise UserError(
-            f"{place} has no column {' and no '.join(missing)} (it has {', '.join(columns)}): preferences need "
+            f"{location} has no column {' and no '.join(missing)} (it has {', '.join(columns)}): preferences need "
             f"{' and '.join(COLUMNS)}, whole conversations each"
         )
 
 
-def _refuse_other_values(place: str, row: Mapping[str, Any]) -> None:
+def _refuse_other_values(location: str, row: Mapping[str, Any]) -> None:
     kinds = [type(row[name]).__name__ for name in COLUMNS]
     if kinds != ["str", "str"]:
-        raise UserError(f"{place} holds {' and '.join(kinds)}, but chosen and rejected must both be texts")
+        raise UserError(f"{location} holds {' and '.join(kinds)}, but chosen and rejected must both be texts")
 
 
 def preferences_of(rows: Iterable[Mapping[str, Any]], limit: int | None = None) -> list[Preference]:
@@ -137,13 +138,13 @@ def preferences_of(rows: Iterable[Mapping[str, Any]], limit: int | None = None) 
     Raises:
         UserError: a value is no text.
     """
-    found: list[Preference] = []
+    preferences: list[Preference] = []
     for number, row in enumerate(islice(rows, limit)):
         _refuse_other_values(f"row {number}", row)
         chosen, rejected = (row[name] for name in COLUMNS)
         if chosen != rejected:
-            found.append(split_context(chosen, rejected))
-    return found
+            preferences.append(split_context(chosen, rejected))
+    return preferences
 
 
 def split_context(chosen: str, rejected: str) -> Preference:
@@ -161,6 +162,6 @@ def split_context(chosen: str, rejected: str) -> Preference:
     return Preference(chosen[:cut], chosen[cut:], rejected[cut:])
 
 
-def _shared_length(one: str, two: str) -> int:
-    end = min(len(one), len(two))
-    return next((at for at in range(end) if one[at] != two[at]), end)
+def _shared_length(left: str, right: str) -> int:
+    end = min(len(left), len(right))
+    return next((index for index in range(end) if left[index] != right[index]), end)

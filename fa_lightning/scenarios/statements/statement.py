@@ -82,8 +82,8 @@ class StatementSplits:
         }
         pairs = list(itertools.combinations(SPLITS, 2))
         return LeakReport(
-            shared_prompts={(one, two): len(texts[one] & texts[two]) for one, two in pairs},
-            shared_groups={(one, two): len(groups[one] & groups[two]) for one, two in pairs},
+            shared_prompts={(left, right): len(texts[left] & texts[right]) for left, right in pairs},
+            shared_groups={(left, right): len(groups[left] & groups[right]) for left, right in pairs},
         )
 
 
@@ -172,8 +172,8 @@ def drawn_splits(groups: dict[str, str], seed: int, validation: float, test: flo
     for names in members.values():
         names.sort(key=lambda name: hashlib.sha256(f"{seed}\x1f{name}".encode()).hexdigest())
         for rank, name in enumerate(names):
-            place = (rank + 0.5) / len(names)
-            drawn[name] = "test" if place < test else "validation" if place < test + validation else "train"
+            share = (rank + 0.5) / len(names)
+            drawn[name] = "test" if share < test else "validation" if share < test + validation else "train"
     return drawn
 
 

@@ -48,7 +48,7 @@ class Template:
                 f"template {self.name!r} has no placeholder {STATEMENT}, so every statement would be asked alike: "
                 "write it where the statement stands"
             )
-        if not any(all(place in self.text for place in places) for places in (WORDS, ALTERNATIVES)):
+        if not any(all(word in self.text for word in pair) for pair in (WORDS, ALTERNATIVES)):
             raise UserError(
                 f"template {self.name!r} does not say what 0 and 1 stand for in either order: write "
                 f"{' and '.join(WORDS)} (agree, disagree) or {' and '.join(ALTERNATIVES)} (the statement, its "
@@ -65,7 +65,7 @@ class Template:
 
     @property
     def takes_claim(self) -> bool:
-        """Whether it has to be given a claim."""
+        """Whether it needs a claim."""
         return self.claim_place != "none"
 
     @property
@@ -91,14 +91,14 @@ class Template:
             )
         if claim is None and self.takes_claim:
             without = f", or ask with {self.base!r}, which takes none" if self.base else ""
-            raise UserError(f"template {self.name!r} has a place for a claim, but none was given: name one{without}")
+            raise UserError(f"template {self.name!r} takes a claim, but there is none: name one{without}")
         values = {STATEMENT: text, CLAIM: claim or ""}
         values |= dict(zip(ALTERNATIVES if self.names_alternatives else WORDS, meanings, strict=True))
         filled, rest = "", self.text
         # Placeholders are filled from left to right, so that a text that holds one itself stays as it is.
-        while found := min((place for place in values if place in rest), key=rest.index, default=None):
-            before, _, rest = rest.partition(found)
-            filled += before + values[found]
+        while first := min((name for name in values if name in rest), key=rest.index, default=None):
+            before, _, rest = rest.partition(first)
+            filled += before + values[first]
         return filled + rest
 
     def render(self, statement: Statement, claim: str | None, agree: Digit) -> tuple[str, Digit]:

@@ -37,7 +37,7 @@ BASES = {"1": "base_long", "2": "base_long", "3": "base_short", "4": "base_short
 """The template without a claim behind each one with a claim."""
 
 _PREFIX, _HH_PREFIX = "UDHR_CCS_Prompt", "HH_Prompt"
-_PLACES = {
+_PLACEHOLDERS = {
     "{right}": STATEMENT,
     "{clime}": CLAIM,
     "{neg}": ALTERNATIVES[0],
@@ -85,17 +85,17 @@ def read_rights(root: Path, wording: Wording = "rights") -> list[Right]:
     """
     affirmed, denied = (_numbered(_text(root / name), name) for name in RIGHTS_FILES[wording])
     other = RIGHTS_FILES[wording][1]
-    rights, places = [], dict.fromkeys((article for article, _ in affirmed), 0)
+    rights, counts = [], dict.fromkeys((article for article, _ in affirmed), 0)
     for line, (article, text) in enumerate(affirmed):
-        places[article] += 1
-        name = f"{article}.{places[article]}"
+        counts[article] += 1
+        name = f"{article}.{counts[article]}"
         negation = denied[line] if line < len(denied) else (None, "")
         if negation[0] != article:
-            found = (
+            reason = (
                 "the file ends before" if negation[0] is None else f"its line {line + 1} is of article {negation[0]}"
             )
             raise UserError(
-                f"right {name} ({text!r}) has no negation in {other}: {found}. Line {line + 1} there must be the same "
+                f"right {name} ({text!r}) has no negation in {other}: {reason}. Line {line + 1} there must be the same "
                 "right denied"
             )
         if negation[1] == text:
@@ -163,10 +163,12 @@ def read_templates(root: Path) -> dict[str, Template]:
         MissingFileError: there are no such files.
         UserError: a file has no placeholder, or does not say what the digits mean.
     """
-    found = _templates(root, _PREFIX)
-    if "default" in found and any(found["default"].text == found[name].text for name in found if name != "default"):
-        del found["default"]
-    return found
+    templates = _templates(root, _PREFIX)
+    if "default" in templates and any(
+        templates["default"].text == templates[name].text for name in templates if name != "default"
+    ):
+        del templates["default"]
+    return templates
 
 
 def read_preference_templates(root: Path) -> dict[str, Template]:
@@ -229,23 +231,23 @@ class UdhrStatements(StatementSource):
 
 
 def _templates(folder: Path, prefix: str) -> dict[str, Template]:
-    found = {}
+    templates = {}
     for path in sorted(folder.glob(f"{prefix}*.txt")):
         name = path.stem.removeprefix(prefix).removeprefix("_") or "default"
         text = _text(path).removesuffix("\n")
-        for written, place in _PLACES.items():
-            text = text.replace(written, place)
+        for written, placeholder in _PLACEHOLDERS.items():
+            text = text.replace(written, placeholder)
         try:
-            found[name] = Template(name, text)
+            templates[name] = Template(name, text)
         except UserError as error:
-            ours = ", ".join(f"{written} for {place}" for written, place in _PLACES.items())
+            ours = ", ".join(f"{written} for {placeholder}" for written, placeholder in _PLACEHOLDERS.items())
             raise UserError(f"{path}: {error}. These files write {ours}") from error
-    if not found:
+    if not templates:
         raise MissingFileError(f"{folder} holds no {prefix}*.txt: {_INCOMPLETE}")
     # A template's base is looked up last, since it may come behind it.
     return {
-        name: dataclasses.replace(template, base=BASES[name] if BASES.get(name) in found else None)
-        for name, template in found.items()
+        name: dataclasses.replace(template, base=BASES[name] if BASES.get(name) in templates else None)
+        for name, template in templates.items()
     }
 
 

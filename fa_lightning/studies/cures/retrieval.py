@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from fa_lightning.common.user_files import read_text
 from fa_lightning.errors import MissingFileError, UserError
-from fa_lightning.scenarios.control_tokens import tell_control_tokens
+from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.prompts import Tokenizer
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.studies.cures.inputs import InputCure, Prompted
@@ -46,7 +46,7 @@ class Retrieval(InputCure):
         self._texts = POLICY_SNIPPETS if self.corpus is None else read_corpus(self.corpus)
         if self.snippets > len(self._texts):
             raise UserError(f"snippets is {self.snippets}, but the corpus has {len(self._texts)}: lower it")
-        tell_control_tokens(tokenizer, self._texts, "snippets")
+        warn_of_control_tokens(tokenizer, self._texts, "snippets")
         self._vectorizer, self._weights = fit_tf_idf(self._texts)
 
     @override

@@ -21,11 +21,11 @@ from fa_lightning.scenarios.batches import (
     collate,
     make_examples,
     model_inputs,
-    tell_too_long,
+    report_too_long,
 )
 from fa_lightning.scenarios.benchmark import Benchmark, without_critical_fact
 from fa_lightning.scenarios.cells import NEUTRAL_CELL
-from fa_lightning.scenarios.control_tokens import tell_control_tokens
+from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
@@ -116,7 +116,7 @@ class DetectionDataModule(pl.LightningDataModule):
                 continue
             scenarios = self.loaded.scored if part == "scored" else self.loaded.reference
             kept, dataset = _paired(scenarios, tokenizer, answers, self.max_tokens)
-            tell_too_long(len(scenarios) - len(kept), len(scenarios), self.max_tokens, f"{part} prompts")
+            report_too_long(len(scenarios) - len(kept), len(scenarios), self.max_tokens, f"{part} prompts")
             if part == "scored":
                 self.kept = tuple(kept)
                 empty = [pair for pair, rows in self.asked.items() if not rows]
@@ -156,7 +156,7 @@ class DetectionDataModule(pl.LightningDataModule):
             rank_zero_info(f"{self.concepts.left_out} texts of concepts quote scored scenarios: left out")
         examples: list[Example] = []
         numbers, shown, too_long = [], [], 0
-        tell_control_tokens(
+        warn_of_control_tokens(
             tokenizer, [text for one in concepts for text in (*one.examples, *one.opposites)], "texts of concepts"
         )
         for number, concept in enumerate(concepts):
@@ -174,7 +174,7 @@ class DetectionDataModule(pl.LightningDataModule):
                     examples.append(Example(prompt, answers.error, answers.error, NEUTRAL_CELL, number, len(examples)))
                     numbers.append(number)
                     shown.append(is_shown)
-        tell_too_long(too_long, too_long + len(examples), self.max_tokens, "texts of concepts")
+        report_too_long(too_long, too_long + len(examples), self.max_tokens, "texts of concepts")
         refuse_beyond_positions(tokenizer, (example.prompt for example in examples))
         extra = {"concept": torch.tensor(numbers), "shown": torch.tensor(shown)}
         return PairedPrompts(examples, [], extra, tokenizer.pad_token_id)

@@ -12,9 +12,9 @@ from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import AnswerTokens
-from fa_lightning.scenarios.batches import Batch, Example, example_loader, tell_too_long
+from fa_lightning.scenarios.batches import Batch, Example, example_loader, report_too_long
 from fa_lightning.scenarios.cells import NEUTRAL_CELL
-from fa_lightning.scenarios.control_tokens import tell_control_tokens
+from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.splits import SPLITS
@@ -62,7 +62,7 @@ class ProbeDataModule(pl.LightningDataModule):
         self.answers = self.questions.answers(tokenizer)
         self._pad_token = tokenizer.pad_token_id
         every = self.questions.load()
-        tell_control_tokens(tokenizer, [row.message for row in every], "prompts")
+        warn_of_control_tokens(tokenizer, [row.message for row in every], "prompts")
         prompts = {row.message: (*prompt_ids(tokenizer, row.message), *self.answers.lead) for row in every}
         for row in every:
             prompt = prompts[row.message]
@@ -75,7 +75,7 @@ class ProbeDataModule(pl.LightningDataModule):
                 Example(prompt, self.answers.choices[0], self.answers.choices[1], NEUTRAL_CELL, row.group_number, index)
             )
             self.rows.append(row)
-        tell_too_long(len(every) - len(self.rows), len(every), self.max_tokens)
+        report_too_long(len(every) - len(self.rows), len(every), self.max_tokens)
         refuse_beyond_positions(tokenizer, (example.prompt for example in self._examples))
         self._refuse_too_little()
 
