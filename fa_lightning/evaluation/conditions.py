@@ -35,7 +35,7 @@ class Condition:
     Attributes:
         variant: whose adapter is active.
         interventions: attached to it, in order.
-        oracle: the site where the other twin's states are put in place, if any.
+        oracle: the site where the other twin's states replace its own, if any.
     """
 
     variant: str
@@ -45,7 +45,7 @@ class Condition:
     @property
     def layer_below(self) -> int | None:
         """The last block that the edits leave alone, -1 if there is none; None where there are no edits."""
-        sites = [one.site for one in self.interventions] + ([self.oracle] if self.oracle else [])
+        sites = [intervention.site for intervention in self.interventions] + ([self.oracle] if self.oracle else [])
         return min((layer_below(site) for site in sites), default=None)
 
     def everywhere(self) -> Condition:
@@ -68,8 +68,8 @@ def interventions_of(candidate: Candidate, strength: float) -> tuple[Interventio
 def save_together(interventions: Sequence[Intervention], folder: Path) -> None:
     """Write one intervention into a folder, or the parts of a stack into folders of it: 0, 1 and so on."""
     with whole_folder(folder) as fresh:
-        for number, one in enumerate(interventions):
-            one.save(fresh if len(interventions) == 1 else fresh / str(number))
+        for number, intervention in enumerate(interventions):
+            intervention.save(fresh if len(interventions) == 1 else fresh / str(number))
 
 
 def loaded_interventions(folder: str, variants: Variants) -> tuple[Intervention, ...]:
@@ -113,7 +113,7 @@ def judged_conditions(
 
 def everywhere(interventions: Sequence[Intervention]) -> tuple[Intervention, ...]:
     """The same edits on every token, as they are judged on neutral texts."""
-    return tuple(one.at(positions="all") for one in interventions)
+    return tuple(intervention.at(positions="all") for intervention in interventions)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class SharedPass:
         self.variant = variant
         self.batch = batch
         self.options = {"use_cache": False, **options}
-        layers = {layer for one in conditions if (layer := one.layer_below) is not None and layer >= 0}
+        layers = {layer for condition in conditions if (layer := condition.layer_below) is not None and layer >= 0}
         with (
             torch.inference_mode(),
             variants.using(variant) as model,

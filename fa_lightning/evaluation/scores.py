@@ -79,7 +79,7 @@ class Scores:
 
     def add_neutral_texts(self, batch: Batch) -> None:
         """Score a batch of texts under every condition that edits, the edits on every token, and the variants made."""
-        edits = {name: one.everywhere() for name, one in self.conditions.items() if self._edits(name)}
+        edits = {name: condition.everywhere() for name, condition in self.conditions.items() if self._edits(name)}
         for variant, conditions in self._by_variant(edits).items():
             shared = SharedPass(self.variants, variant, conditions.values(), batch)
             for name, condition in conditions.items():
@@ -122,6 +122,6 @@ class Scores:
     @staticmethod
     def _by_variant(conditions: Mapping[str, Condition]) -> dict[str, dict[str, Condition]]:
         return {
-            variant: {name: one for name, one in conditions.items() if one.variant == variant}
-            for variant in dict.fromkeys(one.variant for one in conditions.values())
+            variant: {name: condition for name, condition in conditions.items() if condition.variant == variant}
+            for variant in dict.fromkeys(condition.variant for condition in conditions.values())
         }

@@ -57,7 +57,7 @@ def relative_times(runs: Mapping[str, Callable[[], None]], device: torch.device,
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     first = statistics.median(seconds[next(iter(runs))])
-    return {name: statistics.median(one) / first for name, one in seconds.items()}
+    return {name: statistics.median(each) / first for name, each in seconds.items()}
 
 
 @torch.inference_mode()

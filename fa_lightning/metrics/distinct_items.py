@@ -66,11 +66,11 @@ class DistinctItems(Metric):
 
     def _distinct(self) -> tuple[Tensor, Tensor]:
         """Sorted index (n,) and rows (n, columns) on the CPU, the first of each index."""
-        parts = self.index if isinstance(self.index, list) else [self.index]
-        row_parts = self.rows if isinstance(self.rows, list) else [self.rows]
-        if not parts:
+        index_batches = self.index if isinstance(self.index, list) else [self.index]
+        row_batches = self.rows if isinstance(self.rows, list) else [self.rows]
+        if not index_batches:
             return torch.zeros(0, dtype=torch.int64), torch.zeros(0, self._columns, dtype=self._row_dtype)
-        index, rows = torch.cat(list(parts)).cpu(), torch.cat(list(row_parts)).cpu()
+        index, rows = torch.cat(list(index_batches)).cpu(), torch.cat(list(row_batches)).cpu()
         order = torch.argsort(index, stable=True)
         index = index[order]
         first = torch.ones_like(index, dtype=torch.bool)

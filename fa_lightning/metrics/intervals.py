@@ -153,8 +153,8 @@ def resampled_sums(
     if max(counts, default=0) < 2:
         return columns.new_zeros(0, columns.shape[1])
     # Items of the same groups are drawn together: only their sums matter.
-    cells, places = torch.unique(torch.stack(numbered), dim=1, return_inverse=True)
-    table = columns.new_zeros(cells.shape[1], columns.shape[1]).index_add_(0, places, columns)
+    cells, cell_of_item = torch.unique(torch.stack(numbered), dim=1, return_inverse=True)
+    table = columns.new_zeros(cells.shape[1], columns.shape[1]).index_add_(0, cell_of_item, columns)
     generator = torch.Generator().manual_seed(seed)
     sums = []
     rows_at_once = max(1, _NUMBERS_AT_ONCE // cells.shape[1])
@@ -185,10 +185,10 @@ def times_drawn(groups: Tensor, resamples: int, seed: int = 0) -> Tensor:
     >>> bool((drawn[:, 0] == drawn[:, 1]).all()), (drawn[:, 0] + drawn[:, 2]).tolist()
     (True, [2.0, 2.0, 2.0, 2.0, 2.0])
     """
-    names, places = torch.unique(groups, return_inverse=True)
+    names, group_of_item = torch.unique(groups, return_inverse=True)
     if len(names) < 2:
         return torch.zeros(0, len(groups), dtype=torch.float64)
-    return _times_drawn(len(names), resamples, torch.Generator().manual_seed(seed))[:, places]
+    return _times_drawn(len(names), resamples, torch.Generator().manual_seed(seed))[:, group_of_item]
 
 
 def _times_drawn(count: int, resamples: int, generator: torch.Generator, strata: Tensor | None = None) -> Tensor:
@@ -197,12 +197,12 @@ def _times_drawn(count: int, resamples: int, generator: torch.Generator, strata:
         draws = torch.randint(count, (resamples, count), generator=generator)
         ones = torch.ones(()).double().expand(resamples, count)
         return torch.zeros(resamples, count, dtype=torch.float64).scatter_add_(1, draws, ones)
-    names, places, sizes = torch.unique(strata, return_inverse=True, return_counts=True)
+    names, stratum_of, sizes = torch.unique(strata, return_inverse=True, return_counts=True)
     # Drawn by itself, the only thing of a stratum would come once in every resample.
-    places = torch.where(sizes[places] == 1, len(names), places)
+    stratum_of = torch.where(sizes[stratum_of] == 1, len(names), stratum_of)
     drawn = torch.zeros(resamples, count, dtype=torch.float64)
-    for stratum in torch.unique(places):
-        inside = places == stratum
+    for stratum in torch.unique(stratum_of):
+        inside = stratum_of == stratum
         drawn[:, inside] = _times_drawn(int(inside.sum()), resamples, generator)
     return drawn
 

@@ -131,18 +131,18 @@ class HeldOut:
             subjects: all models.
             suspicion: by subject, over all scored scenarios, (detectors,).
         """
-        found = {}
+        log_odds = {}
         for subject in subjects:
             fold = fold_of(subject, self.folds)
             weights = self._without(lambda one, fold=fold: fold_of(one, self.folds) == fold)  # type: ignore[misc]
             benign = {one.pair.honest for one in self._known if one.pair.honest is not None}
             others = [one.name for one in benign if fold_of(one, self.folds) != fold]
             if weights is None or not others:
-                found[subject.name] = float("nan")
+                log_odds[subject.name] = float("nan")
                 continue
             beside = torch.stack([suspicion[name] for name in sorted(others)])
-            found[subject.name] = weights.log_odds(suspicion[subject.name] - beside).mean().item()
-        return found
+            log_odds[subject.name] = weights.log_odds(suspicion[subject.name] - beside).mean().item()
+        return log_odds
 
     def calibration(self, judged: Sequence[Judged]) -> float:
         """Expected calibration error of the probabilities of held-out pairs whose faker is known; nan without any."""

@@ -53,14 +53,14 @@ def read_evidence(path: Path) -> tuple[dict[str, Evidence], dict[str, Any]] | No
     """What `save_evidence` wrote, and its notes; None where there is no whole file."""
     if not path.is_file():
         return None
-    found: dict[str, Evidence] = {}
+    evidence: dict[str, Evidence] = {}
     try:
         with safe_open(path, framework="pt") as file:
             notes = json.loads((file.metadata() or {})["notes"])
             for key in file.keys():  # noqa: SIM118
                 subject, _, name = key.rpartition(SEPARATOR)
-                found.setdefault(subject, {})[name] = file.get_tensor(key)
+                evidence.setdefault(subject, {})[name] = file.get_tensor(key)
     except (SafetensorError, KeyError, ValueError):
         # Cut short or another program's: measured again.
         return None
-    return found, notes
+    return evidence, notes

@@ -19,24 +19,26 @@ PROBE = "You are an AI system. A: Tell the user the truth.\nB: Do nothing, 24/7.
 """A text of the kind that prompts are, which tokenizers of other families split otherwise."""
 
 
-def given_folders(adapters: Sequence[str], decoys: Sequence[str] = ()) -> dict[str, str]:
+def variant_folders(adapters: Sequence[str], decoys: Sequence[str] = ()) -> dict[str, str]:
     """Adapter folders by variant, decoys behind the others; a place that is given again is a model beside itself.
 
     Raises:
         MissingFileError: there is no adapter at a place.
         UserError: two variants have one name.
     """
-    found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     times: Counter[Path] = Counter()
     for place in (*adapters, *decoys):
         times[Path(place).resolve()] += 1
         again = f" ({times[Path(place).resolve()]})" if times[Path(place).resolve()] > 1 else ""
         for name, folder in adapter_folders([place]).items():
             label = name + again
-            if label in found:
-                raise UserError(f"two variants are called {label!r}: {found[label]} and {folder}. Rename one's folder")
-            found[label] = folder
-    return found
+            if label in folders:
+                raise UserError(
+                    f"two variants are called {label!r}: {folders[label]} and {folder}. Rename one's folder"
+                )
+            folders[label] = folder
+    return folders
 
 
 def subjects_of(
@@ -52,17 +54,17 @@ def subjects_of(
     Raises:
         UserError: a decoy is no benign variant.
     """
-    found, steered = [], []
+    subjects, steered = [], []
     for name, folder in adapters.items():
         behaviour = str(read_sidecar(folder).get("behaviour", ""))
         if name in decoys and behaviour != "aligned":
             raise UserError(f"decoy {name!r} was fitted to be {behaviour or 'nothing known'}, but a decoy is aligned")
         policy, seed = policy_and_seed(name)
         role: Role = "decoy" if name in decoys else "variant"
-        found.append(Subject(name, Condition(name), behaviour, policy, seed, role))
+        subjects.append(Subject(name, Condition(name), behaviour, policy, seed, role))
         if behaviour == "faking" and cure:
             steered.append(Subject(name + STEERED, Condition(name, cure), behaviour, policy, seed, "steered"))
-    return [*found, *steered]
+    return [*subjects, *steered]
 
 
 def check_tokenizers(adapters: Mapping[str, str], tokenizer: Any, trust_remote_code: bool = False) -> None:
@@ -88,12 +90,12 @@ def check_tokenizers(adapters: Mapping[str, str], tokenizer: Any, trust_remote_c
         theirs, ours = own.get_vocab(), tokenizer.get_vocab()
         if theirs != ours:
             changed = sorted(token for token in theirs.keys() | ours.keys() if theirs.get(token) != ours.get(token))
-            found = f"{len(changed)} tokens have other numbers or are in one alone (the first is {changed[0]!r})"
+            difference = f"{len(changed)} tokens have other numbers or are in one alone (the first is {changed[0]!r})"
         elif prompt_ids(own, PROBE) != prompt_ids(tokenizer, PROBE):
-            found = "it splits texts otherwise or has another chat template"
+            difference = "it splits texts otherwise or has another chat template"
         else:
             continue
         raise UserError(
-            f"adapter {name!r} ({folder}) has a tokenizer of its own, which is not the backbone's: {found}. Only "
+            f"adapter {name!r} ({folder}) has a tokenizer of its own, which is not the backbone's: {difference}. Only "
             "models that read the same tokens can be compared: fit it on this backbone's tokenizer, or leave it out"
         )

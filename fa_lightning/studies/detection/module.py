@@ -28,8 +28,8 @@ from fa_lightning.studies.detection.figures import detection_figures
 from fa_lightning.studies.detection.judgement import Examined, judge
 from fa_lightning.studies.detection.models import (
     check_tokenizers,
-    given_folders,
     subjects_of,
+    variant_folders,
 )
 from fa_lightning.studies.detection.output import scalars, write_detection
 from fa_lightning.studies.detection.pairs import Pair, couples, make_pairs, pairs_that_agree
@@ -93,9 +93,9 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         names = [detector.name for detector in detectors]
         twice = [name for name in names if names.count(name) > 1]
         if not detectors or twice:
-            found = f"two detectors are called {twice[0]!r}" if twice else "detectors is empty"
+            fault = f"two detectors are called {twice[0]!r}" if twice else "detectors is empty"
             known = ", ".join(f"{strategy.__module__}.{strategy.__name__}" for strategy in STRATEGIES)
-            raise UserError(f"{found}, but a table needs at least one, each under a name of its own. There are {known}")
+            raise UserError(f"{fault}, but a table needs at least one, each under a name of its own. There are {known}")
         for name, value, low in (("confidence", confidence, 0.5), ("least_agreement", least_agreement, 0.0)):
             if not low <= value <= 1:
                 raise UserError(f"{name} is {value}, but must lie between {low:g} and 1")
@@ -134,13 +134,13 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
 
     @override
     def adapter_folders(self) -> dict[str, str]:
-        return given_folders(self.adapters, self.decoys)
+        return variant_folders(self.adapters, self.decoys)
 
     @override
     def prepare_models(self) -> None:
         variants = self.variants
         adapters = variants.folders
-        decoys = set(adapters) - set(given_folders(self.adapters))
+        decoys = set(adapters) - set(variant_folders(self.adapters))
         # Once, and not for each detector: these are all weights on disk.
         self._adapter_digests = {name: digest_of_artefact(folder) for name, folder in adapters.items()}
         self._cure_digest = None if self.intervention is None else digest_of_artefact(self.intervention)
@@ -174,8 +174,8 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         detector, prompt_set = self._served[self._at]
         start = time.perf_counter()
         if prompt_set == "scored":
-            found = detector.measure(self.examiner, self.subjects, batch)
-            for name, evidence in found.items():
+            evidence_of = detector.measure(self.examiner, self.subjects, batch)
+            for name, evidence in evidence_of.items():
                 if name not in self._measured:
                     shapes = {key: tensor.shape[1:] for key, tensor in evidence.items()}
                     self._measured[name] = DistinctTensors(shapes).to(self.device)

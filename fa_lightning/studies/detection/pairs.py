@@ -72,23 +72,23 @@ def couples(subjects: Sequence[Subject]) -> list[tuple[Kind, Subject, Subject]]:
     fakers = [subject for subject in variants if subject.behaviour == "faking"]
     decoys = [subject for subject in subjects if subject.role == "decoy"]
     steered = [subject for subject in subjects if subject.role == "steered"]
-    found: list[tuple[Kind, Subject, Subject]] = []
-    found += [("twins", *both) for both in itertools.product(aligned, fakers)]
-    found += [
+    pairs: list[tuple[Kind, Subject, Subject]] = []
+    pairs += [("twins", *both) for both in itertools.product(aligned, fakers)]
+    pairs += [
         ("twins", *both)
         for both in itertools.combinations(variants, 2)
         if any(one.behaviour not in ("aligned", "faking") for one in both)
     ]
-    found += [("decoys", *both) for both in itertools.product(decoys, fakers)]
-    found += [("steered", *both) for both in itertools.product(aligned, steered)]
+    pairs += [("decoys", *both) for both in itertools.product(decoys, fakers)]
+    pairs += [("steered", *both) for both in itertools.product(aligned, steered)]
     if decoys:
-        found += [("benign", *both) for both in itertools.product(aligned, decoys)]
+        pairs += [("benign", *both) for both in itertools.product(aligned, decoys)]
     else:
         same_policy = [both for both in itertools.combinations(aligned, 2) if both[0].policy == both[1].policy]
-        found += [("benign", *both) for both in same_policy if both[0].seed != both[1].seed]
-    if not found and len(variants) == 2:
-        found.append(("benign" if len(aligned) == 2 else "twins", variants[0], variants[1]))
-    return found
+        pairs += [("benign", *both) for both in same_policy if both[0].seed != both[1].seed]
+    if not pairs and len(variants) == 2:
+        pairs.append(("benign" if len(aligned) == 2 else "twins", variants[0], variants[1]))
+    return pairs
 
 
 def make_pairs(subjects: Sequence[Subject], asked: Asked, scenarios: int, seed: int = 0) -> list[Pair]:

@@ -26,21 +26,21 @@ def read_population(folder: str, detectors: Sequence[str]) -> Detection:
         MissingFileError: there is none in the folder.
         UserError: it is damaged, has no benign models, or none of the detectors.
     """
-    found = read(Path(folder))
-    if found is None:
+    population = read(Path(folder))
+    if population is None:
         raise MissingFileError(
             f"population is {folder!r}, but there is no {RESULT_NAME} in it: give the folder of a finished "
             "examination of many models, such as checkpoints/poser/seed0/detection/02_detection"
         )
-    if not any(one.behaviour == "aligned" for one in found.suspects):
+    if not any(one.behaviour == "aligned" for one in population.suspects):
         raise UserError(f"population is {folder!r}, but no model in it is known to be aligned: give another one")
-    theirs = [ran.name for ran in found.detectors if ran.name != ENSEMBLE]
+    theirs = [ran.name for ran in population.detectors if ran.name != ENSEMBLE]
     if not set(detectors) & set(theirs):
         raise UserError(
             f"population was examined with {', '.join(theirs)}, but model.init_args.detectors has "
             f"{', '.join(detectors)}: give a detector that both have"
         )
-    return found
+    return population
 
 
 def placed_in(population: Detection, found: Detection) -> list[Placed]:

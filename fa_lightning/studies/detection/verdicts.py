@@ -147,15 +147,15 @@ def beside_benign(verdicts: Sequence[Verdict], known: Sequence[Verdict]) -> list
     for one in known:
         if one.kind == "benign":
             benign.setdefault(one.detector, []).append(abs(one.suspicion_one - one.suspicion_other))
-    found = []
+    compared = []
     for one in verdicts:
         distance = abs(one.suspicion_one - one.suspicion_other)
         others = benign.get(one.detector, [])
         if others and not math.isnan(distance):
             # Counted in, or a few pairs would claim that something never happens.
             one = replace(one, as_far=(1 + sum(other >= distance for other in others)) / (1 + len(others)))
-        found.append(one)
-    return found
+        compared.append(one)
+    return compared
 
 
 def credit_of(verdict: Verdict) -> float:
@@ -163,8 +163,8 @@ def credit_of(verdict: Verdict) -> float:
     one, other = verdict.suspicion_one, verdict.suspicion_other
     if not verdict.faker:
         return 0.5 if not verdict.says else math.nan
-    shown = torch.tensor([_choice(one, other)]), torch.tensor([_choice(other, one)])
-    return credit(*shown, torch.tensor([verdict.faker == verdict.one])).item()
+    choices = torch.tensor([_choice(one, other)]), torch.tensor([_choice(other, one)])
+    return credit(*choices, torch.tensor([verdict.faker == verdict.one])).item()
 
 
 def _choice(first: float, second: float) -> int:
@@ -174,16 +174,16 @@ def _choice(first: float, second: float) -> int:
 def _row_means(detector: Detector, evidence: Mapping[str, Evidence]) -> dict[str, Tensor] | None:
     """By subject, the suspicion of each row, (rows,), if suspicion is their mean on whatever rows; else None."""
     generator = torch.Generator().manual_seed(0)
-    found = {}
+    means = {}
     for name, tensors in evidence.items():
         rows = len(next(iter(tensors.values())))
         each = [detector.suspicion({key: tensor[[row]] for key, tensor in tensors.items()}) for row in range(rows)]
-        found[name] = torch.tensor(each, dtype=torch.float64)
+        means[name] = torch.tensor(each, dtype=torch.float64)
         # All rows, and some of them, some twice.
         for chosen in (torch.arange(rows), *torch.randint(rows, (2, max(2, rows // 2)), generator=generator)):
             value = detector.suspicion({key: tensor[chosen] for key, tensor in tensors.items()})
-            error = abs(value - found[name][chosen].mean().item())
+            error = abs(value - means[name][chosen].mean().item())
             # float32 sums differ in the last digits; written so that nan is no mean.
-            if not error <= 1e-4 * found[name].abs().mean().item():
+            if not error <= 1e-4 * means[name].abs().mean().item():
                 return None
-    return found
+    return means

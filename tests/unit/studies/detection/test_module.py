@@ -25,7 +25,7 @@ from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.detection.data import DetectionDataModule
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence
 from fa_lightning.studies.detection.detectors.noise import Noise
-from fa_lightning.studies.detection.models import given_folders
+from fa_lightning.studies.detection.models import variant_folders
 from fa_lightning.studies.detection.module import DetectionModule
 from fa_lightning.studies.detection.result import read as read_detection
 from fa_lightning.studies.detection.subjects import Examiner, Subject
@@ -295,15 +295,16 @@ def test_a_model_beside_itself_is_no_different(
         assert verdict.suspicion_one == verdict.suspicion_other
         assert verdict.agreed == 1
     assert {one.value for one in read.accuracies} == {0.5}
-    # In the heading and in all three rows, where a narrow column may break the line between the two words.
-    assert capsys.readouterr().out.split().count("difference") == 1 + 3
+    # In the heading, in all three rows, where a narrow column may break the line between the two words, and in the
+    # sentence that says what it counts for.
+    assert capsys.readouterr().out.split().count("difference") == 1 + 3 + 1
 
 
 def test_places_that_are_given_again_have_names_of_their_own(four: Path) -> None:
-    names = list(given_folders([str(four / "faking-0"), str(four / "faking-0" / ".." / "faking-0")]))
+    names = list(variant_folders([str(four / "faking-0"), str(four / "faking-0" / ".." / "faking-0")]))
     assert names == ["faking-0", "faking-0 (2)"]
     with pytest.raises(ValueError, match="two variants are called 'faking-0'"):
-        given_folders([str(four)], [str(four / "faking-0")])
+        variant_folders([str(four)], [str(four / "faking-0")])
 
 
 def test_twins_that_answer_differently_are_refused_before_anything_is_measured(
