@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import re
 import shutil
@@ -162,5 +163,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
+    for row in rows:
+        unknown = {name for name, value in row.items() if isinstance(value, float) and math.isnan(value)}
+        writer.writerow({**row, **dict.fromkeys(unknown, "")})
     write_atomically(path, text.getvalue().encode())

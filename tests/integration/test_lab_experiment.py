@@ -92,7 +92,8 @@ def test_a_finished_lab_is_skipped_and_an_interrupted_one_goes_on(
     assert "5/5 lab/03_lab: done, skipped" in capsys.readouterr().out
     record = record_of(lab, "lab/03_lab")
     (STAGE / "stage.json").write_text(json.dumps({**record, "state": "running"}))
-    (STAGE / "sweep.csv").write_text(before[: len(before) // 2])
+    pieces = (STAGE / "sweep.jsonl").read_text()
+    (STAGE / "sweep.jsonl").write_text(pieces[: len(pieces) // 2])
     assert run(*FIT) == 0
     assert "5/5 lab/03_lab: resumed" in capsys.readouterr().out
 

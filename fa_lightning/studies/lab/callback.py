@@ -43,6 +43,8 @@ from fa_lightning.studies.lab.sweep_table import Row, SweepTable
 from fa_lightning.studies.lab.test_groups import judge_chosen, judge_transfer
 from fa_lightning.studies.lab.work import Lab, Work, save_interventions, work_of
 
+SWEEP_NAME = "sweep.csv"
+
 
 class SteeringLab(pl.Callback):
     """Tries every candidate of a RegressorModule on validation groups, and judges on test groups what a budget bought.
@@ -50,12 +52,12 @@ class SteeringLab(pl.Callback):
     For each method at each site the strength is the best one whose KL on neutral texts keeps to `budget`: the given
     strengths (for vectors: doses) are tried, then the largest strength within the budget is searched for below the
     smallest that was beyond it; none above the largest given is tried. So no method may buy more damage than another.
-    Everything measured is a row of `sweep.csv`, appended as it is found; a run that was interrupted goes on behind its
+    Everything measured is appended to `sweep.jsonl` as it is found; a run that was interrupted goes on behind its
     last row. Works in the Trainer's test, on batches that the Trainer serves.
 
-    Writes into `folder`: `sweep.csv`, `lab.json` (what the report shows), `evaluation.json` (the winner, as
-    SteeringEvaluation judges it), `intervention/` (the winner) and `interventions/<method>/` (each method at its best
-    site).
+    Writes into `folder`: `sweep.csv` (all rows, for pandas), `lab.json` (what the report shows), `evaluation.json` (the
+    winner, as SteeringEvaluation judges it), `intervention/` (the winner) and `interventions/<method>/` (each method at
+    its best site).
 
     Args:
         folder: receives the above.
@@ -185,7 +187,7 @@ class SteeringLab(pl.Callback):
         facts = [repr(settings), repr(pl_module.fits), data.fingerprint(), data.judged_on()]
         # One rank's: a bit that differs between ranks must not make them judge different things.
         key = trainer.strategy.broadcast(_digest(pl_module.maps.state_dict(), facts))
-        path = self.folder / "sweep.csv"
+        path = self.folder / "sweep.jsonl"
         if trainer.is_global_zero:
             table = SweepTable(path, key)
         trainer.strategy.barrier("table read")
@@ -222,7 +224,8 @@ class SteeringLab(pl.Callback):
             write_dataclass(self.folder / EVALUATION_NAME, evaluation)
             draw(trainer, "test", evaluation, generations=texts)
             draw_lab(trainer, comparison)
-            rank_zero_info(f"sweep: {lab.table.path}, {len(lab.table.rows)} rows")
+            lab.table.write_csv(self.folder / SWEEP_NAME)
+            rank_zero_info(f"sweep: {self.folder / SWEEP_NAME}, {len(lab.table.rows)} rows")
         trainer.strategy.barrier("lab written")
 
     def _winner_evaluation(self, pl_module: Any, lab: Lab, winner: Work, strength: float) -> Evaluation:

@@ -1,17 +1,17 @@
-"""The sweep's table: a CSV file that grows by a piece of work at a time, survives a kill and is read by pandas."""
+"""The sweep's table: JSON lines that grow by a piece of work and survive a kill, and a CSV file in the end."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
+import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from fa_lightning.common.files import write_atomically
+from fa_lightning.common.files import write_atomically, write_table
 
 NAN = float("nan")
 
@@ -85,21 +85,21 @@ class Row:
     @property
     def score(self) -> float:
         """Mean of the two cells; that of the one where the other is empty."""
-        known = [share for share in (self.oversight, self.no_oversight) if share == share]
+        known = [share for share in (self.oversight, self.no_oversight) if not math.isnan(share)]
         return sum(known) / len(known) if known else NAN
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
-END = "end"
-"""Column that closes a piece of work: rows behind the last such mark were cut off by a kill."""
 
 
 class SweepTable:
     """Rows on disk and in memory; pieces of work that are done are not done again.
 
+    Each line of the file is a finished piece of work with all its rows, so a kill loses one piece and no more.
+
     Args:
-        path: the CSV file; its folder is made if need be.
-        key: what the rows were made from; a file of another key is put aside as `.old.csv`, and a new one begun.
+        path: the file; its folder is made if need be.
+        key: what the rows were made from; a file of another key is put aside as `.old.jsonl`, and a new one begun.
         writes: whether this process writes; the others read what is there.
     """
 
@@ -107,14 +107,15 @@ class SweepTable:
         self.path = path
         self.key = key
         self.writes = writes
-        self.rows = _read(path, key)
+        pieces = _pieces(path)
+        own = [piece for piece in pieces if piece["made_from"] == key]
+        self.rows = [Row(**row) for piece in own for row in piece["rows"]]
         if writes:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not self.rows and _holds_rows(path):
-                path.replace(path.with_suffix(".old.csv"))
-            # Without what a kill has cut off, so that new rows do not join half a row.
-            text = _text([], key, header=True) + "".join(_text(part, key) for part in _pieces(self.rows))
-            write_atomically(path, text.encode())
+            if len(own) < len(pieces):
+                path.replace(path.with_suffix(".old.jsonl"))
+            # Without what a kill has cut off, so that a new line does not join half a line.
+            write_atomically(path, "".join(map(_line, own)).encode())
 
     def has(self, work: str) -> bool:
         """Whether a piece of work is done."""
@@ -133,59 +134,26 @@ class SweepTable:
         added = list(rows)
         self.rows += added
         if self.writes and added:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                file.write(_text(added, self.key))
+            piece = {"made_from": self.key, "rows": [dataclasses.asdict(row) for row in added]}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(piece))
                 file.flush()
                 os.fsync(file.fileno())
         return added
 
-
-def _text(rows: list[Row], key: str, header: bool = False) -> str:
-    """Rows as CSV text; the last one carries the mark of the end."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    if header:
-        writer.writerow([*COLUMNS, "made_from", "mark"])
-    for place, row in enumerate(rows):
-        mark = END if place + 1 == len(rows) else ""
-        writer.writerow([*(_cell(value) for value in dataclasses.astuple(row)), key, mark])
-    return buffer.getvalue()
+    def write_csv(self, path: Path) -> None:
+        """Write all rows for pandas; what does not apply and is nan is an empty field."""
+        write_table(path, [{**dataclasses.asdict(row), "made_from": self.key} for row in self.rows])
 
 
-def _cell(value: Any) -> Any:
-    """Nan is an empty field, which pandas reads as nan."""
-    return "" if isinstance(value, float) and value != value else value
+def _line(piece: dict[str, Any]) -> str:
+    return json.dumps(piece) + "\n"
 
 
-def _pieces(rows: list[Row]) -> list[list[Row]]:
-    pieces: dict[str, list[Row]] = {}
-    for row in rows:
-        pieces.setdefault(row.work, []).append(row)
-    return list(pieces.values())
-
-
-def _holds_rows(path: Path) -> bool:
-    return path.is_file() and path.read_text(encoding="utf-8").count("\n") > 1
-
-
-def _read(path: Path, key: str) -> list[Row]:
-    """The rows of finished pieces of work; none of a file that was made from something else."""
+def _pieces(path: Path) -> list[dict[str, Any]]:
+    """The finished pieces of work in a file, which may not be there."""
     if not path.is_file():
         return []
-    kinds = get_type_hints(Row)
-    finished: list[Row] = []
-    begun: list[Row] = []
     text = path.read_text(encoding="utf-8")
-    # A row that a kill has cut short has no line end.
-    for record in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
-        if set(record) != {*COLUMNS, "made_from", "mark"} or record["made_from"] != key:
-            return []
-        begun.append(Row(**{name: _value(kinds[name], record[name]) for name in COLUMNS}))
-        if record["mark"] == END:
-            finished += begun
-            begun = []
-    return finished
-
-
-def _value(kind: type, text: str) -> Any:
-    return NAN if kind is float and text == "" else kind(text)
+    # A line that a kill has cut short has no end.
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

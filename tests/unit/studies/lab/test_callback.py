@@ -229,11 +229,13 @@ def test_each_method_is_saved_at_its_best_site(finished: Run) -> None:
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_stopped(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = finished.folder / "sweep.csv"
-    whole = path.read_text()
-    lines = whole.splitlines(keepends=True)
-    path.write_text("".join(lines[: len(lines) // 2]) + lines[len(lines) // 2][:9])
-    kept = {row["work"] for row in csv.DictReader(lines[: len(lines) // 2]) if row["mark"] == "end"}
+    table, path = finished.folder / "sweep.csv", finished.folder / "sweep.jsonl"
+    whole = table.read_text()
+    lines = path.read_text().splitlines(keepends=True)
+    # Trials come first, a line each.
+    whole_lines = len(lines) // 4
+    path.write_text("".join(lines[:whole_lines]) + lines[whole_lines][:9])
+    kept = {row["work"] for line in lines[:whole_lines] for row in json.loads(line)["rows"]}
     judged: list[str] = []
     original = lab_sweep._trials
 
@@ -248,7 +250,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(finished: Run, monkeypa
         rows = csv.DictReader(text.splitlines())
         return sorted(tuple(row[name] for name in ("work", "strength", "oversight", "no_oversight")) for row in rows)
 
-    assert contents(path.read_text()) == contents(whole)
+    assert contents(table.read_text()) == contents(whole)
     assert 0 < len(judged) < len({row["work"] for row in finished.of("trial")})
     assert not {f"trial/{name}" for name in judged} & kept, "what was whole is not judged again"
     assert hooks_on(finished.data.variants.model) == 0

@@ -23,11 +23,11 @@ def same(one: list[Row], other: list[Row]) -> bool:
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
-    table = SweepTable(tmp_path / "lab" / "sweep.csv", "key")
+    table = SweepTable(tmp_path / "lab" / "sweep.jsonl", "key")
     rows = [row("a", oversight=0.1, no_oversight=1 / 3), row("a", 0.5)]
     table.add(rows)
     table.add([row("b", kl_neutral_nats=1e-9)])
-    again = SweepTable(tmp_path / "lab" / "sweep.csv", "key")
+    again = SweepTable(tmp_path / "lab" / "sweep.jsonl", "key")
     assert same(again.rows, [*rows, row("b", kl_neutral_nats=1e-9)])
     assert again.has("a")
     assert not again.has("c")
@@ -38,9 +38,10 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_any_csv_reader_reads_it(tmp_path: Path) -> None:
-    path = tmp_path / "sweep.csv"
-    SweepTable(path, "key").add([row("a", oversight=0.5)])
-    (record,) = csv.DictReader(path.open())
+    table = SweepTable(tmp_path / "sweep.jsonl", "key")
+    table.add([row("a", oversight=0.5)])
+    table.write_csv(tmp_path / "sweep.csv")
+    (record,) = csv.DictReader((tmp_path / "sweep.csv").open())
     assert tuple(record)[: len(COLUMNS)] == COLUMNS
     assert record["method"] == "ridge, with a comma"
     assert float(record["oversight"]) == 0.5
@@ -49,7 +50,7 @@ def test_any_csv_reader_reads_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [1, 7, 60])
 def test_a_piece_of_work_that_was_cut_off_is_forgotten_whole(tmp_path: Path, cut: int) -> None:
-    path = tmp_path / "sweep.csv"
+    path = tmp_path / "sweep.jsonl"
     table = SweepTable(path, "key")
     table.add([row("a")])
     table.add([row("b", 0.5), row("b", 1.0), row("b", 1.5)])
@@ -61,16 +62,16 @@ def test_a_piece_of_work_that_was_cut_off_is_forgotten_whole(tmp_path: Path, cut
 
 
 def test_rows_of_other_maps_do_not_count(tmp_path: Path) -> None:
-    path = tmp_path / "sweep.csv"
+    path = tmp_path / "sweep.jsonl"
     SweepTable(path, "key").add([row("a")])
     assert not SweepTable(path, "other").has("a")
     assert not SweepTable(path, "key").has("a"), "the file was begun anew"
-    kept = SweepTable(tmp_path / "sweep.old.csv", "key", writes=False)
+    kept = SweepTable(tmp_path / "sweep.old.jsonl", "key", writes=False)
     assert kept.has("a"), "what it held is put aside, not lost"
 
 
 def test_only_the_process_that_writes_touches_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "sweep.csv"
+    path = tmp_path / "sweep.jsonl"
     SweepTable(path, "key").add([row("a")])
     before = path.read_bytes()
     reader = SweepTable(path, "key", writes=False)
