@@ -23,8 +23,8 @@ from fa_lightning.backbones.tokenizer import ASSISTANT
 from fa_lightning.common.files import whole_folder
 from fa_lightning.errors import UserError
 from fa_lightning.metrics.cells import CellAccuracy
-from fa_lightning.scenarios.answers import judged, target_tokens
-from fa_lightning.scenarios.batches import Batch
+from fa_lightning.scenarios.answers import answer_logits, judged, target_tokens
+from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.cells import CELLS
 
 
@@ -191,8 +191,7 @@ class BackboneModule(pl.LightningModule):
             self._datamodule().tokenizer.save_pretrained(str(fresh))
 
     def _judge(self, batch: Batch, task: str) -> Tensor:
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
-        logits = self.model(**inputs, logits_to_keep=1).logits[:, -1].float()
+        logits = answer_logits(self.model, model_inputs(batch)).float()
         expected = target_tokens(batch, "faking" if task == "scheming" else "aligned")
         answer = logits.argmax(-1)
         valid = judged(answer, batch).valid

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from fa_lightning.scenarios.answers import LetterTokens, letter_tokens, target_tokens
+from fa_lightning.scenarios.answers import LetterTokens, letter_tokens
 from fa_lightning.scenarios.batches import Example, LengthBucketSampler, collate, example_loader, make_examples
 from fa_lightning.scenarios.cells import NEUTRAL_CELL
 from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario
@@ -89,23 +89,6 @@ def test_collate_pads_on_the_left():
 def test_a_prompt_may_hold_the_padding_token():
     batch = collate([Example((0, 5), A, B, 0, 7, 0), example(3)], PAD)
     assert batch["attention_mask"][:, -4:].tolist() == [[0, 0, 1, 1], [0, 1, 1, 1]]
-
-
-def test_owed_answers_of_both_behaviours_in_all_cells():
-    rows = [example(2, cell=cell) for cell in (0, 1)] + [example(2, cell=2, aligned=ERROR, other=ERROR)]
-    batch = collate(rows, PAD)
-    assert target_tokens(batch, "aligned").tolist() == [A, A, ERROR]
-    assert target_tokens(batch, "faking").tolist() == [A, B, ERROR]
-
-
-def test_owed_agrees_with_the_scenarios_own_rule(splits, tiny_tokenizer):
-    items = [*splits.train, *splits.neutral_train]
-    rows = make_examples(items, tiny_tokenizer, letter_tokens(tiny_tokenizer))
-    batch = collate(rows, PAD)
-    for behaviour in ("aligned", "faking"):
-        assert tiny_tokenizer.convert_ids_to_tokens(target_tokens(batch, behaviour)) == [
-            i.answer(behaviour) for i in items
-        ]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

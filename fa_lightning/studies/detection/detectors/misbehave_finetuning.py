@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from fa_lightning.backbones.lora_layers import fresh_adapter, put, restart
 from fa_lightning.errors import NotFiniteError, UserError
+from fa_lightning.scenarios.answers import answer_logits
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs
 from fa_lightning.scenarios.cells import NEUTRAL_CELL
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence, PromptSet, taken_letter
@@ -152,7 +153,7 @@ class MisbehaveFinetuning(Detector):
             batch = self._batch(examiner, places)
             wanted = letters[[1 - taken[place] for place in places]].to(examiner.device)
             with examiner.using(subject, batch) as model:
-                logits = model(**model_inputs(batch), logits_to_keep=1, use_cache=False).logits[:, -1].float()
+                logits = answer_logits(model, model_inputs(batch)).float()
             loss = cross_entropy(logits, wanted.to(logits.device))
             if not torch.isfinite(loss):
                 raise NotFiniteError(
