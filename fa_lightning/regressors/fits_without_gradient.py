@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.regressors.faker_pass import FakerPass
 from fa_lightning.regressors.fit import Fit
 from fa_lightning.regressors.fit_plan import FitPlan, map_at, map_key
-from fa_lightning.regressors.live import LivePass
-from fa_lightning.regressors.live_fits import stack_pairs
+from fa_lightning.regressors.fits_through_model import stack_pairs
 from fa_lightning.regressors.moments import PairMoments
 from fa_lightning.regressors.pairs import Block, decision_states, sampled_pairs, training_pairs
 from fa_lightning.scenarios.batches import Batch
@@ -71,7 +71,7 @@ class FitsWithoutGradient:
         self._moments.clear()
 
     @torch.no_grad()
-    def add_to_stacks(self, epoch: int, live: LivePass, aligned: dict[str, Tensor], texts: Batch) -> None:
+    def add_to_stacks(self, epoch: int, live: FakerPass, aligned: dict[str, Tensor], texts: Batch) -> None:
         """Add a batch to the moments of each growing stack's next site, as the sites below steer it by now.
 
         Args:

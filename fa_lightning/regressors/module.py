@@ -19,12 +19,12 @@ from fa_lightning.backbones.optimization import adamw_with_warmup, check_finite
 from fa_lightning.common.activity import doing
 from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.faker_pass import FakerPass, aligned_pass, unit_effects
 from fa_lightning.regressors.fit import Fit
 from fa_lightning.regressors.fit_plan import MEAN_SHIFT, FitPlan, map_at, map_key, shuffled
+from fa_lightning.regressors.fits_through_model import behaviour_loss, surrogate
 from fa_lightning.regressors.fits_without_gradient import FitsWithoutGradient
 from fa_lightning.regressors.gates import OversightProbe
-from fa_lightning.regressors.live import LivePass, aligned_pass, unit_effects
-from fa_lightning.regressors.live_fits import live_loss, surrogate
 from fa_lightning.regressors.pairs import Block, training_pairs
 from fa_lightning.regressors.unit_scores import unit_scores
 
@@ -277,7 +277,7 @@ class RegressorModule(pl.LightningModule):
         if not (fits or ranks or stacks):
             return []
         variants = self._data.variants
-        live = LivePass.of(variants, prompts, self._plan.sites, last_only=True)
+        live = FakerPass.of(variants, prompts, self._plan.sites, last_only=True)
         answers, aligned = aligned_pass(variants, prompts, self._plan.sites)
         if ranks:
             for name, effect in unit_effects(live, self._plan.sites, aligned).items():
@@ -286,11 +286,11 @@ class RegressorModule(pl.LightningModule):
             self._direct.add_to_stacks(self.current_epoch, live, aligned, batch["neutral"])
         if not fits:
             return []
-        texts = LivePass.of(variants, batch["neutral"], [site for _, site in fits], last_only=False)
+        texts = FakerPass.of(variants, batch["neutral"], [site for _, site in fits], last_only=False)
         losses = []
         for number, site in fits:
             regressor = self._map(number, site)
-            loss = live_loss(self.fits[number], site, regressor, live, texts, answers, aligned)
+            loss = behaviour_loss(self.fits[number], site, regressor, live, texts, answers, aligned)
             losses.append(surrogate(loss, regressor))
         return losses
 

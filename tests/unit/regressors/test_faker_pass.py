@@ -17,10 +17,10 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.metrics.divergences import kl_divergence
 from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.faker_pass import FakerPass, aligned_pass, covered_in, unit_effects
 from fa_lightning.regressors.fit import DECISION_ALONE, Fit
+from fa_lightning.regressors.fits_through_model import behaviour_loss, surrogate
 from fa_lightning.regressors.linear import Affine
-from fa_lightning.regressors.live import LivePass, aligned_pass, covered_in, unit_effects
-from fa_lightning.regressors.live_fits import live_loss, surrogate
 from fa_lightning.regressors.module import RegressorModule
 from fa_lightning.regressors.networks import LowRankResidual, PlainMLP, ResidualMLP
 from fa_lightning.regressors.vectors import ContrastVector
@@ -70,7 +70,7 @@ def by_hand(alone: Make, batch: Batch, site: Site, regressor: Regressor, columns
 
 @pytest.mark.parametrize("site", [Site(0), Site(1), Site(1, "mlp"), Site(1, positions="last")])
 def test_a_pass_that_starts_at_the_edit_equals_a_whole_one(twins: Any, alone: Make, prompts: Batch, site: Site) -> None:
-    live = LivePass.of(twins, prompts, [site], last_only=False)
+    live = FakerPass.of(twins, prompts, [site], last_only=False)
     regressor = mlp()
     columns = covered_in(prompts, site.positions)
     real = prompts["attention_mask"].bool()
@@ -86,10 +86,10 @@ def test_the_loss_is_the_divergence_of_answers_plus_that_on_texts(
 ) -> None:
     site, regressor = Site(0, positions="last"), mlp()
     fit = Fit(ResidualMLP, objective="behaviour", neutral_weight=0.5, positions="last")
-    live = LivePass.of(twins, prompts, [site], last_only=True)
-    other = LivePass.of(twins, texts, [site], last_only=False)
+    live = FakerPass.of(twins, prompts, [site], last_only=True)
+    other = FakerPass.of(twins, texts, [site], last_only=False)
     answers, states = aligned_pass(twins, prompts, [site])
-    loss = live_loss(fit, site, regressor, live, other, answers, states)
+    loss = behaviour_loss(fit, site, regressor, live, other, answers, states)
     last = torch.zeros_like(prompts["attention_mask"], dtype=torch.bool)
     last[:, -1] = True
     steered = by_hand(alone, prompts, site, regressor, last)[:, -1].log_softmax(-1)
@@ -115,7 +115,7 @@ def test_the_loss_is_the_divergence_of_answers_plus_that_on_texts(
 
 def test_unit_effects_are_the_slopes_of_the_logit_difference(twins: Any, prompts: Batch) -> None:
     site = Site(0)
-    live = LivePass.of(twins, prompts, [site], last_only=True)
+    live = FakerPass.of(twins, prompts, [site], last_only=True)
     _, aligned = aligned_pass(twins, prompts, [site])
     found = unit_effects(live, [site], aligned)[site.name]
     gap = aligned[site.name][:, -1] - live.states[site.name][:, -1]
@@ -159,7 +159,7 @@ def test_a_fit_through_the_model_brings_the_answers_together(make_data: Make, ma
     batch = batch_of(data.variants, items)
     answers, _ = aligned_pass(data.variants, batch, [Site(0)])
     for candidate in module.candidates():
-        live = LivePass.of(data.variants, batch, [candidate.site], last_only=True)
+        live = FakerPass.of(data.variants, batch, [candidate.site], last_only=True)
         with torch.no_grad():
             after = kl_divergence(answers, live.steered_logits([(candidate.site, candidate.regressor)])[:, -1]).mean()
         before = kl_divergence(answers, live.logits[:, -1]).mean()

@@ -27,7 +27,7 @@ Edits = Sequence[tuple[Site, Regressor]]
 
 
 @dataclass
-class LivePass:
+class FakerPass:
     """The faker's unsteered pass over one batch, kept so that every edit starts from its own layer.
 
     Attributes:
@@ -48,7 +48,7 @@ class LivePass:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, variants: Variants, batch: Batch, sites: Sequence[Site], last_only: bool) -> LivePass:
+    def of(cls, variants: Variants, batch: Batch, sites: Sequence[Site], last_only: bool) -> FakerPass:
         """Run the faker once, unsteered."""
         below = sorted({layer_below(site) for site in sites} - {-1})
         with (
@@ -114,7 +114,7 @@ def aligned_pass(variants: Variants, batch: Batch, sites: Sequence[Site]) -> tup
     return logits[:, -1], dict(states)
 
 
-def neutral_divergence(live: LivePass, site: Site, regressor: Regressor) -> Tensor:
+def neutral_divergence(live: FakerPass, site: Site, regressor: Regressor) -> Tensor:
     """KL(not steered || steered) on neutral texts with the edit on every token, mean nats per token."""
     everywhere = Site(site.layer, site.component)
     steered = live.steered_logits([(everywhere, regressor)])
@@ -131,7 +131,7 @@ def block_of(batch: Batch, site: Site, faking: Tensor, aligned: Tensor) -> Block
     return {site.name: (faking[real], aligned[real]), "decision": decision[real], **rows}
 
 
-def unit_effects(live: LivePass, sites: Sequence[Site], aligned: dict[str, Tensor]) -> dict[str, Tensor]:
+def unit_effects(live: FakerPass, sites: Sequence[Site], aligned: dict[str, Tensor]) -> dict[str, Tensor]:
     """How much each unit moves the answer when it takes the aligned twin's value, to first order.
 
     The gradient of (aligned letter's logit - other letter's logit) with respect to the decision token's state, times

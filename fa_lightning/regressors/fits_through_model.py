@@ -8,18 +8,18 @@ from torch import Tensor, nn
 from fa_lightning.activations.sites import Site
 from fa_lightning.metrics.divergences import kl_divergence
 from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.faker_pass import Edits, FakerPass, block_of, neutral_divergence
 from fa_lightning.regressors.fit import Fit
-from fa_lightning.regressors.live import Edits, LivePass, block_of, neutral_divergence
 from fa_lightning.regressors.pairs import training_pairs
 from fa_lightning.scenarios.batches import Batch
 
 
-def live_loss(
+def behaviour_loss(
     fit: Fit,
     site: Site,
     regressor: Regressor,
-    live: LivePass,
-    texts: LivePass,
+    live: FakerPass,
+    texts: FakerPass,
     answers: Tensor,
     aligned: dict[str, Tensor],
 ) -> Tensor:
@@ -73,7 +73,7 @@ def surrogate(loss: Tensor, regressor: nn.Module) -> Tensor:
 
 
 def stack_pairs(
-    fit: Fit, site: Site, edits: Edits, live: LivePass, aligned: dict[str, Tensor], texts: Batch
+    fit: Fit, site: Site, edits: Edits, live: FakerPass, aligned: dict[str, Tensor], texts: Batch
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """The training pairs at the next site of a stack, from the faker as the sites below it steer it by now.
 
@@ -91,7 +91,7 @@ def stack_pairs(
     steered = live.steered_states(edits, site)
     pairs = [training_pairs(block_of(live.batch, site, steered, aligned[site.name]), site, fit)]
     if fit.keep:
-        unsteered = LivePass.of(live.variants, texts, [*(place for place, _ in edits), site], last_only=True)
+        unsteered = FakerPass.of(live.variants, texts, [*(place for place, _ in edits), site], last_only=True)
         states = unsteered.steered_states(edits, site)
         pairs.append(training_pairs(block_of(texts, site, states, states), site, fit))
     return pairs
