@@ -105,7 +105,9 @@ def _run(
     was_done = all(stage.is_done() for stage in own)
     data = _run_all(locks, plan, remade, trainer_config, words, console)
     if all(stage.is_done() for stage in own):
-        _finish(chain, own, data, console, is_shown=not was_done)
+        # The DataModule of another stage, run by itself, knows no twins.
+        twins = data if plan[-1].title == own[-1].title else None
+        _finish(chain, own, twins, console, is_shown=not was_done)
 
 
 def _run_all(
@@ -288,7 +290,7 @@ def _finish(chain: Chain, stages: list[Stage], data: Any, console: Console, is_s
     console.print(f"\nresults: {path}\nlogs:    {logs}\n\nNext:")
     console.print(f"  python -m fa_lightning report {root}")
     console.print(f"  tensorboard --logdir {logs}")
-    if results is not None:
+    if results is not None and data is not None:
         console.print(f"  python -m fa_lightning generate {_generation(stages[-1], data)}")
 
 
