@@ -247,7 +247,8 @@ def _stage_name(trainer: pl.Trainer, module: Any) -> str:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ResumePoint):
             parts = callback.path.parent.parts
-            return "/".join(parts[2:]) if parts[0] == "checkpoints" else callback.path.parent.name
+            # Behind checkpoints, the base, the seed and the study.
+            return "/".join(parts[4:]) if parts[0] == "checkpoints" else callback.path.parent.name
     folder = getattr(trainer.checkpoint_callback, "dirpath", None)
     return Path(folder).name if folder else type(module).__name__
 

@@ -290,7 +290,7 @@ def test_help_says_how_to_take_another_model_and_what_an_override_does(capsys: p
 
 
 def test_a_model_that_is_not_there_is_told_in_one_line(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for model, told in (("./nowhere", "there is no such folder"), ("no/model", "HF_HUB_OFFLINE is set")):
+    for model, told in (("./nowhere", "there is no such folder"), ("no/such-model", "HF_HUB_OFFLINE is set")):
         message = refused(capsys, "fit", "--base", "small_llm.yaml", "--backbone", model)
         assert told in message
         assert message.count("\n") == 1
@@ -311,7 +311,7 @@ def test_a_checkpoint_of_another_rank_is_not_resumed(copied: Path, capsys: pytes
     last = copied / ROOT / "02_aligned" / "last.ckpt"
     shutil.copy(last, copied / "rank16.ckpt")
     config = yaml.safe_load((copied / write_stage(copied)).read_text())
-    config["model"]["init_args"]["rank"] = 8
+    config["model"]["init_args"]["lora"]["rank"] = 8
     config["trainer"]["callbacks"] = []
     (copied / "one.yaml").write_text(yaml.safe_dump(config))
     # LightningCLI would take the checkpoint's own hyper-parameters; the runner and Python do not.
