@@ -107,7 +107,7 @@ def toy_base(base: str = "embedded") -> dict[str, Any]:
     return {
         "extends": str(CONFIGS / "bases" / f"{base}.yaml"),
         **toy,
-        "scenarios": {"init_args": TOY_SCENARIOS[base]},
+        "scenarios": {"init_args": TOY_SCENARIOS.get(base, TOY_SCENARIOS["poser"])},
         "studies": studies,
     }
 
