@@ -16,8 +16,8 @@ from fa_lightning.common.codec import encode
 from fa_lightning.scenarios.answers import digit_tokens
 from fa_lightning.scenarios.statements.embedded import TEMPLATES, EmbeddedStatements
 from fa_lightning.scenarios.statements.statement import StatementSplits, limited_statements
-from fa_lightning.studies.statements.module import StatementsModule, _show
-from fa_lightning.studies.statements.result import read_safe_scores
+from fa_lightning.studies.statements.module import StatementsModule
+from fa_lightning.studies.statements.result import read as read_result
 from fa_lightning.training.objectives.answers import Answers
 from fa_lightning.training.statement_data import (
     Codes,
@@ -132,7 +132,7 @@ def test_scores_are_written_for_the_backbone_and_every_adapter(
     events.Reload()
     assert set(events.Tags()["images"]) == {"safe_score/questions", "safe_score/identity_groups"}
     # What the page reads is what the file holds.
-    read = read_safe_scores(tmp_path / "scores")
+    read = read_result(tmp_path / "scores")
     assert encode(read, "read") == found
     # Eight passes over 48 prompts teach the digits at least, which the random backbone never says.
     assert found["scores"]["base"]["3/harm"]["overall"]["answered"] < 0.5
@@ -148,13 +148,13 @@ def test_the_backbone_is_judged_without_any_adapter_and_batches_do_not_matter(ba
         scores.append(json.loads((tmp_path / str(size) / "safe_score.json").read_text())["scores"])
     assert list(scores[0]) == ["base"]
     assert list(scores[0]["base"]) == ["base_long/none", "4/harm", "4/good"]
-    assert read_safe_scores(tmp_path / "3").backbone == backbone
+    assert read_result(tmp_path / "3").backbone == backbone
     assert scores[0] == scores[1]
 
 
 def test_long_names_are_whole_in_the_terminal(capsys):
     name = "02_lora_for_ccs_of_[many]_layers"
-    _show(made_up_safe_scores(adapter=name))
+    StatementsModule("scores", backbone=BackboneArguments("x")).show(made_up_safe_scores(adapter=name))
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert name in lines
     rows = [line.split() for line in lines]
