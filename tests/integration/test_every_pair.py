@@ -21,6 +21,8 @@ PROBES = {"restarts": 1, "steps": 10, "label_counts": [4, 8]}
 TINY: dict[str, Any] = {
     "lora.rank": 2,
     "evaluation_batch_size": 16,
+    # The random model's tokenizer knows few words, so its prompts are long.
+    "max_tokens": 2048,
     "fitting.accumulate_grad_batches": 1,
     "twins.aligned": {"epochs": 1, "scenarios": 8},
     "twins.faking": {"epochs": 1, "scenarios": 8},
