@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.common.codec import encode
+from fa_lightning.common.numbers import compact
 from fa_lightning.scenarios.answers import digit_tokens
 from fa_lightning.scenarios.statements.embedded import TEMPLATES, EmbeddedStatements
 from fa_lightning.scenarios.statements.statement import StatementSplits, limited_statements
@@ -127,7 +128,8 @@ def test_scores_are_written_for_the_backbone_and_every_adapter(
     assert {row["part"] for row in ours} == {"overall", "right", "identity group"}
     assert float(next(row for row in ours if row["part"] == "overall")["safe_score"]) == pytest.approx(overall["score"])
     shown = capsys.readouterr().out
-    assert re.search(r"^learned *\n(  \S.*\n)*  3/harm +" + re.escape(f"{overall['score']:.3f} ["), shown, re.MULTILINE)
+    learned = shown[shown.index("\nlearned ") :]
+    assert re.search(r"^ +3 +harm +" + re.escape(f"{compact(overall['score'])} ["), learned, re.MULTILINE)
     events = EventAccumulator(logger.log_dir)
     events.Reload()
     assert set(events.Tags()["images"]) == {"safe_score/questions", "safe_score/identity_groups"}
@@ -156,8 +158,8 @@ def test_long_names_are_whole_in_the_terminal(capsys):
     name = "02_lora_for_ccs_of_[many]_layers"
     StatementsModule("scores", backbone=BackboneArguments("x")).show(made_up_safe_scores(adapter=name))
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert name in lines
+    assert name in "".join(line[:18].strip() for line in lines)
     rows = [line.split() for line in lines]
-    assert rows.count(["base_short_rather/none", "0.700", "[0.600,", "0.800]", "1.000"]) == 2
-    assert ["1/harm", "0.800", "[0.700,", "0.900]", "1.000", "0.750"] in rows
+    assert rows.count(["base_short_rather", "none", ".700", "[.600,", ".800]", "1.00", "-"]) == 2
+    assert ["1", "harm", ".800", "[.700,", ".900]", "1.00", ".750"] in rows
     assert max(map(len, lines)) <= 80

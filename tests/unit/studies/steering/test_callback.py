@@ -178,7 +178,7 @@ def test_baselines_hold_what_they_are_named_after(finished: Run) -> None:
     if (found["chosen"]["site"], found["chosen"]["positions"]) == ("layers.1.residual", "all"):
         assert baselines[ORACLE]["no_oversight"] == cells["aligned"]["no_oversight"]
     assert baselines["identity"]["side_effects"]["kl_neutral_nats"] == 0.0
-    assert baselines["text-only classifier"]["side_effects"] is None
+    assert baselines["text-only classifier"].get("side_effects") is None
     assert set(found["extra_tests"]) == {"unseen_wordings"}
     assert found["leaks"]["total"] == 0
 
