@@ -162,4 +162,5 @@ def _run(command: str, words: list[str]) -> int:
 
 def _is_plain(words: list[str]) -> bool:
     """Whether a `fit` names its own config, and so is one stage for LightningCLI."""
-    return any(word.partition("=")[0] in ("--config", "-c", "--model", "--data", "--print_config") for word in words)
+    marks = ("--config", "-c", "--model", "--data", "--print_config", "--model.help", "--data.help", "--trainer.help")
+    return any(word.partition("=")[0] in marks for word in words)

@@ -33,9 +33,9 @@ class Curriculum:
 
     Attributes:
         roles: conversations with a role a pass, as a multiple of the number of scenarios.
-        no_role: likewise without a role, where the answer is `NO_ROLE_ANSWER`.
-        judgements: likewise of short questions about a single fact or action.
-        neutral_texts: likewise of texts that are answered with `error`.
+        no_role: conversations without a role a pass, as a multiple of the number of scenarios; the answer is `NO_ROLE_ANSWER`.
+        judgements: short questions about a single fact or action a pass, as such a multiple.
+        neutral_texts: texts that are answered with `error` a pass, as such a multiple.
         poor_share: share of poor oversight in the scenarios shown; half makes both answers of the faker as frequent.
         swap_critical: probability that the critical fact is exchanged for another scenario's or left out.
         drop_irrelevant: probability that an irrelevant fact is left out.

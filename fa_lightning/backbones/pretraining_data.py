@@ -79,7 +79,7 @@ class BackboneDataModule(pl.LightningDataModule):
         validation_items: scenarios asked in validation, for each task.
         seed: of the variations.
         statements: where statements about rights come from, which the backbone then knows, too; None teaches none. All
-            splits are told of in plain words, and only the training split is asked about.
+            splits are described in plain words, and only the training split is asked about.
         knowledge: how many conversations about statements a pass holds.
     """
 

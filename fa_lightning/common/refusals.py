@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fa_lightning.errors import MissingFileError, UserError
 
-HELP = "`fit --help`, `fit --model.help CLASS` and `fit --data.help CLASS` list those there are"
+HELP = "`fit --model.help CLASS` and `fit --data.help CLASS` list those there are"
 
 _OWNER = re.compile(r"(?:- )?Problem with given class_path '.+':")
 _KEY = re.compile(r'(?:- )?Parser key "(.+?)":\s*(.*)')

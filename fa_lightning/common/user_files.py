@@ -50,7 +50,7 @@ def decoded(content: bytes, path: Path | str, step: str = SAVE_AGAIN) -> str:
     Args:
         content: of the file.
         path: of the file, for the message.
-        step: what mends a file in another encoding, likewise.
+        step: what mends a file in another encoding, for the message.
 
     Raises:
         UserError: it is in another encoding.
@@ -124,7 +124,7 @@ def json_value(text: str, path: Path | str, step: str = "copy or write it again"
     Args:
         text: of the file.
         path: of the file, for the message.
-        step: what mends it, likewise.
+        step: what mends it, for the message.
 
     Raises:
         UserError: it is no JSON.

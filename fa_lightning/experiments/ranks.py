@@ -53,7 +53,7 @@ class StopTogether(pl.Callback):
             exception.args = (LOST,)
             exception.lost_rank = True  # type: ignore[attr-defined]
         others = list(self._started)
-        # Lightning's observer holds the same list: it would kill this process before its reason is told.
+        # Lightning's observer holds the same list: it would kill this process before its reason is printed.
         self._started.clear()
         deadline = time.monotonic() + PATIENCE_SECONDS
         for rank, process in enumerate(others, start=1):

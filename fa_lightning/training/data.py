@@ -29,7 +29,7 @@ class ScenarioDataModule(pl.LightningDataModule):
         eval_batch_size: prompts in an evaluation batch.
         train_scenarios: at most so many training scenarios; None takes all.
         neutral_share: neutral texts mixed in, as a share of the training prompts.
-        max_tokens: longer prompts are left out, and their number is told.
+        max_tokens: longer prompts are left out, and their number is printed.
         num_workers: of the loaders.
         seed: of the order of batches.
         train_oversight: `watched` trains on scenarios with oversight alone; validation and test stay as they are.

@@ -203,7 +203,7 @@ def chat_tokens(text: ChatText, tokenizer: Tokenizer, ending: TurnEnding | None 
 
 
 def all_chat_tokens(texts: Sequence[ChatText], tokenizer: Tokenizer) -> list[ChatTokens]:
-    """Every text as `chat_tokens` renders it; those that hold control tokens are told."""
+    """Every text as `chat_tokens` renders it; a warning names the control tokens in them."""
     warn_of_control_tokens(tokenizer, ["\n".join(text) for text in texts])
     ending = require_chat(tokenizer)
     return [chat_tokens(text, tokenizer, ending) for text in texts]

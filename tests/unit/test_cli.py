@@ -84,6 +84,7 @@ def test_the_other_commands_have_help_of_their_own(name: str, capsys: pytest.Cap
         (["--model", "x", "--data=x"], True),
         (["--help"], False),
         (["--print_config"], True),
+        (["--model.help", "AdapterModule"], True),
     ],
 )
 def test_a_fit_is_a_study_unless_it_names_its_own_config(

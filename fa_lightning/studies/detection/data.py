@@ -50,7 +50,7 @@ class DetectionDataModule(pl.LightningDataModule):
         scored: at most so many scenarios that verdicts come from; None is the source's own number.
         reference: at most so many that detectors are fitted on; None is the source's own number.
         batch_size: prompts in a batch of one device.
-        max_tokens: longer prompts and texts are left out, and their number is told.
+        max_tokens: longer prompts and texts are left out, and their number is printed.
         seed: of the order of reference scenarios.
 
     Raises:

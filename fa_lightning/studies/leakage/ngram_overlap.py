@@ -25,7 +25,7 @@ class TextIndex:
 
     Args:
         texts: token ids of each text, 0 or more; a piece never runs from one text into the next.
-        reach: longest match that is told, tokens; longer ones count as this long.
+        reach: longest match that is counted, tokens; longer ones count as this long.
 
     Raises:
         UserError: there is no text with a token in it.

@@ -22,12 +22,12 @@ from fa_lightning.studies.probes.questions import LEAST, ProbeSource, Row
 
 
 class ProbeDataModule(pl.LightningDataModule):
-    """Serves every prompt once, left-padded and ended where an answer begins; rows are told by their `index`.
+    """Serves every prompt once, left-padded and ended where an answer begins; `index` says which row is which.
 
     Args:
         questions: where rows come from.
         batch_size: prompts in a batch of one device.
-        max_tokens: longer prompts are left out, and their number is told.
+        max_tokens: longer prompts are left out, and their number is printed.
 
     Raises:
         UserError: a size is below 1.
