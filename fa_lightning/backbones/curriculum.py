@@ -33,7 +33,7 @@ class Curriculum:
 
     Attributes:
         roles: conversations with a role a pass, as a multiple of the number of scenarios.
-        no_role: conversations without a role a pass, as a multiple of the number of scenarios; the answer is `NO_ROLE_ANSWER`.
+        no_role: conversations without a role a pass, as such a multiple; the answer is `NO_ROLE_ANSWER`.
         judgements: short questions about a single fact or action a pass, as such a multiple.
         neutral_texts: texts that are answered with `error` a pass, as such a multiple.
         poor_share: share of poor oversight in the scenarios shown; half makes both answers of the faker as frequent.

@@ -252,7 +252,7 @@ def _refuse_other_folder(stage: Stage, cli: Any) -> None:
 
 
 def _usable_checkpoint(stage: Stage, console: Console, title: str) -> Path | None:
-    """Where to resume; None to start, also where a file was cut short or altered, which is printed, and the file put away."""
+    """Where to resume; None to start, also where a file was cut short or altered: it is named and put away."""
     damaged = stage.damaged_checkpoint()
     if damaged is not None:
         fault = "damaged" if damaged.exists() else "gone"
