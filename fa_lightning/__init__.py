@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fa_lightning.common.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from fa_lightning.activations.capture import capture
     from fa_lightning.activations.sites import Site
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from fa_lightning.steering.text_comparison import write as generate
     from fa_lightning.studies.detection.detectors.base import Detector
 
-__version__ = "0.2.0"
-
 __all__ = [
     "ActivationStore",
     "BackboneArguments",
@@ -40,6 +40,7 @@ __all__ = [
     "Site",
     "UserError",
     "Variants",
+    "__version__",
     "capture",
     "generate",
     "load_backbone",

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fa_lightning import __version__
 from fa_lightning.common.files import write_atomically
+from fa_lightning.common.version import __version__
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.regressors.gates import build_gate
 

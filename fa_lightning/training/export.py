@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from fa_lightning import __version__
 from fa_lightning.backbones.adapters import save_adapter
+from fa_lightning.common.version import __version__
 from fa_lightning.errors import UserError
 from fa_lightning.training.module import AdapterModule
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from fa_lightning import __version__
 from fa_lightning.backbones.arguments import BackboneArguments, OptimizerArguments
 from fa_lightning.backbones.optimization import adamw_with_warmup
 from fa_lightning.backbones.targets import load_weights
+from fa_lightning.common.version import __version__
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import answer_loss
 from fa_lightning.scenarios.batches import Batch
