@@ -40,7 +40,6 @@ __all__ = [
     "Site",
     "UserError",
     "Variants",
-    "__version__",
     "capture",
     "generate",
     "load_backbone",
