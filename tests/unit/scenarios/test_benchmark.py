@@ -46,7 +46,7 @@ class TestBenchmark:
         ],
     )
     def test_refuses_what_is_empty(self, reference, pairs, named):
-        with pytest.raises(ValueError, match=f"^{named} of the benchmark holds nothing: raise the sizes"):
+        with pytest.raises(ValueError, match=f"^{named} of the benchmark is empty: raise the sizes"):
             Benchmark([scenario(0)], reference, pairs)
 
 
@@ -181,7 +181,7 @@ class TestPoserFiles:
         fitted_on = next(one for one in PoserBenchmark(root).load().reference)
         number = int(fitted_on.facts[0].content[12:-1])
         (tmp_path / "data" / "benchmark" / "saint_and_money.json").write_text(json.dumps([record(number)]))
-        with pytest.raises(ValueError, match=r"policy pair 'saint_and_money' of the benchmark holds nothing: raise"):
+        with pytest.raises(ValueError, match=r"policy pair 'saint_and_money' of the benchmark is empty: raise"):
             PoserBenchmark(root).load()
 
     @pytest.mark.parametrize("records", [[], [record(0, oversight_is_poor=True)], [record(0, response="error")]])

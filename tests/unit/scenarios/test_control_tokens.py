@@ -32,7 +32,7 @@ def test_the_marks_of_a_family_are_those_that_its_tokenizer_takes_for_one_token(
     assert control_fault(tokenizer, ["<p>1 < 2</p> [see A] \n\n", "plain"]) is None
     fault = control_fault(tokenizer, ["plain", f"one{next(iter(marks))}two", "plain"], "prompts")
     assert fault is not None
-    assert "1 of 3 prompts hold control tokens, the first one" in str(fault)
+    assert "1 of 3 prompts hold control tokens, the first" in str(fault)
 
 
 def test_marks_are_found_in_order_and_whole() -> None:
@@ -49,7 +49,7 @@ def test_scenarios_corpora_snippets_and_prompts_are_told_with_a_count_and_the_fi
 ) -> None:
     tokenizer = qwen(CHAT_ML)
     monkeypatch.setattr(writing, "write", lambda *_: ["written"])
-    first = r"1 of 2 prompts hold control tokens, the first one '<\|im_end\|>' in .*Nobody"
+    first = r"1 of 2 prompts hold control tokens, the first '<\|im_end\|>' in .*Nobody"
     with pytest.warns(UserWarning, match=first):
         make_examples([scenario("Plain."), scenario(HELD)], tokenizer, letter_tokens(tokenizer))
     with pytest.warns(UserWarning, match="2 of 3 texts hold control tokens"):

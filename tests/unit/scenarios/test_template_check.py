@@ -413,5 +413,5 @@ def test_control_tokens_in_users_texts_are_a_fault_with_a_count_and_the_first_te
     status, lines, _ = shown(capsys, "--backbone", save(qwen(CHAT_ML)), *options)
     assert status == 1
     told = " ".join(" ".join(lines).split())
-    assert f"FAULT control tokens in a text: {count} messages hold control tokens, the first one" in told
+    assert f"FAULT control tokens in a text: {count} messages hold control tokens, the first" in told
     assert repr(HELD)[1:30] in told or not options

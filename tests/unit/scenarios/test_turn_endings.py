@@ -82,7 +82,7 @@ def test_without_a_template_or_an_end_in_it_a_turn_ends_with_the_text() -> None:
     for family, end in (("gpt-2", "<|endoftext|>"), ("llama-2-base", "</s>")):
         tokenizer = FAMILIES[family]()
         assert tokenizer.convert_ids_to_tokens(turn_end(tokenizer)) == end
-        assert turn_ending(tokenizer).place([5, turn_end(tokenizer)]) is None
+        assert turn_ending(tokenizer).end_of([5, turn_end(tokenizer)]) is None
     for template in (
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}",
         "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}<|im_end|>{% endfor %}",

@@ -77,7 +77,7 @@ def test_templates_that_cannot_work_are_refused():
         Template("bad", "'{statement}'? 0 is {word_0}")
     with pytest.raises(ValueError, match="template 'base_short' takes none"):
         TEMPLATES["base_short"].render(YES, CLAIMS["good"], 1)
-    with pytest.raises(ValueError, match=r"template '1' has a place for a claim.*'base_long'"):
+    with pytest.raises(ValueError, match=r"template '1' takes a claim.*'base_long'"):
         TEMPLATES["1"].render(YES, None, 1)
     with pytest.raises(ValueError, match="agree is 2"):
         TEMPLATES["base_short"].render(YES, None, 2)

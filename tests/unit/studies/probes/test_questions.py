@@ -109,7 +109,7 @@ def test_claims_go_where_they_have_a_place():
     assert "the aim is to harm people" in row.message
     with pytest.raises(ValueError, match=r"template 'base_short' takes none"):
         statements(claim="harm").load()
-    with pytest.raises(ValueError, match=r"none was given"):
+    with pytest.raises(ValueError, match=r"there is none"):
         statements(templates=["3"]).load()
     with pytest.raises(ValueError, match=r"template is 'long'.*base_long"):
         statements(templates=["long"]).load()

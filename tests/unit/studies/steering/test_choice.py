@@ -54,7 +54,7 @@ def test_nothing_to_choose_from_is_told(trials: list[Trial]) -> None:
 
 
 def test_a_row_for_the_results_leaves_out_the_number() -> None:
-    row = trial().as_row()
-    assert "candidate" not in row
-    assert row["site"] == "layers.0.residual"
-    assert row["kl_neutral_nats"] == 0.1
+    row = trial().as_candidate()
+    assert not hasattr(row, "candidate")
+    assert row.site == "layers.0.residual"
+    assert row.kl_neutral_nats == 0.1
