@@ -140,7 +140,7 @@ def quiet() -> Iterator[None]:
     """Silence what the libraries say while they are timed."""
     from transformers.utils import logging as transformers_logging
 
-    from fa_lightning.cli import quiet as quiet_lightning
+    from fa_lightning.experiments.lightning_cli import quiet as quiet_lightning
 
     quiet_lightning()
     transformers_logging.set_verbosity_error()

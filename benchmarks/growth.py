@@ -110,8 +110,13 @@ def opened(folder: str) -> Any:
     class Opened(ActivationDataModule):
         def setup(self, stage: str) -> None:
             self.store = ActivationStore.open(folder)
-            self.variants: Any = SimpleNamespace(fingerprint={"hidden_size": self.store.hidden_size})
             self.sites = [Site.parse(SITE)]
+            # Of the model, only how many blocks it has is asked.
+            decoder = torch.nn.Module()
+            decoder.layers = torch.nn.ModuleList(torch.nn.Identity() for _ in range(self.sites[0].layer + 1))
+            model = torch.nn.Module()
+            model.model = decoder
+            self.variants: Any = SimpleNamespace(model=model, fingerprint={"hidden_size": self.store.hidden_size})
 
         def val_dataloader(self) -> Any:
             # Nothing is judged here, so neither scenarios nor a model are needed.

@@ -75,6 +75,9 @@ def lightning_cli(
             refuse_numbers(of_command)
             refuse_checkpoint(of_command.get("ckpt_path"))
 
+        def _parse_ckpt_path(self) -> None:
+            """Leave the config as it is: Lightning lays a checkpoint's hyper-parameters over it, in silence."""
+
         def instantiate_trainer(self, **options: Any) -> Any:
             """The Trainer; a precision that the config leaves open is chosen here, and stays open in the config."""
             trainer = self._get(self.config_init, "trainer")

@@ -190,7 +190,7 @@ def test_growth_is_told_by_a_power_and_a_straight_line(tmp_path: Path) -> None:
     for folder, pairs in zip(folders, (300, 600), strict=True):
         ridge.write_store(folder, pairs, 8)
     threads = torch.get_num_threads()
-    peaks = growth.grow_regressor([str(folder) for folder in folders], "residual_mlp", 2, threads)["peak_gib"]
+    peaks = growth.grow_regressor([str(folder) for folder in folders], "mlp", 2, threads)["peak_gib"]
     assert 0 < peaks[0] <= peaks[1]
     captured = {"seconds": [1.0, 2.0], "peak_gib": [1.0, 2.0], "layer_seconds": [1.0, 2.0, 3.0]}
     found = growth.lines([10, 20], [1, 2, 3], [5, 6], captured, {"peak_gib": [1.0, 1.0]}, {"peak_gib": [1.0, 1.05]})

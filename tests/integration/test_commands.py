@@ -153,7 +153,7 @@ def test_config_prints_every_stage_of_a_study_from_any_folder(
     assert run("config", "statements", "--base", "poser") == 0
     shown = list(yaml.safe_load_all(capsys.readouterr().out))
     assert [stage["model"]["class_path"].rpartition(".")[2] for stage in shown] == [
-        "LatentTraining",
+        "AdapterModule",
         "StatementsModule",
     ]
     message = refused(capsys, "config", "statements", "01_backbone", "--base", "poser")

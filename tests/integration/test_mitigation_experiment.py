@@ -38,12 +38,12 @@ def test_the_shipped_stages_go_on_from_the_faker_of_the_main_job(base: str) -> N
         monitors = [callback.get("init_args", {}).get("monitor") for callback in fitted["trainer"]["callbacks"]]
         assert set(monitors) == {None}
         assert not any("EarlyStopping" in callback["class_path"] for callback in fitted["trainer"]["callbacks"])
-        doses.setdefault(stage.file.stem, set()).add(model.pop("activation_noise"))
+        doses.setdefault(stage.file.stem, set()).add(model["objective"]["init_args"].pop("activation_noise"))
     assert doses["01_plain"] == {0.0}
     assert min(doses["02_noisy"]) > 0
     first, second = (yaml.safe_load(fits[place].config) for place in (0, 3))
     for fitted in (first, second):
-        del fitted["model"]["init_args"]["activation_noise"]
+        del fitted["model"]["init_args"]["objective"]["init_args"]["activation_noise"]
     renamed = json.dumps(first).replace("01_plain/plain", "02_noisy/noisy")
     assert json.dumps(second) == renamed, "noise is all they differ in"
     final = yaml.safe_load(judging.config)

@@ -109,7 +109,7 @@ def test_small_llm_runs_as_shipped_on_a_local_folder(finished: Path) -> None:
     check_finished(finished, "small_llm", layers=2)
     recorded = {stage: record_of(finished, f"steering/{stage}", "small_llm@model")["fingerprint"] for stage in STAGES}
     assert [recorded[stage].get("model.init_args.backbone.name") for stage in STAGES] == ["model", "model", None]
-    assert recorded["04_steering"]["data.init_args.backbone"] is None, "it takes the one that the adapters name"
+    assert recorded["04_steering"]["data.init_args.backbone.name"] == "model"
 
 
 @pytest.mark.slow
