@@ -40,7 +40,7 @@ class BlockDataset(Dataset[dict[str, Any]]):
     def __init__(self, store: ActivationStore, split: str, rows: int, ranks: int) -> None:
         self.store = store
         self.split = split
-        self.ranges = _shareable(store.block_ranges(split, rows), ranks)
+        self.ranges = shareable(store.block_ranges(split, rows), ranks)
 
     def __len__(self) -> int:
         return len(self.ranges)
@@ -294,10 +294,10 @@ class ActivationDataModule(pl.LightningDataModule):
         )
 
 
-def _shareable(ranges: list[tuple[int, int]], ranks: int) -> list[tuple[int, int]]:
+def shareable(ranges: list[tuple[int, int]], ranks: int) -> list[tuple[int, int]]:
     """Split the largest ranges until every rank gets as many, so that no sampler needs to repeat one.
 
-    >>> _shareable([(0, 8), (8, 10), (10, 12)], ranks=2)
+    >>> shareable([(0, 8), (8, 10), (10, 12)], ranks=2)
     [(0, 4), (4, 8), (8, 10), (10, 12)]
 
     Raises:

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     """Generate and print, or write a file; returns the exit status."""
     options = _parser().parse_args(list(arguments))
     _refuse_contradictions(options)
-    prompts = _prompts(options)
+    prompts = read_prompts(options)
 
     from fa_lightning.steering.text_comparison import Sampling, compare
 
@@ -217,7 +217,13 @@ def _refuse_output(path: Path) -> None:
         raise UserError(f"--output {path} can't be written: you have no permission; name another file")
 
 
-def _prompts(options: argparse.Namespace) -> list[str]:
+def read_prompts(options: argparse.Namespace) -> list[str]:
+    """The prompts of `--prompt`, and behind them those of `--file`.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UserError: a prompt is no text in this terminal's encoding, the file holds none, or neither option is given.
+    """
     prompts: list[str] = list(options.prompt)
     for prompt in prompts:
         refuse_garbled(prompt, "--prompt", "put it into a --file in UTF-8")

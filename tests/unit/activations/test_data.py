@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_twins import trainer_stub
 
-from fa_lightning.activations.data import BlockDataset, _shareable
+from fa_lightning.activations.data import BlockDataset, shareable
 from fa_lightning.activations.store import ActivationStore, StoreMismatchError
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
@@ -257,8 +257,8 @@ def test_leaking_splits_stop_everything(make_data: Make, splits: Any) -> None:
 
 def test_too_few_rows_for_the_ranks_are_told(make_data: Make) -> None:
     with pytest.raises(ValueError, match="2 rows, too few for 3 ranks"):
-        _shareable([(0, 1), (1, 2)], ranks=3)
-    assert _shareable([(0, 1), (1, 2)], ranks=2) == [(0, 1), (1, 2)]
+        shareable([(0, 1), (1, 2)], ranks=3)
+    assert shareable([(0, 1), (1, 2)], ranks=2) == [(0, 1), (1, 2)]
 
 
 def test_blocks_are_read_from_disk_in_the_stores_dtype(make_data: Make) -> None:

@@ -86,7 +86,7 @@ class WeightNoise(Detector):
 
     def _weights(self, examiner: Examiner, subjects: Sequence[Subject]) -> Weights:
         if self.where == "backbone":
-            return _matrices(examiner.variants.model)
+            return block_matrices(examiner.variants.model)
         weights: Weights = {}
         for variant in dict.fromkeys(subject.condition.variant for subject in subjects):
             for path, factors in lora_factors(examiner.variants, variant).items():
@@ -123,7 +123,7 @@ def restored(weights: Weights) -> Iterator[dict[str, list[Tensor]]]:
                     parameter.copy_(original)
 
 
-def _matrices(model: nn.Module) -> Weights:
+def block_matrices(model: nn.Module) -> Weights:
     """The matrices in the decoder blocks, whatever module they are in, without those of adapters.
 
     A mixture of experts holds nearly all of its weights as stacks of matrices, which are in no linear layer.

@@ -28,7 +28,7 @@ from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
-from fa_lightning.studies.detection.detectors.weight_noise import WeightNoise, _matrices, restored
+from fa_lightning.studies.detection.detectors.weight_noise import WeightNoise, block_matrices, restored
 from fa_lightning.studies.detection.subjects import Examiner
 
 OPTIONS: dict[str, Any] = {"scales": [0.2, 0.8], "draws": 2, "seed": 3}
@@ -185,7 +185,7 @@ def test_experts_that_are_in_no_linear_layer_get_noise_each_at_its_own_scale() -
     with torch.no_grad():
         experts = model.model.layers[0].mlp.experts.down_proj
         experts.mul_(torch.tensor([1.0, 2.0, 4.0, 8.0])[:, None, None])
-    weights = _matrices(model)
+    weights = block_matrices(model)
     blocks = sum(one.numel() for one in model.model.layers.parameters())
     norms = sum(one.numel() for one in model.model.layers.parameters() if one.ndim == 1)
     assert sum(one.numel() for each in weights.values() for one in each) == blocks - norms
@@ -205,10 +205,10 @@ def test_weights_that_are_packed_into_buffers_are_refused_and_masks_are_no_weigh
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes))
     attention = model.model.layers[0].self_attn
-    before = set(_matrices(model))
+    before = set(block_matrices(model))
     attention.register_buffer("bias", torch.ones(1, 1, 4, 4, dtype=torch.bool))
     attention.register_buffer("scales", torch.ones(2, 2))
-    assert set(_matrices(model)) == before
+    assert set(block_matrices(model)) == before
     attention.register_buffer("qweight", torch.zeros(2, 2, dtype=packed))
     with pytest.raises(UserError, match=r"0\.self_attn\.qweight are quantised"):
-        _matrices(model)
+        block_matrices(model)
