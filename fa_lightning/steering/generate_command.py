@@ -218,11 +218,11 @@ def _refuse_output(path: Path) -> None:
 
 
 def read_prompts(options: argparse.Namespace) -> list[str]:
-    """The prompts of `--prompt`, and behind them those of `--file`.
+    """The prompts of `--prompt`, and behind them those of `--file`; without both, three of the embedded scenarios.
 
     Raises:
         MissingFileError: there is no such file.
-        UserError: a prompt is no text in this terminal's encoding, the file holds none, or neither option is given.
+        UserError: a prompt is no text in this terminal's encoding, or the file holds none.
     """
     prompts: list[str] = list(options.prompt)
     for prompt in prompts:
