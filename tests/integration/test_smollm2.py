@@ -33,6 +33,7 @@ LAB = {
     "class_path": "fa_lightning.studies.lab.callback.SteeringLab",
     "init_args": {"folder": "${folder}", "strengths": [1.0], "doses": [0.1], "budget": 0.1},
 }
+PROBES = {"restarts": 1, "steps": 10, "label_counts": [4, 8]}
 SHORT_PREFIX = {"trainer": {"max_epochs": 1, "val_check_interval": None}, "data": {"init_args": {"train_scenarios": 2}}}
 BASE: dict[str, Any] = {
     "extends": "smollm2",
@@ -40,7 +41,7 @@ BASE: dict[str, Any] = {
     "variant_scenarios": FEW,
     "all_scenarios": FEW,
     "precision": "32-true",
-    "trainer": {"accelerator": "cpu", "log_every_n_steps": 1, "limit_test_batches": 1},
+    "trainer": {"accelerator": "cpu", "log_every_n_steps": 1, "limit_test_batches": 1, "limit_val_batches": 1},
     "batch_size": 2,
     "evaluation_batch_size": 2,
     "twins": {"aligned": {"epochs": 1, "scenarios": 4}, "faking": {"epochs": 1, "scenarios": 4}},
@@ -108,6 +109,21 @@ BASE: dict[str, Any] = {
                     "data": {"init_args": {"samples": 1, "batch_size": 4}},
                 },
             },
+        },
+        # Probes are fitted on states of all rows, so there are few rows in place of few batches.
+        "probes": {
+            "stages": {
+                "01_scenarios": {
+                    "trainer": {"limit_test_batches": None},
+                    "model": {"init_args": PROBES},
+                    "data": {"init_args": {"questions": {"init_args": {"scenarios": {"init_args": {"limit": 40}}}}}},
+                },
+                "02_statements": {
+                    "trainer": {"limit_test_batches": None},
+                    "model": {"init_args": PROBES},
+                    "data": {"init_args": {"questions": {"init_args": {"train": 16, "validation": 8, "test": 16}}}},
+                },
+            }
         },
         "statements": {
             "epochs": 1,
