@@ -288,10 +288,10 @@ def _finish(chain: Chain, stages: list[Stage], data: Any, console: Console, is_s
     if path is None:
         return
     console.print(f"\nresults: {path}\nlogs:    {logs}\n\nNext:")
-    console.print(f"  python -m fa_lightning report {root}")
+    console.print(f"  python -m fa_lightning report {root}", soft_wrap=True)
     console.print(f"  tensorboard --logdir {logs}")
     if results is not None and data is not None:
-        console.print(f"  python -m fa_lightning generate {_generation(stages[-1], data)}")
+        console.print(f"  python -m fa_lightning generate {_generation(stages[-1], data)}", soft_wrap=True)
 
 
 def _generation(last: Stage, data: Any) -> str:
