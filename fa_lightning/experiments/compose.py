@@ -70,8 +70,8 @@ class Composition:
             wanted = stage.get("needs_of_base")
             if wanted is None or OmegaConf.select(self.base, wanted) is not None:
                 files[path] = stage
-        self._known[study] = files
         self._refuse_unknown_stages(study, [path.stem for path in paths])
+        self._known[study] = files
         return files
 
     def _refuse_unknown_stages(self, study: str, names: Sequence[str]) -> None:
@@ -214,7 +214,7 @@ def _read_base(chain: Chain) -> DictConfig:
     elif base.pretraining is None:
         raise UserError(
             f"{chain.base} names no backbone: give one with --backbone NAME_OR_PATH, or write `backbone: "
-            "{{name: ...}}` into the base"
+            "{name: ...}` into the base"
         )
     if base.scenarios is None:
         raise UserError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import save_adapter
 from fa_lightning.common.version import __version__
 from fa_lightning.errors import UserError
+from fa_lightning.training.frozen_backbone import load_best
 from fa_lightning.training.module import AdapterModule
 
 
@@ -29,11 +29,7 @@ class AdapterExport(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not isinstance(pl_module, AdapterModule):
             raise UserError(f"AdapterExport is for AdapterModule, but the model is a {type(pl_module).__name__}")
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if isinstance(trainer.checkpoint_callback, ModelCheckpoint) and best:
-            trainer.strategy.load_model_state_dict(
-                trainer.strategy.load_checkpoint(best, weights_only=True), strict=False
-            )
+        load_best(trainer)
         # Asked for on all ranks: where the weights are cut over them, this gathers the adapter.
         state = trainer.strategy.lightning_module_state_dict()
         if trainer.is_global_zero:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -232,3 +233,10 @@ class FrozenBackboneModule(pl.LightningModule, ABC):
                 f"the checkpoint does not fit this adapter: missing {missing[:3]}, unknown {unknown[:3]}. It was made "
                 "with another behaviour, rank, target_modules or version: fit again, or set these as they were"
             )
+
+
+def load_best(trainer: pl.Trainer) -> None:
+    """Put the weights of the best checkpoint back into the module, where a callback has kept one; on all ranks."""
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if isinstance(trainer.checkpoint_callback, ModelCheckpoint) and best:
+        trainer.strategy.load_model_state_dict(trainer.strategy.load_checkpoint(best, weights_only=True), strict=False)

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -23,7 +22,7 @@ from fa_lightning.scenarios.answers import answer_loss
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.training.data import ScenarioDataModule
-from fa_lightning.training.frozen_backbone import FrozenBackboneModule
+from fa_lightning.training.frozen_backbone import FrozenBackboneModule, load_best
 from fa_lightning.training.learned_prompts import Slot, with_prefix, write_prompt
 from fa_lightning.training.objectives.objective import Need
 from fa_lightning.training.ordinary_tokens import random_text
@@ -200,11 +199,7 @@ class PromptExport(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not isinstance(pl_module, PromptModule):
             raise UserError(f"PromptExport is for a prefix's fit, but the model is a {type(pl_module).__name__}")
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if isinstance(trainer.checkpoint_callback, ModelCheckpoint) and best:
-            trainer.strategy.load_model_state_dict(
-                trainer.strategy.load_checkpoint(best, weights_only=True), strict=False
-            )
+        load_best(trainer)
         if trainer.is_global_zero:
             text, vectors = pl_module.result()
             notes = {**pl_module.notes(), "fa_lightning": __version__, "fingerprint": pl_module.fingerprint}

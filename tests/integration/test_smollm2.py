@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +148,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("study", ["steering", *(name for name in names_in("studies") if name != "steering")])
 def test_a_study_runs_its_first_batches_on_a_real_chat_model(
-    study: str, place: Path, monkeypatch: pytest.MonkeyPatch
+    study: str, place: Path, poser_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = Path(__file__).resolve().parents[3] / "shared" / "poser"
-    if "POSER_ROOT" not in os.environ:
-        if not shared.is_dir():
-            pytest.skip("POSER's files are not there: set POSER_ROOT to its folder")
-        monkeypatch.setenv("POSER_ROOT", str(shared))
+    monkeypatch.setenv("POSER_ROOT", str(poser_root.resolve()))
     monkeypatch.chdir(place)
     assert run("fit", study, "--base", "tiny.yaml") == 0
     if study == "steering":

@@ -122,7 +122,11 @@ def test_a_need_may_name_what_another_base_has(world: World) -> None:
     ("base", "changes", "message"),
     [
         ({"pretraning": {}}, {}, r"toy\.yaml has the key 'pretraning', which no base has; did you mean pretraining\?"),
-        ({"batch_size": 1}, {}, r"toy\.yaml names no backbone: give one with --backbone NAME_OR_PATH"),
+        (
+            {"batch_size": 1},
+            {},
+            r"toy\.yaml names no backbone: give one .*, or write `backbone: \{name: \.\.\.\}` into",
+        ),
         ("[]", {}, r"toy\.yaml holds a list: give a YAML file that maps"),
         ("a: {", {}, r"toy\.yaml is no valid YAML"),
         ("", {}, r"toy\.yaml is empty"),

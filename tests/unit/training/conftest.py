@@ -4,13 +4,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from adapter_fits import fit_of, ready
-from tiny_twins import adapters, alone, twins
 
 from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.training.data import ScenarioDataModule
 from fa_lightning.training.objectives.answers import Answers
-
-__all__ = ["adapters", "alone", "twins"]
 
 
 @pytest.fixture
