@@ -39,16 +39,24 @@ def overhead_ratio(
         return relative_times(runs, variants.device, rounds)["with"]
 
 
+LONGEST_SECONDS = 120.0
+"""After so long no further round begins: on a slow machine a ratio is worth few minutes."""
+
+
 def relative_times(runs: Mapping[str, Callable[[], None]], device: torch.device, rounds: int = 7) -> dict[str, float]:
     """Median seconds of each run over those of the first, measured in turns, all warmed up.
 
     Args:
         runs: by name; the first is what the others are compared with.
         device: where they compute.
-        rounds: timed runs of each, after one that is not counted; every second round goes backwards.
+        rounds: timed runs of each, after one that is not counted; every second round goes backwards. Fewer, but at
+            least one, where they take longer than `LONGEST_SECONDS`.
     """
+    begin = time.perf_counter()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
+        if turn > 1 and time.perf_counter() - begin > LONGEST_SECONDS:
+            break
         for name in list(runs) if turn % 2 else reversed(list(runs)):
             _synchronize(device)
             start = time.perf_counter()

@@ -388,3 +388,15 @@ def test_times_are_taken_in_turns_over_the_first(monkeypatch: pytest.MonkeyPatch
     runs = {name: (lambda name=name: run(name)) for name in costs}
     assert relative_times(runs, torch.device("cpu"), rounds=3) == {"plain": 1.0, "dear": 3.0}
     assert order == ["dear", "plain", "plain", "dear", "dear", "plain", "plain", "dear"]
+
+
+def test_slow_runs_are_timed_in_one_round_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"now": 0.0, "runs": 0.0}
+
+    def slow() -> None:
+        clock["now"] += 100.0
+        clock["runs"] += 1
+
+    monkeypatch.setattr("fa_lightning.evaluation.timing.time.perf_counter", lambda: clock["now"])
+    assert relative_times({"slow": slow}, torch.device("cpu"), rounds=5) == {"slow": 1.0}
+    assert clock["runs"] == 2, "one that is not counted and one that is"
