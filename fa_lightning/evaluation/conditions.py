@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,21 +119,21 @@ def everywhere(interventions: Sequence[Intervention]) -> tuple[Intervention, ...
 @contextmanager
 def applied(variants: Variants, condition: Condition, batch: Batch) -> Iterator[Any]:
     """The model in a condition; hooks are gone afterwards."""
-    if condition.oracle is not None:
-        with swapped_states(variants, condition.variant, condition.oracle, batch) as model:
-            yield model
-        return
-    with variants.using(condition.variant) as model, steering(model, condition.interventions):
+    with variants.using(condition.variant) as model, edits_of(variants, condition, batch):
         yield model
+
+
+def edits_of(variants: Variants, condition: Condition, batch: Batch) -> AbstractContextManager[None]:
+    """A condition's edits, to be in place while its variant is used."""
+    if condition.oracle is None:
+        return steering(variants.model, condition.interventions)
+    return swapped_states(variants, condition.variant, condition.oracle, batch)
 
 
 @contextmanager
-def swapped_states(variants: Variants, variant: str, site: Site, batch: Batch) -> Iterator[Any]:
-    """`variant` with the other twin's states of this very batch in place of its own at `site`."""
+def swapped_states(variants: Variants, variant: str, site: Site, batch: Batch) -> Iterator[None]:
+    """The states of the twin of `variant` on this very batch in place of the model's own at `site`."""
     with variants.using("aligned" if variant == "faking" else "faking") as other:
         theirs = truncated_forward(other, [site], **model_inputs(batch))[site.name]
-    with (
-        variants.using(variant) as model,
-        edited(model, site, swap_in(theirs, site, batch), (theirs.shape[0], theirs.shape[1])),
-    ):
-        yield model
+    with edited(variants.model, site, swap_in(theirs, site, batch), (theirs.shape[0], theirs.shape[1])):
+        yield

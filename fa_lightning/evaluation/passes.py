@@ -1,18 +1,17 @@
-"""One variant's pass over a batch, shared by all edits of it: each runs only the layers from its first edit on."""
+"""One variant's pass over a batch, shared by all conditions of it: each runs only the layers from its first edit on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fa_lightning.activations.edit import block_outputs, resumed
+from fa_lightning.activations.kept_pass import KeptPass
 from fa_lightning.backbones.variants import Variants
-from fa_lightning.evaluation.conditions import Condition, applied
-from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.evaluation.conditions import Condition, edits_of
+from fa_lightning.scenarios.batches import Batch
 
 
 class SharedPass:
@@ -31,20 +30,13 @@ class SharedPass:
         unsteered: logits (batch, tokens kept, vocabulary).
     """
 
+    @torch.inference_mode()
     def __init__(
         self, variants: Variants, variant: str, conditions: Iterable[Condition], batch: Batch, **options: Any
     ) -> None:
-        self.variants = variants
-        self.variant = variant
-        self.batch = batch
-        self.options = {"use_cache": False, **options}
-        layers = {layer for condition in conditions if (layer := condition.layer_below) is not None and layer >= 0}
-        with (
-            torch.inference_mode(),
-            variants.using(variant) as model,
-            block_outputs(model, sorted(layers)) as self._outputs,
-        ):
-            self.unsteered: Tensor = model(**model_inputs(batch), **self.options).logits
+        self._pass = KeptPass(variants, variant, batch, **options)
+        layers = (condition.layer_below for condition in conditions)
+        self.unsteered = self._pass.keep(layer for layer in layers if layer is not None)
 
     @torch.inference_mode()
     def logits(self, condition: Condition) -> Tensor:
@@ -52,10 +44,4 @@ class SharedPass:
         layer = condition.layer_below
         if layer is None:
             return self.unsteered
-        with ExitStack() as stack:
-            # An oracle runs the other twin when it is entered, from the first layer on: only then are layers skipped.
-            model = stack.enter_context(applied(self.variants, condition, self.batch))
-            if layer >= 0:
-                stack.enter_context(resumed(model, layer, self._outputs[layer]))
-            logits: Tensor = model(**model_inputs(self.batch), **self.options).logits
-        return logits
+        return self._pass.logits(layer, edits_of(self._pass.variants, condition, self._pass.batch))

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
 from fa_lightning.activations.capture import capture
-from fa_lightning.activations.edit import block_outputs, edited, layer_below, resumed
+from fa_lightning.activations.edit import Edit, edited, layer_below
+from fa_lightning.activations.kept_pass import KeptPass
 from fa_lightning.activations.positions import covered_tokens
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.metrics.divergences import kl_divergence_tokens, predicting_positions
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.pairs import Block
-from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.cells import CELLS
 
 _ROW_SOURCES = {"cell": "cell", "example": "index"}
@@ -26,66 +25,50 @@ _ROW_SOURCES = {"cell": "cell", "example": "index"}
 Edits = Sequence[tuple[Site, Regressor]]
 
 
-@dataclass
-class FakerPass:
+class FakerPass(KeptPass):
     """The faker's unsteered pass over one batch, kept so that every edit starts from its own layer.
 
-    Attributes:
+    Args:
         variants: the frozen pair.
         batch: left-padded prompts or texts.
-        outputs: what the blocks below the edits returned, by layer.
-        states: (batch, tokens, hidden) by site name.
-        logits: unsteered, (batch, tokens or 1, vocabulary).
+        sites: where states are read, and above which edits start.
         last_only: keep the logits of the last token alone.
+
+    Attributes:
+        states: (batch, tokens, hidden) by site name.
+        unsteered: logits (batch, tokens or 1, vocabulary).
     """
 
-    variants: Variants
-    batch: Batch
-    outputs: dict[int, Any]
-    states: dict[str, Tensor]
-    logits: Tensor
-    last_only: bool
-
-    @classmethod
     @torch.no_grad()
-    def of(cls, variants: Variants, batch: Batch, sites: Sequence[Site], last_only: bool) -> FakerPass:
-        """Run the faker once, unsteered."""
-        below = sorted({layer_below(site) for site in sites} - {-1})
-        with (
-            variants.using("faking") as model,
-            block_outputs(model, below) as outputs,
-            capture(model, sites, stop=False) as states,
-        ):
-            logits = _logits(model, batch, last_only)
-        return cls(variants, batch, dict(outputs), dict(states), logits, last_only)
+    def __init__(self, variants: Variants, batch: Batch, sites: Sequence[Site], last_only: bool) -> None:
+        super().__init__(variants, "faking", batch, **({"logits_to_keep": 1} if last_only else {}))
+        with capture(variants.model, sites, stop=False) as self.states:
+            self.unsteered = self.keep(map(layer_below, sites))
 
     def steered_logits(self, edits: Edits) -> Tensor:
         """Logits with maps in place, differentiable in the maps; each edits the tokens that its site names.
 
         The tokens are `all` real ones or the `last`, which is what a prompt has.
         """
-        with self.variants.using("faking") as model, self.steered(model, edits):
-            return _logits(model, self.batch, self.last_only)
+        return self.logits(_lowest(edits), *self._in_place(edits))
 
     @torch.no_grad()
     def steered_states(self, edits: Edits, site: Site) -> Tensor:
         """States at a site above the edits, (batch, tokens, hidden)."""
-        with self.variants.using("faking") as model, self.steered(model, edits), capture(model, [site]) as found:
-            _logits(model, self.batch, last_only=True)
-        return found[site.name]
+        return self.states_at(_lowest(edits), site, *self._in_place(edits))
 
-    @contextmanager
-    def steered(self, model: Any, edits: Edits) -> Iterator[None]:
-        """The model with maps in place, run from the lowest of them on."""
-        lowest = min((layer_below(site) for site, _ in edits), default=-1)
+    def edited(self, site: Site, edit: Edit) -> AbstractContextManager[None]:
+        """The block in which `edit` is in place at a site."""
         rows, tokens = self.batch["input_ids"].shape
-        with ExitStack() as stack:
-            if lowest >= 0:
-                stack.enter_context(resumed(model, lowest, self.outputs[lowest]))
-            for site, regressor in edits:
-                edit = edit_of(regressor, covered_in(self.batch, site.positions))
-                stack.enter_context(edited(model, site, edit, (rows, tokens)))
-            yield
+        return edited(self.variants.model, site, edit, (rows, tokens))
+
+    def _in_place(self, edits: Edits) -> list[AbstractContextManager[None]]:
+        return [self.edited(site, edit_of(map_, covered_in(self.batch, site.positions))) for site, map_ in edits]
+
+
+def _lowest(edits: Edits) -> int:
+    """The last block below all edits."""
+    return min((layer_below(site) for site, _ in edits), default=-1)
 
 
 def covered_in(batch: Batch, positions: str) -> Tensor:
@@ -93,7 +76,7 @@ def covered_in(batch: Batch, positions: str) -> Tensor:
     return covered_tokens(positions, batch["attention_mask"].bool(), batch["position_ids"], past=0)
 
 
-def edit_of(regressor: Regressor, tokens: Tensor) -> Callable[[Tensor], Tensor]:
+def edit_of(regressor: Regressor, tokens: Tensor) -> Edit:
     """An edit of some tokens (batch, tokens) of the states, differentiable in the map."""
 
     def edit(states: Tensor) -> Tensor:
@@ -109,9 +92,9 @@ def edit_of(regressor: Regressor, tokens: Tensor) -> Callable[[Tensor], Tensor]:
 @torch.no_grad()
 def aligned_pass(variants: Variants, batch: Batch, sites: Sequence[Site]) -> tuple[Tensor, dict[str, Tensor]]:
     """The aligned twin's answer logits (batch, vocabulary) and its states by site."""
-    with variants.using("aligned") as model, capture(model, sites, stop=False) as states:
-        logits = _logits(model, batch, last_only=True)
-    return logits[:, -1], dict(states)
+    with capture(variants.model, sites, stop=False) as states:
+        logits = KeptPass(variants, "aligned", batch, logits_to_keep=1).keep(())
+    return logits[:, -1], states
 
 
 def neutral_divergence(live: FakerPass, site: Site, regressor: Regressor) -> Tensor:
@@ -119,7 +102,7 @@ def neutral_divergence(live: FakerPass, site: Site, regressor: Regressor) -> Ten
     everywhere = Site(site.layer, site.component)
     steered = live.steered_logits([(everywhere, regressor)])
     predicting = predicting_positions(live.batch["attention_mask"])
-    return kl_divergence_tokens(live.logits[:, :-1], steered[:, :-1], predicting)
+    return kl_divergence_tokens(live.unsteered[:, :-1], steered[:, :-1], predicting)
 
 
 def block_of(batch: Batch, site: Site, faking: Tensor, aligned: Tensor) -> Block:
@@ -148,24 +131,14 @@ def unit_effects(live: FakerPass, sites: Sequence[Site], aligned: dict[str, Tens
     unwatched = live.batch["cell"] == CELLS.index("no_oversight")
     offsets = {site.name: torch.zeros_like(live.states[site.name][:, -1], requires_grad=True) for site in sites}
 
-    def added(offset: Tensor) -> Callable[[Tensor], Tensor]:
+    def added(offset: Tensor) -> Edit:
         return lambda states: torch.cat([states[:, :-1], states[:, -1:] + offset[:, None]], dim=1)
 
-    shape = tuple(live.batch["input_ids"].shape)
-    with live.variants.using("faking") as model, ExitStack() as stack:
-        for site in sites:
-            stack.enter_context(edited(model, site, added(offsets[site.name]), (shape[0], shape[1])))
-        logits = _logits(model, live.batch, last_only=True)[:, -1].float()
+    edits = [live.edited(site, added(offsets[site.name])) for site in sites]
+    logits = live.logits(min(map(layer_below, sites)), *edits)[:, -1].float()
     picked = [logits.gather(1, live.batch[name][:, None]) for name in ("aligned", "other")]
     gradients = torch.autograd.grad((picked[0] - picked[1]).sum(), list(offsets.values()))
     return {
         site.name: (gradient * (aligned[site.name] - live.states[site.name])[:, -1])[unwatched].sum(0)
         for site, gradient in zip(sites, gradients, strict=True)
     }
-
-
-def _logits(model: Any, batch: Batch, last_only: bool) -> Tensor:
-    """Logits of all tokens, or of the last alone."""
-    options: dict[str, Any] = {"logits_to_keep": 1} if last_only else {}
-    logits: Tensor = model(**model_inputs(batch), use_cache=False, **options).logits
-    return logits

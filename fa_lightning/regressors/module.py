@@ -277,7 +277,7 @@ class RegressorModule(pl.LightningModule):
         if not (fits or ranks or stacks):
             return []
         variants = self._data.variants
-        live = FakerPass.of(variants, prompts, self._plan.sites, last_only=True)
+        live = FakerPass(variants, prompts, self._plan.sites, last_only=True)
         answers, aligned = aligned_pass(variants, prompts, self._plan.sites)
         if ranks:
             for name, effect in unit_effects(live, self._plan.sites, aligned).items():
@@ -286,7 +286,7 @@ class RegressorModule(pl.LightningModule):
             self._direct.add_to_stacks(self.current_epoch, live, aligned, batch["neutral"])
         if not fits:
             return []
-        texts = FakerPass.of(variants, batch["neutral"], [site for _, site in fits], last_only=False)
+        texts = FakerPass(variants, batch["neutral"], [site for _, site in fits], last_only=False)
         losses = []
         for number, site in fits:
             regressor = self._map(number, site)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fa_lightning.activations.capture import capture, truncated_forward
-from fa_lightning.activations.edit import block_outputs, edited, resumed, swap_in
+from fa_lightning.activations.capture import truncated_forward
+from fa_lightning.activations.edit import edited, swap_in
+from fa_lightning.activations.kept_pass import KeptPass
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.activity import doing
@@ -33,8 +34,8 @@ PREVIEW_RESAMPLES = 1
 KEPT_BYTES = 2**28
 """Unsteered logits are kept up to this size: the whole of a small model's texts, the first batches of a large one's."""
 
-Attach = Callable[[Any, int], AbstractContextManager[Any]]
-"""Given the model and the number of the batch, puts an edit in place for as long as the block lasts."""
+EditOf = Callable[[int], AbstractContextManager[None]]
+"""Given the number of a batch, the block in which an edit is in place."""
 
 
 @dataclass
@@ -76,12 +77,12 @@ class Bench:
         resamples: int = 1000,
     ) -> None:
         self.variants = variants
-        self.scenarios = list(scenarios)
-        self.neutral = list(neutral)
-        self.variant = variant
         self.resamples = resamples
         self.layer = -1
-        self._outputs: dict[tuple[str, int], Any] = {}
+        self._passes = {
+            "scenarios": [KeptPass(variants, variant, batch, logits_to_keep=1) for batch in scenarios],
+            "neutral": [KeptPass(variants, variant, batch) for batch in neutral],
+        }
         self._theirs: dict[str, list[Tensor]] = {}
         self._kept: dict[int, Tensor] = {}
 
@@ -93,20 +94,14 @@ class Bench:
         """
         if layer == self.layer:
             return
-        self._outputs, self._theirs, self.layer = {}, {}, layer
-        if layer < 0:
-            return
-        for kind, batches in (("scenarios", self.scenarios), ("neutral", self.neutral)):
-            for place, batch in enumerate(batches):
-                with (
-                    doing("steering", batch),
-                    self.variants.using(self.variant) as model,
-                    block_outputs(model, [layer]) as outputs,
-                    # The blocks above would run for nothing: capture's early stop ends the pass at this one.
-                    capture(model, [Site(layer)]),
-                ):
-                    model(**model_inputs(batch), use_cache=False)
-                self._outputs[kind, place] = outputs[layer]
+        self._theirs, self.layer = {}, layer
+        passes = [one for kind in self._passes.values() for one in kind]
+        # All before the first: one layer's states must not lie beside another's.
+        for one in passes:
+            one.release()
+        for one in passes if layer >= 0 else ():
+            with doing("steering", one.batch):
+                one.keep_at(layer)
 
     def judge(self, edits: Mapping[Any, Interventions], cells: bool = True, damage: bool = True) -> dict[Any, Judged]:
         """Try interventions, by name; their strength is their own.
@@ -116,8 +111,8 @@ class Bench:
             cells: ask the scenarios.
             damage: read the neutral texts, with the edits on every token.
         """
-        asked = {name: _attached(interventions) for name, interventions in edits.items()}
-        read = {name: _attached(everywhere(interventions)) for name, interventions in edits.items()}
+        asked = {name: self._steered(interventions) for name, interventions in edits.items()}
+        read = {name: self._steered(everywhere(interventions)) for name, interventions in edits.items()}
         return self._judge(asked if cells else {}, read if damage else {}, list(edits))
 
     def judge_swaps(self, site: Site, units: Mapping[Any, Tensor]) -> dict[Any, Judged]:
@@ -127,29 +122,30 @@ class Bench:
             site: where; its position rule says which tokens.
             units: by any name, which units to swap, (hidden,) booleans.
         """
-        for kind, batches in (("scenarios", self.scenarios), ("neutral", self.neutral)):
+        for kind, passes in self._passes.items():
             if kind + site.name not in self._theirs:
-                self._theirs[kind + site.name] = [self._their_states(site, batch) for batch in batches]
+                self._theirs[kind + site.name] = [self._their_states(site, one.batch) for one in passes]
         everywhere = dataclasses.replace(site, positions="all")
         asked = {name: self._swap("scenarios", site, swapped) for name, swapped in units.items()}
         read = {name: self._swap("neutral", everywhere, swapped) for name, swapped in units.items()}
         return self._judge(asked, read, list(units))
 
     @torch.no_grad()
-    def _judge(self, asked: Mapping[Any, Attach], read: Mapping[Any, Attach], names: list[Any]) -> dict[Any, Judged]:
+    def _judge(self, asked: Mapping[Any, EditOf], read: Mapping[Any, EditOf], names: list[Any]) -> dict[Any, Judged]:
         device = self.variants.device
         accuracy = {name: CellAccuracy(self.resamples).to(device) for name in names}
         harm = {name: NeutralTextDamage().to(device) for name in names}
-        for place, batch in enumerate(self.scenarios if asked else ()):
+        for place, one in enumerate(self._passes["scenarios"] if asked else ()):
+            with doing("steering", one.batch):
+                for name, edit in asked.items():
+                    logits = one.logits(self.layer, edit(place))[:, -1]
+                    accuracy[name].judge(_finite(logits, name).argmax(-1), one.batch)
+        for place, one in enumerate(self._passes["neutral"] if read else ()):
+            batch = one.batch
             with doing("steering", batch):
-                for name, attach in asked.items():
-                    logits = self._logits("scenarios", place, batch, attach, logits_to_keep=1)[:, -1]
-                    accuracy[name].judge(_finite(logits, name).argmax(-1), batch)
-        for place, batch in enumerate(self.neutral if read else ()):
-            with doing("steering", batch):
-                unsteered = self._unsteered(place, batch)
-                for name, attach in read.items():
-                    steered = self._logits("neutral", place, batch, attach)
+                unsteered = self._unsteered(place)
+                for name, edit in read.items():
+                    steered = one.logits(self.layer, edit(place))
                     sums: Any = neutral_text_damage(unsteered, steered, batch["input_ids"], batch["attention_mask"])
                     _finite(sums["kl"], name)
                     harm[name].update(batch["index"], **sums)
@@ -162,19 +158,11 @@ class Bench:
             for name in names
         }
 
-    def _logits(self, kind: str, place: int, batch: Batch, attach: Attach, **options: Any) -> Tensor:
-        with self.variants.using(self.variant) as model, ExitStack() as stack:
-            if self.layer >= 0:
-                stack.enter_context(resumed(model, self.layer, self._outputs[kind, place]))
-            stack.enter_context(attach(model, place))
-            logits: Tensor = model(**model_inputs(batch), use_cache=False, **options).logits
-        return logits
-
-    def _unsteered(self, place: int, batch: Batch) -> Tensor:
+    def _unsteered(self, place: int) -> Tensor:
         """Logits of neutral texts without an edit; kept where they are small."""
         if place in self._kept:
             return self._kept[place]
-        logits = self._logits("neutral", place, batch, lambda _, __: nullcontext())
+        logits = self._passes["neutral"][place].logits(self.layer)
         if sum(kept.nbytes for kept in self._kept.values()) + logits.nbytes <= KEPT_BYTES:
             self._kept[place] = logits
         return logits
@@ -183,19 +171,16 @@ class Bench:
         with doing("steering", batch), torch.no_grad(), self.variants.using("aligned") as model:
             return truncated_forward(model, [site], **model_inputs(batch))[site.name]
 
-    def _swap(self, kind: str, site: Site, units: Tensor) -> Attach:
-        batches = self.scenarios if kind == "scenarios" else self.neutral
-
-        def attach(model: Any, place: int) -> AbstractContextManager[None]:
+    def _swap(self, kind: str, site: Site, units: Tensor) -> EditOf:
+        def edit(place: int) -> AbstractContextManager[None]:
             theirs = self._theirs[kind + site.name][place]
-            swap = swap_in(theirs, site, batches[place], units)
-            return edited(model, site, swap, (theirs.shape[0], theirs.shape[1]))
+            swap = swap_in(theirs, site, self._passes[kind][place].batch, units)
+            return edited(self.variants.model, site, swap, (theirs.shape[0], theirs.shape[1]))
 
-        return attach
+        return edit
 
-
-def _attached(interventions: Interventions) -> Attach:
-    return lambda model, _: steering(model, interventions)
+    def _steered(self, interventions: Interventions) -> EditOf:
+        return lambda _: steering(self.variants.model, interventions)
 
 
 def _finite(values: Tensor, name: Any) -> Tensor:

@@ -70,14 +70,14 @@ def by_hand(alone: Make, batch: Batch, site: Site, regressor: Regressor, columns
 
 @pytest.mark.parametrize("site", [Site(0), Site(1), Site(1, "mlp"), Site(1, positions="last")])
 def test_a_pass_that_starts_at_the_edit_equals_a_whole_one(twins: Any, alone: Make, prompts: Batch, site: Site) -> None:
-    live = FakerPass.of(twins, prompts, [site], last_only=False)
+    live = FakerPass(twins, prompts, [site], last_only=False)
     regressor = mlp()
     columns = covered_in(prompts, site.positions)
     real = prompts["attention_mask"].bool()
     expected = by_hand(alone, prompts, site, regressor, columns)
     found = live.steered_logits([(site, regressor)])
     torch.testing.assert_close(found[real], expected[real], rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(found[real], live.logits[real], atol=1e-2)
+    assert not torch.allclose(found[real], live.unsteered[real], atol=1e-2)
     assert hooks_on(twins.model) == 0
 
 
@@ -86,8 +86,8 @@ def test_the_loss_is_the_divergence_of_answers_plus_that_on_texts(
 ) -> None:
     site, regressor = Site(0, positions="last"), mlp()
     fit = Fit(ResidualMLP, objective="behaviour", neutral_weight=0.5, positions="last")
-    live = FakerPass.of(twins, prompts, [site], last_only=True)
-    other = FakerPass.of(twins, texts, [site], last_only=False)
+    live = FakerPass(twins, prompts, [site], last_only=True)
+    other = FakerPass(twins, texts, [site], last_only=False)
     answers, states = aligned_pass(twins, prompts, [site])
     loss = behaviour_loss(fit, site, regressor, live, other, answers, states)
     last = torch.zeros_like(prompts["attention_mask"], dtype=torch.bool)
@@ -115,7 +115,7 @@ def test_the_loss_is_the_divergence_of_answers_plus_that_on_texts(
 
 def test_unit_effects_are_the_slopes_of_the_logit_difference(twins: Any, prompts: Batch) -> None:
     site = Site(0)
-    live = FakerPass.of(twins, prompts, [site], last_only=True)
+    live = FakerPass(twins, prompts, [site], last_only=True)
     _, aligned = aligned_pass(twins, prompts, [site])
     found = unit_effects(live, [site], aligned)[site.name]
     gap = aligned[site.name][:, -1] - live.states[site.name][:, -1]
@@ -159,10 +159,10 @@ def test_a_fit_through_the_model_brings_the_answers_together(make_data: Make, ma
     batch = batch_of(data.variants, items)
     answers, _ = aligned_pass(data.variants, batch, [Site(0)])
     for candidate in module.candidates():
-        live = FakerPass.of(data.variants, batch, [candidate.site], last_only=True)
+        live = FakerPass(data.variants, batch, [candidate.site], last_only=True)
         with torch.no_grad():
             after = kl_divergence(answers, live.steered_logits([(candidate.site, candidate.regressor)])[:, -1]).mean()
-        before = kl_divergence(answers, live.logits[:, -1]).mean()
+        before = kl_divergence(answers, live.unsteered[:, -1]).mean()
         assert after < 0.5 * before, (candidate.fit.objective, candidate.site)
         assert not any(parameter.requires_grad for parameter in data.variants.model.parameters())
 

@@ -1,0 +1,97 @@
+"""A kept pass goes on from a layer as a whole pass would, and runs, holds and leaves behind no more than it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_twins import hooks_on, layers_of
+from torch import Tensor
+
+from fa_lightning.activations.capture import capture
+from fa_lightning.activations.edit import edited
+from fa_lightning.activations.kept_pass import KeptPass
+from fa_lightning.activations.sites import Site
+from fa_lightning.scenarios.answers import letter_tokens
+from fa_lightning.scenarios.batches import Batch, collate, make_examples, model_inputs
+
+
+@pytest.fixture
+def batch(twins: Any, splits: Any) -> Batch:
+    examples = make_examples(splits.test[:5], twins.tokenizer, letter_tokens(twins.tokenizer))
+    return collate(examples, twins.tokenizer.pad_token_id)
+
+
+def blocks_run(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the blocks that run from now on, in order."""
+    run: list[int] = []
+    for number, block in enumerate(layers_of(model)):
+
+        def noted(*arguments: Any, number: int = number, forward: Any = block.forward, **named: Any) -> Any:
+            run.append(number)
+            return forward(*arguments, **named)
+
+        monkeypatch.setattr(block, "forward", noted)
+    return run
+
+
+@pytest.mark.parametrize("variant", ["faking", "aligned"])
+@pytest.mark.parametrize(("layer", "site"), [(-1, Site(0)), (0, Site(0)), (0, Site(1, "mlp")), (1, Site(1))])
+@pytest.mark.parametrize("whole", [True, False])
+@torch.no_grad()
+def test_it_goes_on_bitwise_as_a_whole_pass(
+    twins: Any, batch: Batch, variant: str, layer: int, site: Site, whole: bool
+) -> None:
+    def edit() -> Any:
+        return edited(twins.model, site, torch.neg)
+
+    with twins.using(variant) as model, edit(), capture(model, [Site(1)], stop=False) as states:
+        logits = model(**model_inputs(batch), use_cache=False).logits
+    kept = KeptPass(twins, variant, batch)
+    if whole:
+        with twins.using(variant) as model:
+            assert torch.equal(kept.keep([-1, 0, 1]), model(**model_inputs(batch), use_cache=False).logits)
+    elif layer >= 0:
+        kept.keep_at(layer)
+    assert torch.equal(kept.logits(layer, edit()), logits)
+    assert torch.equal(kept.states_at(layer, Site(1), edit()), states["layers.1.residual"])
+    assert hooks_on(twins.model) == 0
+
+
+@torch.no_grad()
+def test_only_the_blocks_that_are_needed_run(twins: Any, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = blocks_run(twins.model, monkeypatch)
+    kept = KeptPass(twins, "faking", batch)
+    kept.keep_at(0)
+    assert run == [0]
+    kept.logits(0)
+    assert run == [0, 1]
+    kept.states_at(-1, Site(0))
+    assert run == [0, 1, 0]
+
+
+@torch.no_grad()
+def test_what_is_let_go_cannot_be_gone_on_from(twins: Any, batch: Batch) -> None:
+    kept = KeptPass(twins, "faking", batch, logits_to_keep=1)
+    assert kept.keep([0, 1]).shape[1] == 1
+    kept.keep_at(1)
+    with pytest.raises(KeyError):
+        kept.logits(0)
+    kept.release()
+    with pytest.raises(KeyError):
+        kept.logits(1)
+    assert hooks_on(twins.model) == 0
+
+
+def test_gradients_reach_the_edit_and_nothing_below(twins: Any, batch: Batch) -> None:
+    kept = KeptPass(twins, "faking", batch, logits_to_keep=1)
+    with torch.no_grad():
+        kept.keep([0])
+    slopes: list[Tensor] = []
+    for layer in (0, -1):
+        shift = torch.zeros(32, requires_grad=True)
+        logits = kept.logits(layer, edited(twins.model, Site(0), lambda states, shift=shift: states + shift))
+        slopes += torch.autograd.grad(logits.square().sum(), [shift])
+    assert torch.equal(slopes[0], slopes[1])
+    assert slopes[0].abs().max() > 0
