@@ -16,7 +16,7 @@ from benchmarks.timing import Size, Spread, in_child, missing, peak_gib, ratio
 SITE = "layers.0.residual"
 BLOCK = 4096
 PENALTY = 1e-3
-"""Relative to the mean variance of a unit."""
+"""On standardised units, per pair."""
 
 
 def synthetic_pairs(rows: int, units: int, part: int) -> tuple[Tensor, Tensor]:
@@ -40,8 +40,8 @@ def synthetic_pairs(rows: int, units: int, part: int) -> tuple[Tensor, Tensor]:
     return x + mean, y + mean
 
 
-def write_store(folder: Path, rows: int, units: int) -> float:
-    """A store of `rows` training pairs and one block of validation pairs; the mean variance of a unit of x."""
+def write_store(folder: Path, rows: int, units: int) -> None:
+    """A store of `rows` training pairs and one block of validation pairs."""
     from fa_lightning.activations.store_writer import StoreWriter
 
     writer = StoreWriter(folder, {}, [SITE])
@@ -49,20 +49,16 @@ def write_store(folder: Path, rows: int, units: int) -> float:
     for number, start in enumerate(range(0, rows, BLOCK)):
         shards[f"train-{number}"] = ("train", min(BLOCK, rows - start))
     shards["validation-0"] = ("validation", min(BLOCK, rows) // 2)
-    total, squares, count = torch.zeros(units).double(), torch.zeros(units).double(), 0
     for number, (name, (split, size)) in enumerate(shards.items()):
         x, y = synthetic_pairs(size, units, number)
-        if split == "train":
-            total, squares, count = total + x.double().sum(0), squares + x.double().square().sum(0), count + size
         vectors = {key: torch.zeros(size) for key in ("example", "position", "group", "cell")}
         # As if each prompt had 100 tokens; a few of RegressorModule's baselines are fitted on decision tokens.
         vectors["decision"] = torch.arange(size) % 100 == 99
         writer.write(name, split, {SITE: {"faking": x, "aligned": y}}, vectors)
     writer.finish(list(shards))
-    return float((squares / count - (total / count).square()).mean())
 
 
-def ridge_ours(folder: str, variance: float, threads: int) -> dict[str, float]:
+def ridge_ours(folder: str, threads: int) -> dict[str, float]:
     """`PairMoments` fed the store's blocks (reading them is timed too), and `ridge`."""
     torch.set_num_threads(threads)
     from fa_lightning.activations.store import ActivationStore
@@ -89,8 +85,8 @@ def fit_moments(store: Any, rows: int | None = None) -> Any:
     return moments
 
 
-def ridge_peer(folder: str, variance: float, threads: int) -> dict[str, float]:
-    """`sklearn.linear_model.Ridge().fit(x, y)` in float64, as it comes; its data is read before the clock starts."""
+def ridge_peer(folder: str, threads: int) -> dict[str, float]:
+    """`sklearn.linear_model.Ridge().fit(x, y)` in float64; its data is read and scaled before the clock starts."""
     torch.set_num_threads(threads)
     import numpy
     from sklearn.linear_model import Ridge
@@ -102,13 +98,16 @@ def ridge_peer(folder: str, variance: float, threads: int) -> dict[str, float]:
     x, y = numpy.empty((rows, store.hidden_size)), numpy.empty((rows, store.hidden_size))
     for start, stop in store.block_ranges("train", BLOCK):
         x[start:stop], y[start:stop] = (states.numpy() for states in store.block("train", start, stop)[SITE])
+    std = x.std(0)
+    x /= std
     few = min(rows, BLOCK // 8)
     Ridge().fit(x[:few], y[:few])
     start_time = time.perf_counter()
-    fitted = Ridge(alpha=PENALTY * variance * rows).fit(x, y)
+    fitted = Ridge(alpha=PENALTY * rows).fit(x, y)
     seconds, peak = time.perf_counter() - start_time, peak_gib()
     asked, wanted = (states.double() for states in store.block("validation", 0, store.rows("validation"))[SITE])
-    return {"seconds": seconds, "peak_gib": peak, "r2": r2(torch.from_numpy(fitted.predict(asked.numpy())), wanted)}
+    predicted = torch.from_numpy(fitted.predict(asked.numpy() / std))
+    return {"seconds": seconds, "peak_gib": peak, "r2": r2(predicted, wanted)}
 
 
 def r2(predicted: Tensor, y: Tensor) -> float:
@@ -126,10 +125,10 @@ def run(size: Size) -> Table:
         del tasks["peer"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "store"
-        options = {"folder": str(folder), "variance": write_store(folder, rows, units)}
+        write_store(folder, rows, units)
         for turn in range(rounds):
             for name in list(tasks) if turn % 2 == 0 else reversed(list(tasks)):
-                found[name].append(in_child(tasks[name], threads=torch.get_num_threads(), **options))
+                found[name].append(in_child(tasks[name], folder=str(folder), threads=torch.get_num_threads()))
     return Table("ridge", "4. Ridge regression", setting(rows, units), lines(found))
 
 
@@ -137,9 +136,9 @@ def setting(rows: int, units: int) -> str:
     """What both sides do."""
     return (
         f"{rows} x {units} pairs, drawn with a decaying spectrum, the target an affine map plus noise; penalty "
-        f"{PENALTY:g} of the mean variance. fa_lightning: PairMoments over blocks of {BLOCK} float32 rows of a store, "
-        "then ridge; reading is timed. scikit-learn: Ridge().fit in float64; reading is not timed. Each fit in a "
-        "process of its own, in turns, after a small fit; peak is the process's resident memory, libraries and all."
+        f"{PENALTY:g} on standardised units. fa_lightning: PairMoments over blocks of {BLOCK} float32 rows of a store, "
+        "then ridge; reading is timed. scikit-learn: Ridge().fit in float64; reading and scaling are not. Each fit in "
+        "a process of its own, in turns, after a small fit; peak is the process's resident memory, libraries and all."
     )
 
 

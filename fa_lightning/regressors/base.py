@@ -204,9 +204,3 @@ def check_ridge(ridge: float) -> float:
     if not ridge >= 0:
         raise UserError(f"ridge is {ridge}, but must be 0 or more")
     return ridge
-
-
-def usable_std(std: Tensor) -> Tensor:
-    """Standard deviations (hidden,) with a floor, so that a unit that never varied is not blown up when it does."""
-    floor = 1e-3 * std.square().mean().sqrt()
-    return std.clamp_min(torch.finfo(torch.float32).eps).maximum(floor)

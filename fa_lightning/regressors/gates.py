@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.errors import UserError
-from fa_lightning.regressors.base import check_finite_states, usable_std
+from fa_lightning.regressors.base import check_finite_states
+from fa_lightning.regressors.scales import usable_std
 
 
 class OversightProbe(nn.Module):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fa_lightning.regressors.base import Regressor, check_rank, check_ridge, checked_pairs, usable_std
+from fa_lightning.regressors.base import Regressor, check_rank, check_ridge, checked_pairs
 from fa_lightning.regressors.moments import PairMoments
+from fa_lightning.regressors.scales import usable_std
 
 RIDGE = 1e-2
 """The usual penalty of ridge regression, see `Affine`."""
@@ -147,7 +148,7 @@ class Affine(Regressor):
 
     Args:
         hidden_size: units per state.
-        ridge: penalty on W - I, relative to the mean variance of a unit of the faking states.
+        ridge: penalty on W - I with each unit of the faking states standardised, see `PairMoments.ridge`.
     """
 
     name = "affine"

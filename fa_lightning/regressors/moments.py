@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fa_lightning.common.float64 import float64_device, in_float64
 from fa_lightning.errors import NotFiniteError, UserError
+from fa_lightning.regressors.scales import usable_std
 
 _SUMS = ("count", "sum_x", "sum_d", "sum_xx", "sum_xd", "sum_dd", "sum_yy")
 _REFERENCES = ("reference_x", "reference_d")
@@ -203,11 +204,12 @@ class PairMoments:
     def ridge(self, penalty: float) -> tuple[Tensor, Tensor]:
         """Affine map from x to y, shrunk towards the identity.
 
-        The penalty falls on the map from x to y - x, so an infinite one leaves the mean shift, not a zero map. It is
-        relative to the mean variance of a unit (the mean eigenvalue of the covariance), so one value suits any layer.
+        The penalty falls on the map from x to y - x, so an infinite one leaves the mean shift, not a zero map. Units
+        are standardised before it, so one value suits any layer, and units of massive size (arXiv 2402.17762), which a
+        penalty relative to the mean unit would be relative to, shrink the edits of no others.
 
         Args:
-            penalty: ridge penalty over the mean eigenvalue of the covariance of x; not negative.
+            penalty: ridge penalty on the map from standardised units of x, per pair; not negative.
 
         Returns:
             weight (hidden, hidden) and bias (hidden,), float64, with y predicted as x @ weight.T + bias.
@@ -220,16 +222,16 @@ class PairMoments:
             raise ValueError(f"penalty is {penalty}, but must be 0 or more")
         covariance = self.covariance
         identity = torch.eye(self.hidden, dtype=torch.float64, device=covariance.device)
-        scale = covariance.diagonal().mean()
         # States that never vary leave nothing to regress on: any penalty then gives the mean shift.
-        scaled = covariance + (scale if scale > 0 else 1.0) * penalty * identity
-        factor, failed = torch.linalg.cholesky_ex(scaled)
+        std = usable_std(self.var_x.sqrt())
+        correlation = covariance / std[:, None] / std
+        factor, failed = torch.linalg.cholesky_ex(correlation + penalty * identity)
         if failed:
             raise UserError(
                 f"penalty is {penalty}, but the covariance of {self._total().item():g} pairs of {self.hidden} units is "
                 "singular without a larger one: try 0.01, or fit on more pairs"
             )
-        residual = torch.cholesky_solve(self.covariance_difference, factor).T
+        residual = torch.cholesky_solve(self.covariance_difference / std[:, None], factor).T / std
         return identity + residual, self.mean_difference - residual @ self.mean_x
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fa_lightning.errors import UserError
-from fa_lightning.regressors.base import Regressor, checked_pairs, usable_std
+from fa_lightning.regressors.base import Regressor, checked_pairs
+from fa_lightning.regressors.scales import usable_std
 
 _DISTANCES = 2**24
 """Distances, or values of neighbours, held at a time: 64 MiB."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.errors import UserError
-from fa_lightning.regressors.base import Regressor, check_rank, check_ridge, usable_std
+from fa_lightning.regressors.base import Regressor, check_rank, check_ridge
 from fa_lightning.regressors.linear import RIDGE
 from fa_lightning.regressors.moments import PairMoments
+from fa_lightning.regressors.scales import usable_std
 
 
 class Standardised(Regressor):
@@ -189,8 +190,8 @@ class Loreft(Regressor):
     """T(h) = h + R' (W z + b - R z) s with z = (h - mean) / s: a low-rank linear subspace edit (LoReFT).
 
     R (rank, hidden) has orthonormal rows; W starts as R and b as 0, so the map starts as the identity. Centring and
-    the one scale s, the root mean variance of a unit, only rewrite W and b of arXiv 2404.03592, so that they learn
-    alike at any layer.
+    the one scale s, the standard deviation of the median unit, only rewrite W and b of arXiv 2404.03592, so that they
+    learn alike at any layer.
 
     Args:
         hidden_size: units per state.
@@ -237,7 +238,7 @@ class Loreft(Regressor):
     def standardise(self, moments: PairMoments) -> None:
         """Set the centre, the one scale, and the units of the loss."""
         self.mean.copy_(moments.mean_x)
-        self.size.copy_(moments.var_x.mean().sqrt().clamp_min(torch.finfo(torch.float32).eps))
+        self.size.copy_(moments.var_x.median().sqrt().clamp_min(torch.finfo(torch.float32).eps))
         self.scale.copy_(usable_std(moments.var_diff.sqrt()))
 
     def unit_scale(self) -> Tensor:

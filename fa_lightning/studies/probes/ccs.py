@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.common.float64 import in_float64
-from fa_lightning.regressors.base import usable_std
+from fa_lightning.regressors.scales import usable_std
 from fa_lightning.studies.probes.probe import check_pairs
 from fa_lightning.training.contrast_probe import ccs_loss
 

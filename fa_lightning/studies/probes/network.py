@@ -10,7 +10,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from fa_lightning.backbones.generators import seeded
-from fa_lightning.regressors.base import usable_std
+from fa_lightning.regressors.scales import usable_std
 from fa_lightning.studies.probes.probe import Probe, check_labelled
 
 

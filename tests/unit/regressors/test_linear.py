@@ -98,7 +98,7 @@ def reduced_rank(x: np.ndarray, y: np.ndarray, rank: int, ridge: float) -> tuple
     """Ridge edit cut by the SVD in the metric of the regularised covariance: weight of the edit, and its bias."""
     centred, edits = x - x.mean(0), (y - x) - (y - x).mean(0)
     covariance = centred.T @ centred / len(x)
-    metric = covariance + ridge * np.trace(covariance) / x.shape[1] * np.eye(x.shape[1])
+    metric = covariance + ridge * np.diag(np.diag(covariance))
     solution = np.linalg.solve(metric, centred.T @ edits / len(x)).T
     root = np.real(sqrtm(metric))
     left, sizes, right = np.linalg.svd(solution @ root)

@@ -46,8 +46,8 @@ def ridge(x: NDArray[Any], y: NDArray[Any], penalty: float, weight: NDArray[Any]
     mean_x, mean_y = share @ x, share @ y
     root = np.sqrt(share)[:, None]
     centred, residual = root * (x - mean_x), root * ((y - mean_y) - (x - mean_x))
-    strength = penalty * np.square(centred).sum(0).mean()
-    stacked = np.vstack([centred, math.sqrt(strength) * np.eye(x.shape[1])])
+    std = np.sqrt(np.square(centred).sum(0))
+    stacked = np.vstack([centred, math.sqrt(penalty) * np.diag(std)])
     learned = np.linalg.lstsq(stacked, np.vstack([residual, np.zeros((x.shape[1], x.shape[1]))]), rcond=None)[0]
     matrix = np.eye(x.shape[1]) + learned.T
     return matrix, mean_y - matrix @ mean_x

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ import torch.multiprocessing
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
+from fa_lightning.regressors.base import Regressor
+from fa_lightning.regressors.linear import Affine, LowRank
 from fa_lightning.regressors.moments import PairMoments
 
 HIDDEN = 6
@@ -71,10 +75,35 @@ def test_ridge_is_scikit_learns_ridge_on_the_difference(penalty: float, weighted
     moments = streamed(x, y, weight if weighted else None, 5)
     map_weight, bias = moments.ridge(penalty)
     a, b, w = x.double().numpy(), y.double().numpy(), weight.double().numpy() if weighted else np.ones(len(x))
-    alpha = penalty * np.trace(np.cov(a.T, aweights=w, ddof=0)) / HIDDEN * w.sum()
-    reference = Ridge(alpha=alpha).fit(a, b - a, sample_weight=w)
-    np.testing.assert_allclose(map_weight, np.eye(HIDDEN) + reference.coef_, atol=1e-4)
-    np.testing.assert_allclose(a @ map_weight.numpy().T + bias.numpy(), a + reference.predict(a), atol=1e-4)
+    std = np.sqrt(np.diag(np.cov(a.T, aweights=w, ddof=0)))
+    reference = Ridge(alpha=penalty * w.sum()).fit(a / std, b - a, sample_weight=w)
+    np.testing.assert_allclose(map_weight, np.eye(HIDDEN) + reference.coef_ / std, atol=1e-4)
+    np.testing.assert_allclose(a @ map_weight.numpy().T + bias.numpy(), a + reference.predict(a / std), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [0.0, 1000.0, 3000.0, 25_000.0])
+@pytest.mark.parametrize("build", [Affine, partial(LowRank, rank=2)])
+def test_massive_units_leave_the_edit_of_an_ordinary_one(size: float, build: Callable[[int], Regressor]) -> None:
+    # As pretrained models have on their first tokens: two units at +-size in a twentieth of the rows, in both twins.
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(2000, HIDDEN, generator=generator)
+    x[::20, 4], x[::20, 5] = size, -size
+    y = x.clone()
+    y[:, 0] += 0.2 * (x[:, 1] - x[:, 0])
+    regressor = build(HIDDEN)
+    regressor.fit(streamed(x, y, None, 5))
+    h = torch.zeros(1, HIDDEN)
+    h[0, 0] = 1.0
+    a, d = x.double().numpy(), (y - x).double().numpy()
+    z = (a - a.mean(0)) / a.std(0)
+    # Ridge as least squares with rows of the penalty's root below: no normal equations, no Cholesky factor.
+    stacked = np.vstack([z, np.sqrt(1e-2 * len(a)) * np.eye(HIDDEN)])
+    wanted = np.vstack([d - d.mean(0), np.zeros((HIDDEN, HIDDEN))])
+    solution = np.linalg.lstsq(stacked, wanted, rcond=None)[0]
+    expected = d.mean(0) + ((h.numpy()[0] - a.mean(0)) / a.std(0)) @ solution
+    edit = (regressor(h) - h)[0]
+    np.testing.assert_allclose(edit, expected, atol=2e-3)
+    assert edit[0].item() == pytest.approx(-0.2, abs=0.02)
 
 
 def test_an_infinite_penalty_leaves_the_mean_shift() -> None:

@@ -61,8 +61,9 @@ def test_on_ridge_starts_as_the_ridge_map_and_leaves_it_fixed(config: dict[str, 
     ridge.fit(moments_of(x, y))
     torch.testing.assert_close(regressor(x), ridge(x))
     a, b = x.double().numpy(), y.double().numpy()
-    alpha = 0.3 * a.var(0).mean() * len(a)
-    np.testing.assert_allclose(regressor(x).detach(), a + Ridge(alpha).fit(a, b - a).predict(a), rtol=1e-4, atol=1e-4)
+    z = a / a.std(0)
+    expected = a + Ridge(0.3 * len(a)).fit(z, b - a).predict(z)
+    np.testing.assert_allclose(regressor(x).detach(), expected, rtol=1e-4, atol=1e-4)
     before = regressor.loss(x, y).item()
     assert train(regressor, x, y) < before
     assert torch.equal(regressor.state_dict()["weight"], ridge.weight)
