@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import traceback
 import zipfile
 from argparse import ArgumentError
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from fa_lightning.errors import MissingFileError, UserError
 
 HELP = "`fit --model.help CLASS` and `fit --data.help CLASS` list those there are"
 
+_REQUIRED = re.compile(r"the following arguments are required: ([\w.]+).*")
 _OWNER = re.compile(r"(?:- )?Problem with given class_path '.+':")
 _KEY = re.compile(r'(?:- )?Parser key "(.+?)":\s*(.*)')
 _REFUSED = re.compile(r"(?:- )?Option '(.+)' is not accepted")
@@ -71,6 +75,57 @@ def refuse_checkpoint(path: str | None) -> None:
         raise UserError(f"--ckpt_path {path} is no checkpoint, or one that was cut short: give another")
 
 
+def refuse_empty_groups(config: Any, path: str = "", wanted: Any = None) -> None:
+    """Refuse null for a group of arguments: the parser lets it pass, and a constructor stumbles over it.
+
+    Args:
+        config: a stage's, or what it holds at a path; classes by their whole import paths.
+        path: dotted.
+        wanted: the type that it must have, if it is known.
+
+    Raises:
+        UserError: naming the group.
+    """
+    if config is None and is_dataclass(wanted):
+        first = fields(wanted)[0].name
+        raise UserError(
+            f"{path} is null, but must be a mapping: leave it out, or set an argument of it, as {path}.{first}"
+        )
+    if isinstance(config, Mapping):
+        types = _types_of_arguments(config["class_path"]) if "class_path" in config else {}
+        inner = _types_of(wanted) if is_dataclass(wanted) else {}
+        for key, value in config.items():
+            name = f"{path}.{key}".lstrip(".")
+            if key == "init_args" and isinstance(value, Mapping):
+                for argument, held in value.items():
+                    refuse_empty_groups(held, f"{name}.{argument}", types.get(argument))
+            else:
+                refuse_empty_groups(value, name, inner.get(key))
+    elif isinstance(config, (list, tuple)):
+        for item in config:
+            refuse_empty_groups(item, path)
+
+
+def _types_of_arguments(class_path: Any) -> dict[str, Any]:
+    """The types of a class's arguments, also of those that it hands on; nothing of what is no class of this package."""
+    module, _, name = str(class_path).rpartition(".")
+    if not module.startswith("fa_lightning"):
+        return {}
+    named = getattr(importlib.import_module(module), name, None)
+    types: dict[str, Any] = {}
+    for owner in reversed(named.__mro__) if isinstance(named, type) else ():
+        types |= _types_of(vars(owner).get("__init__"))
+    return types
+
+
+def _types_of(annotated: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(annotated)
+    except (NameError, TypeError):
+        # A name that is imported for a type checker alone, or no constructor.
+        return {}
+
+
 def parser_reason(message: str) -> str:
     r"""The parser's many lines as one: the argument with its place, the value, and what is allowed.
 
@@ -79,6 +134,9 @@ def parser_reason(message: str) -> str:
     'model.init_args.rank is x, but must be int'
     """
     lines = _classes_of_factories([line for line in message.splitlines() if line.strip()])
+    required = _match_in(lines, _REQUIRED)
+    if required is not None:
+        return f"{required[1]} is missing or null, but must be a class_path with its init_args"
     path: list[str] = []
     owner = ""
     # Inwards, from the class whose argument is wrong to the one that is wrong in it.

@@ -14,9 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 from fa_lightning.common.files import by_number
 from fa_lightning.common.user_files import read_mapping
 from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.experiments.base import example_of, over, read_base, reason_of
 from fa_lightning.experiments.chain import LOGS, Chain
 from fa_lightning.experiments.matrix import SEEDS_OF_A_CHAIN, variants_of
-from fa_lightning.experiments.shipped import config_file, names_in, shipped_configs, study_folder
+from fa_lightning.experiments.origins import Origin, origin_of, origins_of
+from fa_lightning.experiments.references import Gap, gap_in
+from fa_lightning.experiments.shipped import study_folder
 from fa_lightning.experiments.stage import Stage
 
 OF_LIGHTNING = ("seed_everything", "trainer", "model", "data")
@@ -25,8 +28,6 @@ OF_RUNNER = ("like", "values", "needs", "needs_of_base", "matrix", "checkpoint",
 """Keys of a stage file that LightningCLI never sees: a stage that it is laid over, values that it refers to as
 `${values.NAME}`, what it needs of other stages and of the base, its variants, which checkpoints it keeps, and whether
 it runs only when it is asked for."""
-STUDY_VALUES = "study.yaml"
-"""File of a study with the values that its stages share, which a base may replace under `studies:`."""
 
 
 class Composition:
@@ -42,7 +43,7 @@ class Composition:
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
-        self.base = _read_base(chain)
+        self.base = read_base(chain)
         self._known: dict[str, dict[Path, DictConfig]] = {}
         self._composed: dict[str, list[Stage]] = {}
 
@@ -68,15 +69,16 @@ class Composition:
         for path in paths:
             stage = _stage_file(path)
             wanted = stage.get("needs_of_base")
-            if wanted is None or OmegaConf.select(self.base, wanted) is not None:
+            if wanted is None or OmegaConf.select(self.base.values, wanted) is not None:
                 files[path] = stage
         self._refuse_unknown_stages(study, [path.stem for path in paths])
         self._known[study] = files
         return files
 
     def _refuse_unknown_stages(self, study: str, names: Sequence[str]) -> None:
-        for name, laid in (OmegaConf.select(self.base, f"studies.{study}.stages") or {}).items():
-            where = f"{self.chain.base}: studies.{study}.stages.{name}"
+        for name, laid in (OmegaConf.select(self.base.values, f"studies.{study}.stages") or {}).items():
+            key = f"studies.{study}.stages.{name}"
+            where = f"{self.base.file_of(key)}: {key}"
             if name not in names:
                 raise UserError(f"{where} is no stage; {study} has {', '.join(names)}")
             for key in laid:
@@ -88,28 +90,39 @@ class Composition:
     def _stages_of(self, study: str, file: Path) -> Iterator[Stage]:
         """The stage of a file, or one for each variant of its matrix."""
         stage = self._files(study)[file]
-        laid = OmegaConf.select(self.base, f"studies.{study}.stages.{file.stem}") or {}
+        laid = f"studies.{study}.stages.{file.stem}"
         # Laid over the whole, where a value that refers to the base is known: a key of it may be replaced by itself.
-        context = _over(self.base, {"study": "${studies." + study + "}", "seed": self.chain.seed}, stage, laid)
+        context = over(
+            self.base.values,
+            {"study": "${studies." + study + "}", "seed": self.chain.seed},
+            stage,
+            OmegaConf.select(self.base.values, laid) or {},
+        )
         context["other_seed"] = self.chain.seed * SEEDS_OF_A_CHAIN + 1
-        named = _resolved(context, "needs", file) or {}
+        named = self._resolved(context, "needs", study, file) or {}
         needs = {name: self._first_there(need, file) for name, need in _without_nulls(named).items()}
         context["needs"] = {name: str(self.chain.folder / need) for name, need in needs.items() if need}
         if context.backbone.name is None and "backbone" in context.needs:
             context.backbone.name = f"{context.needs.backbone}/backbone"
-        axes = _resolved(context, "matrix", file)
+        axes = self._resolved(context, "matrix", study, file)
         # A stage that is like another one leaves an axis of it out by null.
         matrix = _without_nulls(axes) if isinstance(axes, Mapping) else axes
+        as_written = OmegaConf.to_container(context)
+        where = str(origin_of(self.base, as_written, laid, "matrix") or file)
         if matrix is not None:
-            _refuse_idle_axes(matrix, context, file)
-        variants = {"": {}} if matrix is None else variants_of(matrix, str(file), self.chain.seed)
+            _refuse_idle_axes(matrix, context, where)
+        variants = {"": {}} if matrix is None else variants_of(matrix, where, self.chain.seed)
+        origins: dict[str, Origin | None] = {}
         for variant, chosen in variants.items():
             name = f"{file.stem}/{variant}" if variant else file.stem
             folder = self.chain.folder / study / name
             context["matrix"] = chosen
             context["folder"] = str(folder)
-            config = {key: _resolved(context, key, file) for key in OF_LIGHTNING if key in context}
-            config["trainer"] = self._trainer(config, _resolved(context, "checkpoint", file), f"{study}/{name}", folder)
+            config = {key: self._resolved(context, key, study, file) for key in OF_LIGHTNING if key in context}
+            # Variants differ by values of the matrix, not by where these were written.
+            origins = origins or origins_of(self.base, as_written, laid, config)
+            checkpoint = self._resolved(context, "checkpoint", study, file)
+            config["trainer"] = self._trainer(config, checkpoint, f"{study}/{name}", folder)
             yield Stage(
                 study=study,
                 name=name,
@@ -118,7 +131,40 @@ class Composition:
                 config=yaml.safe_dump({"seed_everything": self.chain.seed, **config}, sort_keys=False),
                 needs=tuple(need for need in needs.values() if need),
                 optional=bool(context.get("optional")),
+                origins=origins,
             )
+
+    def _resolved(self, context: DictConfig, key: str, study: str, file: Path) -> Any:
+        """The value of a key with every reference to the base, the study and the chain filled in.
+
+        Raises:
+            UserError: a reference leads nowhere.
+        """
+        try:
+            value = OmegaConf.select(context, key)
+            if not OmegaConf.is_config(value):
+                return value
+            return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            gap = gap_in(OmegaConf.to_container(context), key)
+            message = f"{file}: {reason_of(error)}" if gap is None else self._what_is_missing(gap, study, file)
+            raise UserError(message) from error
+
+    def _what_is_missing(self, gap: Gap, study: str, file: Path) -> str:
+        """What a reference that leads nowhere asks of whoever wrote the base, or the reference."""
+        if gap.missing.partition(".")[0] in self.base.values.keys():  # noqa: SIM118  # `in` overlooks missing values
+            example = example_of(gap.missing)
+            return (
+                f"{self.base.file} has no {gap.missing}, which the stage {study}/{file.stem} refers to "
+                f"({gap.key}: ${{{gap.reference}}}): write it into the base"
+                + (f", as {example} does" if example is not None else "")
+            )
+        origin = origin_of(self.base, {}, f"studies.{study}.stages.{file.stem}", gap.key)
+        close = difflib.get_close_matches(gap.reference, [str(key) for key in self.base.values], n=1)
+        return (
+            f"{origin or f'{file}: {gap.key}'} refers to ${{{gap.reference}}}, but neither the base nor the stage has "
+            f"{gap.missing}" + (f"; did you mean ${{{close[0]}}}?" if close else "")
+        )
 
     def _first_there(self, need: Any, file: Path) -> str:
         """The first of the stages that a need names which this base has; empty where it has none of them.
@@ -169,7 +215,7 @@ def _stage_file(path: Path) -> DictConfig:
     other = path.parents[1] / f"{like}.yaml"
     if not other.is_file():
         raise UserError(f"{path}: like {like}, but there is no such stage file")
-    whole = _over(_stage_file(other), own)
+    whole = over(_stage_file(other), own)
     if isinstance(own.get("matrix"), Mapping):
         # A stage's own axes come first in the names of its variants.
         axes = OmegaConf.to_container(whole)["matrix"]  # type: ignore[call-overload,index]
@@ -187,113 +233,17 @@ def _checkpoints(folder: Path, chosen: Mapping[str, Any] | None) -> dict[str, An
     return options | {"enable_version_counter": False, **chosen}
 
 
-def _read_base(chain: Chain) -> DictConfig:
-    """The base over what its source says, over the defaults of every base."""
-    defaults = OmegaConf.create(read_mapping(shipped_configs() / "defaults.yaml"))
-    for name in names_in("studies"):
-        values = study_folder(name) / STUDY_VALUES
-        defaults.studies[name] = read_mapping(values) if values.is_file() else {}
-    layers = _extended(chain.base)
-    for layer in layers:
-        for key in layer:
-            if key not in defaults:
-                close = difflib.get_close_matches(str(key), [str(name) for name in defaults], n=1)
-                raise UserError(
-                    f"{chain.base} has the key {key!r}, which no base has"
-                    + (f"; did you mean {close[0]}?" if close else f"; a base has {', '.join(map(str, defaults))}")
-                )
-            if OmegaConf.is_dict(defaults[key]) and not isinstance(layer[key], Mapping):
-                raise UserError(
-                    f"{chain.base}: {key} is {layer[key]!r}, but must be a mapping, as in configs/defaults.yaml"
-                )
-    base = _merged(defaults, layers, chain.base)
-    if chain.backbone is not None:
-        base.backbone.name = chain.backbone
-    if base.backbone.name is not None:
-        base.pretraining = None
-    elif base.pretraining is None:
-        raise UserError(
-            f"{chain.base} names no backbone: give one with --backbone NAME_OR_PATH, or write `backbone: "
-            "{name: ...}` into the base"
-        )
-    if base.scenarios is None:
-        raise UserError(
-            f"{chain.base} has no scenarios: write `extends: poser_scenarios`, or `scenarios:` with a class_path"
-        )
-    return base
-
-
-def _extended(path: Path) -> list[dict[str, Any]]:
-    """A base behind those that it extends, the furthest first."""
-    layers = [read_mapping(path)]
-    while (name := layers[0].pop("extends", None)) is not None:
-        try:
-            path = config_file(f"{path}: extends", str(name), "sources")
-        except MissingFileError:
-            path = config_file(f"{path}: extends", str(name), "bases")
-        layers.insert(0, read_mapping(path))
-        if len(layers) > 10:
-            raise UserError(f"{path} extends itself, through {name}")
-    return layers
-
-
-def _merged(defaults: DictConfig, layers: Sequence[Mapping[str, Any]], path: Path) -> DictConfig:
-    try:
-        base = defaults
-        for layer in layers:
-            below = OmegaConf.to_container(base)
-            _drop_arguments_of_others(below, layer)
-            base = _over(below, layer)
-        return base
-    except (OmegaConfBaseException, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not fit what a base is: {_reason(error)}") from error
-
-
-def _drop_arguments_of_others(below: Any, layer: Mapping[str, Any]) -> None:
-    """Take away the arguments of each class that a layer replaces by another one, which has its own."""
-    for key, value in layer.items():
-        replaced = below.get(key)
-        if isinstance(value, Mapping) and isinstance(replaced, dict):
-            if value.get("class_path", replaced.get("class_path")) != replaced.get("class_path"):
-                replaced.pop("init_args", None)
-            _drop_arguments_of_others(replaced, value)
-
-
-def _over(*layers: Any) -> DictConfig:
-    """Mappings over one another, the last one on top."""
-    merged = OmegaConf.merge(*layers)
-    assert isinstance(merged, DictConfig)
-    return merged
-
-
-def _resolved(context: DictConfig, key: str, file: Path) -> Any:
-    """The value of a key with every reference to the base, the study and the chain filled in.
-
-    Raises:
-        UserError: a reference leads nowhere.
-    """
-    try:
-        value = OmegaConf.select(context, key)
-        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    except OmegaConfBaseException as error:
-        raise UserError(f"{file}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split("\n")[0].split())
-
-
 def _without_nulls(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if value is not None}
 
 
-def _refuse_idle_axes(matrix: Any, context: DictConfig, file: Path) -> None:
+def _refuse_idle_axes(matrix: Any, context: DictConfig, where: str) -> None:
     """Refuse an axis of several values that no value of the stage refers to: its variants would be the same."""
     text = OmegaConf.to_yaml(context)
     for axis, values in (matrix if isinstance(matrix, Mapping) else {}).items():
         named = f"matrix.{axis}}}" in text or (axis == "policy" and "matrix.behaviour}" in text)
         if isinstance(values, list) and len(values) > 1 and not named:
             raise UserError(
-                f"{file}: matrix.{axis} has no effect: nothing in the stage says ${{matrix.{axis}}}. Put it where the "
+                f"{where}: matrix.{axis} has no effect: nothing in the stage says ${{matrix.{axis}}}. Put it where the "
                 "variants differ, or leave it out of the matrix"
             )

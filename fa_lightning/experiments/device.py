@@ -243,14 +243,15 @@ def _value_of(owner: Any, setting: str) -> tuple[bool, Any]:
 
 
 def _stage_name(trainer: pl.Trainer, module: Any) -> str:
-    """The stage's folder as the runner knows it; without one, the module's class."""
+    """The stage with its study, as commands know it; of a plain fit its folder's name, or the module's class."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ResumePoint):
-            parts = callback.path.parent.parts
-            # Behind checkpoints, the base, the seed and the study.
-            return "/".join(parts[4:]) if parts[0] == "checkpoints" else callback.path.parent.name
-    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-    return Path(folder).name if folder else type(module).__name__
+            folder = callback.path.parent
+            # Behind checkpoints, the base and the seed, which a trial has another folder around.
+            in_chain = re.search(r"/seed\d+/(.+)", folder.as_posix())
+            return in_chain[1] if in_chain is not None else folder.name
+    written = getattr(trainer.checkpoint_callback, "dirpath", None)
+    return Path(written).name if written else type(module).__name__
 
 
 def _gib(number: int) -> str:

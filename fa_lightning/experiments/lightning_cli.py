@@ -53,7 +53,7 @@ def lightning_cli(
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     from fa_lightning.common.ranges import refuse_numbers
-    from fa_lightning.common.refusals import refusals_told, refuse_checkpoint
+    from fa_lightning.common.refusals import refusals_told, refuse_checkpoint, refuse_empty_groups
     from fa_lightning.experiments.device import DeviceReport
     from fa_lightning.experiments.locks import FitLock
     from fa_lightning.experiments.precision import fast_precision
@@ -72,6 +72,7 @@ def lightning_cli(
                 super().parse_arguments(parser, args)
             config = self.config.as_dict()
             of_command = config.get(config.get("subcommand"), config)
+            refuse_empty_groups(of_command)
             refuse_numbers(of_command)
             refuse_checkpoint(of_command.get("ckpt_path"))
 

@@ -10,11 +10,16 @@ from typing import Any, Literal
 from fa_lightning.common.ranges import refuse_idle
 from fa_lightning.common.user_files import read_yaml
 from fa_lightning.errors import UserError
+from fa_lightning.experiments.fingerprint import flat
 from fa_lightning.experiments.lightning_cli import lightning_cli
+from fa_lightning.experiments.origins import located
 from fa_lightning.experiments.stage import Stage
 
 Overrides = Sequence[tuple[str, str]]
 """Dotted argument and value, as (`model.init_args.backbone.name`, `path/to/model`); a later one wins."""
+
+_LIKE_NAME, _LIKE_PATH = 0.6, 0.8
+"""How like (0 to 1, difflib's ratio) an argument's name, or else its whole path, must be to be suggested."""
 
 
 def read_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -81,7 +86,7 @@ def refuse_wrong_values(
     for file, stage in {stage.file: stage for stage in stages}.items():
         same = [other for other in stages if other.file == file]
         if words[stage.title] or any(other in remade or not other.is_done() for other in same):
-            _read(stage, [*config_words(stage, trainer_config), *words[stage.title]], "classes")
+            _read(stage, trainer_config, words[stage.title], "classes")
 
 
 def _taken(stages: Mapping[Path, Stage], trainer_config: Path | None, overrides: Overrides) -> dict[Path, list[str]]:
@@ -90,7 +95,7 @@ def _taken(stages: Mapping[Path, Stage], trainer_config: Path | None, overrides:
     known: set[str] = set()
     unused = dict(overrides)
     for file, stage in stages.items():
-        parsed = _read(stage, config_words(stage, trainer_config), "config")
+        parsed = _read(stage, trainer_config, (), "config")
         known |= set(_arguments(parsed))
         full_names = [(name, _full_name(parsed, name), value) for name, value in overrides]
         taken[file] = [f"--{full}={value}" for _, full, value in full_names if full is not None]
@@ -98,7 +103,7 @@ def _taken(stages: Mapping[Path, Stage], trainer_config: Path | None, overrides:
             if full is not None:
                 unused.pop(name, None)
     for name in unused:
-        close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+        close = _close_to(name, known)
         raise UserError(
             f"--{name}: no stage has such an argument"
             + (f"; did you mean --{', --'.join(close)}?" if close else "; the command `config` prints those there are")
@@ -106,15 +111,42 @@ def _taken(stages: Mapping[Path, Stage], trainer_config: Path | None, overrides:
     return taken
 
 
-def _read(stage: Stage, words: Sequence[str], until: Literal["config", "classes"]) -> dict[str, Any]:
-    """The config that `words` make of a stage, as plain values; errors name the stage's file."""
+def _close_to(name: str, known: Collection[str]) -> list[str]:
+    """The arguments most like one that is none, closest first: by their own names, or by the whole of their paths.
+
+    >>> _close_to("model.lernrate", ["model.init_args.optimizer.learning_rate", "model.class_path"])
+    ['model.optimizer.learning_rate']
+    """
+    short = sorted({argument.replace(".init_args.", ".") for argument in known})
+    asked = name.replace(".init_args.", ".")
+
+    def likeness(argument: str) -> tuple[float, float]:
+        pairs = ((asked.rpartition(".")[2], argument.rpartition(".")[2]), (asked, argument))
+        own, whole = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        return own, whole
+
+    def is_close(argument: str) -> bool:
+        own, whole = likeness(argument)
+        return own >= _LIKE_NAME or whole >= _LIKE_PATH
+
+    return sorted(filter(is_close, short), key=lambda argument: sum(likeness(argument)), reverse=True)[:3]
+
+
+def _read(
+    stage: Stage, trainer_config: Path | None, words: Sequence[str], until: Literal["config", "classes"]
+) -> dict[str, Any]:
+    """A stage's config with `words` laid over it, as plain values; errors name the file that a value is in."""
     try:
-        config = dict(lightning_cli(words, run=False, until=until).config.as_dict())
+        config = dict(
+            lightning_cli([*config_words(stage, trainer_config), *words], run=False, until=until).config.as_dict()
+        )
         if until == "classes":
             refuse_idle(config)
         return config
     except UserError as error:
-        raise UserError(f"{stage.file}: {error}") from error
+        # What a trainer config says may be of the same name as what the base says.
+        over = [] if trainer_config is None else [f"--{name}" for name in flat(read_yaml(trainer_config))]
+        raise UserError(located(str(error), stage.origins, [*over, *words]) or f"{stage.file}: {error}") from error
 
 
 def config_words(stage: Stage, trainer_config: Path | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.compose import Composition
@@ -10,7 +10,7 @@ from fa_lightning.experiments.stage import Stage
 
 
 def plan_of(composition: Composition, study: str, only: Sequence[str] = ()) -> list[Stage]:
-    """The stages of a study, each behind those that it needs, of other studies too.
+    """The stages of a study, each behind those that it needs, of other studies too; a study's own by their numbers.
 
     Args:
         composition: the base and the chain.
@@ -24,11 +24,8 @@ def plan_of(composition: Composition, study: str, only: Sequence[str] = ()) -> l
     own = composition.stages(study)
     if only:
         return [stage for name in only for stage in _named(own, name, study, composition)]
-    order: dict[str, Stage] = {}
-    for stage in own:
-        if not stage.optional:
-            _add(stage, composition, order)
-    return list(order.values())
+    wanted = [stage for stage in own if not stage.optional]
+    return _in_order(_with_needed(wanted, composition), study, composition)
 
 
 def made_again(plan: Sequence[Stage], refit: Sequence[str]) -> list[Stage]:
@@ -93,13 +90,48 @@ def _named(own: Sequence[Stage], name: str, study: str, composition: Composition
     return called
 
 
-def _add(stage: Stage, composition: Composition, order: dict[str, Stage]) -> None:
-    """Add a stage to a plan behind all that it needs."""
-    if stage.title in order:
-        return
-    for needed in _needed(stage, composition):
-        _add(needed, composition, order)
-    order[stage.title] = stage
+def _with_needed(wanted: Sequence[Stage], composition: Composition) -> dict[str, tuple[Stage, list[Stage]]]:
+    """The stages and all that they need, directly or not: by its title each with those that it needs itself."""
+    closure: dict[str, tuple[Stage, list[Stage]]] = {}
+    begun: set[str] = set()
+
+    def add(stage: Stage) -> None:
+        if stage.title in begun:
+            return
+        begun.add(stage.title)
+        needed = _needed(stage, composition)
+        for other in needed:
+            add(other)
+        closure[stage.title] = (stage, needed)
+
+    for stage in wanted:
+        add(stage)
+    return closure
+
+
+def _in_order(
+    closure: Mapping[str, tuple[Stage, Sequence[Stage]]], study: str, composition: Composition
+) -> list[Stage]:
+    """All stages of a closure, each behind those that it needs, and those of a study by their numbers.
+
+    Studies that others are made from come first, the one that was asked for comes last.
+
+    Raises:
+        UserError: stages need one another in a circle.
+    """
+    studies = dict.fromkeys(stage.study for stage, _ in closure.values() if stage.study != study)
+    titles = [stage.title for name in (*studies, study) for stage in composition.stages(name)]
+    left = [closure[title] for title in titles if title in closure]
+    order: dict[str, Stage] = {}
+    while left:
+        ready = next((entry for entry in left if all(other.title in order for other in entry[1])), None)
+        if ready is None:
+            raise UserError(
+                f"the stages {', '.join(stage.title for stage, _ in left)} need one another: change `needs`"
+            )
+        left.remove(ready)
+        order[ready[0].title] = ready[0]
+    return list(order.values())
 
 
 def _needed(stage: Stage, composition: Composition) -> list[Stage]:

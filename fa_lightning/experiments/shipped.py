@@ -21,24 +21,27 @@ def names_in(kind: str) -> list[str]:
     return sorted(path.stem for path in (shipped_configs() / kind).iterdir() if path.suffix in (".yaml", ""))
 
 
-def config_file(option: str, value: str, kind: str) -> Path:
+def config_file(option: str, value: str, kind: str, folder: Path | None = None) -> Path:
     """The file that a word of the command line means: a path, or the name of a shipped config.
 
     Args:
         option: that the word was given with, for the message.
         value: the word.
         kind: folder of the shipped configs it may name.
+        folder: that a path is relative to; None takes the working folder.
 
     Raises:
         MissingFileError: there is neither such a file nor such a name.
     """
-    if value.endswith((".yaml", ".yml")) or Path(value).is_file():
-        if not Path(value).is_file():
+    file = (folder or Path()) / value
+    if value.endswith((".yaml", ".yml")) or file.is_file():
+        if not file.is_file():
+            relative = "" if folder is None or Path(value).is_absolute() else f" (read as {file})"
             raise MissingFileError(
-                f"{option} {value} is no file: give the path of a YAML file, or one of the names "
+                f"{option} {value} is no file{relative}: give the path of a YAML file, or one of the names "
                 f"{', '.join(names_in(kind))}"
             )
-        return Path(value)
+        return file
     path = shipped_configs() / kind / f"{value}.yaml"
     if not path.is_file():
         close = difflib.get_close_matches(value, names_in(kind), n=1)

@@ -7,7 +7,7 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.common.files import write_atomically
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.fingerprint import digest_of, flat, strict
+from fa_lightning.experiments.origins import Origins
 
 RECORD = "stage.json"
 CHECKPOINT = "last.ckpt"
@@ -41,6 +42,7 @@ class Stage:
         needs: stages whose artefacts it is made from, as `steering/02_aligned`; the name of a file with a matrix is all
             of its variants.
         optional: whether it runs only when `--only` names it.
+        origins: where each of its arguments was written, for messages.
     """
 
     study: str
@@ -50,6 +52,7 @@ class Stage:
     config: str
     needs: tuple[str, ...] = ()
     optional: bool = False
+    origins: Origins = field(default_factory=dict, compare=False)
 
     @property
     def title(self) -> str:

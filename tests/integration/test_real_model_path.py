@@ -382,7 +382,8 @@ def test_memory_that_runs_out_in_training_is_explained_and_the_same_command_resu
     starve(lambda: epoch["now"] == 1)
     message = refused(capsys, *FIT, "--refit", "02_aligned")
     assert re.match(
-        r"out of GPU memory in stage 02_aligned, while training on a batch of [38] prompts x 112 tokens", message
+        r"out of GPU memory in stage steering/02_aligned, while training on a batch of [38] prompts x 112 tokens",
+        message,
     )
     assert "(2.50 GiB more were asked for)" in message
     order = [
@@ -417,7 +418,7 @@ def test_memory_that_runs_out_in_the_capture_keeps_the_shards_that_are_done(
     starve(after(2))
     message = refused(capsys, *FIT, "--refit", "04_steering")
     assert message.startswith(
-        "out of GPU memory in stage 04_steering, while capturing activations on a batch of 8 prom"
+        "out of GPU memory in stage steering/04_steering, while capturing activations on a batch of 8 prom"
     )
     places = [
         message.index(part) for part in ("shard_examples (is 8)", "sites (fewer", "max_tokens", "load_in_4bit: t")
@@ -453,7 +454,7 @@ def test_memory_that_runs_out_while_steering_is_judged(
     monkeypatch.setattr(SteeringEvaluation, function, lambda *given: judging.append(True) or start(*given))
     starve(lambda: bool(judging))
     message = refused(capsys, *FIT, "--refit", "04_steering")
-    assert message.startswith(f"out of GPU memory in stage 04_steering, while {doing} steering on a batch of ")
+    assert message.startswith(f"out of GPU memory in stage steering/04_steering, while {doing} steering on a batch of ")
     assert "data.init_args.batch_size (is 4)" in message
     folder = copied / ROOT / "04_steering"
     assert state_of(copied, "04_steering") == "running"
@@ -487,7 +488,7 @@ def test_a_plain_fit_explains_it_too(
     words = ("--config", write_stage(copied), "--model.init_args.gradient_checkpointing=false")
     message = refused(capsys, "fit", *words)
     assert re.match(
-        rf"out of {what} memory in stage 02_aligned, while training on a batch of [38] prompts x 1", message
+        rf"out of {what} memory in stage steering/02_aligned, while training on a batch of [38] prompts x 1", message
     )
     assert "model.init_args.gradient_checkpointing: true (is false)" in message
     assert "--refit" not in message

@@ -151,7 +151,19 @@ def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             "hidden_size is 16 and heads 3, but each head needs an even number",
         ),
         ("04_steering", "data.init_args.sites", [], "sites is [], but must be 1 or more layers, a list of site names"),
-        ("02_aligned", "model", None, "model"),
+        (
+            "02_aligned",
+            "model.init_args.optimizer",
+            None,
+            "optimizer is null, but must be a mapping: leave it out, or set",
+        ),
+        ("02_aligned", "model.init_args.backbone", None, "backbone is null, but must be"),
+        (
+            "01_backbone",
+            "data.init_args.curriculum",
+            None,
+            "curriculum is null, but must be a mapping: leave it out, or",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_with_its_file_and_place(
@@ -159,7 +171,7 @@ def test_a_wrong_value_is_told_with_its_file_and_place(
 ) -> None:
     change(place, f"steering/{stage}", field, value)
     line = line_of(capsys, *FIT)
-    assert line.startswith(f"{CONFIGS}/studies/steering/{stage}.yaml: ")
+    assert line.startswith(f"{BASE}: studies.steering.stages.{stage}.{field.partition('.')[0]}")
     assert told in line
 
 
@@ -186,7 +198,38 @@ def test_a_wrong_value_of_the_last_stage_is_told_before_the_first_one_runs(
 ) -> None:
     change(place, "steering/04_steering", "data.init_args.block_rows", 0)
     assert line_of(capsys, *FIT) == (
-        f"{CONFIGS}/studies/steering/04_steering.yaml: data.init_args.block_rows is 0, but must be 1 or more"
+        f"{BASE}: studies.steering.stages.04_steering.data.init_args.block_rows is 0, but must be 1 or more"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("batch_size", 0, f"{BASE}: batch_size is 0, but must be 1 or more (data.init_args.batch_size)"),
+        ("lora.rank", 0, f"{BASE}: lora.rank is 0, but must be 1 or more (model.init_args.lora.rank)"),
+        ("optimizer", None, f"{BASE}: optimizer is null, but must be a mapping, as in configs/defaults.yaml: leave it"),
+        ("twins.aligned.epochs", 0, f"{BASE}: twins.aligned.epochs is 0, so the stage would count as done with noth"),
+    ],
+)
+def test_a_wrong_value_that_stages_refer_to_is_told_with_the_bases_key(
+    place: Path, capsys: pytest.CaptureFixture[str], field: str, value: Any, told: str
+) -> None:
+    change_base(place, field, value)
+    assert line_of(capsys, *FIT).startswith(told)
+
+
+def test_a_stage_without_a_model_is_told_as_such(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(place, "steering/02_aligned", "model", None)
+    assert line_of(capsys, *FIT).startswith(
+        f"{BASE}: studies.steering.stages.02_aligned.model is missing or null, but must be a class_path with its"
+    )
+
+
+def test_a_wrong_value_of_the_command_line_is_not_put_down_to_the_base(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line_of(capsys, *FIT, "--model.lora.rank", "0") == (
+        f"{CONFIGS}/studies/steering/02_aligned.yaml: model.init_args.lora.rank is 0, but must be 1 or more"
     )
 
 
@@ -206,6 +249,11 @@ def test_a_wrong_value_of_the_last_stage_is_told_before_the_first_one_runs(
         (["--base", "nofile.yaml"], "--base nofile.yaml is no file: give the path of a YAML file"),
         (["--base", "embeded"], "--base embeded is neither a file nor a shipped name; did you mean embedded?"),
         (["steering", "--only", "02_alined"], "--only 02_alined: steering has no such stage; it has steering/01_backb"),
+        (["--model.lernrate", "1"], "such an argument; did you mean --model.optimizer.learning_rate"),
+        (
+            ["--model.optimizer", "null"],
+            "model.init_args.optimizer is null, but must be a mapping: leave it out, or set",
+        ),
         (["stering"], "'stering' is no study; did you mean steering?"),
     ],
 )
@@ -248,6 +296,7 @@ def test_a_file_that_is_no_config_is_named(
         (["--seed_everything", "4294967296"], "seed_everything is 4294967296, but must be a seed, 0 to 4294967295"),
         (["--nope=3"], "unrecognized arguments: --nope=3"),
         (["--model.nope=3"], "model.init_args.nope is no argument of fa_lightning.training.module.AdapterModule"),
+        (["--model.optimizer=null"], "model.init_args.optimizer is null, but must be a mapping: leave it out, or set"),
         (["--config", "nofile.yaml"], "nofile.yaml is no file: give the path of one"),
     ],
 )

@@ -46,7 +46,7 @@ class Preference:
         if not template.names_alternatives:
             raise UserError(
                 f"template {template.name!r} asks whether to agree, but a preference needs one that names both "
-                "alternatives, such as those of the folder hh"
+                "alternatives: write {alternative_0} and {alternative_1} into it"
             )
         meanings = (self.chosen, self.rejected) if chosen_digit == 0 else (self.rejected, self.chosen)
         return template.fill(self.context, meanings, claim), chosen_digit

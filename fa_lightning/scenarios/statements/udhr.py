@@ -36,7 +36,7 @@ IDENTITIES_FILE = "UDHR_raw_identities.txt"
 BASES = {"1": "base_long", "2": "base_long", "3": "base_short", "4": "base_short"}
 """The template without a claim behind each one with a claim."""
 
-_PREFIX, _HH_PREFIX = "UDHR_CCS_Prompt", "HH_Prompt"
+_PREFIX = "UDHR_CCS_Prompt"
 _PLACEHOLDERS = {
     "{right}": STATEMENT,
     "{clime}": CLAIM,
@@ -163,22 +163,12 @@ def read_templates(root: Path) -> dict[str, Template]:
         MissingFileError: there are no such files.
         UserError: a file has no placeholder, or does not say what the digits mean.
     """
-    templates = _templates(root, _PREFIX)
+    templates = _templates(root)
     if "default" in templates and any(
         templates["default"].text == templates[name].text for name in templates if name != "default"
     ):
         del templates["default"]
     return templates
-
-
-def read_preference_templates(root: Path) -> dict[str, Template]:
-    """The templates for conversations with two endings (folder `hh`), by the end of their files' names.
-
-    Raises:
-        MissingFileError: there are no such files.
-        UserError: a file has no placeholder, or does not say what the digits mean.
-    """
-    return _templates(root / "hh", _HH_PREFIX)
 
 
 class UdhrStatements(StatementSource):
@@ -230,10 +220,10 @@ class UdhrStatements(StatementSource):
         return read_templates(find_root(self.root))
 
 
-def _templates(folder: Path, prefix: str) -> dict[str, Template]:
+def _templates(folder: Path) -> dict[str, Template]:
     templates = {}
-    for path in sorted(folder.glob(f"{prefix}*.txt")):
-        name = path.stem.removeprefix(prefix).removeprefix("_") or "default"
+    for path in sorted(folder.glob(f"{_PREFIX}*.txt")):
+        name = path.stem.removeprefix(_PREFIX).removeprefix("_") or "default"
         text = _text(path).removesuffix("\n")
         for written, placeholder in _PLACEHOLDERS.items():
             text = text.replace(written, placeholder)
@@ -243,7 +233,7 @@ def _templates(folder: Path, prefix: str) -> dict[str, Template]:
             ours = ", ".join(f"{written} for {placeholder}" for written, placeholder in _PLACEHOLDERS.items())
             raise UserError(f"{path}: {error}. These files write {ours}") from error
     if not templates:
-        raise MissingFileError(f"{folder} holds no {prefix}*.txt: {_INCOMPLETE}")
+        raise MissingFileError(f"{folder} holds no {_PREFIX}*.txt: {_INCOMPLETE}")
     # A template's base is looked up last, since it may come behind it.
     return {
         name: dataclasses.replace(template, base=BASES[name] if BASES.get(name) in templates else None)

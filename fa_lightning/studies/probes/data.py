@@ -96,10 +96,6 @@ class ProbeDataModule(pl.LightningDataModule):
         """The group of each row, (rows,) int64."""
         return torch.tensor([row.group_number for row in self.rows])
 
-    def rows_of(self, split: str) -> Tensor:
-        """Numbers of the rows of a split, (n,)."""
-        return torch.tensor([number for number, row in enumerate(self.rows) if row.split == split])
-
     def _refuse_too_little(self) -> None:
         for split in SPLITS:
             rows = [row for row in self.rows if row.split == split]

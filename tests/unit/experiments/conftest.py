@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fa_lightning.experiments import compose, shipped
+from fa_lightning.experiments import base as base_module
+from fa_lightning.experiments import shipped
 
 DEFAULTS: dict[str, Any] = {
     "extends": None,
@@ -20,7 +21,8 @@ DEFAULTS: dict[str, Any] = {
     "trainer": {"devices": 1, "precision": "${precision}"},
     "batch_size": 16,
     "twins": {"epochs": 3},
-    "variants": None,
+    "variants": "???",
+    "other_pair": {"aligned": "???"},
     "studies": {},
 }
 STUDIES: dict[str, dict[str, Any]] = {
@@ -57,7 +59,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     """`world(first__02_aligned={...}, base={...})` writes the configs, with changed stages; returns the base's file."""
     root = tmp_path / "shipped"
     monkeypatch.setattr(shipped, "shipped_configs", lambda: root)
-    monkeypatch.setattr(compose, "shipped_configs", lambda: root)
+    monkeypatch.setattr(base_module, "shipped_configs", lambda: root)
 
     def write(path: Path, content: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

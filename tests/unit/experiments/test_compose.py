@@ -140,7 +140,11 @@ def test_a_need_may_name_what_another_base_has(world: World) -> None:
         ),
         (None, {"first__02_aligned": {"modl": {}}}, r"02_aligned\.yaml has the key 'modl', but a stage has"),
         (None, {"first__02_aligned": {"like": "first/00"}}, r"like first/00, but there is no such stage file"),
-        (None, {"first__02_aligned": {"model": "${nothing}"}}, r"02_aligned\.yaml: .*'nothing' not found"),
+        (
+            None,
+            {"first__02_aligned": {"model": "${nothing}"}},
+            r"02_aligned\.yaml: model refers to \$\{nothing\}, but neither the base nor the stage has nothing$",
+        ),
         (
             None,
             {"first__02_aligned": {"matrix": {"behaviour": ["aligned", "faking"]}, "model": {}}},
@@ -157,3 +161,115 @@ def test_what_cannot_be_meant_is_refused_with_its_file(world: World, base: Any, 
 def test_an_unknown_study_is_refused_with_a_close_one(world: World) -> None:
     with pytest.raises(MissingFileError, match=r"'secnd' is no study; did you mean second\? The studies are first, s"):
         stages_of(world(), "secnd")
+
+
+MISSING = "studies.second.decoys"
+
+
+def test_a_value_that_a_base_has_not_is_told_with_the_stage_that_asks_and_an_example(world: World) -> None:
+    changes: dict[str, Any] = {
+        "second__study": {"epochs": 2, "decoys": "???"},
+        "second__03_one": {
+            "matrix": "${study.decoys}",
+            "values": {"rank": "${matrix.rank}"},
+            "model": "${values.rank}",
+        },
+    }
+    base = world(**changes)
+    source = base.parents[1] / "sources" / "one.yaml"
+    told = (
+        f"{base} has no {MISSING}, which the stage second/03_one refers to (matrix: ${{study.decoys}}): write it into"
+    )
+    with pytest.raises(UserError) as error:
+        stages_of(base, "second")
+    assert str(error.value) == f"{told} the base"
+    source.write_text("studies: {second: {decoys: {rank: [4]}}}")
+    # Null says no more than silence does.
+    for own in ({}, {"studies": {"second": {"decoys": None}}}):
+        with pytest.raises(UserError) as error:
+            stages_of(world({"pretraining": {"epochs": 1}, **own}, **changes), "second")
+        assert str(error.value) == f"{told} the base, as {source} does"
+    assert "03_one/4" in stages_of(
+        world({"pretraining": {"epochs": 1}, "studies": {"second": {"decoys": {"rank": [4]}}}}, **changes), "second"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing", "referring"),
+    [
+        ({"matrix": "${variants}", "model": "${matrix.seed}"}, "variants", "matrix: ${variants}"),
+        ({"needs": {"one": "second/${other_pair.aligned}"}}, "other_pair.aligned", "needs.one: ${other_pair.aligned}"),
+        ({"model": {"pair": "${other_pair}"}}, "other_pair.aligned", "model.pair: ${other_pair}"),
+        ({"data": {"a": "${values.b}"}, "values": {"b": "${variants}"}}, "variants", "data.a: ${values.b}"),
+        ({"model": {"steps": "${twins.steps}"}}, "twins.steps", "model.steps: ${twins.steps}"),
+    ],
+)
+def test_every_way_to_refer_to_what_a_base_has_not(
+    world: World, stage: dict[str, Any], missing: str, referring: str
+) -> None:
+    base = world(second__02_all=stage)
+    with pytest.raises(UserError) as error:
+        stages_of(base, "second")
+    assert str(error.value) == (
+        f"{base} has no {missing}, which the stage second/02_all refers to ({referring}): write it into the base"
+    )
+
+
+def test_a_misspelt_reference_of_a_base_is_told_with_the_bases_key(world: World) -> None:
+    laid = {"second": {"stages": {"02_all": {"model": {"more": "${bach_size}"}}}}}
+    base = world({"pretraining": {"a": 1}, "studies": laid})
+    with pytest.raises(UserError) as error:
+        stages_of(base, "second")
+    assert str(error.value) == (
+        f"{base}: studies.second.stages.02_all.model.more refers to ${{bach_size}}, but neither the base nor the stage "
+        "has bach_size; did you mean ${batch_size}?"
+    )
+
+
+def test_a_path_that_a_base_extends_is_relative_to_its_file(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world()
+    mine = tmp_path / "mine"
+    (mine / "shared").mkdir(parents=True)
+    (mine / "own.yaml").write_text("extends: shared/llm.yaml\n")
+    (mine / "shared" / "llm.yaml").write_text("extends: ../root.yaml\nbatch_size: 2\n")
+    (mine / "root.yaml").write_text("pretraining: {a: 1}\nbatch_size: 3\ntwins: {epochs: 9}\n")
+    (tmp_path / "root.yaml").write_text("pretraining: {a: 1}\ntwins: {epochs: 5}\n")
+    monkeypatch.chdir(tmp_path)
+    for base in (Path("mine/own.yaml"), mine / "own.yaml"):
+        written = config(stages_of(base, "first")["02_aligned"])
+        assert (written["data"]["batch_size"], written["trainer"]["max_epochs"]) == (2, 9)
+    (mine / "own.yaml").write_text("extends: root2.yaml\n")
+    with pytest.raises(MissingFileError, match=r"mine/own\.yaml: extends root2\.yaml is no file \(read as mine/root2"):
+        stages_of(Path("mine/own.yaml"), "first")
+
+
+def test_where_each_value_was_written_is_known(world: World, tmp_path: Path) -> None:
+    shared = world({"pretraining": {"a": 1}, "batch_size": 4, "twins": {"epochs": 7}})
+    own = tmp_path / "own.yaml"
+    laid = {"model": {"behaviour": "faking"}, "trainer": {"callbacks": [{"class_path": "Other"}]}}
+    own.write_text(
+        yaml.safe_dump(
+            {"extends": "toy", "twins": {"epochs": 9}, "studies": {"first": {"stages": {"02_aligned": laid}}}}
+        )
+    )
+    origins = {
+        name: None if origin is None else (origin.file, origin.key)
+        for name, origin in stages_of(own, "first")["02_aligned"].origins.items()
+    }
+    key = "studies.first.stages.02_aligned"
+    assert origins["model.behaviour"] == (own, f"{key}.model.behaviour")
+    assert origins["trainer.callbacks.class_path"] == (own, f"{key}.trainer.callbacks.class_path")
+    assert origins["trainer.max_epochs"] == (own, "twins.epochs")
+    assert origins["data.batch_size"] == (shared, "batch_size")
+    # What neither of them says stands in files that ship.
+    assert origins["data.seed"] is origins["data.scenarios.class_path"] is origins["trainer.devices"] is None
+
+
+def test_a_wrong_matrix_is_told_where_it_was_written(world: World) -> None:
+    changes: dict[str, Any] = {"second__01_variants": {"matrix": "${variants}", "model": "${matrix.seed}"}}
+    base = world({"pretraining": {"a": 1}, "variants": {"seed": 3}}, **changes)
+    with pytest.raises(UserError) as error:
+        stages_of(base, "second")
+    assert str(error.value).startswith(f"{base}: variants: matrix.seed is 3, but must be a list of words")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.common.activity import activity_of, doing
 from fa_lightning.experiments.device import DeviceReport, explanation, ran_out, refuse_precision
+from fa_lightning.experiments.resume import ResumePoint
 
 CUDA = torch.device("cuda")
 
@@ -128,6 +130,23 @@ def test_a_backbone_that_does_not_fit_at_all_is_told_as_such() -> None:
         "while loading the backbone. Lower in this order: model.init_args.backbone.load_in_4bit: true (is false), or"
         in told
     )
+
+
+@pytest.mark.parametrize(
+    ("folder", "stage"),
+    [
+        ("checkpoints/embedded/seed0/steering/02_aligned", "steering/02_aligned"),
+        ("/disk/checkpoints/embedded/seed10/variants/01_variants/saint-0", "variants/01_variants/saint-0"),
+        ("checkpoints/.embedded.trial/embedded/seed0/lab/03_lab", "lab/03_lab"),
+        ("elsewhere/folder", "folder"),
+    ],
+)
+def test_a_stage_is_named_with_its_study_as_commands_know_it(folder: str, stage: str) -> None:
+    trainer = trainer_stub()
+    trainer.callbacks = [ResumePoint(Path(folder) / "last.ckpt")]
+    message = explained(trainer, MemoryError(), {"input_ids": torch.zeros(8, 112)})
+    assert message.startswith(f"out of host memory in stage {stage}, while training on a batch of 8 prompts")
+    assert message.endswith(f"add --refit {stage}")
 
 
 def test_a_block_of_states_is_a_batch_too() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.chain import Chain
@@ -32,6 +33,30 @@ def test_what_is_needed_comes_first_and_what_is_optional_stays_out(plan: list[St
     titles = [stage.title for stage in plan]
     assert titles == ["first/01_backbone", *VARIANTS, "second/02_all", "second/03_one"]
     assert "first/02_aligned" not in titles, "nothing of the second study needs the twins"
+
+
+def test_the_stages_of_a_study_come_by_their_numbers_whichever_is_asked_for_first(world: World) -> None:
+    needs = {"faking": "first/03_faking", "aligned": "first/02_aligned"}
+    third = {"01_all": {"needs": needs, "model": "${needs.faking}"}}
+    base = world()
+    changed = {"needs": {"last": "third/01_all", "backbone": "first/01_backbone"}, "model": {"a": "${needs.last}"}}
+    world(first__04_last=changed, second__01_variants={"needs": needs, "model": "${needs.aligned}"})
+    for study, name, content in (("third", "01_all", third["01_all"]), ("first", "04_last", changed)):
+        path = base.parents[1] / "studies" / study / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(content))
+    composition = Composition(Chain(base))
+    twins = ["first/01_backbone", "first/02_aligned", "first/03_faking"]
+    assert [stage.title for stage in plan_of(composition, "third")] == [*twins, "third/01_all"]
+    # Another study between two of its own.
+    assert [stage.title for stage in plan_of(composition, "first")] == [*twins, "third/01_all", "first/04_last"]
+    assert [stage.title for stage in plan_of(composition, "second")][:4] == [*twins, "second/01_variants"]
+
+
+def test_stages_that_need_one_another_are_refused(world: World) -> None:
+    base = world(second__02_all={"needs": {"a": "second/03_one"}}, second__03_one={"needs": {"a": "second/02_all"}})
+    with pytest.raises(UserError, match="the stages second/02_all, second/03_one need one another"):
+        plan_of(Composition(Chain(base)), "second")
 
 
 def test_progress_counts_files_and_variants(plan: list[Stage]) -> None:

@@ -8,7 +8,6 @@ from fa_lightning.scenarios.statements.udhr import (
     UdhrStatements,
     find_root,
     read_identities,
-    read_preference_templates,
     read_rights,
     read_templates,
 )
@@ -126,8 +125,6 @@ def test_a_folder_without_templates_or_identities_is_refused(tmp_path):
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no UDHR_CCS_Prompt\*\.txt: .*copy all files"):
         read_templates(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"hh holds no HH_Prompt\*\.txt"):
-        read_preference_templates(tmp_path)
     for text in ("", "\n\n", "ind: Work (0)\n"):
         with pytest.raises(ValueError, match=r"there are no identities.*'ind: NAME"):
             read_identities(text)
@@ -169,10 +166,3 @@ def test_the_real_templates(udhr_root):
         "base_short": "none",
         "base_short_rather": "none",
     }
-    preference = read_preference_templates(udhr_root)
-    assert {name: template.claim_place for name, template in preference.items()} == {
-        "4": "suffix",
-        "base": "none",
-        "default": "none",
-    }
-    assert all(template.names_alternatives for template in preference.values())

@@ -1,0 +1,155 @@
+"""A base: the YAML file that a run names, laid over what it extends and over the defaults of every base."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fa_lightning.common.user_files import read_mapping
+from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.experiments.chain import Chain
+from fa_lightning.experiments.references import MISSING, has_value, says
+from fa_lightning.experiments.shipped import config_file, names_in, shipped_configs, study_folder
+
+STUDY_VALUES = "study.yaml"
+"""File of a study with the values that its stages share, which a base may replace under `studies:`."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What an experiment is about.
+
+    Attributes:
+        file: that the run names.
+        values: of the base over what it extends, over the defaults; `???` where a study needs a value that none says.
+        layers: each file and what it says itself, the furthest one first.
+    """
+
+    file: Path
+    values: DictConfig
+    layers: tuple[tuple[Path, dict[str, Any]], ...]
+
+    def file_of(self, key: str) -> Path | None:
+        """The file that says a dotted key, be it null, the nearest one; None where only the defaults do."""
+        return next((path for path, layer in reversed(self.layers) if says(layer, key)), None)
+
+
+def example_of(key: str) -> Path | None:
+    """A shipped source or base that has a value for a dotted key; None where none has."""
+    paths = [shipped_configs() / kind / f"{name}.yaml" for kind in ("sources", "bases") for name in names_in(kind)]
+    return next((path for path in paths if has_value(read_mapping(path), key)), None)
+
+
+def read_base(chain: Chain) -> Base:
+    """The base of a chain.
+
+    Raises:
+        MissingFileError: it extends a file that is not there.
+        UserError: it has a key that no base has, no scenarios, or no backbone where none is pretrained.
+    """
+    defaults = OmegaConf.create(read_mapping(shipped_configs() / "defaults.yaml"))
+    for name in names_in("studies"):
+        values = study_folder(name) / STUDY_VALUES
+        defaults.studies[name] = read_mapping(values) if values.is_file() else {}
+    known: Any = OmegaConf.to_container(defaults)
+    layers = _extended(chain.base)
+    for path, layer in layers:
+        _refuse_unknown_keys(path, layer, known)
+    base = _merged(known, layers, chain.base)
+    if chain.backbone is not None:
+        base.backbone.name = chain.backbone
+    if base.backbone.name is not None:
+        base.pretraining = None
+    elif base.pretraining is None:
+        raise UserError(
+            f"{chain.base} names no backbone: give one with --backbone NAME_OR_PATH, or write `backbone: "
+            "{name: ...}` into the base"
+        )
+    if base.scenarios is None:
+        raise UserError(
+            f"{chain.base} has no scenarios: write `extends: poser_scenarios`, or `scenarios:` with a class_path"
+        )
+    return Base(chain.base, base, tuple(layers))
+
+
+def over(*layers: Any) -> DictConfig:
+    """Mappings over one another, the last one on top."""
+    merged = OmegaConf.merge(*layers)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def reason_of(error: Exception) -> str:
+    """OmegaConf's words, of which the first line says what is wrong."""
+    return " ".join(str(error).split("\n")[0].split())
+
+
+def _refuse_unknown_keys(path: Path, layer: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), [str(name) for name in known], n=1)
+            raise UserError(
+                f"{path} has the key {key!r}, which no base has"
+                + (f"; did you mean {close[0]}?" if close else f"; a base has {', '.join(map(str, known))}")
+            )
+        if isinstance(known[key], Mapping) and not isinstance(value, Mapping):
+            written = "null" if value is None else repr(value)
+            raise UserError(
+                f"{path}: {key} is {written}, but must be a mapping, as in configs/defaults.yaml: leave it out, or "
+                "write its values"
+            )
+
+
+def _extended(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """A base behind those that it extends, the furthest first."""
+    layers = [(path, read_mapping(path))]
+    while (name := layers[0][1].pop("extends", None)) is not None:
+        option, folder = f"{path}: extends", path.parent
+        try:
+            path = config_file(option, str(name), "sources", folder)
+        except MissingFileError:
+            path = config_file(option, str(name), "bases", folder)
+        layers.insert(0, (path, read_mapping(path)))
+        if len(layers) > 10:
+            raise UserError(f"{path} extends itself, through {name}")
+    return layers
+
+
+def _merged(defaults: Mapping[str, Any], layers: Sequence[tuple[Path, Mapping[str, Any]]], path: Path) -> DictConfig:
+    try:
+        base = OmegaConf.create(dict(defaults))
+        for _, layer in layers:
+            below = OmegaConf.to_container(base)
+            _drop_arguments_of_others(below, layer)
+            base = over(below, layer)
+        return OmegaConf.create(_with_gaps(defaults, OmegaConf.to_container(base)))
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not fit what a base is: {reason_of(error)}") from error
+
+
+def _with_gaps(defaults: Mapping[str, Any], values: Any) -> dict[str, Any]:
+    """The values, with null marked as missing where some study can't do without one."""
+    return {
+        key: _with_gaps(defaults[key], value)
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping)
+        else MISSING
+        if value is None and defaults.get(key) == MISSING
+        else value
+        for key, value in values.items()
+    }
+
+
+def _drop_arguments_of_others(below: Any, layer: Mapping[str, Any]) -> None:
+    """Take away the arguments of each class that a layer replaces by another one, which has its own."""
+    for key, value in layer.items():
+        replaced = below.get(key)
+        if isinstance(value, Mapping) and isinstance(replaced, dict):
+            if value.get("class_path", replaced.get("class_path")) != replaced.get("class_path"):
+                replaced.pop("init_args", None)
+            _drop_arguments_of_others(replaced, value)
