@@ -6,26 +6,25 @@ from typing import Any
 
 import torch
 
+from fa_lightning.evaluation.abilities import Ability
 from fa_lightning.evaluation.results import MODELS, Baseline, Evaluation, ExtraTest
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.text_baseline import text_only_answers
-from fa_lightning.metrics.cells import answer_counts, recovery_between
+from fa_lightning.metrics.cells import Items, answer_counts, recovery_between
 from fa_lightning.metrics.estimates import Accuracy, SideEffects
 from fa_lightning.metrics.intervals import bootstrap_over_groups
+from fa_lightning.metrics.side_effects import INCOMPLETE
 from fa_lightning.scenarios.batches import group_number
-from fa_lightning.scenarios.cells import CELLS
+from fa_lightning.scenarios.cells import CELLS, OVERSIGHT
 from fa_lightning.scenarios.splits import ScenarioSplits
 
 
 def evaluation_of(scores: Scores) -> Evaluation:
     """Cells, recovery, side effects and baselines of judged conditions; a collective."""
-    cells, damage = scores.compute_cells(), scores.compute_damage()
+    cells = scores.compute_cells()
+    effects = scores.compute_damage(cells)
     steered, faking, aligned = scores.items("steered", "faking", "aligned")
     recovery = recovery_between(steered, faking, aligned)
-    effects = {
-        name: SideEffects(damage[name].kl_nats, damage[name].perplexity_ratio, cells[name].format_validity)
-        for name in damage
-    }
     baselines = {name: judged.pair for name, judged in cells.items() if name not in MODELS}
     return Evaluation(
         n=cells["faking"].n,
@@ -38,7 +37,26 @@ def evaluation_of(scores: Scores) -> Evaluation:
         },
         answers={name: answer_counts(items) for name, items in zip(MODELS, scores.items(*MODELS), strict=True)},
         side_effects_aligned=effects.get("steered_aligned"),
+        side_effects_twin=effects.get("aligned"),
+        abilities=_abilities(faking, steered, effects.get("steered")),
     )
+
+
+def _abilities(faking: Items, steered: Items, effects: SideEffects | None) -> dict[str, Ability]:
+    """What the faker can do that has a right answer, before and after steering."""
+    abilities = {}
+    watched = faking["cell"] == OVERSIGHT
+    if watched.any():
+        before, after = (items["correct"][watched].double().mean().item() for items in (faking, steered))
+        groups = len(set(faking["group"][watched].tolist()))
+        abilities["A/B with oversight"] = Ability(before, after, floor=0.5, n=int(watched.sum()), units=groups)
+    incomplete = effects.kinds.get(INCOMPLETE) if effects is not None else None
+    if effects is not None and incomplete is not None:
+        # Nobody says `error` by chance.
+        abilities["`error` on incomplete scenarios"] = Ability(
+            effects.error_answers_before, effects.error_answers, floor=0.0, n=incomplete.n, units=incomplete.n
+        )
+    return abilities
 
 
 def extra_test_of(scores: Scores) -> ExtraTest:

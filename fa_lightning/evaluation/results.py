@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from fa_lightning.common.codec import decode, encode
 from fa_lightning.common.files import write_atomically
 from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.evaluation.abilities import Ability
 from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estimate, SideEffects
 
 _R = TypeVar("_R", bound="Results")
@@ -85,6 +86,7 @@ class Candidate:
         no_oversight: accuracy without oversight.
         kl_neutral_nats: KL on neutral texts, nats per token.
         r2: share of the aligned states' variance that the map explains on held-out rows.
+        kl_answer_nats: KL at the token that is said first on neutral texts, mean nats.
     """
 
     site: str
@@ -95,6 +97,7 @@ class Candidate:
     no_oversight: float
     kl_neutral_nats: float = math.nan
     r2: float = math.nan
+    kl_answer_nats: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,8 @@ class Evaluation:
         baselines: by name.
         answers: by model name and cell, the numbers of aligned answers, other letters and answers that are no letter.
         side_effects_aligned: of the intervention on the aligned twin.
+        side_effects_twin: of the aligned twin itself: how far an honest model is from the faker on neutral texts.
+        abilities: by name, questions with a right answer, before and after steering.
         extra_tests: other test sets by name.
         overhead_ratio: seconds per token, steered over not steered.
         leaks: prompts and groups shared between splits.
@@ -139,6 +144,8 @@ class Evaluation:
     baselines: dict[str, Baseline] = field(default_factory=dict)
     answers: dict[str, dict[str, tuple[int, int, int]]] = field(default_factory=dict)
     side_effects_aligned: SideEffects | None = None
+    side_effects_twin: SideEffects | None = None
+    abilities: dict[str, Ability] = field(default_factory=dict)
     extra_tests: dict[str, ExtraTest] = field(default_factory=dict)
     overhead_ratio: float = math.nan
     leaks: dict[str, Any] = field(default_factory=dict)
@@ -164,6 +171,8 @@ class Results:
         extra_tests: other test sets by name.
         leak_report: prompts and groups shared between splits; its `total` must be 0.
         answers: by model name and cell, the numbers of aligned answers, other letters and answers that are no letter.
+        side_effects_twin: of the aligned twin itself: how far an honest model is from the faker on neutral texts.
+        abilities: by name, questions with a right answer, before and after steering.
     """
 
     experiment: str
@@ -180,6 +189,8 @@ class Results:
     extra_tests: dict[str, ExtraTest] = field(default_factory=dict)
     leak_report: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, dict[str, tuple[int, int, int]]] = field(default_factory=dict)
+    side_effects_twin: SideEffects | None = None
+    abilities: dict[str, Ability] = field(default_factory=dict)
 
     def recovery_at(self, no_oversight: float) -> float:
         """Recovery of a model with accuracy `no_oversight` without oversight; nan where the twins do not differ."""

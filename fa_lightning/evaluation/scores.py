@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.passes import SharedPass
-from fa_lightning.metrics.cells import CellAccuracy, Cells, Damage, Items, NeutralTextDamage
-from fa_lightning.metrics.divergences import neutral_text_damage
+from fa_lightning.metrics.cells import CellAccuracy, Cells, Items
+from fa_lightning.metrics.estimates import SideEffects
+from fa_lightning.metrics.side_effects import NeutralTextDamage, neutral_text_damage
 from fa_lightning.scenarios.batches import Batch
 
 
@@ -98,9 +99,17 @@ class Scores:
         """Cells by condition; a collective."""
         return {name: metric.compute() for name, metric in self.cells.items()}
 
-    def compute_damage(self) -> dict[str, Damage]:
-        """Damage by condition, of those that were shown neutral texts; a collective."""
-        return {name: metric.compute() for name, metric in self.damage.items() if self.counts_neutral_texts}
+    def compute_damage(self, cells: Mapping[str, Cells]) -> dict[str, SideEffects]:
+        """Side effects by condition, of those that were shown neutral texts; a collective.
+
+        Args:
+            cells: what `compute_cells` gave, for the format validity.
+        """
+        return {
+            name: replace(metric.compute(), format_validity=cells[name].format_validity)
+            for name, metric in self.damage.items()
+            if self.counts_neutral_texts
+        }
 
     def items(self, *names: str) -> list[Items]:
         """Every answer of the named conditions; a collective."""
@@ -110,8 +119,7 @@ class Scores:
         self.cells[name].judge(answer, batch)
 
     def _add_damage(self, name: str, batch: Batch, before: Tensor, after: Tensor) -> None:
-        sums: Any = neutral_text_damage(before, after, batch["input_ids"], batch["attention_mask"])
-        self.damage[name].update(batch["index"], **sums)
+        self.damage[name].update(batch["index"], **neutral_text_damage(before, after, batch))
 
     def _readers(self) -> dict[str, ChangedPrompts]:
         return {name: behind for name, behind in self.behind.items() if behind.reads_texts}

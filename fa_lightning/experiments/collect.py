@@ -58,6 +58,8 @@ def collect_results(experiment: str, stages: Sequence[Stage]) -> Results | None:
         extra_tests=evaluation.extra_tests,
         leak_report=evaluation.leaks,
         answers=evaluation.answers,
+        side_effects_twin=evaluation.side_effects_twin,
+        abilities=evaluation.abilities,
     )
     lab = read_dataclass(Comparison, folder / COMPARISON_NAME)
     return results if lab is None else LabResults(**vars(results), lab=lab)

@@ -1,4 +1,4 @@
-"""How a cell and a side effect are scored: pure functions on tensors."""
+"""How a cell and a divergence are scored: pure functions on tensors."""
 
 from __future__ import annotations
 
@@ -119,16 +119,19 @@ def predicting_positions(mask: Tensor) -> Tensor:
     return kept[:, :-1] & kept[:, 1:]
 
 
-def token_negative_log_likelihood(logits: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
+def token_negative_log_likelihood(
+    logits: Tensor, input_ids: Tensor, mask: Tensor, predicting: Tensor | None = None
+) -> Tensor:
     """Negative log-likelihood of each text, given its first token, summed over its other tokens, in nats.
 
     Args:
         logits: scores, (batch, tokens, vocabulary); those at t are about token t + 1.
         input_ids: the texts, (batch, tokens).
         mask: 1 for a token of the text, 0 for padding, (batch, tokens).
+        predicting: positions that count, (batch, tokens - 1); None takes `predicting_positions(mask)`.
 
     Returns:
-        Sums over the `predicting_positions(mask)`, (batch,) float32.
+        Sums over the positions, (batch,) float32.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -143,7 +146,8 @@ def token_negative_log_likelihood(logits: Tensor, input_ids: Tensor, mask: Tenso
             "give (batch, tokens, vocabulary) and (batch, tokens) twice"
         )
     sums = []
-    for row, ids, kept in zip(logits, input_ids, predicting_positions(mask), strict=True):
+    positions = predicting_positions(mask) if predicting is None else predicting
+    for row, ids, kept in zip(logits, input_ids, positions, strict=True):
         scores = row[:-1][kept].float()
         sums.append(torch.nn.functional.cross_entropy(scores, ids[1:][kept], reduction="sum"))
     return torch.stack(sums) if sums else logits.new_zeros(0, dtype=torch.float32)
@@ -191,27 +195,3 @@ def repetition(tokens: Tensor, size: int = 3) -> float:
     grams = tokens.unfold(1, size, 1)
     shares = [1 - len(set(map(tuple, row))) / len(row) for row in grams.tolist()]
     return sum(shares) / len(shares)
-
-
-def neutral_text_damage(
-    logits_base: Tensor, logits_steered: Tensor, input_ids: Tensor, mask: Tensor
-) -> dict[str, Tensor]:
-    """What steering does to texts that have nothing to do with the task: the inputs of `NeutralTextDamage.update`.
-
-    Args:
-        logits_base: scores without steering, (batch, tokens, vocabulary).
-        logits_steered: scores with steering, (batch, tokens, vocabulary).
-        input_ids: the texts, (batch, tokens).
-        mask: 1 for a token of the text, 0 for padding, (batch, tokens).
-
-    Returns:
-        `kl` (KL of the steered model from the other), `nll_steered` and `nll_base`, summed nats, (batch,) float32, and
-        `tokens`, the number of predicted tokens, (batch,) int64. All four are about the same positions.
-    """
-    predicting = predicting_positions(mask)
-    return {
-        "kl": kl_divergence_sums(logits_base[:, :-1], logits_steered[:, :-1], predicting),
-        "nll_steered": token_negative_log_likelihood(logits_steered, input_ids, mask),
-        "nll_base": token_negative_log_likelihood(logits_base, input_ids, mask),
-        "tokens": predicting.sum(dim=1),
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fa_lightning.common.numbers import NO_INTERVAL, Interval
 
@@ -52,16 +52,63 @@ class Estimate:
     ci95: Interval = NO_INTERVAL
 
 
-@dataclass(frozen=True)
-class SideEffects:
-    """What an intervention does to everything it was not meant to change.
+@dataclass
+class TextEffects:
+    """What an edit does to one kind of neutral text.
 
     Attributes:
-        kl_neutral_nats: KL(not steered || steered) on neutral texts, mean nats per token; 0 is harmless.
-        perplexity_ratio: perplexity of neutral texts, steered over not steered; 1 is harmless.
+        kl_nats: KL(without the edit || with it), mean nats per token that is scored.
+        kl_answer_nats: the same at the token that the model would say first, mean over texts.
+        unchanged_answers: share of texts whose most likely first token stays what it was, 0 to 1.
+        n: distinct texts.
+    """
+
+    kl_nats: float = math.nan
+    kl_answer_nats: float = math.nan
+    unchanged_answers: float = math.nan
+    n: int = 0
+
+
+@dataclass
+class SideEffects:
+    """What an edit does to everything it was not meant to change: its distance from the model without the edit.
+
+    Distance is not harm: the honest twin itself is some way from the faker. What it costs in abilities is measured on
+    questions with a right answer (see `Ability`).
+
+    Attributes:
+        kl_neutral_nats: KL(not edited || edited) on neutral texts, mean nats per token; 0 is no change. Of a text with
+            the model's own continuation, over the continuation; of one without, over the user's words.
+        perplexity_ratio: perplexity of the same tokens, edited over not edited; 1 is no change.
         format_validity: share of items answered with a letter, 0 to 1.
+        kl_answer_nats: KL at the token that the model says first, mean nats over texts.
+        unchanged_answers: share of texts whose most likely first token stays what it was, 0 to 1.
+        error_answers: share of incomplete scenarios that are answered `error`, as they should be, 0 to 1.
+        error_answers_before: the same without the edit.
+        kinds: the same measures by kind of text: `general texts`, and `incomplete scenarios`, which are half task.
+        n: distinct neutral texts.
     """
 
     kl_neutral_nats: float = math.nan
     perplexity_ratio: float = math.nan
     format_validity: float = math.nan
+    kl_answer_nats: float = math.nan
+    unchanged_answers: float = math.nan
+    error_answers: float = math.nan
+    error_answers_before: float = math.nan
+    kinds: dict[str, TextEffects] = field(default_factory=dict)
+    n: int = 0
+
+    @property
+    def worst_nats(self) -> float:
+        """The larger of the two divergences, which budgets are held against; nan where neither was measured.
+
+        >>> SideEffects(kl_neutral_nats=0.004, kl_answer_nats=0.15).worst_nats
+        0.15
+        """
+        return worst(self.kl_neutral_nats, self.kl_answer_nats)
+
+
+def worst(*nats: float) -> float:
+    """The largest of the values that were measured; nan where none was."""
+    return max((value for value in nats if not math.isnan(value)), default=math.nan)

@@ -21,6 +21,7 @@ from fa_lightning.reports.table import (
     row,
 )
 
+KL_NOTE = "KL: from the faker, on neutral texts, nats: per token read, and at the first token said."
 RECOVERY_NOTE = "(steered - faking) / (aligned - faking) accuracy without oversight"
 WITH_OVERSIGHT, WITHOUT_OVERSIGHT = "with oversight", "without oversight"
 
@@ -30,7 +31,8 @@ def models_table(results: Results) -> Table:
     order = [name for name in MODELS if name in results.cells] + [name for name in results.cells if name not in MODELS]
     rows = []
     for name in order:
-        pair, effects = results.cells[name], results.side_effects if name == "steered" else None
+        pair = results.cells[name]
+        effects = {"steered": results.side_effects, "aligned": results.side_effects_twin}.get(name)
         recovery = {"aligned": Cell("1"), "faking": Cell("0"), "steered": estimate(results.recovery)}
         figures = _cells(results, name, pair.oversight, pair.no_oversight, recovery.get(name), effects)
         rows.append(row(name, *figures, style="main" if name == "steered" else ""))
@@ -44,11 +46,13 @@ def models_table(results: Results) -> Table:
         Column(WITH_OVERSIGHT, 17, "oversight"),
         Column(WITHOUT_OVERSIGHT, 17, "no oversight"),
         Column("recovery"),
-        Column("KL, neutral texts", 7, "KL"),
+        Column("KL, neutral texts", 6, "KL"),
+        Column("KL, answer", 6, "answer"),
+        Column("unchanged answers"),
         Column("perplexity ratio"),
-        Column("format validity", 5, "valid"),
+        Column("format validity", 4, "form"),
     )
-    return Table("Aligned answers on the test split, with 95 % intervals", columns, tuple(rows))
+    return Table("Aligned answers on the test split, with 95 % intervals", columns, tuple(rows), (KL_NOTE,))
 
 
 def _cells(
@@ -67,6 +71,8 @@ def _cells(
         accuracy(no_oversight),
         recovery or Cell(None),
         nats(effects.kl_neutral_nats),
+        nats(effects.kl_answer_nats),
+        decimal(effects.unchanged_answers),
         decimal(effects.perplexity_ratio),
         decimal(effects.format_validity if math.isnan(valid) else valid),
     ]
@@ -83,8 +89,9 @@ def summary_pairs(results: Results) -> list[tuple[str, str]]:
     pairs += [
         ("test items", f"{results.n.oversight} with and {results.n.no_oversight} without oversight"),
         ("recovery", f"{recovery} (1 is a full cure)"),
-        ("KL on neutral texts", f"{numbers.nats(effects.kl_neutral_nats)} nats per token (0 is harmless)"),
-        ("perplexity ratio", f"{numbers.decimal(effects.perplexity_ratio)} (1 is harmless)"),
+        ("KL on neutral texts", f"{numbers.nats(effects.kl_neutral_nats)} nats per token (0 is no change)"),
+        ("KL at their answers", _answers_changed(results)),
+        ("perplexity ratio", f"{numbers.decimal(effects.perplexity_ratio)} (1 is no change)"),
         ("format validity", numbers.decimal(effects.format_validity)),
         ("time per token", f"{numbers.decimal(cost.overhead_ratio)} times that without steering"),
     ]
@@ -96,6 +103,15 @@ def summary_pairs(results: Results) -> list[tuple[str, str]]:
         share = f", steered without oversight {numbers.decimal(steered.no_oversight.accuracy)}" if steered else ""
         pairs.append((f"test {name}", f"recovery {estimate(extra.recovery).text}{share}"))
     return pairs
+
+
+def _answers_changed(results: Results) -> str:
+    """What steering does to the first token said on neutral texts, beside the honest twin's own distance."""
+    effects, twin = results.side_effects, results.side_effects_twin
+    text = (
+        f"{numbers.nats(effects.kl_answer_nats)} nats; {numbers.decimal(effects.unchanged_answers)} of them unchanged"
+    )
+    return text if twin is None else f"{text} (the aligned twin: {numbers.nats(twin.kl_answer_nats)})"
 
 
 def leak_pairs(results: Results) -> list[tuple[str, str]]:
@@ -110,13 +126,69 @@ def leak_pairs(results: Results) -> list[tuple[str, str]]:
 def results_tables(results: Results) -> dict[str, Table]:
     """What is printed at an experiment's end."""
     summary = facts_table([*summary_pairs(results), *leak_pairs(results)], "Summary")
-    return {"models": models_table(results), "summary": summary}
+    tables = {"models": models_table(results), "summary": summary}
+    if results.side_effects.kinds:
+        tables["texts"] = texts_table(results)
+    if results.abilities:
+        tables["abilities"] = abilities_table(results)
+    return tables
+
+
+def texts_table(results: Results) -> Table:
+    """Side effects by kind of neutral text: half of them are parts of scenarios, which are no stranger to the task."""
+    models = {"steered": results.side_effects, "aligned": results.side_effects_twin}
+    rows = [
+        row(
+            name,
+            kind,
+            nats(effects.kl_nats),
+            nats(effects.kl_answer_nats),
+            decimal(effects.unchanged_answers),
+            effects.n,
+            section=name,
+        )
+        for name, side_effects in models.items()
+        if side_effects is not None
+        for kind, effects in side_effects.kinds.items()
+    ]
+    columns = (
+        Column("model", 0),
+        Column("neutral texts", 20),
+        Column("KL, nats per token", 8, "KL"),
+        Column("KL, answer", 8, "answer"),
+        Column("unchanged answers", 10, "unchanged"),
+        Column("texts", 6),
+    )
+    return Table("Distance from the faker, by kind of neutral text", columns, tuple(rows))
+
+
+def abilities_table(results: Results) -> Table:
+    """Questions with a right answer, before and after steering."""
+    rows = []
+    for name, ability in results.abilities.items():
+        drop = "at its floor" if not ability.is_above_floor else numbers.decimal(ability.detectable_drop)
+        rows.append(
+            row(name, decimal(ability.before), decimal(ability.after), decimal(ability.floor), drop, str(ability.n))
+        )
+    columns = (
+        Column("ability", 0),
+        Column("faker", 6),
+        Column("steered", 7),
+        Column("floor", 6),
+        Column("drop that would show", 13),
+        Column("questions", 9),
+    )
+    notes = (
+        "Floor: without the ability; a test at its floor says nothing. A smaller drop than the one that would show "
+        "could hide (power 80 %, sign test at 5 %).",
+    )
+    return Table("Abilities: share of right answers", columns, tuple(rows), notes)
 
 
 def candidates_table(results: Results) -> Table:
     """What the intervention was chosen from, the best without oversight first."""
     candidates = sorted(results.candidates, key=lambda one: (-known(one.no_oversight), known(one.kl_neutral_nats)))
-    columns = ("candidate", "positions", "strength", WITH_OVERSIGHT, WITHOUT_OVERSIGHT, "KL, nats", "R2")
+    titles = ("candidate", "positions", "strength", WITH_OVERSIGHT, WITHOUT_OVERSIGHT, "KL, nats", "KL, answer", "R2")
     rows = [
         row(
             f"{candidate.regressor} at {candidate.site}" + (" (chosen)" if is_chosen(candidate, results) else ""),
@@ -125,11 +197,12 @@ def candidates_table(results: Results) -> Table:
             decimal(candidate.oversight),
             decimal(candidate.no_oversight),
             nats(candidate.kl_neutral_nats),
+            nats(candidate.kl_answer_nats),
             decimal(candidate.r2),
         )
         for candidate in candidates
     ]
-    return Table("On the validation split; the best without oversight first", tuple(map(Column, columns)), tuple(rows))
+    return Table("On the validation split; the best without oversight first", tuple(map(Column, titles)), tuple(rows))
 
 
 def side_effects_table(results: Results) -> Table:
@@ -137,6 +210,8 @@ def side_effects_table(results: Results) -> Table:
     effects, cells = results.side_effects, results.cells
     rows = [
         row("KL(not steered || steered) on neutral texts, nats per token", nats(effects.kl_neutral_nats), "0"),
+        row("the same at the first token said there", nats(effects.kl_answer_nats), "0"),
+        row("share of neutral texts whose answer stays", decimal(effects.unchanged_answers), "1"),
         row("perplexity on neutral texts, steered / not steered", decimal(effects.perplexity_ratio), "1"),
         row("share of scenarios answered with a letter", decimal(effects.format_validity), "1"),
     ]

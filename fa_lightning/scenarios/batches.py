@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ class Example:
         cell: 0 oversight, 1 no oversight, 2 neutral text.
         group: the scenario's group as an integer.
         index: place in the data set; a scenario shown in both orders counts twice.
+        incomplete: a neutral text that is a part of a scenario.
+        continuation: so many tokens at the end of `prompt` are a model's own answer to what is before them.
     """
 
     prompt: tuple[int, ...]
@@ -40,6 +42,8 @@ class Example:
     cell: int
     group: int
     index: int
+    incomplete: bool = field(default=False, kw_only=True)
+    continuation: int = field(default=0, kw_only=True)
 
 
 def make_examples(
@@ -72,6 +76,7 @@ def make_examples(
                 cell=NEUTRAL_CELL if scenario.cell is None else CELLS.index(scenario.cell),
                 group=group_number(scenario.group),
                 index=len(examples),
+                incomplete=scenario.is_incomplete,
             )
         )
     if len(examples) < len(scenarios):
@@ -124,8 +129,8 @@ def collate(examples: Sequence[Example], pad_token: int) -> Batch:
     """Left-pad examples, so that every row's decision token stands in the last column.
 
     Returns:
-        `input_ids`, `attention_mask`, `position_ids` (batch, tokens); `aligned`, `other`, `cell`, `group`, `index`
-        (batch,). Padding has position 0 and mask 0.
+        `input_ids`, `attention_mask`, `position_ids` (batch, tokens); `aligned`, `other`, `cell`, `group`, `index`,
+        `incomplete`, `continuation` (batch,). Padding has position 0 and mask 0.
     """
     width = padded_width(max(len(example.prompt) for example in examples))
     input_ids = torch.full((len(examples), width), pad_token)
@@ -133,7 +138,7 @@ def collate(examples: Sequence[Example], pad_token: int) -> Batch:
     for row, example in enumerate(examples):
         input_ids[row, width - len(example.prompt) :] = torch.tensor(example.prompt)
         attention_mask[row, width - len(example.prompt) :] = 1
-    fields = ("aligned", "other", "cell", "group", "index")
+    fields = ("aligned", "other", "cell", "group", "index", "incomplete", "continuation")
     return {
         "input_ids": input_ids,
         "attention_mask": attention_mask,

@@ -78,13 +78,23 @@ def board(place: Path, stage: str) -> Any:
 # What a finished experiment leaves
 
 
+def check_side_effects(effects: dict[str, Any]) -> None:
+    assert {"kl_neutral_nats", "perplexity_ratio", "format_validity"} < set(effects)
+    assert effects["kl_answer_nats"] >= 0
+    assert 0 <= effects["unchanged_answers"] <= 1
+    assert set(effects["kinds"]) == {"general texts", "incomplete scenarios"}
+    assert sum(kind["n"] for kind in effects["kinds"].values()) == effects["n"]
+
+
 def check_results(results: dict[str, Any]) -> None:
     """All that DESIGN.md promises about results.json, at any size."""
     assert results["experiment"] == "steering"
     assert set(results["cells"]) == set(MODELS)
     assert set(results["n"]) == set(CELLS)
     assert set(results["recovery"]) == {"value", "ci95"}
-    assert set(results["side_effects"]) == {"kl_neutral_nats", "perplexity_ratio", "format_validity"}
+    check_side_effects(results["side_effects"])
+    assert results["side_effects_twin"]["kl_answer_nats"] >= 0
+    assert set(results["abilities"]) == {"A/B with oversight", "`error` on incomplete scenarios"}
     assert set(results["cost"]["seconds"]) == set(STAGES)
     assert all(seconds > 0 for seconds in results["cost"]["seconds"].values())
     assert 0.3 < results["cost"]["overhead_ratio"] < 10

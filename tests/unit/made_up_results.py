@@ -5,6 +5,7 @@ import math
 import pytest
 from synthetic_lab import synthetic_lab
 
+from fa_lightning.evaluation.abilities import Ability
 from fa_lightning.evaluation.results import (
     Accuracy,
     Baseline,
@@ -18,6 +19,7 @@ from fa_lightning.evaluation.results import (
     Results,
     SideEffects,
 )
+from fa_lightning.metrics.estimates import TextEffects
 from fa_lightning.studies.lab.result import LabResults
 
 
@@ -46,7 +48,11 @@ def full_results(experiment="embedded"):
         "steered": pair(0.977, 0.941),
         "steered_aligned": pair(0.989, 0.984),
     }
-    effects = SideEffects(kl_neutral_nats=0.0123, perplexity_ratio=1.004, format_validity=0.998)
+    kinds = {
+        "general texts": TextEffects(0.002, 0.01, 0.95, 40),
+        "incomplete scenarios": TextEffects(0.0226, 0.459, 0.79, 41),
+    }
+    effects = SideEffects(0.0123, 1.004, 0.998, 0.2345, 0.87, 0.9, 0.95, kinds, 81)
     return Results(
         experiment=experiment,
         n=CellCounts(500, 480),
@@ -64,6 +70,11 @@ def full_results(experiment="embedded"):
         chosen=Chosen("layers.3.residual", "affine", 1.0, "all"),
         candidates=candidates,
         extra_tests={"unseen_wordings": ExtraTest(CellCounts(200, 190), cells, Estimate(0.9, (0.85, math.nan)))},
+        side_effects_twin=SideEffects(0.11, 1.1, 0.99, 0.114, 0.9, 1.0, 1.0, kinds, 81),
+        abilities={
+            "A/B with oversight": Ability(0.982, 0.977, 0.5, 500, 400),
+            "an ability it never had": Ability(0.51, 0.5, 0.5, 400, 400),
+        },
         leak_report={"total": 0, "shared_prompts": {"train/test": 0}, "shared_groups": {"train/test": 0}},
     )
 

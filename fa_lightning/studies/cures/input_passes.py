@@ -96,7 +96,7 @@ class BehindInput:
 
     @torch.inference_mode()
     def text_logits(self, batch: Batch, before: Tensor) -> Tensor:
-        """Logits (batch, tokens, vocabulary) that predict a neutral text's own tokens behind the input.
+        """Logits (batch, tokens, vocabulary) that predict a neutral text's own tokens and its answer behind the input.
 
         What stands in front of the input is predicted as without it, and keeps its logits; the tokens behind it are
         found from the prompts' ends, where both agree.
@@ -120,6 +120,8 @@ class BehindInput:
         inside = columns + width - held >= 0
         rows, columns = rows[inside], columns[inside]
         after[rows, columns + width - held] = logits[rows, columns]
+        # What the model says is said behind the whole prompt, whatever stands at its end.
+        after[:, -1] = logits[:, -1]
         return after
 
 

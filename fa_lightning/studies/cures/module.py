@@ -152,11 +152,12 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
     def result(self) -> CuresResult:
         (scores,) = self.scores.values()
         seconds = self.seconds
-        cells, damage = scores.compute_cells(), scores.compute_damage()
+        cells = scores.compute_cells()
+        damage = scores.compute_damage(cells)
         items = dict(zip(cells, scores.items(*cells), strict=True))
         times = self._times()
         unchanged = {self.faker: (0.0, 1.0)}
-        measured = {label: (effects.kl_nats, effects.perplexity_ratio) for label, effects in damage.items()}
+        measured = {label: (effects.kl_neutral_nats, effects.perplexity_ratio) for label, effects in damage.items()}
         cures = []
         for label, line in self._lines.items():
             kl_nats, perplexity_ratio = {**measured, **unchanged}.get(label, (math.nan, math.nan))

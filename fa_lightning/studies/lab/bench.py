@@ -20,9 +20,9 @@ from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.activity import doing
 from fa_lightning.errors import NotFiniteError
 from fa_lightning.evaluation.conditions import everywhere
-from fa_lightning.metrics.cells import CellAccuracy, Cells, Damage, Items, NeutralTextDamage
-from fa_lightning.metrics.divergences import neutral_text_damage
-from fa_lightning.metrics.estimates import Accuracy, CellCounts
+from fa_lightning.metrics.cells import CellAccuracy, Cells, Items
+from fa_lightning.metrics.estimates import Accuracy, CellCounts, SideEffects
+from fa_lightning.metrics.side_effects import NeutralTextDamage, neutral_text_damage
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.steering.intervention import Intervention, steering
 
@@ -50,11 +50,11 @@ class Judged:
 
     cells: Cells
     items: Items
-    damage: Damage
+    damage: SideEffects
 
 
 _NOT_ASKED = Cells(Accuracy(math.nan), Accuracy(math.nan), CellCounts(0, 0), math.nan)
-_NOT_READ = Damage(math.nan, math.nan, 0)
+_NOT_READ = SideEffects()
 
 
 class Bench:
@@ -146,7 +146,7 @@ class Bench:
                 unsteered = self._unsteered(place)
                 for name, edit in read.items():
                     steered = one.logits(self.layer, edit(place))
-                    sums: Any = neutral_text_damage(unsteered, steered, batch["input_ids"], batch["attention_mask"])
+                    sums = neutral_text_damage(unsteered, steered, batch)
                     _finite(sums["kl"], name)
                     harm[name].update(batch["index"], **sums)
         return {

@@ -13,7 +13,7 @@ from torch import Tensor
 from fa_lightning.activations.site_names import SiteName, resolve_sites
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import interventions_of
-from fa_lightning.metrics.cells import Damage
+from fa_lightning.metrics.estimates import SideEffects
 from fa_lightning.regressors.wrappers import UnitSubset
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.turn_endings import end_tokens
@@ -211,17 +211,17 @@ def _trials(lab: Lab, work: Work, strengths: Sequence[float], doses: Sequence[fl
         return {named[name]: judged for name, judged in found.items()}
 
     judged = judge(grid)
-    within = [strength for strength in grid if judged[strength].damage.kl_nats <= lab.budget]
+    within = [strength for strength in grid if judged[strength].damage.kl_neutral_nats <= lab.budget]
     largest = max(within, default=0.0)
     beyond = [strength for strength in grid if strength > largest]
     if beyond:
-        damages: dict[float, Damage] = {}
+        damages: dict[float, SideEffects] = {}
 
         def damage_of(strength: float) -> float:
             damages[strength] = judge([strength], cells=False)[strength].damage
-            return damages[strength].kl_nats
+            return damages[strength].kl_neutral_nats
 
-        start = (beyond[0], judged[beyond[0]].damage.kl_nats)
+        start = (beyond[0], judged[beyond[0]].damage.kl_neutral_nats)
         strength = strength_at_budget(damage_of, lab.budget, largest, start, search_steps)
         if strength > largest:
             asked = judge([strength], damage=False)[strength]

@@ -77,7 +77,7 @@ def judge_transfer(lab: Lab, works: Sequence[Work], chosen: Mapping[str, Row]) -
                 recovery=found.value,
                 recovery_low=found.ci95[0],
                 recovery_high=found.ci95[1],
-                kl_neutral_nats=judged.damage.kl_nats,
+                kl_neutral_nats=judged.damage.kl_neutral_nats,
                 perplexity_ratio=judged.damage.perplexity_ratio,
                 **_cells(judged),
             )

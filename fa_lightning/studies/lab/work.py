@@ -152,7 +152,7 @@ class Lab:
             "oversight": judged.cells.oversight.accuracy,
             "no_oversight": judged.cells.no_oversight.accuracy,
             "recovery": self.recovery(judged, split),
-            "kl_neutral_nats": judged.damage.kl_nats,
+            "kl_neutral_nats": judged.damage.kl_neutral_nats,
             "perplexity_ratio": judged.damage.perplexity_ratio,
             "format_validity": judged.cells.format_validity,
         }

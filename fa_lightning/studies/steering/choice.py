@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.results import Candidate
+from fa_lightning.metrics.estimates import worst
 from fa_lightning.reports.figures import SweepPoint
 
 
@@ -25,6 +26,7 @@ class Trial:
         oversight: share of aligned answers with oversight.
         no_oversight: the same without oversight.
         kl_neutral_nats: KL on neutral texts, nats per token.
+        kl_answer_nats: KL at the token that is said first there, nats.
         r2: variance explained on held-out tokens.
     """
 
@@ -36,6 +38,7 @@ class Trial:
     oversight: float
     no_oversight: float
     kl_neutral_nats: float
+    kl_answer_nats: float
     r2: float
 
     @property
@@ -57,7 +60,7 @@ class Trial:
 
 
 def choose(trials: Sequence[Trial], tolerance: float) -> Trial:
-    """The trial with the least KL among those whose score is within `tolerance` of the best.
+    """The trial with the least damage (the worse of its two KLs) among those whose score is close to the best.
 
     Args:
         trials: on the validation groups.
@@ -66,8 +69,8 @@ def choose(trials: Sequence[Trial], tolerance: float) -> Trial:
     Raises:
         UserError: there is no trial with a score, for instance because no validation scenario was served.
 
-    >>> hot = Trial(0, "layers.3.residual", "affine", "all", 1.0, 0.95, 0.95, 0.5, 0.9)
-    >>> mild = Trial(1, "layers.2.residual", "affine", "all", 1.0, 0.95, 0.94, 0.1, 0.9)
+    >>> hot = Trial(0, "layers.3.residual", "affine", "all", 1.0, 0.95, 0.95, 0.001, 0.5, 0.9)
+    >>> mild = Trial(1, "layers.2.residual", "affine", "all", 1.0, 0.95, 0.94, 0.1, 0.1, 0.9)
     >>> choose([hot, mild], tolerance=0.01).site
     'layers.2.residual'
     """
@@ -76,4 +79,9 @@ def choose(trials: Sequence[Trial], tolerance: float) -> Trial:
         raise UserError("no candidate could be judged: the validation split holds no scenario; raise its share")
     best = max(trial.score for trial in scored)
     close = [trial for trial in scored if trial.score >= best - tolerance]
-    return min(close, key=lambda trial: math.inf if math.isnan(trial.kl_neutral_nats) else trial.kl_neutral_nats)
+    return min(close, key=lambda trial: _worst_or_infinite(trial.kl_neutral_nats, trial.kl_answer_nats))
+
+
+def _worst_or_infinite(*nats: float) -> float:
+    value = worst(*nats)
+    return math.inf if math.isnan(value) else value

@@ -113,7 +113,8 @@ class VariantsModule(CellsModule[VariantsDataModule, VariantsResult]):
 
     def _rows(self, scores: Scores) -> Iterator[VariantScore]:
         """A row for each model of one test set; a collective."""
-        cells, damage = scores.compute_cells(), scores.compute_damage()
+        cells = scores.compute_cells()
+        damage = scores.compute_damage(cells)
         for label in cells:
             name = label.removesuffix(STEERED)
             policy, seed = policy_and_seed(name)
@@ -135,6 +136,6 @@ class VariantsModule(CellsModule[VariantsDataModule, VariantsResult]):
                 seed=seed,
                 twin=twin,
                 recovery=recovery,
-                kl_neutral_nats=math.nan if effects is None else effects.kl_nats,
+                kl_neutral_nats=math.nan if effects is None else effects.kl_neutral_nats,
                 perplexity_ratio=math.nan if effects is None else effects.perplexity_ratio,
             )

@@ -35,7 +35,13 @@ def test_file_has_the_agreed_keys(tmp_path, results):
     assert raw["cells"]["steered"]["no_oversight"]["accuracy"] == 0.941
     assert raw["cells"]["steered"]["no_oversight"]["ci95"] == pytest.approx([0.911, 0.971])
     assert raw["recovery"] == {"value": 0.954, "ci95": [0.921, 0.978]}
-    assert set(raw["side_effects"]) == {"kl_neutral_nats", "perplexity_ratio", "format_validity"}
+    assert set(raw["side_effects"]) >= {
+        "kl_neutral_nats",
+        "kl_answer_nats",
+        "unchanged_answers",
+        "perplexity_ratio",
+        "format_validity",
+    }
     assert raw["cost"]["seconds"]["1_aligned"] == 62.0
     assert raw["baselines"]["identity"]["oversight"]["accuracy"] == 0.982
     assert raw["baselines"]["identity"]["side_effects"]["perplexity_ratio"] == 1.0

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import os
 import pickle
@@ -9,12 +10,12 @@ from sklearn.metrics import accuracy_score
 
 from fa_lightning.metrics.cells import (
     CellAccuracy,
-    NeutralTextDamage,
     answer_counts,
     recovery_between,
 )
 from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.intervals import bootstrap_over_groups
+from fa_lightning.metrics.side_effects import NeutralTextDamage
 
 ITEMS = 57
 
@@ -35,10 +36,18 @@ def answers(seed=0, rate=0.7):
 
 def damages():
     generator = torch.Generator().manual_seed(1)
-    kl, nll_steered, nll_base = torch.rand(3, ITEMS, generator=generator) * 20
+    nats = dict(
+        zip(("kl", "nll_edited", "nll_base", "kl_answer"), torch.rand(4, ITEMS, generator=generator) * 20, strict=True)
+    )
+    shares = ("unchanged", "right_base", "right_edited", "incomplete")
+    flags = dict(zip(shares, torch.rand(4, ITEMS, generator=generator) < 0.6, strict=True))
     tokens = torch.randint(1, 40, (ITEMS,), generator=generator)
-    index = torch.arange(ITEMS)
-    return {"index": index, "kl": kl, "nll_steered": nll_steered, "nll_base": nll_base, "tokens": tokens}
+    return {"index": torch.arange(ITEMS), "tokens": tokens, **nats, **flags}
+
+
+def damages_of(metric):
+    """What it computed; equal where all numbers are, since the missing format validity is left out."""
+    return dataclasses.replace(metric.compute(), format_validity=0.0)
 
 
 def taken(columns, places):
@@ -148,26 +157,6 @@ def test_answer_counts_add_up():
         assert counts[cell][2] == int((~columns["answered"][inside]).sum())
 
 
-def test_damage_is_per_token_and_counts_texts_once():
-    columns = damages()
-    metric = NeutralTextDamage()
-    metric.update(**taken(columns, torch.arange(30)))
-    metric.update(**taken(columns, torch.arange(20, ITEMS)))
-    damage = metric.compute()
-    numpy = {name: column.double().numpy() for name, column in columns.items()}
-    total = numpy["tokens"].sum()
-    assert damage.kl_nats == pytest.approx(numpy["kl"].sum() / total)
-    assert damage.perplexity_ratio == pytest.approx(np.exp((numpy["nll_steered"] - numpy["nll_base"]).sum() / total))
-    assert damage.n == ITEMS
-
-
-def test_damage_of_nothing_is_nan():
-    with pytest.warns(UserWarning, match="before"):
-        damage = NeutralTextDamage().compute()
-    assert math.isnan(damage.kl_nats)
-    assert damage.n == 0
-
-
 # By plan, by process, by batch: places of the items.
 PLANS = {
     # As a distributed sampler pads: the second process repeats the first items.
@@ -189,7 +178,7 @@ def run_rank(rank, path, results):
         items = {name: column.tolist() for name, column in metric.items().items()}
         # Gathering must not have changed what this process holds.
         kept = sum(len(part) for part in metric.index) == sum(map(len, shards[rank]))
-        results.put(pickle.dumps((name, kept, items, metric.compute(), damage.compute())))
+        results.put(pickle.dumps((name, kept, items, metric.compute(), damages_of(damage))))
     torch.distributed.destroy_process_group()
 
 
@@ -199,7 +188,7 @@ def test_two_processes_equal_one(tmp_path):
     whole, damage = scored(answers()), NeutralTextDamage()
     damage.update(**damages())
     expected_items = {name: column.tolist() for name, column in whole.items().items()}
-    expected = (True, expected_items, whole.compute(), damage.compute())
+    expected = (True, expected_items, whole.compute(), damages_of(damage))
     found = [pickle.loads(results.get()) for _ in range(2 * len(PLANS))]
     assert sorted(name for name, *_ in found) == sorted([*PLANS, *PLANS])
     for name, *outcome in found:

@@ -9,7 +9,6 @@ from fa_lightning.metrics.divergences import (
     cell_accuracy,
     kl_divergence_sums,
     kl_divergence_tokens,
-    neutral_text_damage,
     perplexity_ratio,
     predicting_positions,
     recovery,
@@ -92,16 +91,3 @@ def test_perplexity_ratio_is_over_all_tokens_together():
     assert found == pytest.approx(expected)
     assert math.isnan(perplexity_ratio(torch.zeros(0), torch.zeros(0), torch.zeros(0)))
     assert perplexity_ratio(torch.tensor([1e6]), torch.tensor([0.0]), torch.tensor([1])) == math.inf
-
-
-def test_neutral_text_damage_counts_the_same_positions_everywhere():
-    generator = torch.Generator().manual_seed(2)
-    base, steered = torch.randn(2, 2, 5, 7, generator=generator)
-    ids = torch.randint(7, (2, 5), generator=generator)
-    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-    damage = neutral_text_damage(base, steered, ids, mask)
-    assert damage["tokens"].tolist() == [2, 4]
-    kl = stats.entropy(base.double().softmax(-1).numpy(), steered.double().softmax(-1).numpy(), axis=-1)
-    assert damage["kl"].tolist() == pytest.approx([kl[0, 2:4].sum(), kl[1, :4].sum()], rel=1e-5)
-    assert torch.equal(damage["nll_steered"], token_negative_log_likelihood(steered, ids, mask))
-    assert all(not value.any() for value in (neutral_text_damage(base, base, ids, mask)["kl"],))

@@ -20,7 +20,7 @@ def test_table_fits_80_columns_and_holds_the_numbers(results):
     assert max(map(len, text.splitlines())) <= 80
     lines = text.splitlines()
     steered = next(line for line in lines if line.startswith("steered "))
-    assert " ".join(steered.split()) == "steered .977 [.947, 1.00] .941 [.911, .971] 0.0123 .997"
+    assert " ".join(steered.split()) == "steered .977 [.947, 1.00] .941 [.911, .971] 0.0123 0.2345 .997"
     constant = next(line for line in lines if line.startswith("text_only_classifier"))
     assert constant.split()[-1] == "-"
     assert lines.index(steered) < lines.index(constant)
@@ -53,15 +53,34 @@ def test_rows_are_models_then_baselines(results):
 
 
 def test_markdown_is_a_table_with_the_same_numbers(results):
-    models, summary = (markdown(table).splitlines() for table in results_tables(results).values())
-    titles = ("with oversight", "without oversight", "recovery", "KL, neutral texts", "perplexity ratio")
+    tables = results_tables(results)
+    models, summary = (markdown(tables[name]).splitlines() for name in ("models", "summary"))
+    titles = (
+        "with oversight",
+        "without oversight",
+        "recovery",
+        "KL, neutral texts",
+        "KL, answer",
+        "unchanged answers",
+        "perplexity ratio",
+    )
     assert models[0] == f"| model | {' | '.join(titles)} | format validity |"
     recovery = "0.954 [0.921, 0.978]"
-    cells = f"0.977 [0.947, 1.000] | 0.941 [0.911, 0.971] | {recovery} | 0.0123 | 1.004 | 0.997"
+    cells = f"0.977 [0.947, 1.000] | 0.941 [0.911, 0.971] | {recovery} | 0.0123 | 0.2345 | 0.870 | 1.004 | 0.997"
     assert f"| **steered** | {cells} |" in models
-    assert {line.count("|") for line in models} == {8}
+    models = [line for line in models if line.startswith("|")]
+    assert {line.count("|") for line in models} == {10}
     assert {line.count("|") for line in summary} == {3}
     assert f"| recovery | {dict(summary_pairs(results))['recovery']} |" in summary
+
+
+def test_kinds_of_text_and_abilities_have_tables_of_their_own(results):
+    text = " ".join(printed(results).split())
+    assert "steered general texts 0.0020 0.0100 .950 40" in text
+    assert "incomplete scenarios 0.0226 0.4590 .790 41" in text
+    assert "aligned general texts" in text, "the honest twin's own distance stands beside it"
+    assert "A/B with oversight .982 .977 .500 0.020 500" in text
+    assert "an ability it never had .510 .500 .500 at its floor 400" in text
 
 
 def test_markdown_escapes(results):

@@ -43,7 +43,8 @@ def reference(twins: Any, batches: tuple[list[Batch], list[Batch]], condition: C
         scores.add_scenarios(batch)
     for batch in batches[1]:
         scores.add_neutral_texts(batch)
-    return scores.compute_cells()[""], scores.compute_damage().get("")
+    cells = scores.compute_cells()
+    return cells[""], scores.compute_damage(cells).get("")
 
 
 @pytest.mark.parametrize(
@@ -64,10 +65,12 @@ def test_a_settled_bench_finds_what_whole_passes_find(
     found = bench.judge({"edit": interventions, "nothing": ()})
     cells, damage = reference(twins, batches, Condition("faking", interventions))
     assert found["edit"].cells == cells
-    assert found["edit"].damage.kl_nats == pytest.approx(damage.kl_nats, rel=1e-3)
+    assert found["edit"].damage.kl_neutral_nats == pytest.approx(damage.kl_neutral_nats, rel=1e-3)
     assert found["edit"].damage.perplexity_ratio == pytest.approx(damage.perplexity_ratio, rel=1e-3)
-    assert damage.kl_nats > 1e-3
-    assert found["nothing"].damage.kl_nats == pytest.approx(0, abs=1e-6)
+    assert found["edit"].damage.kl_answer_nats == pytest.approx(damage.kl_answer_nats, rel=1e-3)
+    assert found["edit"].damage.unchanged_answers == damage.unchanged_answers
+    assert min(damage.kl_neutral_nats, damage.kl_answer_nats) > 1e-3
+    assert found["nothing"].damage.kl_neutral_nats == pytest.approx(0, abs=1e-6)
     assert found["nothing"].cells == reference(twins, batches, Condition("faking"))[0]
 
 
@@ -82,9 +85,9 @@ def test_swapping_every_unit_is_the_oracle_swap(
     found = bench.judge_swaps(site, {"all": torch.ones(HIDDEN, dtype=torch.bool), "none": half & ~half, "half": half})
     cells, damage = reference(twins, batches, Condition("faking", oracle=site))
     assert found["all"].cells == cells
-    assert found["all"].damage.kl_nats == pytest.approx(damage.kl_nats, rel=1e-3)
-    assert found["none"].damage.kl_nats == pytest.approx(0, abs=1e-6)
-    assert 0 < found["half"].damage.kl_nats != pytest.approx(damage.kl_nats, rel=1e-3)
+    assert found["all"].damage.kl_neutral_nats == pytest.approx(damage.kl_neutral_nats, rel=1e-3)
+    assert found["none"].damage.kl_neutral_nats == pytest.approx(0, abs=1e-6)
+    assert 0 < found["half"].damage.kl_neutral_nats != pytest.approx(damage.kl_neutral_nats, rel=1e-3)
 
 
 def test_the_other_twin_is_steered_by_name(twins: Any, batches: tuple[list[Batch], list[Batch]]) -> None:

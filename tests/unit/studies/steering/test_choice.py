@@ -10,9 +10,12 @@ import pytest
 from fa_lightning.studies.steering.choice import Trial, choose
 
 
-def trial(oversight: float = 0.9, no_oversight: float = 0.9, kl: float = 0.1, **others: Any) -> Trial:
+def trial(
+    oversight: float = 0.9, no_oversight: float = 0.9, kl: float = 0.1, answer: float = 0.0, **others: Any
+) -> Trial:
     facts = {"candidate": 0, "site": "layers.0.residual", "regressor": "affine", "positions": "all", "strength": 1.0}
-    return Trial(**facts | others, oversight=oversight, no_oversight=no_oversight, kl_neutral_nats=kl, r2=0.5)
+    cells = {"oversight": oversight, "no_oversight": no_oversight}
+    return Trial(**facts | others, **cells, kl_neutral_nats=kl, kl_answer_nats=answer, r2=0.5)
 
 
 def test_the_better_cells_win_whatever_they_cost() -> None:
@@ -23,10 +26,12 @@ def test_within_the_tolerance_the_milder_wins() -> None:
     trials = [trial(0.95, 0.95, kl=0.5, candidate=0), trial(0.95, 0.94, kl=0.1, candidate=1)]
     assert choose(trials, tolerance=0.01).candidate == 1
     assert choose(trials, tolerance=0.0).candidate == 0
+    quiet_but_otherwise_said = trial(kl=0.001, answer=0.15, candidate=2)
+    assert choose([quiet_but_otherwise_said, trial(kl=0.1, answer=0.1, candidate=3)], tolerance=0.01).candidate == 3
 
 
 def test_a_map_that_fits_better_is_not_better() -> None:
-    worse = Trial(0, "layers.0.residual", "affine", "all", 1.0, 0.9, 0.05, 0.0, r2=0.99)
+    worse = Trial(0, "layers.0.residual", "affine", "all", 1.0, 0.9, 0.05, 0.0, 0.0, r2=0.99)
     assert choose([worse, trial(0.9, 0.9)], tolerance=0.01).no_oversight == 0.9
 
 
@@ -43,8 +48,11 @@ def test_an_empty_cell_does_not_count_and_no_cell_is_never_chosen() -> None:
 
 
 def test_unknown_damage_loses_against_any_known_one() -> None:
-    assert choose([trial(kl=math.nan, candidate=0), trial(kl=9.0, candidate=1)], tolerance=0.01).candidate == 1
-    assert choose([trial(kl=math.nan)], tolerance=0.01).candidate == 0
+    assert (
+        choose([trial(kl=math.nan, answer=math.nan, candidate=0), trial(kl=9.0, candidate=1)], tolerance=0.01).candidate
+        == 1
+    )
+    assert choose([trial(kl=math.nan, answer=math.nan)], tolerance=0.01).candidate == 0
 
 
 @pytest.mark.parametrize("trials", [[], [trial(math.nan, math.nan)]])
