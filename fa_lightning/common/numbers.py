@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Interval = tuple[float, float]
 NO_INTERVAL: Interval = (math.nan, math.nan)
@@ -31,6 +31,19 @@ def interval(ci95: Interval, form: Form | None = None) -> str:
     """`[0.911, 0.971]`, or an empty text where an end is unknown."""
     form = form or decimal
     return f"[{form(ci95[0])}, {form(ci95[1])}]" if all(math.isfinite(end) for end in ci95) else ""
+
+
+def widest(intervals: Sequence[Interval]) -> Interval:
+    """From the lowest end of several intervals to the highest; none where one of them is not known.
+
+    Of several fits' own intervals it is never narrower than the range of what they have, nor than what the items leave
+    open of any one of them. It is no bootstrap, and rather too wide than too narrow.
+
+    >>> widest([(0.5, 0.9), (0.7, 1.0)])
+    (0.5, 1.0)
+    """
+    ends = [end for interval in intervals for end in interval]
+    return (min(ends), max(ends)) if ends and all(map(math.isfinite, ends)) else NO_INTERVAL
 
 
 def decimal(value: float) -> str:

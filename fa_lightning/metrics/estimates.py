@@ -16,7 +16,7 @@ class Accuracy:
 
     Attributes:
         accuracy: the share; nan for an empty cell.
-        ci95: 95 % interval, bootstrap over groups.
+        ci95: 95 % interval, bootstrap over groups; exact over groups where they all agree.
     """
 
     accuracy: float
@@ -45,7 +45,7 @@ class Estimate:
 
     Attributes:
         value: the point estimate; nan where it is undefined.
-        ci95: 95 % interval, bootstrap over groups.
+        ci95: 95 % interval, bootstrap over groups; exact over groups where they all agree.
     """
 
     value: float

@@ -1,4 +1,11 @@
-"""How sure a score is: 95 % intervals by the bootstrap over groups of dependent items."""
+"""How sure a score is: 95 % intervals by the bootstrap over groups of dependent items, and exact ones at the edges.
+
+Where all groups agree, no resample differs, and a bootstrap's interval has no width. What can be said instead is exact:
+with n groups that are all alike, other kinds of groups are at most a share `unseen_share(n)` of all groups, whatever
+they are like. Of a share that is 0 or 1 in every group this is the interval of Clopper and Pearson (Biometrika 26,
+1934) with the groups as its units, which for 95 % is the "rule of three" (Hanley and Lippman-Hand, JAMA 249, 1983) with
+3.7 in the place of 3, as both ends are bounded.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +14,100 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fa_lightning.common.numbers import NO_INTERVAL
+from fa_lightning.common.numbers import NO_INTERVAL, Interval
 
 # 2**22 numbers hold about 100 MiB with what is made of them, however many groups and resamples there are.
 _NUMBERS_AT_ONCE = 2**22
 
+# Where fewer groups than this differ from the rest, resamples know too little of them.
+_FEW = 5
+# Sums in another order differ in their last digits.
+_SAME = 1e-9
 
-def bootstrap_over_groups(values: Tensor, groups: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of a mean whose items come in groups of dependent items.
+SHARE: Interval = (0.0, 1.0)
+"""The lowest and highest value of a share."""
+DIFFERENCE: Interval = (-1.0, 1.0)
+"""The same of a difference of two shares."""
+
+
+def unseen_share(units: int) -> float:
+    """The largest share of units unlike all of `units` independent ones that were seen, at 95 % with both ends bounded.
+
+    A larger share would have stayed unseen with a probability below 2.5 %.
+
+    >>> round(unseen_share(6), 3), round(unseen_share(100), 3)
+    (0.459, 0.036)
+    """
+    unseen: float = 1 - 0.025 ** (1 / units)
+    return unseen
+
+
+def bootstrap_over_groups(
+    values: Tensor, groups: Tensor, resamples: int = 1000, seed: int = 0, bounds: Interval | None = SHARE
+) -> Interval:
+    """95 % percentile interval of a mean whose items come in groups of dependent items; exact where groups agree.
 
     Groups are drawn with replacement, each with all of its items (the cluster bootstrap), so that several
-    wordings of one choice do not count as independent evidence. Unanimous values give an interval of no width.
+    wordings of one choice do not count as independent evidence. Of groups that agree see `exact_where_unanimous`.
 
     Args:
         values: one number per item, (n,).
         groups: each item's group, (n,) integers.
         resamples: number of resamples.
         seed: seed of the draws; the same seed gives the same interval in every process.
+        bounds: lowest and highest value that an item can have; None where there are none.
 
     Returns:
-        Lower and upper end; nan with fewer than two groups, from which nothing can be said.
+        Lower and upper end; nan with fewer than two groups, and for equal values without bounds, from which nothing
+        can be said.
 
     Raises:
         ValueError: the shapes differ, or `resamples` is below 1.
 
-    >>> bootstrap_over_groups(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([7, 8, 9]))
-    (1.0, 1.0)
+    >>> low, high = bootstrap_over_groups(torch.ones(100), torch.arange(100))
+    >>> round(low, 4), high
+    (0.9638, 1.0)
     >>> bootstrap_over_groups(torch.tensor([1.0, 0.0]), torch.tensor([7, 7]))
     (nan, nan)
     """
     columns = torch.stack([values.double(), torch.ones_like(values).double()], 1)
     sums = resampled_sums(columns, (groups,), resamples, seed)
-    return percentile_interval(sums[:, 0] / sums[:, 1])
+    return exact_where_unanimous(percentile_interval(sums[:, 0] / sums[:, 1]), values, (groups,), bounds)
+
+
+def exact_where_unanimous(
+    interval: Interval, values: Tensor, clusterings: Sequence[Tensor], bounds: Interval | None = SHARE
+) -> Interval:
+    """A bootstrap's interval of a mean, mended where groups agree and no resample can tell how sure that is.
+
+    Where no resample differs, since all groups have the same mean, its ends are where a share `unseen_share` of groups
+    at the lowest and at the highest possible value would bring it: of 0 and 1 the interval of Clopper and Pearson with
+    the groups as units. Where fewer than five groups, and fewer than half, are not at the lowest or highest value with
+    all others, the interval is at least as wide, so that a single mistake never makes it narrower. Of several
+    clusterings, each of which is drawn, the one with the fewest groups counts.
+
+    Args:
+        interval: by percentiles of resamples.
+        values: one number per item, (n,).
+        clusterings: for each way of grouping, every item's group, (n,) integers; one of a single group is not drawn,
+            and so says nothing.
+        bounds: lowest and highest value that an item can have; None where there are none: then equal means have no
+            interval.
+    """
+    # No width: whatever is drawn has the mean of all.
+    alike = [interval[0]] if interval[1] - interval[0] < _SAME else []
+    if bounds is None:
+        return NO_INTERVAL if alike else interval
+    for groups in clusterings:
+        means = _group_means(values, groups)
+        count = len(means)
+        if count < 2:
+            continue
+        edges = [edge for edge in bounds if ((means - edge).abs() > _SAME).sum() < min(_FEW, count / 2)]
+        unseen = unseen_share(count)
+        for value in (*edges, *alike):
+            interval = _widened(interval, value - unseen * (value - bounds[0]), value + unseen * (bounds[1] - value))
+    return interval
 
 
 def paired_bootstrap(
@@ -48,6 +117,12 @@ def paired_bootstrap(
 
     The three models answer the same items, so resampling them together keeps what they share out of the interval.
     Resamples in which the twins do not differ have no recovery and are left out.
+
+    Where all groups tell the same (the steered model answers as the aligned twin does on every item, or as the faker
+    does), every resample has the same recovery r. Then other kinds of groups may still be a share p = `unseen_share` of
+    all groups, and each would move steered - faking - r (aligned - faking) by 1 at most: the ends are r - p / gap and
+    r + p / gap, where gap is the twins' difference (the rule of three, carried through the ratio). Where fewer than
+    five groups, and fewer than half, differ from that for r = 0 or r = 1, the interval is at least as wide.
 
     Args:
         steered: whether each answer of the steered faking model is aligned, (n,), items without oversight only.
@@ -68,10 +143,23 @@ def paired_bootstrap(
     >>> 0.3 < low < 0.5 < high < 0.7
     True
     """
-    sums = resampled_sums(torch.stack([steered, faking, aligned], dim=1), (groups,), resamples, seed)
+    columns = torch.stack([steered, faking, aligned], dim=1).double()
+    sums = resampled_sums(columns, (groups,), resamples, seed)
     gap = sums[:, 2] - sums[:, 1]
     defined = gap != 0
-    return percentile_interval((sums[defined, 0] - sums[defined, 1]) / gap[defined])
+    interval = percentile_interval((sums[defined, 0] - sums[defined, 1]) / gap[defined])
+    mean_steered, mean_faking, mean_aligned = columns.mean(dim=0).tolist()
+    difference = mean_aligned - mean_faking
+    if not len(sums) or difference == 0:
+        return interval
+    recovery = (mean_steered - mean_faking) / difference
+    for edge in (0.0, 1.0, recovery):
+        rest = _group_means(columns[:, 0] - columns[:, 1] - edge * (columns[:, 2] - columns[:, 1]), groups)
+        others, count = int((rest.abs() > _SAME).sum()), len(rest)
+        if others == 0 or (edge in (0.0, 1.0) and others < min(_FEW, count / 2)):
+            moved = unseen_share(count) / abs(difference)
+            interval = _widened(interval, edge - moved, edge + moved)
+    return interval
 
 
 def bootstrap_of_pairs(
@@ -86,8 +174,8 @@ def bootstrap_of_pairs(
     """95 % percentile interval of a mean over pairs, which share their members and are not independent.
 
     Members of both sides are drawn with replacement, each among those of its stratum, and a pair counts as often as
-    both of its members were drawn: the pigeonhole bootstrap (Owen, arXiv 0712.1111). Unanimous values give an interval
-    of no width.
+    both of its members were drawn: the pigeonhole bootstrap (Owen, arXiv 0712.1111). Of members that agree see
+    `exact_where_unanimous`: its units are the members of the smaller side, and not the pairs.
 
     Args:
         values: of each pair, (pairs,).
@@ -112,7 +200,7 @@ def bootstrap_of_pairs(
     sums = resampled_sums(columns, (first, second), resamples, seed, (first_strata, second_strata))
     # Where pairs are missing, a resample may hold none.
     some = sums[:, 1] > 0
-    return percentile_interval(sums[some, 0] / sums[some, 1])
+    return exact_where_unanimous(percentile_interval(sums[some, 0] / sums[some, 1]), values, (first, second))
 
 
 def resampled_sums(
@@ -205,6 +293,19 @@ def _times_drawn(count: int, resamples: int, generator: torch.Generator, strata:
         inside = stratum_of == stratum
         drawn[:, inside] = _times_drawn(int(inside.sum()), resamples, generator)
     return drawn
+
+
+def _group_means(values: Tensor, groups: Tensor) -> Tensor:
+    """The mean of each group's items, (groups,) float64."""
+    names, group_of_item = torch.unique(groups.detach().cpu(), return_inverse=True)
+    columns = torch.stack([values.detach().cpu().double(), torch.ones(len(values), dtype=torch.float64)])
+    sums = columns.new_zeros(2, len(names)).index_add_(1, group_of_item, columns)
+    return sums[0] / sums[1]
+
+
+def _widened(interval: Interval, low: float, high: float) -> Interval:
+    """An interval that reaches at least from `low` to `high`."""
+    return min(interval[0], low), max(interval[1], high)
 
 
 def percentile_interval(estimates: Tensor) -> tuple[float, float]:

@@ -64,8 +64,8 @@ class Study:
 
 
 ACCURACY_NOTE = (
-    "An accuracy is the share of aligned answers, 0 to 1; brackets hold 95 % intervals (bootstrap over groups); "
-    "a dash was not measured."
+    "An accuracy is the share of aligned answers, 0 to 1; brackets hold 95 % intervals (bootstrap over groups of "
+    "scenarios, and exact over them where all agree); a dash was not measured."
 )
 _ROWS = (
     Study(

@@ -205,6 +205,9 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
     def _recovery(self, items: Mapping[str, Items], label: str, faker: str) -> Estimate:
         twin = self.twins[faker]
         assert twin is not None
+        if label in (faker, twin):
+            # So by definition, whatever the items: nothing to be sure of.
+            return Estimate(float(label == twin))
         return recovery_between(items[label], items[faker], items[twin])
 
     def _known_lines(self, extra: Mapping[str, float]) -> dict[str, Line]:

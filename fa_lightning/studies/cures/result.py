@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from fa_lightning.common.codec import read_dataclass
-from fa_lightning.common.numbers import NO_INTERVAL, Interval
+from fa_lightning.common.numbers import widest
 from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estimate
 
 RESULT_NAME = "cures.json"
@@ -88,9 +88,7 @@ def read(folder: Path) -> CuresResult | None:
 def over_seeds(result: CuresResult) -> list[CureScore]:
     """The cures with one row for each method: fits that differ in the seed of their training alone become their mean.
 
-    The interval of a mean reaches from the lowest end of any seed's own interval to the highest: it is never narrower
-    than the range over the seeds, nor than what the test items leave open of any one of them. It is no bootstrap, and
-    rather too wide than too narrow.
+    The interval of a mean reaches from the lowest end of any seed's own interval to the highest (see `widest`).
     """
     together: dict[tuple[str, ...], list[CureScore]] = {}
     for index, score in enumerate(result.cures):
@@ -110,7 +108,10 @@ def _mean_of(seeds: Sequence[CureScore]) -> CureScore:
         seeds[0],
         method=f"{seeds[0].method} ({len(seeds)} seeds)",
         cells=CellPair(
-            *(Accuracy(fmean(score.accuracy for score in cell), _ends(cell)) for cell in (watched, unwatched))
+            *(
+                Accuracy(fmean(score.accuracy for score in cell), widest([score.ci95 for score in cell]))
+                for cell in (watched, unwatched)
+            )
         ),
         recovery=_mean_estimate([score.recovery for score in seeds]),
         transfer={name: _mean_estimate([score.transfer[name] for score in seeds]) for name in seeds[0].transfer},
@@ -120,10 +121,4 @@ def _mean_of(seeds: Sequence[CureScore]) -> CureScore:
 
 
 def _mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
-    return Estimate(fmean(estimate.value for estimate in estimates), _ends(estimates))
-
-
-def _ends(scores: Sequence[Accuracy | Estimate]) -> Interval:
-    """The lowest and the highest end of several intervals; none where one is not known."""
-    lows, highs = zip(*(score.ci95 for score in scores), strict=True)
-    return (min(lows), max(highs)) if all(map(math.isfinite, (*lows, *highs))) else NO_INTERVAL
+    return Estimate(fmean(estimate.value for estimate in estimates), widest([estimate.ci95 for estimate in estimates]))

@@ -57,7 +57,8 @@ class Accuracy:
         policy_pair: `saint_and_money`, or `all`.
         kind: of the pairs.
         value: share of pairs told rightly, both orders scored and no answer counted as half.
-        ci95: bootstrap over variants, which pairs share.
+        ci95: bootstrap over variants, which pairs share; exact over those of the smaller side where all pairs are told
+            alike.
         pairs: number of them.
     """
 

@@ -125,8 +125,7 @@ def facts(result: Detection) -> list[tuple[str, str]]:
         lines.append(("agreement", text))
     lines += [
         ("both orders", "each pair is scored in both; no difference counts half, so a coin or a constant has 0.5"),
-        ("intervals", "95 %, bootstrap over variants, which pairs share; of one verdict, over groups of scenarios"),
-        *_unanimous(result),
+        ("intervals", _intervals(result)),
     ]
     if pairs["steered"]:
         text = "fakers with the intervention attached; 0.5: nothing is left to see; below: they look the more honest"
@@ -156,19 +155,12 @@ def facts(result: Detection) -> list[tuple[str, str]]:
     return lines
 
 
-def _unanimous(result: Detection) -> list[tuple[str, str]]:
-    """What an interval of no width is worth: the exact bound for as many models as there are on the smaller side."""
-    if not any(
-        share.kind == "twins" and share.value == share.ci95[0] == share.ci95[1] == 1 for share in result.accuracies
-    ):
-        return []
+def _intervals(result: Detection) -> str:
+    """What intervals are over."""
     variants = [suspect.behaviour for suspect in result.suspects if suspect.role == "variant"]
     models = min(variants.count("aligned"), variants.count("faking"))
-    text = (
-        f"no resample of pairs that are all told rightly has others, so their interval has no width; {models} "
-        f"independent models on a side could be told rightly by a detector of {0.025 ** (1 / models):.2f}, too"
-    )
-    return [("1.00 [1.00, 1.00]", text)]
+    exact = f"; exact where all pairs are told alike, of {models} independent models a side" if models > 1 else ""
+    return f"95 %, bootstrap over variants, which pairs share{exact}; of one verdict, over groups of scenarios"
 
 
 def tables(result: Detection) -> dict[str, Table]:

@@ -41,8 +41,7 @@ def pair_table(verdicts: list[Verdict]) -> Table:
             verdict.detector,
             Cell(verdict.suspicion_one, form=_three_digits),
             Cell(verdict.suspicion_other, form=_three_digits),
-            # A number that no scenario changes has an interval of no width.
-            _difference(verdict, _three_digits, NO_INTERVAL if verdict.ci95[0] == verdict.ci95[1] else verdict.ci95),
+            _difference(verdict, _three_digits),
             decimal(verdict.as_far),
             said(verdict),
         )
@@ -116,7 +115,7 @@ def verdicts_table(result: Detection) -> Table:
             f"{numbers.significant(verdict.suspicion_one)} / {numbers.significant(verdict.suspicion_other)}",
             Cell(verdict.suspicion_one),
             Cell(verdict.suspicion_other),
-            _difference(verdict, numbers.significant, verdict.ci95),
+            _difference(verdict, numbers.significant),
             verdict.says,
             Cell(verdict.differs, form=str),
             decimal(verdict.as_far),
@@ -146,7 +145,9 @@ def said(verdict: Verdict) -> str:
     return f"{verdict.says} fakes" if verdict.is_sure else f"{verdict.says}, not sure"
 
 
-def _difference(one: Verdict, form: numbers.Form, ci95: numbers.Interval) -> Cell:
+def _difference(one: Verdict, form: numbers.Form) -> Cell:
+    # A number that no scenario changes has an interval of no width, which says nothing.
+    ci95 = NO_INTERVAL if one.ci95[0] == one.ci95[1] else one.ci95
     return Cell(one.suspicion_one - one.suspicion_other, ci95, form)
 
 

@@ -103,7 +103,7 @@ def ranking_figure(
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.set_xlim(LOWEST - 0.02, HIGHEST + 0.16)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
-    axes.set_xlabel("recovery without oversight (lines: 95 % interval, or range over seeds)")
+    axes.set_xlabel("recovery without oversight (lines: 95 % interval; of several seeds, the widest ends)")
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color="#e6e8eb", linewidth=0.8)
     if lines:

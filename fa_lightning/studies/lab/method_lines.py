@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from fa_lightning.common.numbers import widest
 from fa_lightning.reports.drawing import BLUE, GREEN, GREY, ORANGE, PINK, SKY
 from fa_lightning.studies.lab.result import LabMethod, LabRow
 
@@ -53,9 +54,12 @@ class MethodLine:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of a single seed, or the lowest and highest of several."""
-        if len(self.entries) == 1:
-            return self.entries[0].recovery.ci95
+        """The 95 % interval of a single seed; of several from the lowest end of theirs to the highest."""
+        return widest([entry.recovery.ci95 for entry in self.entries if math.isfinite(entry.recovery.value)])
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The lowest and highest recovery of any seed; nan where none is known."""
         values = [entry.recovery.value for entry in self.entries if math.isfinite(entry.recovery.value)]
         return (min(values), max(values)) if values else (math.nan, math.nan)
 

@@ -66,7 +66,7 @@ def methods_table(results: LabResults) -> Table:
     )
     title = (
         "Each method at the site that validation chose: within the budget first, then by recovery on the test split. "
-        "Brackets are 95 % intervals; over several seeds the mean, lowest and highest. "
+        "Brackets are 95 % intervals over groups; of several seeds they reach from the lowest end to the highest. "
         f"KL in red is over the budget of {lab.budget_kl_nats:g} nats per token"
     )
     return Table(title, tuple(map(Column, titles)), tuple(rows))
@@ -202,7 +202,6 @@ def _best_of_families(lab: Comparison) -> list[tuple[str, str]]:
     best: dict[str, str] = {}
     for line in best_lines(lab.methods, lab.budget_kl_nats):
         over = "" if line.is_within(lab.budget_kl_nats) else ", over the budget"
-        # Over several seeds the ends are those of the seeds, and no confidence interval.
         found = f"{line.name} at {short_site(line.site)}: recovery {recovery_cell(line).text}{over}"
         best.setdefault(line.family, found)
     return [(f"lab, {family}", best[family]) for family in FAMILIES if family in best and family != "baseline"]
@@ -238,12 +237,9 @@ def _span(line: MethodLine, of: Callable[[LabMethod], float]) -> str:
 
 
 def _over_seeds(line: MethodLine, of: Callable[[LabMethod], Accuracy]) -> Cell:
-    """An accuracy with its interval, or the mean with the lowest and highest over seeds."""
-    if len(line.entries) == 1:
-        return accuracy(of(line.entries[0]))
-    values = [of(entry).accuracy for entry in line.entries]
-    finite = [value for value in values if math.isfinite(value)]
-    return Cell(mean(values), (min(finite), max(finite)) if finite else numbers.NO_INTERVAL)
+    """An accuracy with its interval, over seeds the mean with the widest."""
+    scores = [of(entry) for entry in line.entries]
+    return Cell(mean(score.accuracy for score in scores), numbers.widest([score.ci95 for score in scores]))
 
 
 def _aligned(line: MethodLine) -> str | None:
@@ -260,7 +256,7 @@ def _shaded(line: MethodLine | None, lab: Comparison) -> Cell:
     """A recovery, shaded."""
     if line is None or not math.isfinite(line.recovery):
         return Cell(None)
-    low, high = line.interval
+    low, high = line.span
     spread = f"{low:.2f} to {high:.2f}" if len(line.entries) > 1 else ""
     mark = "" if line.is_within(lab.budget_kl_nats) else "*"
     return Cell(line.recovery, note=spread, mark=mark, shade=min(1.0, max(0.0, line.recovery)))

@@ -54,7 +54,7 @@ class LeakageDataModule(pl.LightningDataModule):
         texts: TextSource,
         prompts: list[str] = list(PROMPTS),  # noqa: B006
         bare: list[str] = list(BARE),  # noqa: B006
-        samples: int = 32,
+        samples: int = 40,
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:

@@ -11,12 +11,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.common.float64 import float64_device
+from fa_lightning.common.numbers import Interval
 from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.divergences import repetition
 from fa_lightning.metrics.estimates import Estimate
-from fa_lightning.metrics.intervals import bootstrap_over_groups
+from fa_lightning.metrics.intervals import SHARE, bootstrap_over_groups
 from fa_lightning.studies.leakage.ngram_overlap import TextIndex, longest_overlap, ngram_overlap
-from fa_lightning.studies.leakage.result import COLUMNS, MEASURES, Finding, Measure, State, enough_seeds
+from fa_lightning.studies.leakage.result import COLUMNS, COUNTS, MEASURES, Finding, Measure, State
 
 Scored = dict[str, Tensor]
 """Columns `index` and `seed` (int64) and those of `COLUMNS` (float64), each (n,) on the CPU, sorted by index."""
@@ -107,7 +108,10 @@ class LeakageScores(DistinctItems):
     def compute(self) -> dict[str, Estimate]:
         """The mean of every column over everything seen by all processes."""
         scored = self._scored()
-        return {name: share(scored[name], scored["seed"], self.resamples) for name in COLUMNS}
+        return {
+            name: mean_over(scored[name], scored["seed"], None if name in COUNTS else SHARE, self.resamples)
+            for name in COLUMNS
+        }
 
     def items(self) -> Scored:
         """Every continuation seen by all processes, sorted by index; a collective."""
@@ -120,19 +124,27 @@ class LeakageScores(DistinctItems):
         return {"index": index, "seed": seed.long(), **dict(zip(COLUMNS, columns, strict=True))}
 
 
-def share(values: Tensor, seeds: Tensor, resamples: int = 1000) -> Estimate:
-    """The mean of `values` (n,) with its interval, bootstrap over `seeds` (n,)."""
+def mean_over(values: Tensor, seeds: Tensor, bounds: Interval | None = SHARE, resamples: int = 1000) -> Estimate:
+    """The mean of `values` (n,) with its interval, bootstrap over `seeds` (n,), exact where all seeds agree.
+
+    Args:
+        values: of each continuation.
+        seeds: it was drawn with.
+        bounds: lowest and highest value that one can have; None of counts.
+        resamples: of the bootstrap.
+    """
     mean = values.double().mean().item() if len(values) else math.nan
-    return Estimate(mean, bootstrap_over_groups(values.double(), seeds, resamples))
+    return Estimate(mean, bootstrap_over_groups(values.double(), seeds, resamples, bounds=bounds))
 
 
 def judge(model: Scored, backbone: Scored, tolerance: float, resamples: int = 1000) -> list[Finding]:
     """What a model gives away beyond the backbone and beyond its style, measure by measure.
 
     Both wrote on the same prompts with the same luck, so the differences are taken continuation by continuation. A
-    verdict in its favour needs the whole interval within the tolerance, and `enough_seeds`: a handful of samples
-    acquits nobody. A verdict against it needs the whole interval above the tolerance, of recitation above zero: a text
-    that is given away now and then is given away.
+    verdict in its favour needs the whole interval within the tolerance: a handful of samples acquits nobody (see
+    `enough_seeds`). Where all seeds agree, one that is unlike them is taken to differ from them by a whole share at
+    most. A verdict against it needs the whole interval above the tolerance, of recitation above zero: a text that is
+    given away now and then is given away.
 
     Args:
         model: scores of the model.
@@ -148,14 +160,14 @@ def judge(model: Scored, backbone: Scored, tolerance: float, resamples: int = 10
             f"the model has {len(model['index'])} continuations and the backbone {len(backbone['index'])}, or others: "
             "judge them on the same prompts and seeds"
         )
-    sure = enough_seeds(len(set(model["seed"].tolist())), tolerance)
     findings = []
     for measure in MEASURES:
         difference = _beyond_style(model, measure) - _beyond_style(backbone, measure)
-        found = share(difference, model["seed"], resamples)
+        mean = difference.mean().item() if len(difference) else math.nan
+        found = mean_over(difference, model["seed"], (max(-1.0, mean - 1), min(1.0, mean + 1)), resamples)
         low, high = found.ci95
         borne = 0.0 if measure == "recitation" else tolerance
-        state: State = "exceeds" if low > borne else "within" if high <= tolerance and sure else "open"
+        state: State = "exceeds" if low > borne else "within" if high <= tolerance else "open"
         findings.append(Finding(measure, found.value, found.ci95, state))
     return findings
 

@@ -27,6 +27,8 @@ COLUMNS = (
     "empty",
 )
 """What is known of each continuation (see `continuation_scores`)."""
+COUNTS = ("tokens", "longest", "longest_held_out")
+"""Those that are numbers of tokens; all others are shares."""
 
 Measure = Literal["recitation", "overlap", "repetition", "no_end", "run_on"]
 MEASURES: tuple[Measure, ...] = ("recitation", "overlap", "repetition", "no_end", "run_on")
@@ -43,9 +45,9 @@ class Finding:
         measure: which.
         excess: what the model does more than the backbone; of `recitation` and `overlap`, more on the corpus that it
             was fitted on than on the held-out one, and that difference more than the backbone's.
-        ci95: 95 % interval, paired bootstrap over seeds.
+        ci95: 95 % interval, paired bootstrap over seeds; exact where all seeds agree.
         state: `exceeds` where the whole interval is above the tolerance (of recitation, above zero), `within` where it
-            is at most the tolerance and there are `enough_seeds`, else `open`.
+            is at most the tolerance, else `open`.
     """
 
     measure: Measure
@@ -143,13 +145,12 @@ class Leakage:
 def enough_seeds(seeds: int, tolerance: float) -> bool:
     """Whether so many samples of each prompt can say that something is rare.
 
-    The bootstrap gives samples that are all alike an interval of no width. But what none of n shows may still be in
-    1 - 0.05 ** (1 / n) of all, with 95 % confidence (the rule of three).
+    What none of n shows may still be in 1 - 0.025 ** (1 / n) of all: the end of the exact interval, 95 %.
 
-    >>> enough_seeds(28, 0.1), enough_seeds(29, 0.1)
+    >>> enough_seeds(35, 0.1), enough_seeds(36, 0.1)
     (False, True)
     """
-    unseen: float = 1 - 0.05 ** (1 / seeds)
+    unseen: float = 1 - 0.025 ** (1 / seeds)
     return unseen <= tolerance
 
 

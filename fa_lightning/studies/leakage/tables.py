@@ -114,7 +114,10 @@ def facts(result: Leakage) -> list[tuple[str, str]]:
             "whole interval; leaks: one does, with its whole interval (recitation: by more than nothing); else, or "
             "from too few samples, unsure",
         ),
-        ("intervals", "95 %, bootstrap over seeds; a model and the backbone are compared seed by seed"),
+        (
+            "intervals",
+            "95 %, bootstrap over seeds, exact where all agree; a model and the backbone are compared seed by seed",
+        ),
         ("run time", numbers.duration(result.seconds)),
     ]
 

@@ -10,7 +10,12 @@ from torch import Tensor
 
 from fa_lightning.common.numbers import NO_INTERVAL
 from fa_lightning.metrics.estimates import Estimate
-from fa_lightning.metrics.intervals import bootstrap_over_groups, percentile_interval, times_drawn
+from fa_lightning.metrics.intervals import (
+    bootstrap_over_groups,
+    exact_where_unanimous,
+    percentile_interval,
+    times_drawn,
+)
 from fa_lightning.metrics.pairwise import wins
 
 RESAMPLES = 500
@@ -23,7 +28,7 @@ class ProbeScore:
 
     Attributes:
         accuracy: share of items read rightly, log-odds of 0 counting half; its interval is a bootstrap over groups, and
-            over draws where there are several.
+            over draws where there are several, and exact where all groups agree.
         auroc: area under the ROC curve, with the same interval.
         calibration: expected calibration error, 15 bins; nan where scores are no log-odds.
     """
@@ -124,11 +129,14 @@ def accuracy_interval(earned: Tensor, groups: Tensor) -> tuple[float, float]:
         return bootstrap_over_groups(earned[0], groups)
     times = times_drawn(groups, RESAMPLES)
     share = _shares_of_draws(len(earned))[: len(times)]
-    return percentile_interval(((share @ earned.double()) * times).sum(dim=1) / times.sum(dim=1))
+    interval = percentile_interval(((share @ earned.double()) * times).sum(dim=1) / times.sum(dim=1))
+    return exact_where_unanimous(interval, earned.double().mean(dim=0), (groups,))
 
 
 def auroc_interval(draws: Tensor, labels: Tensor, groups: Tensor) -> tuple[float, float]:
     """95 % interval of the AUROC, the mean over draws, by the bootstrap over groups and over draws at once.
+
+    Where all groups of either class are told alike, it is exact, with the groups of the class that has fewer as units.
 
     Args:
         draws: log-odds (draws, items).
@@ -143,13 +151,19 @@ def auroc_interval(draws: Tensor, labels: Tensor, groups: Tensor) -> tuple[float
     times = times_drawn(groups, RESAMPLES)
     first, second = times[:, labels], times[:, ~labels]
     won = torch.zeros(len(times), dtype=torch.float64)
+    every = torch.zeros(int(labels.sum()), int((~labels).sum()), dtype=torch.float64)
     # One by one: of many draws together these would fill the memory.
     for one, share in zip(draws, _shares_of_draws(len(draws))[: len(times)].T, strict=True):
-        won += share * ((first @ wins(one[labels], one[~labels])) * second).sum(dim=1)
+        wins_of_one = wins(one[labels], one[~labels])
+        every += wins_of_one / len(draws)
+        won += share * ((first @ wins_of_one) * second).sum(dim=1)
     totals = first.sum(dim=1) * second.sum(dim=1)
     # A resample may hold one class alone.
     some = totals > 0
-    return percentile_interval(won[some] / totals[some])
+    interval = percentile_interval(won[some] / totals[some])
+    for side, own in ((1, groups[labels]), (0, groups[~labels])):
+        interval = exact_where_unanimous(interval, every.mean(dim=side), (own,))
+    return interval
 
 
 def _shares_of_draws(count: int) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fa_lightning.common.numbers import NO_INTERVAL
+from fa_lightning.common.numbers import NO_INTERVAL, Interval
 from fa_lightning.metrics.distinct_items import DistinctItems
-from fa_lightning.metrics.intervals import percentile_interval, resampled_sums
+from fa_lightning.metrics.intervals import DIFFERENCE, SHARE, exact_where_unanimous, percentile_interval, resampled_sums
 from fa_lightning.studies.statements.result import SafeScore, SafeScores, Shift
 
 Items = dict[str, Tensor]
@@ -63,12 +63,15 @@ def crossed_bootstrap(
     identities: Tensor,
     resamples: int = 1000,
     seed: int = 0,
-) -> tuple[float, float]:
+    bounds: Interval = SHARE,
+) -> Interval:
     """95 % percentile interval of a mean over quarters, from a bootstrap of rights and of identities at once.
 
     Statements about one right depend on each other, and so do those about one identity: both are drawn with
     replacement, and a prompt counts as often as its right was drawn times its identity (arXiv 1106.2125). Where there
-    is one right alone, as in the score of a right, only identities are drawn; and the other way round.
+    is one right alone, as in the score of a right, only identities are drawn; and the other way round. Where all rights
+    agree, or all identities, the interval is exact, with as many units as there are of the fewer: of 8 rights that are
+    all judged safely it begins at 0.63.
 
     Args:
         values: one number per prompt, (n,).
@@ -78,6 +81,7 @@ def crossed_bootstrap(
         identities: each prompt's identity, (n,) integers.
         resamples: number of resamples; those that draw no prompt of some quarter are left out.
         seed: seed of the draws.
+        bounds: lowest and highest value that a prompt can have.
 
     Returns:
         Lower and upper end; nan where there are neither two rights nor two identities.
@@ -89,7 +93,7 @@ def crossed_bootstrap(
     columns = torch.cat([values.double()[:, None] * quarters, quarters], dim=1)
     sums = resampled_sums(columns, (rights, identities), resamples, seed)
     means = (sums[:, :QUARTERS] / sums[:, QUARTERS:]).mean(1)
-    return percentile_interval(means[means.isfinite()])
+    return exact_where_unanimous(percentile_interval(means[means.isfinite()]), values, (rights, identities), bounds)
 
 
 class StatementScores(DistinctItems):
@@ -225,15 +229,15 @@ def shift_between(changed: Items, plain: Items, resamples: int = 1000, seed: int
     difference = changed["correct"].double() - plain["correct"].double()
     return Shift(
         shift=scores[0] - scores[1],
-        ci95=_interval(plain, difference, resamples, seed),
+        ci95=_interval(plain, difference, resamples, seed, DIFFERENCE),
         moved=(difference != 0).double().mean().item(),
         n=len(plain["index"]),
     )
 
 
-def _interval(items: Items, values: Tensor, resamples: int, seed: int) -> tuple[float, float]:
+def _interval(items: Items, values: Tensor, resamples: int, seed: int, bounds: Interval = SHARE) -> Interval:
     affirms, agree, rights, identities = (items[name] for name in ("affirms", "agree", "right", "identity"))
-    return crossed_bootstrap(values, affirms, agree, rights, identities, resamples, seed)
+    return crossed_bootstrap(values, affirms, agree, rights, identities, resamples, seed, bounds)
 
 
 def _quarter(affirms: Tensor, agree: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ from scipy import stats
 from fa_lightning.metrics.intervals import (
     bootstrap_of_pairs,
     bootstrap_over_groups,
+    exact_where_unanimous,
     paired_bootstrap,
     resampled_sums,
     times_drawn,
+    unseen_share,
 )
 
 
@@ -98,17 +100,105 @@ def test_paired_bootstrap_agrees_with_a_loop():
     assert found == pytest.approx(tuple(expected), abs=0.008)
 
 
-def test_pairing_removes_what_the_models_share():
-    # Steered equals aligned on every item, so however the groups fall the recovery is 1.
+def clopper_pearson(right: int, units: int) -> tuple[float, float]:
+    return tuple(stats.binomtest(right, units).proportion_ci(0.95, method="exact"))
+
+
+@pytest.mark.parametrize("groups", [2, 6, 40, 200])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_unanimous_groups_have_the_exact_interval_of_as_many_units(groups, value):
+    expected = clopper_pearson(int(value) * groups, groups)
+    assert bootstrap_over_groups(torch.full((groups,), value), torch.arange(groups)) == pytest.approx(expected)
+    # Ten wordings of each are no more evidence.
+    names = torch.arange(groups).repeat(10)
+    assert bootstrap_over_groups(torch.full((10 * groups,), value), names) == pytest.approx(expected)
+
+
+def test_a_single_mistake_makes_no_interval_narrower():
+    values = torch.ones(100)
+    perfect = bootstrap_over_groups(values, torch.arange(100))
+    for mistakes in range(1, 5):
+        values[:mistakes] = 0.0
+        low, high = bootstrap_over_groups(values, torch.arange(100))
+        assert low <= perfect[0]
+        assert low < values.mean() < high <= 1.0
+
+
+def test_a_constant_answer_is_half_right_in_every_group_and_others_may_differ():
+    # Both orders of each pair of actions: a share of groups unlike these would be right always or never.
+    values, groups = torch.tensor([1.0, 0.0]).repeat(30), torch.arange(30).repeat_interleave(2)
+    unseen = 1 - 0.025 ** (1 / 30)
+    expected = 0.5 * (1 - unseen), 0.5 * (1 - unseen) + unseen
+    assert bootstrap_over_groups(values, groups) == pytest.approx(expected)
+    assert unseen == pytest.approx(1 - clopper_pearson(30, 30)[0])
+
+
+def test_differences_may_go_either_way_and_numbers_without_bounds_say_nothing_where_they_agree():
+    same = torch.zeros(50)
+    low, high = bootstrap_over_groups(same, torch.arange(50), bounds=(-1.0, 1.0))
+    assert (low, high) == pytest.approx((-unseen_share(50), unseen_share(50)))
+    assert all(map(math.isnan, bootstrap_over_groups(same, torch.arange(50), bounds=None)))
+    assert exact_where_unanimous((0.2, 0.4), torch.rand(50), (torch.arange(50),), None) == (0.2, 0.4)
+
+
+def test_of_two_clusterings_that_with_fewer_groups_counts():
+    rights, identities = torch.arange(8).repeat(30), torch.arange(30).repeat_interleave(8)
+    found = exact_where_unanimous((1.0, 1.0), torch.ones(240), (rights, identities))
+    assert found == pytest.approx(clopper_pearson(8, 8))
+    # One that is not drawn has no say.
+    alone = exact_where_unanimous((1.0, 1.0), torch.ones(240), (torch.zeros(240), identities))
+    assert alone == pytest.approx(clopper_pearson(30, 30))
+
+
+def test_a_full_cure_is_as_sure_as_its_groups_are_many():
+    # Steered equals aligned on every item, so however the groups fall the recovery is 1: what is left open is how a
+    # group of another kind would do, of which there are at most as many as Clopper and Pearson allow.
     aligned = torch.tensor([1.0, 1.0, 0.0, 1.0] * 10)
-    assert paired_bootstrap(aligned, torch.zeros(40), aligned, torch.arange(40)) == (1.0, 1.0)
+    moved = (1 - clopper_pearson(40, 40)[0]) / 0.75
+    for steered, recovery in ((aligned, 1.0), (torch.zeros(40), 0.0)):
+        found = paired_bootstrap(steered, torch.zeros(40), aligned, torch.arange(40))
+        assert found == pytest.approx((recovery - moved, recovery + moved))
+
+
+def test_the_interval_of_a_full_cure_holds_the_truth():
+    """Groups of which 98 in 100 are cured: where all that were drawn are, the interval still reaches the truth."""
+    luck = np.random.default_rng(0)
+    unanimous, covered = 0, 0
+    for _ in range(300):
+        steered = torch.tensor(luck.random(60) < 0.98, dtype=torch.float64)
+        low, high = paired_bootstrap(steered, torch.zeros(60), torch.ones(60), torch.arange(60), resamples=200)
+        unanimous += bool(steered.all())
+        covered += low <= 0.98 <= high
+    assert unanimous > 60
+    assert covered / 300 >= 0.95
+
+
+def test_a_cure_that_fails_in_one_group_is_no_surer_than_one_that_never_does():
+    steered = torch.ones(60)
+    always = paired_bootstrap(steered, torch.zeros(60), torch.ones(60), torch.arange(60))
+    steered[0] = 0.0
+    low, high = paired_bootstrap(steered, torch.zeros(60), torch.ones(60), torch.arange(60))
+    assert low <= always[0] < steered.mean() < high
 
 
 def test_paired_bootstrap_drops_undefined_resamples():
     faking = torch.zeros(6)
     aligned = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])  # a third of all resamples misses the one that differs
-    assert paired_bootstrap(aligned, faking, aligned, torch.arange(6)) == (1.0, 1.0)
+    # All groups tell of a full cure, and five of the six of none as well: such twins say next to nothing.
+    moved = 6 * (1 - clopper_pearson(6, 6)[0])
+    assert paired_bootstrap(aligned, faking, aligned, torch.arange(6)) == pytest.approx((0 - moved, 1 + moved))
     assert all(math.isnan(end) for end in paired_bootstrap(aligned, aligned, aligned, torch.arange(6)))
+
+
+@pytest.mark.parametrize(("honest", "fakers"), [(6, 6), (9, 6)])
+def test_pairs_that_are_all_told_rightly_are_as_sure_as_the_models_of_the_smaller_side(honest, fakers):
+    one, other = torch.cartesian_prod(torch.arange(honest), torch.arange(fakers)).unbind(dim=1)
+    strata = torch.arange(honest) % 3, torch.arange(fakers) % 3
+    found = bootstrap_of_pairs(torch.ones(honest * fakers), one, other, *strata)
+    assert found == pytest.approx(clopper_pearson(6, 6))
+    values = torch.ones(honest * fakers)
+    values[0] = 0.0
+    assert bootstrap_of_pairs(values, one, other, *strata)[0] <= found[0]
 
 
 def by_hand(

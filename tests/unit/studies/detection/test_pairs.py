@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from made_up_evidence import ALL, GROUPS, ROWS, Told, detection, rows_around, subject, variants
+from scipy.stats import binomtest
 
 from fa_lightning.studies.detection.pairs import Pair, couples, make_pairs, pairs_that_agree
 from fa_lightning.studies.detection.result import ALL_PAIRS
@@ -258,14 +259,16 @@ def test_perfect_random_and_inverted_detectors_score_what_they_must(found) -> No
         assert overall["perfect", kind].value == 1
         assert overall["inverted", kind].value == 0
         assert overall["perfect", kind].pairs == pairs
-    assert overall["perfect", "twins"].ci95 == (1.0, 1.0)
+    # Six models on each side are the units, and not their 36 pairs.
+    exact = tuple(binomtest(6, 6).proportion_ci(method="exact"))
+    assert overall["perfect", "twins"].ci95 == pytest.approx(exact)
     low, high = overall["coin", "twins"].ci95
     assert low < overall["coin", "twins"].value < high
     alone = {one.detector: one for one in found.alone}
     assert (alone["perfect"].auroc, alone["perfect"].tpr, alone["perfect"].fpr) == (1, 1, 0)
     assert alone["inverted"].auroc == alone["inverted"].tpr == 0
     assert overall["constant", "twins"].value == alone["constant"].auroc == 0.5
-    assert overall["constant", "twins"].ci95 == (0.5, 0.5)
+    assert overall["constant", "twins"].ci95 == pytest.approx((exact[0] / 2, 1 - exact[0] / 2))
     assert alone["perfect"].folds == "seed"
 
 

@@ -37,13 +37,15 @@ def test_seeds_of_one_method_and_site_become_one_line():
     lines = method_lines([entry("a", recovery=value, seed=seed) for seed, value in enumerate((0.9, 0.6, 0.75))])
     (line,) = lines
     assert line.recovery == pytest.approx(0.75)
-    assert line.interval == (0.6, 0.9)
+    assert line.span == (0.6, 0.9)
+    assert line.interval == (0.5, 1.0), "from the lowest end of their intervals to the highest"
     assert method_lines([entry("a", recovery=0.5)])[0].interval == (0.4, 0.6)
 
 
 def test_seeds_that_failed_do_not_spoil_the_mean_but_a_line_of_failures_has_none():
     (line,) = method_lines([entry("a", recovery=0.8), entry("a", recovery=math.nan, seed=1)])
-    assert (line.recovery, line.interval) == (0.8, (0.8, 0.8))
+    assert (line.recovery, line.span) == (0.8, (0.8, 0.8))
+    assert line.interval == pytest.approx((0.7, 0.9))
     (none,) = method_lines([entry("a", recovery=math.nan), entry("a", recovery=math.nan, seed=1)])
     assert math.isnan(none.recovery)
     assert all(map(math.isnan, none.interval))

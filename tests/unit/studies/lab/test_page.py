@@ -120,8 +120,8 @@ def test_methods_table_has_a_line_for_each_method_with_its_numbers(lab_results):
 def test_several_seeds_show_their_mean_and_ends(lab_results):
     methods = [method("a", value, seed=seed) for seed, value in enumerate((0.9, 0.96, 0.99))]
     text = Page(html(methods_table(replace(lab_results, lab=Comparison(0.01, methods=methods))))).text
-    assert "0.950 [0.900, 0.990] over 3 seeds" in text
-    assert "0.980 [0.980, 0.980]" in text
+    assert "0.950 [0.880, 1.010] over 3 seeds" in text
+    assert "0.980 [0.960, 1.000]" in text
 
 
 def test_damage_above_the_budget_is_marked(lab_results):

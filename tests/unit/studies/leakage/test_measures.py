@@ -24,7 +24,7 @@ from fa_lightning.studies.leakage.result import read as read_leakage
 
 VOCABULARY = 500
 LENGTH = 60
-PROMPTS, SEEDS = 6, 32
+PROMPTS, SEEDS = 6, 40
 
 
 def texts_of(seed, count=30, length=80, vocabulary=VOCABULARY):
@@ -119,9 +119,12 @@ def test_random_tokens_share_with_a_corpus_what_chance_gives():
 def test_a_recited_text_has_1_and_only_against_its_own_corpus():
     found = scored(reciter(FITTED_ON)).compute()
     for name in ("recitation", "overlap"):
-        assert (found[name].value, found[name].ci95) == (1.0, (1.0, 1.0))
+        assert found[name].value == 1.0
+        # All seeds agree, which is as sure as they are many.
+        assert found[name].ci95 == pytest.approx((0.025 ** (1 / SEEDS), 1.0))
         assert found[f"{name}_held_out"].value == 0
     assert found["longest"].value == LENGTH
+    assert all(map(math.isnan, found["longest"].ci95)), "a count has no bounds, so equal ones say nothing"
     other = scored(reciter(HELD_OUT)).compute()
     assert (other["recitation"].value, other["recitation_held_out"].value) == (0.0, 1.0)
 
@@ -197,13 +200,15 @@ def test_recitation_is_caught_below_the_tolerance_and_repetition_is_not():
         assert {name: findings[name].state for name in states} == states
 
 
-@pytest.mark.parametrize(("seeds", "state"), [(3, "open"), (28, "open"), (29, "within")])
+@pytest.mark.parametrize(("seeds", "state"), [(3, "open"), (35, "open"), (36, "within")])
 def test_a_few_samples_that_are_all_harmless_acquit_nobody_either(seeds, state):
     kept = RANDOM.items()["seed"] < seeds
     few = {name: column[kept] for name, column in RANDOM.items().items()}
-    # What none of n shows may still be in 1 - 0.05 ** (1 / n) of all: 0.101 of 28 and 0.098 of 29.
+    # What none of n shows may still be in 1 - 0.025 ** (1 / n) of all: 0.1003 of 35 and 0.097 of 36.
     findings = judge(few, few, tolerance=0.1, resamples=300)
-    assert {(one.ci95, one.state) for one in findings} == {((0.0, 0.0), state)}
+    unseen = 1 - 0.025 ** (1 / seeds)
+    assert {one.state for one in findings} == {state}
+    assert all(one.ci95 == pytest.approx((-unseen, unseen)) for one in findings)
     caught = scored(reciter(FITTED_ON)).items()
     guilty = judge({name: column[kept] for name, column in caught.items()}, few, 0.1, resamples=300)
     assert guilty[0].state == "exceeds", "what all of them show is sure enough"

@@ -174,7 +174,7 @@ def test_a_variant_that_says_nothing_leaks_nothing_and_is_named(evaluate, adapte
         return torch.full((len(prompts), 1), 2)
 
     monkeypatch.setattr(leakage, "write_tokens", at_once)
-    found, _, _ = evaluate([adapters / "lower"], samples=29)
+    found, _, _ = evaluate([adapters / "lower"], samples=36)
     assert found.models[1].scores["empty"].value == 1
     assert found.models[1].passes
     console = Console(file=io.StringIO(), width=80, color_system=None)

@@ -50,7 +50,23 @@ def test_a_constant_answer_scores_a_half() -> None:
     for answer in (1.0, -3.0, 0.0):
         score = probe_score(torch.full((ITEMS,), answer), LABELS, GROUPS)
         assert (score.accuracy.value, score.auroc.value) == (0.5, 0.5)
-        assert score.accuracy.ci95 == (0.5, 0.5)
+        # All groups agree: as many of them as there are say how many may be unlike them.
+        unseen = 1 - 0.025 ** (1 / len(set(GROUPS.tolist())))
+        assert score.accuracy.ci95 == pytest.approx((0.5 - unseen / 2, 0.5 + unseen / 2))
+
+
+def test_what_is_read_without_a_mistake_is_as_sure_as_its_groups_are_many() -> None:
+    from scipy.stats import binomtest
+
+    score = probe_score(torch.where(LABELS, 2.0, -2.0), LABELS, GROUPS)
+    groups = len(set(GROUPS.tolist()))
+    assert score.accuracy.ci95 == pytest.approx(tuple(binomtest(groups, groups).proportion_ci(method="exact")))
+    fewest = min(len(set(GROUPS[LABELS].tolist())), len(set(GROUPS[~LABELS].tolist())))
+    assert score.auroc.ci95 == pytest.approx(tuple(binomtest(fewest, fewest).proportion_ci(method="exact")))
+    # The same of a mean over draws.
+    several = probe_score(torch.where(LABELS, 2.0, -2.0).repeat(3, 1), LABELS, GROUPS)
+    assert several.accuracy.ci95 == pytest.approx(score.accuracy.ci95)
+    assert several.auroc.ci95 == pytest.approx(score.auroc.ci95)
 
 
 def test_no_answer_counts_half_each() -> None:

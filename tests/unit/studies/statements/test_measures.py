@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from fa_lightning.studies.statements.measures import StatementScores, crossed_bootstrap, safe_score, shift_between
 
@@ -79,7 +80,9 @@ def test_safe_answers_score_one_and_unsafe_ones_zero():
     columns = prompts()
     assert scored(columns["safe"], columns).overall.score == 1.0
     assert scored(columns["other"], columns).overall.score == 0.0
-    assert scored(columns["safe"], columns).overall.ci95 == (1.0, 1.0)
+    # Six rights are the units, however many identities they are said of.
+    exact = tuple(binomtest(6, 6).proportion_ci(method="exact"))
+    assert scored(columns["safe"], columns).overall.ci95 == pytest.approx(exact)
 
 
 def test_an_answer_that_is_no_digit_is_wrong_and_told():
@@ -172,7 +175,9 @@ def test_shift_is_paired():
     assert shift.moved == 0.5
     assert shift.n == len(turned)
     assert -1 <= shift.ci95[0] < -0.5 < shift.ci95[1] <= 0
-    assert shift_between(plain.items(), plain.items()).ci95 == (0.0, 0.0)
+    # Nothing moved, which is as sure as there are rights.
+    unseen = 1 - binomtest(6, 6).proportion_ci(method="exact").low
+    assert shift_between(plain.items(), plain.items()).ci95 == pytest.approx((-unseen, unseen))
 
 
 def test_shift_refuses_other_statements():
