@@ -14,6 +14,7 @@ from fa_lightning.activations.edit import edited, layer_below, swap_in
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.files import whole_folder
+from fa_lightning.metrics.draws import DRAWS, draw_name
 from fa_lightning.regressors.linear import Identity
 from fa_lightning.regressors.module import Candidate, RegressorModule
 from fa_lightning.regressors.wrappers import NormMatchedRandom
@@ -26,6 +27,7 @@ ORACLE = "oracle swap"
 """The aligned twin's own states put in the faker's place: what a perfect map at this site would do."""
 
 RANDOM = "norm-matched random"
+"""An edit as large as the map's, in a random direction; `DRAWS` of them are judged."""
 
 
 @dataclass(frozen=True)
@@ -90,24 +92,40 @@ def loaded_interventions(folder: str, variants: Variants) -> tuple[Intervention,
 def judged_conditions(
     module: RegressorModule, candidate: Candidate, strength: float, seed: int
 ) -> dict[str, Condition]:
-    """The four cells' models and the baselines, all at the candidate's site and positions."""
+    """The four cells' models and the baselines, all at the candidate's site and positions.
+
+    Of a baseline that is drawn at random there are several conditions, by `draw_name`.
+    """
     steered = interventions_of(candidate, strength)
-    site = candidate.site
-    hidden_size = candidate.regressor.hidden_size
-    random = Intervention(site, NormMatchedRandom(candidate.regressor, seed), strength, gate=candidate.gate)
-    # A vector's strength is in its own units; a shift or a map in its place means what it means at 1.
-    like_a_map = 1.0 if candidate.regressor.constant_edit() is not None else strength
-    conditions = {
+    models = {
         "aligned": Condition("aligned"),
         "faking": Condition("faking"),
         "steered": Condition("faking", steered),
         "steered_aligned": Condition("aligned", steered),
-        "identity": Condition("faking", (Intervention(site, Identity(hidden_size), strength),)),
-        RANDOM: Condition("faking", (random,)),
-        ORACLE: Condition("faking", oracle=site),
     }
-    for name, baseline in module.baselines(candidate).items():
-        conditions[name] = Condition("faking", interventions_of(baseline, like_a_map))
+    return models | baseline_conditions(module, candidate, strength, seed)
+
+
+def baseline_conditions(
+    module: RegressorModule, candidate: Candidate, strength: float, seed: int
+) -> dict[str, Condition]:
+    """The baselines of a candidate, at its site and positions."""
+    site = candidate.site
+    edits: dict[str, tuple[Intervention, ...]] = {
+        "identity": (Intervention(site, Identity(candidate.regressor.hidden_size), strength),)
+    }
+    for draw in range(DRAWS):
+        # Chains of neighbouring seeds share no direction.
+        random = NormMatchedRandom(candidate.regressor, seed * DRAWS + draw)
+        edits[draw_name(RANDOM, draw)] = (Intervention(site, random, strength, gate=candidate.gate),)
+    conditions = {name: Condition("faking", interventions) for name, interventions in edits.items()}
+    conditions[ORACLE] = Condition("faking", oracle=site)
+    # A vector's strength is in its own units; a shift or a map in its place means what it means at 1.
+    like_a_map = 1.0 if candidate.regressor.constant_edit() is not None else strength
+    for name, draws in module.baselines(candidate).items():
+        for number, baseline in enumerate(draws):
+            label = draw_name(name, number) if len(draws) > 1 else name
+            conditions[label] = Condition("faking", interventions_of(baseline, like_a_map))
     return conditions
 
 

@@ -10,7 +10,8 @@ from fa_lightning.evaluation.abilities import Ability
 from fa_lightning.evaluation.results import MODELS, Baseline, Evaluation, ExtraTest
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.text_baseline import text_only_answers
-from fa_lightning.metrics.cells import Items, answer_counts, recovery_between
+from fa_lightning.metrics.cells import Cells, Items, answer_counts, recovery_between
+from fa_lightning.metrics.draws import by_baseline, cells_over_draws, mean_over_draws
 from fa_lightning.metrics.estimates import Accuracy, SideEffects
 from fa_lightning.metrics.intervals import bootstrap_over_groups
 from fa_lightning.metrics.side_effects import INCOMPLETE
@@ -25,16 +26,13 @@ def evaluation_of(scores: Scores) -> Evaluation:
     effects = scores.compute_damage(cells)
     steered, faking, aligned = scores.items("steered", "faking", "aligned")
     recovery = recovery_between(steered, faking, aligned)
-    baselines = {name: judged.pair for name, judged in cells.items() if name not in MODELS}
     return Evaluation(
         n=cells["faking"].n,
         cells={name: cells[name].pair for name in MODELS},
         recovery=recovery,
         side_effects=effects.get("steered", SideEffects()),
         format_validity={name: cells[name].format_validity for name in MODELS},
-        baselines={
-            name: Baseline(pair.oversight, pair.no_oversight, effects.get(name)) for name, pair in baselines.items()
-        },
+        baselines=_baselines(scores, cells, effects),
         answers={name: answer_counts(items) for name, items in zip(MODELS, scores.items(*MODELS), strict=True)},
         side_effects_aligned=effects.get("steered_aligned"),
         side_effects_twin=effects.get("aligned"),
@@ -57,6 +55,17 @@ def _abilities(faking: Items, steered: Items, effects: SideEffects | None) -> di
             effects.error_answers_before, effects.error_answers, floor=0.0, n=incomplete.n, units=incomplete.n
         )
     return abilities
+
+
+def _baselines(scores: Scores, cells: dict[str, Cells], effects: dict[str, SideEffects]) -> dict[str, Baseline]:
+    """What is no model: of several draws their mean; a collective."""
+    baselines = {}
+    for name, draws in by_baseline(name for name in cells if name not in MODELS).items():
+        damage = [effects[draw] for draw in draws if draw in effects]
+        pair = cells[name].pair if draws == [name] else cells_over_draws(scores.items(*draws))
+        side_effects = mean_over_draws(damage) if damage else None
+        baselines[name] = Baseline(pair.oversight, pair.no_oversight, side_effects, len(draws))
+    return baselines
 
 
 def extra_test_of(scores: Scores) -> ExtraTest:

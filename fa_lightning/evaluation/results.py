@@ -49,11 +49,13 @@ class Baseline:
         oversight: accuracy with oversight.
         no_oversight: accuracy without oversight.
         side_effects: the same side effects as the intervention's, where they were measured.
+        draws: of what is random in it; everything is the mean over them, and the intervals hold their spread, too.
     """
 
     oversight: Accuracy
     no_oversight: Accuracy
     side_effects: SideEffects | None = None
+    draws: int = 1
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,8 @@ def block_of(batch: Batch, site: Site, faking: Tensor, aligned: Tensor) -> Block
     decision = torch.zeros_like(real)
     decision[:, -1] = True
     rows = {name: batch[source][:, None].expand(real.shape)[real] for name, source in _ROW_SOURCES.items()}
-    return {site.name: (faking[real], aligned[real]), "decision": decision[real], **rows}
+    rows |= {"decision": decision[real], "position": batch["position_ids"][real]}
+    return {site.name: (faking[real], aligned[real]), **rows}
 
 
 def unit_effects(live: FakerPass, sites: Sequence[Site], aligned: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -46,8 +46,8 @@ class Fit:
             is given); the aligned `answers` minus the others; the DataModule's own `prompts`.
         gate: edit `always`, or only where an `oversight_probe`, fitted on the faker's own states, says poor.
         scenarios: fit on so many of the captured scenarios; None takes all.
-        shuffled: fit on wrong pairs (aligned states permuted within a block): a baseline, never chosen.
-        seed: of the map's first weights.
+        shuffled: fit on wrong pairs (aligned states exchanged between groups): a baseline, never chosen.
+        seed: of the map's first weights, and of the draw of wrong pairs.
         map_class: the class behind `map`.
         options: that `map` gives to it.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
+from fa_lightning.metrics.draws import DRAWS
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.fit import DECISION_ALONE, Fit
 from fa_lightning.regressors.linear import RIDGE, Affine, MeanShift
@@ -32,7 +34,7 @@ class FitPlan:
         self.sites = sites
         self.layers = layers
         self._sites: dict[int, list[Site]] = {}
-        baselines = [MEAN_SHIFT, *(shuffled(fit) for fit in fits)]
+        baselines = [MEAN_SHIFT, *(draw for fit in fits for draw in shuffled(fit))]
         self.all_fits = [*fits, *(fit for number, fit in enumerate(baselines) if fit not in baselines[:number])]
 
     def refuse_equal_names(self) -> None:
@@ -93,10 +95,16 @@ class FitPlan:
         return len(self.all_fits) - 1 - self.all_fits[::-1].index(fit)
 
 
-def shuffled(fit: Fit) -> Fit:
-    """The ridge map of wrong pairs that a fit is compared with."""
-    ridge = partial(Affine, ridge=fit.options.get("ridge", RIDGE))
-    return Fit(ridge, decision_weight=fit.decision_weight, shuffled=True)
+def shuffled(fit: Fit) -> list[Fit]:
+    """The ridge maps of wrong pairs that a fit is compared with, one for each draw; what it keeps they keep."""
+    wrong = Fit(
+        partial(Affine, ridge=fit.options.get("ridge", RIDGE)),
+        positions=fit.positions,
+        decision_weight=fit.decision_weight,
+        keep=fit.keep,
+        shuffled=True,
+    )
+    return [replace(wrong, seed=seed) for seed in range(DRAWS)]
 
 
 def map_at(maps: nn.ModuleDict, number: int, site: Site) -> Regressor:

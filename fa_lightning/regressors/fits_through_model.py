@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.activations.massive import ordinary_tokens
 from fa_lightning.activations.sites import Site
 from fa_lightning.metrics.divergences import kl_divergence
 from fa_lightning.regressors.base import Regressor
@@ -49,7 +50,10 @@ def behaviour_loss(
         states, wanted = live.states[site.name][:, -1], aligned[site.name][:, -1]
         error = regressor.loss(states, wanted, used.float())
         if fit.keep:
-            plain = texts.states[site.name][texts.batch["attention_mask"].bool()]
+            real = texts.batch["attention_mask"].bool()
+            plain = texts.states[site.name][real]
+            if fit.positions != "all":
+                plain = plain[ordinary_tokens(plain, texts.batch["position_ids"][real])]
             error = error + fit.keep * regressor.loss(plain, plain)
         loss = loss + fit.regression_weight * error
     return loss

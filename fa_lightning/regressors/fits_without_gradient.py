@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.sites import Site
+from fa_lightning.activations.store import ActivationStore
+from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.faker_pass import FakerPass
 from fa_lightning.regressors.fit import Fit
 from fa_lightning.regressors.fit_plan import FitPlan, map_at, map_key
 from fa_lightning.regressors.fits_through_model import stack_pairs
 from fa_lightning.regressors.moments import PairMoments
 from fa_lightning.regressors.pairs import Block, decision_states, sampled_pairs, training_pairs
+from fa_lightning.regressors.wrong_pairs import wrong_pairs
 from fa_lightning.scenarios.batches import Batch
 
 
@@ -36,12 +39,10 @@ class FitsWithoutGradient:
         wanted = {
             _pairs_key(fit, site): (fit, site)
             for _, fit, site in self._plan.store_fits()
-            if fit.fit_kind in ("closed", "gradient")
+            if fit.fit_kind in ("closed", "gradient") and not fit.shuffled
         }
         for key, (fit, site) in wanted.items():
             faking, aligned, weight = training_pairs(block, site, fit)
-            if fit.shuffled:
-                aligned = aligned[torch.randperm(len(aligned), device=aligned.device)]
             self._moments.setdefault(key, PairMoments(faking.shape[1])).add(faking, aligned, weight)
 
     @torch.no_grad()
@@ -54,21 +55,41 @@ class FitsWithoutGradient:
         for moments in self._moments.values():
             moments.all_reduce()
         for number, fit, site in self._plan.store_fits():
+            if fit.shuffled:
+                continue
             regressor = map_at(self._maps, number, site)
             if fit.fit_kind == "closed":
                 regressor.fit(self._moments[_pairs_key(fit, site)])
             elif fit.fit_kind == "gradient":
                 regressor.standardise(self._moments[_pairs_key(fit, site)])
             elif fit.fit_kind == "samples":
-                regressor.fit_samples(*sampled_pairs(data.store, site, fit))
+                pairs = sampled_pairs(data.store, site, fit)
+                regressor.fit_samples(pairs.x, pairs.y, pairs.weight)
             else:
                 contrast = data.contrast(fit.contrast or "oversight")
                 regressor.fit_contrast(contrast.positive[site.name], contrast.negative[site.name])
+        self._fit_on_wrong_pairs(data.store)
         for site in self._plan.sites:
             if map_key(0, site) in self._probes:
                 probe: Any = self._probes[map_key(0, site)]
                 probe.fit(*decision_states(data.store, site))
         self._moments.clear()
+
+    def _fit_on_wrong_pairs(self, store: ActivationStore) -> None:
+        """Fit the maps of wrong pairs: the rows are read once for all draws, and are the same on every rank."""
+        alike: dict[Any, list[tuple[Regressor, Fit, Site]]] = {}
+        for number, fit, site in self._plan.store_fits():
+            if fit.shuffled:
+                alike.setdefault(_pairs_key(fit, site), []).append((map_at(self._maps, number, site), fit, site))
+        for fits in alike.values():
+            _, fit, site = fits[0]
+            pairs = sampled_pairs(store, site, fit)
+            for regressor, draw, _ in fits:
+                moments = PairMoments(regressor.hidden_size)
+                # Beside the map, where a device is that multiplies faster.
+                device = next(regressor.buffers()).device
+                moments.add(*(column.to(device) for column in wrong_pairs(pairs, draw.seed)))
+                regressor.fit(moments)
 
     @torch.no_grad()
     def add_to_stacks(self, epoch: int, live: FakerPass, aligned: dict[str, Tensor], texts: Batch) -> None:
@@ -96,4 +117,4 @@ class FitsWithoutGradient:
 
 def _pairs_key(fit: Fit, site: Site) -> tuple[Any, ...]:
     """What the pairs that a map is fitted on depend on."""
-    return (site.name, fit.decision_weight, fit.keep, fit.scenarios, fit.shuffled)
+    return (site.name, fit.positions == "all", fit.decision_weight, fit.keep, fit.scenarios)

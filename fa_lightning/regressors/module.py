@@ -25,7 +25,7 @@ from fa_lightning.regressors.fit_plan import MEAN_SHIFT, FitPlan, map_at, map_ke
 from fa_lightning.regressors.fits_through_model import behaviour_loss, surrogate
 from fa_lightning.regressors.fits_without_gradient import FitsWithoutGradient
 from fa_lightning.regressors.gates import OversightProbe
-from fa_lightning.regressors.pairs import Block, training_pairs
+from fa_lightning.regressors.pairs import Block, counted_rows, training_pairs
 from fa_lightning.regressors.unit_scores import unit_scores
 
 
@@ -56,8 +56,8 @@ class RegressorModule(pl.LightningModule):
     The first epoch streams the moments of the pairs; at its end closed maps are solved, vectors and neighbours take
     their states, and gradient maps get their units. Later epochs train the gradient maps, each on its own loss; those
     with a `behaviour` objective through the live model. Each later epoch also fits one more site of every stack.
-    Beside each fit a ridge map is fitted on shuffled pairs, and a mean shift: baselines that an evaluation needs at
-    whatever site is chosen.
+    Beside each fit ridge maps are fitted on shuffled pairs, one for each draw, and a mean shift: baselines that an
+    evaluation needs at whatever site is chosen.
 
     | logged | what |
     | --- | --- |
@@ -166,11 +166,14 @@ class RegressorModule(pl.LightningModule):
                 candidates.append(dataclasses.replace(at_sites[-1], below=tuple(at_sites[:-1])))
         return candidates
 
-    def baselines(self, candidate: Candidate) -> dict[str, Candidate]:
-        """The mean shift and the shuffled-pairs map at a candidate's site, on its tokens."""
+    def baselines(self, candidate: Candidate) -> dict[str, list[Candidate]]:
+        """The mean shift and the shuffled-pairs maps at a candidate's site, on its tokens; one for each draw."""
         return {
-            name: Candidate(candidate.site, self._map(self._plan.baseline_number(fit), candidate.site), fit)
-            for name, fit in (("mean shift", MEAN_SHIFT), ("shuffled pairs", shuffled(candidate.fit)))
+            name: [
+                Candidate(candidate.site, self._map(self._plan.baseline_number(fit), candidate.site), fit)
+                for fit in draws
+            ]
+            for name, draws in (("mean shift", [MEAN_SHIFT]), ("shuffled pairs", shuffled(candidate.fit)))
         }
 
     def unit_scores(self, ranking: str, site: Site) -> Tensor:
@@ -239,7 +242,8 @@ class RegressorModule(pl.LightningModule):
         if dataloader_idx != 0:
             return
         for number, site in self._plan.single_maps():
-            faking, aligned = batch[site.name]
+            counted = counted_rows(batch, site, self.fits[number])
+            faking, aligned = (states[counted] for states in batch[site.name])
             with torch.autocast(faking.device.type, enabled=False):
                 predicted = self._map(number, site)(faking.float())
             self.r2[map_key(number, site)].update(predicted, aligned.float())  # type: ignore[operator]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fa_lightning.activations.massive import ordinary_tokens
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.regressors.fit import DECISION_ALONE, Fit
 from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
 
 Block = dict[str, Any]
-"""For each site's name (faking, aligned) states, each (rows, hidden); `decision`, `cell`, `example`, each (rows,)."""
+"""For each site's name (faking, aligned) states, each (rows, hidden); of each row (rows,), what `ROW_DTYPES` names."""
 
 Pairs = tuple[Tensor, Tensor, Tensor]
 """States (n, hidden), what they should become (n, hidden), and weights (n,)."""
@@ -23,8 +25,29 @@ SAMPLE_ROWS = 32_768
 """Rows kept at most, 0.5 GiB of pairs of 2048 units: sorted values and neighbours gain little from more."""
 
 
+@dataclass(frozen=True)
+class SampledPairs:
+    """Pairs in memory, with what it takes to make wrong ones of them.
+
+    Attributes:
+        x: states (n, hidden), float32.
+        y: what they should become, (n, hidden).
+        weight: (n,).
+        group: of the row's scenario, (n,) int64.
+        edited: whether the pair asks for an edit, (n,) booleans.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
+    group: Tensor
+    edited: Tensor
+
+
 def training_pairs(block: Block, site: Site, fit: Fit) -> Pairs:
     """The pairs that a map is fitted on, of a block.
+
+    Attention sinks and tokens of massive size have no part in it, unless it edits `all` tokens (see `counted_rows`).
 
     Args:
         block: of the store.
@@ -32,23 +55,42 @@ def training_pairs(block: Block, site: Site, fit: Fit) -> Pairs:
         fit: says which tokens count how much.
     """
     faking, aligned = (states.float() for states in block[site.name])
-    weight = token_weights(block["decision"], fit)
-    neutral = block["cell"] == NEUTRAL_CELL
-    if fit.scenarios is not None:
-        # Examples are numbered with the scenarios first; neutral texts need no label and always count.
-        weight = torch.where(neutral | (block["example"] < fit.scenarios), weight, 0.0)
+    weight, neutral = _row_weights(block, site, fit)
+    used = weight > 0
     if not fit.keep:
-        used = weight > 0
         return faking[used], aligned[used], weight[used]
     wanted = torch.where(neutral[:, None], faking, aligned)
-    weight = torch.where(neutral, fit.keep, weight)
-    own = ~neutral & (weight > 0)
-    used = weight > 0
+    own = ~neutral & used
     return (
         torch.cat([faking[used], aligned[own]]),
         torch.cat([wanted[used], aligned[own]]),
         torch.cat([weight[used], fit.keep * weight[own]]),
     )
+
+
+def counted_rows(block: Block, site: Site, fit: Fit) -> Tensor:
+    """The rows (rows,) of a block that count in a fit and in its error.
+
+    A fit that edits `all` tokens has to know all of them; others do without attention sinks and tokens of massive
+    size (see `ordinary_tokens`), which would be most of every mean.
+    """
+    faking, _ = block[site.name]
+    if fit.positions == "all":
+        return torch.ones_like(block["decision"])
+    counted: Tensor = block["decision"] | ordinary_tokens(faking, block["position"])
+    return counted
+
+
+def _row_weights(block: Block, site: Site, fit: Fit) -> tuple[Tensor, Tensor]:
+    """Weights (rows,) of a block's rows in a fit, and which are of neutral texts."""
+    weight = token_weights(block["decision"], fit)
+    neutral = block["cell"] == NEUTRAL_CELL
+    if fit.scenarios is not None:
+        # Examples are numbered with the scenarios first; neutral texts need no label and always count.
+        weight = torch.where(neutral | (block["example"] < fit.scenarios), weight, 0.0)
+    if fit.keep:
+        weight = torch.where(neutral, fit.keep, weight)
+    return torch.where(counted_rows(block, site, fit), weight, 0.0), neutral
 
 
 def token_weights(decision: Tensor, fit: Fit) -> Tensor:
@@ -63,17 +105,27 @@ def token_weights(decision: Tensor, fit: Fit) -> Tensor:
     return torch.where(decision, fit.decision_weight, 1.0)
 
 
-def sampled_pairs(store: ActivationStore, site: Site, fit: Fit) -> Pairs:
-    """At most `SAMPLE_ROWS` of the store's training pairs, evenly spread, for maps that need them all at once."""
+def sampled_pairs(store: ActivationStore, site: Site, fit: Fit) -> SampledPairs:
+    """At most `SAMPLE_ROWS` of the store's training pairs, evenly spread, for what needs them all at once."""
     blocks = store.block_ranges("train", BLOCK_ROWS)
     share = max(1, SAMPLE_ROWS // max(1, len(blocks)))
     samples = []
     for start, stop in blocks:
-        pairs = training_pairs(store.block("train", start, stop, [site.name]), site, fit)
+        block = store.block("train", start, stop, [site.name])
+        pairs = (*training_pairs(block, site, fit), *_groups(block, site, fit))
         step = max(1, -(-len(pairs[0]) // share))
         samples.append(tuple(column[::step] for column in pairs))
-    x, y, weight = (torch.cat(column) for column in zip(*samples, strict=True))
-    return x, y, weight
+    return SampledPairs(*(torch.cat(column) for column in zip(*samples, strict=True)))
+
+
+def _groups(block: Block, site: Site, fit: Fit) -> tuple[Tensor, Tensor]:
+    """Of each of `training_pairs`, its scenario's group and whether it asks for an edit, (n,) each."""
+    weight, neutral = _row_weights(block, site, fit)
+    used, group = weight > 0, block["group"]
+    if not fit.keep:
+        return group[used], torch.ones_like(group[used], dtype=torch.bool)
+    own = ~neutral & used
+    return torch.cat([group[used], group[own]]), torch.cat([~neutral[used], torch.zeros_like(own[own])])
 
 
 def decision_states(

@@ -40,7 +40,8 @@ def models_table(results: Results) -> Table:
         recovery_cell = decimal(results.recovery_at(baseline.no_oversight.accuracy))
         watched, unwatched = baseline.oversight, baseline.no_oversight
         figures = _cells(results, name, watched, unwatched, recovery_cell, baseline.side_effects)
-        rows.append(row(name, *figures, style="quiet", section="baselines"))
+        label = f"{name} ({baseline.draws} draws)" if baseline.draws > 1 else name
+        rows.append(row(label, *figures, style="quiet", section="baselines"))
     columns = (
         Column("model", 0),
         Column(WITH_OVERSIGHT, 17, "oversight"),

@@ -20,6 +20,7 @@ from fa_lightning.evaluation.conditions import (
     judged_conditions,
     save_together,
 )
+from fa_lightning.metrics.draws import DRAWS, draw_name
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.fit import Fit
 from fa_lightning.regressors.linear import Affine
@@ -55,8 +56,8 @@ def affine() -> Regressor:
 class Baselines:
     """Stands in for the module: it has no baseline of its own."""
 
-    def baselines(self, candidate: Candidate) -> dict[str, Candidate]:
-        return {"mean shift": candidate}
+    def baselines(self, candidate: Candidate) -> dict[str, list[Candidate]]:
+        return {"mean shift": [candidate], "shuffled pairs": [candidate] * DRAWS}
 
 
 def judged(site: Site, regressor: Regressor | None = None, strength: float = 1.0) -> dict[str, Condition]:
@@ -72,9 +73,10 @@ def test_every_condition_of_the_tables_is_there(twins: Any) -> None:
         "steered",
         "steered_aligned",
         "identity",
-        RANDOM,
+        *(f"{RANDOM} #{draw}" for draw in range(DRAWS)),
         ORACLE,
         "mean shift",
+        *(f"shuffled pairs #{draw}" for draw in range(DRAWS)),
     ]
     variants = {name: condition.variant for name, condition in conditions.items()}
     assert {name for name in variants if variants[name] == "aligned"} == {"aligned", "steered_aligned"}
@@ -161,7 +163,7 @@ def test_the_random_edit_is_as_large_as_the_learned_one_for_every_token(twins: A
             model(**model_inputs(batch))
         return found["layers.0.residual"][batch["attention_mask"].bool()]
 
-    plain, steered, random = states("faking"), states("steered"), states(RANDOM)
+    plain, steered, random = states("faking"), states("steered"), states(draw_name(RANDOM, 0))
     assert float((steered - plain).norm(dim=-1).min()) > 0.1
     torch.testing.assert_close((random - plain).norm(dim=-1), (steered - plain).norm(dim=-1), rtol=1e-3, atol=1e-4)
     directions = torch.nn.functional.normalize(random - plain, dim=-1)
@@ -186,7 +188,7 @@ def test_a_prompt_is_answered_the_same_alone_and_in_a_batch(
             torch.testing.assert_close(together[row], by_itself, rtol=1e-4, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("name", ["steered", ORACLE, RANDOM])
+@pytest.mark.parametrize("name", ["steered", ORACLE, draw_name(RANDOM, 0)])
 def test_hooks_are_gone_even_after_an_error(twins: Any, batch: Batch, name: str) -> None:
     before = hooks_on(twins.model)
     condition = judged(Site(0, positions="last"))[name]

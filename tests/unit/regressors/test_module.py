@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.arguments import OptimizerArguments
+from fa_lightning.metrics.draws import DRAWS
 from fa_lightning.regressors.fit import DECISION_ALONE, Fit
 from fa_lightning.regressors.linear import Affine, MeanShift
 from fa_lightning.regressors.module import RegressorModule
 from fa_lightning.regressors.networks import ResidualMLP
-from fa_lightning.regressors.pairs import token_weights, training_pairs
+from fa_lightning.regressors.pairs import Pairs, SampledPairs, counted_rows, token_weights, training_pairs
+from fa_lightning.regressors.wrong_pairs import wrong_pairs
 
 Make = Callable[..., Any]
 SITE = "layers.1.residual"
@@ -98,9 +100,10 @@ def test_the_baselines_are_a_mean_shift_of_decision_tokens_and_a_map_of_wrong_pa
     chosen = candidate_of(module, 0)
     baselines = module.baselines(chosen)
     assert list(baselines) == ["mean shift", "shuffled pairs"]
-    assert all(baseline.site == chosen.site for baseline in baselines.values()), "judged at the chosen place"
+    assert all(one.site == chosen.site for draws in baselines.values() for one in draws), "judged at the chosen place"
     shift = (aligned - faking)[decision].mean(0)
-    np.testing.assert_allclose(baselines["mean shift"].regressor.shift.numpy(), shift, atol=1e-4)
+    (mean_shift,), wrong = baselines.values()
+    np.testing.assert_allclose(mean_shift.regressor.shift.numpy(), shift, atol=1e-4)
 
     def unexplained(regressor: Any) -> float:
         found = regressor(torch.from_numpy(faking).float()).detach().numpy()
@@ -108,8 +111,43 @@ def test_the_baselines_are_a_mean_shift_of_decision_tokens_and_a_map_of_wrong_pa
 
     # Random twins have little in common: the right pairs explain a sixth, wrong ones nothing but the mean.
     assert unexplained(chosen.regressor) < 0.88
-    assert 0.97 < unexplained(baselines["shuffled pairs"].regressor) < 1.03
-    assert not set(map(id, module.candidates())) & set(map(id, baselines.values()))
+    assert len(wrong) == DRAWS
+    for draw in wrong:
+        assert 0.97 < unexplained(draw.regressor) < 1.03
+    assert len({draw.regressor.weight[0, 0].item() for draw in wrong}) == DRAWS, "each draw is another map"
+    assert not set(map(id, module.candidates())) & {id(draw) for draw in (mean_shift, *wrong)}
+
+
+@pytest.mark.parametrize("keep", [0.0, 1.0])
+@pytest.mark.parametrize("weight", [1.0, DECISION_ALONE])
+def test_the_maps_of_wrong_pairs_are_ridges_of_pairs_that_no_group_shares(
+    make_data: Make, make_trainer: Make, weight: float, keep: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[tuple[Any, Any]] = []
+
+    def watched(pairs: SampledPairs, seed: int) -> Pairs:
+        used.append((pairs, wrong_pairs(pairs, seed)))
+        return used[-1][1]
+
+    monkeypatch.setattr("fa_lightning.regressors.fits_without_gradient.wrong_pairs", watched)
+    fit = Fit(partial(Affine, ridge=1e-2), decision_weight=weight, keep=keep, sites=[SITE])
+    module, _ = fitted(make_data, make_trainer, [fit], sites=[SITE])
+    assert len(used) == DRAWS
+    draws = module.baselines(candidate_of(module, 0))["shuffled pairs"]
+    for (pairs, (x, y, weights)), draw in zip(used, draws, strict=True):
+        # By its values, whose aligned state each row got; where prompts begin alike, their states are alike, too.
+        rows = pairs.edited.nonzero().squeeze(1)
+        owners: dict[tuple[float, ...], set[int]] = {}
+        for row in rows:
+            owners.setdefault(tuple(pairs.y[row].tolist()), set()).add(int(pairs.group[row]))
+        assert all(owners[tuple(y[row].tolist())] != {int(pairs.group[row])} for row in rows)
+        kept = ~pairs.edited
+        assert kept.any() == bool(keep)
+        assert torch.equal(y[kept], pairs.x[kept]), "what asks for no edit stays right"
+        assert torch.equal(y[rows].sort(dim=0).values, pairs.y[rows].sort(dim=0).values)
+        matrix, bias = ridge(x.double().numpy(), y.double().numpy(), 1e-2, weights.double().numpy())
+        np.testing.assert_allclose(draw.regressor.weight.numpy(), matrix, atol=2e-4)
+        np.testing.assert_allclose(draw.regressor.bias.numpy(), bias, atol=2e-4)
 
 
 def test_the_logged_r2_is_that_of_held_out_rows(make_data: Make, make_trainer: Make) -> None:
@@ -202,8 +240,8 @@ def test_a_baseline_is_there_at_every_site_whatever_sites_the_candidates_name(
     module, _ = fitted(make_data, make_trainer, fits, sites=["layers.1.residual", "layers.0.mlp"])
     for candidate in module.candidates():
         baselines = module.baselines(candidate)
-        assert {baseline.site for baseline in baselines.values()} == {candidate.site}
-        assert baselines["mean shift"].regressor.shift.abs().sum() > 0  # type: ignore[union-attr, operator]
+        assert {one.site for draws in baselines.values() for one in draws} == {candidate.site}
+        assert baselines["mean shift"][0].regressor.shift.abs().sum() > 0  # type: ignore[union-attr, operator]
 
 
 def test_two_maps_of_one_name_at_one_site_are_refused(make_data: Make, make_trainer: Make) -> None:
@@ -251,3 +289,26 @@ def test_kept_pairs_ask_for_no_edit_of_neutral_texts_and_of_the_aligned_twin() -
     state, wanted, weight = training_pairs(block, site, Fit(Affine))
     assert torch.equal(wanted - state, torch.full((4, 1), 10.0))
     assert weight.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("positions", "used"),
+    [("all", [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), ("from_1", [1.0, 2.0, 4.0, 5.0]), ("last", [1.0, 2.0, 4.0, 5.0])],
+)
+def test_attention_sinks_and_massive_tokens_are_in_fits_of_all_tokens_alone(positions: str, used: list[float]) -> None:
+    site = Site(0)
+    faking = torch.arange(6.0)[:, None].expand(6, 4).clone()
+    # The first token is left out for its place, the fourth for its size.
+    faking[3, 1] = 400.0
+    block = {
+        site.name: (faking, faking + 1),
+        "decision": torch.tensor([False, False, True, False, False, True]),
+        "cell": torch.tensor([0, 0, 0, 2, 2, 2]),
+        "position": torch.tensor([0, 1, 2, 1, 2, 3]),
+    }
+    for keep in (0.0, 1.0):
+        state, _, weight = training_pairs(block, site, Fit(Affine, positions=positions, keep=keep))
+        asked = state[: len(used), 0].tolist()
+        assert asked == used
+        assert weight.min() > 0
+    assert counted_rows(block, site, Fit(Affine, positions=positions)).tolist() == [row in used for row in range(6)]
