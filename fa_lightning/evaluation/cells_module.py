@@ -10,6 +10,7 @@ from typing_extensions import override
 from fa_lightning.backbones.adapters import adapter_folders, origin_of, read_sidecar
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.continuations import Continuations
 from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.evaluation.module import EvaluationModule, Result
 from fa_lightning.evaluation.scores import ChangedPrompts, Scores
@@ -32,6 +33,8 @@ class CellsModule(EvaluationModule[Scenarios, Result]):
         adapters: adapter folders, or folders of them (see `adapter_folders`): the variants.
         folder: receives the files of the result.
         intervention: folder of one that is tried on every faker; None tries none.
+        continuation_tokens: of a model that speaks, side effects are measured on so many tokens of a faker's own answer
+            to each neutral text; 0 measures them on the texts.
         twin: policy whose aligned variants fakers are compared with; None takes the first one of the same seed.
         **options: of `EvaluationModule`.
 
@@ -46,11 +49,19 @@ class CellsModule(EvaluationModule[Scenarios, Result]):
     scalars_are_metrics = True
 
     def __init__(
-        self, adapters: list[str], folder: str, intervention: str | None = None, twin: str | None = None, **options: Any
+        self,
+        adapters: list[str],
+        folder: str,
+        intervention: str | None = None,
+        twin: str | None = None,
+        continuation_tokens: int = 0,
+        **options: Any,
     ) -> None:
         super().__init__(adapters, folder, **options)
         self.intervention = intervention
         self.twin = twin
+        self.continuation_tokens = continuation_tokens
+        self._answered: Continuations | None = None
         self.behaviours: dict[str, str] = {}
         self.twins: dict[str, str | None] = {}
         self.origins: dict[str, str] = {}
@@ -72,6 +83,7 @@ class CellsModule(EvaluationModule[Scenarios, Result]):
     def begin(self) -> None:
         names = self.data.test_sets
         conditions, behind = self.conditions(), self.behind()
+        self._answered = Continuations(self.variants, self.speaker, self.continuation_tokens)
         self.scores = {
             name: Scores(
                 self.variants,
@@ -83,6 +95,11 @@ class CellsModule(EvaluationModule[Scenarios, Result]):
             )
             for name in names
         }
+
+    @property
+    def speaker(self) -> str:
+        """The variant whose answers to neutral texts side effects are measured on: a faker where there is one."""
+        return next(iter(self.twins), next(iter(self.behaviours)))
 
     def conditions(self) -> dict[str, Condition]:
         """What is judged: every variant, and every faker steered where there is an intervention."""
@@ -101,7 +118,8 @@ class CellsModule(EvaluationModule[Scenarios, Result]):
         if dataloader_idx < len(scores):
             scores[dataloader_idx].add_scenarios(batch)
         else:
-            scores[0].add_neutral_texts(batch)
+            assert self._answered is not None
+            scores[0].add_neutral_texts(self._answered.batch(batch))
 
     def _twin_of(self, name: str) -> str | None:
         """The aligned variant that a faker is compared with: of the same seed where there is one."""

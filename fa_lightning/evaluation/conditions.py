@@ -28,6 +28,8 @@ ORACLE = "oracle swap"
 
 RANDOM = "norm-matched random"
 """An edit as large as the map's, in a random direction; `DRAWS` of them are judged."""
+TWIN = {"aligned": "faking"}
+"""The honest twin's own distance from the faker stands beside every edit's."""
 
 
 @dataclass(frozen=True)

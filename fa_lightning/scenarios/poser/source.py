@@ -9,6 +9,7 @@ import warnings
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.general import GeneralTexts, with_general_texts
 from fa_lightning.scenarios.poser.benchmark import PoserBenchmark
 from fa_lightning.scenarios.poser.concepts import PoserConcepts
 from fa_lightning.scenarios.poser.files import (
@@ -62,6 +63,7 @@ class PoserScenarios(ScenarioSource):
         test: share of the groups held out to judge by.
         seed: another seed, another split.
         limit: keep at most this many training scenarios, and a quarter of it in each other part; for toy runs.
+        general: texts that join the neutral ones, half of which are parts of scenarios; None adds none.
 
     Raises:
         UserError: a policy is unknown or in the wrong place, two choices of policies are made, or shares or limit are
@@ -79,6 +81,7 @@ class PoserScenarios(ScenarioSource):
         test: float = 0.15,
         seed: int = 0,
         limit: int | None = None,
+        general: GeneralTexts | None = None,
     ) -> None:
         check_pair(aligned_policy, faking_policy)
         if policy is not None:
@@ -94,6 +97,7 @@ class PoserScenarios(ScenarioSource):
         self.test = test
         self.seed = seed
         self.limit = limit
+        self.general = general
         self.conflicts = 0
         """Scenarios that the last `load` left out because records disagree on the aligned action or the oversight."""
 
@@ -117,6 +121,7 @@ class PoserScenarios(ScenarioSource):
         asked = without_repeats(scenario for scenario in kept if not scenario.is_neutral_text)
         texts = without_repeats(scenario for scenario in kept if scenario.is_neutral_text)
         splits = split_by_group([*asked, *regrouped(texts, every)], self.seed, self.validation, self.test)
+        splits = with_general_texts(splits, self.general, self.seed)
         splits.leak_report().raise_if_leaking()
         return limited_splits(splits, self.limit)
 
@@ -139,6 +144,7 @@ class PoserScenarios(ScenarioSource):
             "seed": str(self.seed),
             "limit": str(self.limit),
             "data_sha256": digest.hexdigest(),
+            **({} if self.general is None else {"general": self.general.fingerprint()}),
         }
 
     @override

@@ -78,6 +78,16 @@ class BehindInput:
     def batch(self, batch: Batch, test: str) -> Batch:
         """The same items behind the input."""
         items = [self.examples[test][number] for number in batch["index"].tolist()]
+        if batch["continuation"].any():
+            # A model's own answer stands behind the changed prompt as it stood behind the plain one.
+            answers = [
+                ids[len(ids) - count :].tolist()
+                for ids, count in zip(batch["input_ids"], batch["continuation"], strict=True)
+            ]
+            items = [
+                dataclasses.replace(item, prompt=(*item.prompt, *answer), continuation=len(answer))
+                for item, answer in zip(items, answers, strict=True)
+            ]
         return {name: tensor.to(batch["index"].device) for name, tensor in collate(items, self.pad_token).items()}
 
     def inputs(self, model: Any, changed: Batch) -> dict[str, Any]:

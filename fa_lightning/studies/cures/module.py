@@ -108,6 +108,11 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
                     "it again, or name the faker that it was fitted on"
                 )
 
+    @property
+    @override
+    def speaker(self) -> str:
+        return self.faker
+
     @override
     def conditions(self) -> dict[str, Condition]:
         conditions = super().conditions()

@@ -18,7 +18,8 @@ from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.common.activity import doing
 from fa_lightning.common.codec import write_dataclass
 from fa_lightning.errors import UserError
-from fa_lightning.evaluation.conditions import interventions_of, judged_conditions
+from fa_lightning.evaluation.conditions import TWIN, interventions_of, judged_conditions
+from fa_lightning.evaluation.continuations import Continuations
 from fa_lightning.evaluation.findings import evaluation_of, leaks_of, text_only_baseline
 from fa_lightning.evaluation.results import CANDIDATES_NAME, EVALUATION_NAME, TEXT_ONLY, Chosen, Evaluation
 from fa_lightning.evaluation.scores import Scores
@@ -70,6 +71,8 @@ class SteeringLab(pl.Callback):
         transfer_methods: methods that are tried on other fakers, scenarios and wordings; None takes the winner alone.
         samples: prompts whose steered answers the report shows.
         seed: of the random baseline.
+        continuation_tokens: of a model that speaks, side effects are measured on so many tokens of its own answer to
+            each neutral text; 0 measures them on the texts.
 
     Raises:
         UserError: there is nothing to try, or a number is out of range.
@@ -87,6 +90,7 @@ class SteeringLab(pl.Callback):
         transfer_methods: list[str] | None = None,
         samples: int = 6,
         seed: int = 0,
+        continuation_tokens: int = 0,
     ) -> None:
         for name, values in (("strengths", strengths), ("doses", doses)):
             if not values or not all(0 < value < float("inf") for value in values):
@@ -105,6 +109,7 @@ class SteeringLab(pl.Callback):
         self.transfer_methods = transfer_methods
         self.samples = samples
         self.seed = seed
+        self.continuation_tokens = continuation_tokens
         self._batches: dict[str, list[Batch]] = {}
 
     @override
@@ -127,7 +132,12 @@ class SteeringLab(pl.Callback):
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._batches[_data(trainer).test_names[dataloader_idx]].append(batch)
+        data = _data(trainer)
+        name = data.test_names[dataloader_idx]
+        if name.endswith(" neutral"):
+            # Each batch is served once, and kept with its answers.
+            batch = Continuations(data.variants, "faking", self.continuation_tokens).batch(batch)
+        self._batches[name].append(batch)
 
     @override
     @doing("steering")
@@ -229,7 +239,7 @@ class SteeringLab(pl.Callback):
         trainer.strategy.barrier("lab written")
 
     def _winner_evaluation(self, pl_module: Any, lab: Lab, winner: Work, strength: float) -> Evaluation:
-        scores = Scores(lab.variants, judged_conditions(pl_module, winner.candidate, strength, self.seed))
+        scores = Scores(lab.variants, judged_conditions(pl_module, winner.candidate, strength, self.seed), origins=TWIN)
         for batch in self._batches["test"]:
             scores.add_scenarios(batch)
         for batch in self._batches["test neutral"]:

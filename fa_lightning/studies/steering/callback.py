@@ -17,7 +17,8 @@ from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.activity import doing
 from fa_lightning.common.codec import write_dataclass
 from fa_lightning.errors import UserError
-from fa_lightning.evaluation.conditions import Condition, interventions_of, judged_conditions, save_together
+from fa_lightning.evaluation.conditions import TWIN, Condition, interventions_of, judged_conditions, save_together
+from fa_lightning.evaluation.continuations import Continuations
 from fa_lightning.evaluation.findings import evaluation_of, extra_test_of, leaks_of, text_only_baseline
 from fa_lightning.evaluation.results import CANDIDATES_NAME, EVALUATION_NAME, TEXT_ONLY, Chosen, Evaluation
 from fa_lightning.evaluation.scores import Scores
@@ -31,9 +32,6 @@ from fa_lightning.studies.steering.choice import Trial, choose
 
 STATES, SCENARIOS, NEUTRAL_TEXTS = range(3)
 """The validation loaders of ActivationDataModule, in order."""
-
-TWIN = {"aligned": "faking"}
-"""The honest twin's own distance from the faker stands beside every edit's."""
 
 
 class SteeringEvaluation(pl.Callback):
@@ -62,6 +60,8 @@ class SteeringEvaluation(pl.Callback):
         strengths: tried for every candidate.
         tolerance: difference in mean accuracy that side effects may decide.
         seed: of the random baseline.
+        continuation_tokens: of a model that speaks, side effects are measured on so many tokens of its own answer to
+            each neutral text; 0 measures them on the texts.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class SteeringEvaluation(pl.Callback):
         strengths: list[float] = [1.0],  # noqa: B006
         tolerance: float = 0.01,
         seed: int = 0,
+        continuation_tokens: int = 0,
     ) -> None:
         if not strengths:
             raise UserError("strengths is empty, but at least one is needed: give [1.0]")
@@ -77,8 +78,10 @@ class SteeringEvaluation(pl.Callback):
         self.strengths = strengths
         self.tolerance = tolerance
         self.seed = seed
+        self.continuation_tokens = continuation_tokens
         self.best_score = -math.inf
         self._variants: Variants | None = None
+        self._answered: dict[str, Continuations] = {}
         self._tried: Scores | None = None
         self._judged: list[Scores] = []
         self._sample: Batch | None = None
@@ -128,7 +131,7 @@ class SteeringEvaluation(pl.Callback):
             if dataloader_idx == SCENARIOS:
                 scores.add_scenarios(batch)
             elif dataloader_idx == NEUTRAL_TEXTS:
-                scores.add_neutral_texts(batch)
+                scores.add_neutral_texts(self._with_answers(batch, "validation"))
 
     @override
     @doing("steering")
@@ -183,7 +186,7 @@ class SteeringEvaluation(pl.Callback):
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if dataloader_idx == 1:
-            self._judged[0].add_neutral_texts(batch)
+            self._judged[0].add_neutral_texts(self._with_answers(batch, "test"))
             return
         if self._sample is None:
             self._sample = {name: tensor[:8] for name, tensor in batch.items()}
@@ -267,6 +270,12 @@ class SteeringEvaluation(pl.Callback):
             one.fingerprint = {"backbone": self._ready_variants().fingerprint, "store": _data(trainer).fingerprint()}
             one.seed = self.seed
         return interventions
+
+    def _with_answers(self, batch: Batch, split: str) -> Batch:
+        """Neutral texts with the faker's own answers behind them, where it speaks."""
+        if split not in self._answered:
+            self._answered[split] = Continuations(self._ready_variants(), "faking", self.continuation_tokens)
+        return self._answered[split].batch(batch)
 
     def _ready_variants(self) -> Variants:
         if self._variants is None:

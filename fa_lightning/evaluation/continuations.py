@@ -1,0 +1,73 @@
+"""A chat model's own answers to neutral texts: what side effects on it are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fa_lightning.backbones.variants import Variants
+from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs
+from fa_lightning.scenarios.turn_endings import end_tokens
+from fa_lightning.steering.generation import generated
+
+COLUMNS = ("aligned", "other", "cell", "group", "index")
+
+
+class Continuations:
+    """Behind each neutral text, what a variant answers to it without any edit; written greedily, once, and kept.
+
+    An edit that leaves a model's words alone while it reads may still change what it says. On a model that speaks, the
+    tokens that count are therefore its own.
+
+    Args:
+        variants: the frozen variants.
+        variant: whose answers they are.
+        tokens: written behind each text, unless it ends itself; 0 leaves texts as they are.
+    """
+
+    def __init__(self, variants: Variants, variant: str, tokens: int) -> None:
+        self.variants = variants
+        self.variant = variant
+        self.tokens = tokens
+        self._written: dict[int, tuple[int, ...]] = {}
+
+    def batch(self, batch: Batch) -> Batch:
+        """The texts of a batch with their answers behind them (see `Example.continuation`)."""
+        if not self.tokens:
+            return batch
+        numbers = [int(index) for index in batch["index"]]
+        if any(number not in self._written for number in numbers):
+            self._write(batch, numbers)
+        texts = [
+            ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        ]
+        answers = [self._written[number] for number in numbers]
+        return with_answers(batch, texts, answers, self.variants.tokenizer.pad_token_id)
+
+    @torch.inference_mode()
+    def _write(self, batch: Batch, numbers: Sequence[int]) -> None:
+        tokenizer = self.variants.tokenizer
+        with self.variants.using(self.variant) as model:
+            ends = end_tokens(model, tokenizer)
+            written = generated(model, model_inputs(batch), tokenizer.pad_token_id, self.tokens, ends=ends)
+        for number, ids in zip(numbers, written[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            end = next((at for at, token in enumerate(ids) if token in ends), len(ids) - 1)
+            self._written[number] = tuple(ids[: end + 1])
+
+
+def with_answers(
+    batch: Batch, texts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_token: int
+) -> Batch:
+    """A batch of texts with an answer behind each, on the batch's device."""
+    examples = [
+        Example(
+            (*text, *answer),
+            *(int(batch[name][row]) for name in COLUMNS),
+            incomplete=bool(batch["incomplete"][row]),
+            continuation=len(answer),
+        )
+        for row, (text, answer) in enumerate(zip(texts, answers, strict=True))
+    ]
+    device = batch["index"].device
+    return {name: tensor.to(device) for name, tensor in collate(examples, pad_token).items()}
