@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     from fa_lightning.steering.intervention import steering as steer
     from fa_lightning.steering.text_comparison import Sampling
     from fa_lightning.steering.text_comparison import write as generate
-    from fa_lightning.studies.detection.detectors.base import Detector
 
 __all__ = [
     "ActivationStore",
     "BackboneArguments",
-    "Detector",
     "Intervention",
     "Regressor",
     "Sampling",
@@ -50,7 +48,6 @@ __all__ = [
 _HOMES = {
     "ActivationStore": "activations.store",
     "BackboneArguments": "backbones.arguments",
-    "Detector": "studies.detection.detectors.base",
     "Intervention": "steering.intervention",
     "Regressor": "regressors.base",
     "Sampling": "steering.text_comparison",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -257,9 +257,9 @@ def read_results(path: str | os.PathLike[str], kind: type[_R] = Results) -> _R: 
 
 
 def study_keys(folder: Path) -> set[str] | None:
-    """The keys of a folder's `results.json` that name a study other than steering; None where there is no such file.
+    """The keys of a folder's `results.json` that `Results` has not; None where there is no such file.
 
-    A study that steers adds its own key to those of `Results`; another one has `study`.
+    A study that steers and finds more has a key of its own for that; one that does not steer has `study` among others.
 
     Raises:
         UserError: the file is not whole JSON.
@@ -268,7 +268,11 @@ def study_keys(folder: Path) -> set[str] | None:
     if not source.is_file():
         return None
     raw = _read_json(source)
-    return set(raw) & {"lab", "study"} if isinstance(raw, dict) else set()
+    keys = set(raw) if isinstance(raw, dict) else set()
+    required = {item.name for item in fields(Results) if item.default is MISSING and item.default_factory is MISSING}
+    # A file that is neither is of no study: whoever reads it refuses it, and says why.
+    is_of_study = "study" in keys or required <= keys
+    return keys - {item.name for item in fields(Results)} if is_of_study else set()
 
 
 def _read_json(source: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Gather what an experiment's stages found into `results.json`."""
+"""What a study's finished stages say of themselves: the seconds they took, and what they were made from."""
 
 from __future__ import annotations
 
@@ -10,59 +10,15 @@ from typing import Any
 
 import torch
 
-from fa_lightning.common.codec import encode, read_dataclass
-from fa_lightning.evaluation.results import (
-    CANDIDATES_NAME,
-    EVALUATION_NAME,
-    Candidate,
-    Cost,
-    Evaluation,
-    Results,
-)
+from fa_lightning.evaluation.collect import StudyRun
 from fa_lightning.experiments.fingerprint import INPUT
 from fa_lightning.experiments.stage import Stage
-from fa_lightning.studies.lab.result import COMPARISON_NAME, Comparison, LabResults
 
 
-def collect_results(experiment: str, stages: Sequence[Stage]) -> Results | None:
-    """The results of a finished experiment that steers; None where its last stage judged no steering.
-
-    Numbers that were not finite, and so are null in the stages' files, come back as nan.
-
-    Raises:
-        UserError: a stage's file does not hold what it should; the message names the place.
-    """
-    folder = stages[-1].folder
-    evaluation = read_dataclass(Evaluation, folder / EVALUATION_NAME)
-    if evaluation is None:
-        return None
-    aligned = evaluation.side_effects_aligned
-    results = Results(
-        experiment=experiment,
-        n=evaluation.n,
-        cells=evaluation.cells,
-        recovery=evaluation.recovery,
-        side_effects=evaluation.side_effects,
-        cost=Cost(
-            evaluation.overhead_ratio,
-            {stage.name: float((stage.record() or {}).get("seconds", 0.0)) for stage in stages},
-        ),
-        provenance={
-            **provenance_of(stages),
-            "side_effects_of_steering_the_aligned_twin": encode(aligned, EVALUATION_NAME),
-        },
-        format_validity=evaluation.format_validity,
-        baselines=evaluation.baselines,
-        chosen=evaluation.chosen,
-        candidates=read_dataclass(list[Candidate], folder / CANDIDATES_NAME) or [],
-        extra_tests=evaluation.extra_tests,
-        leak_report=evaluation.leaks,
-        answers=evaluation.answers,
-        side_effects_twin=evaluation.side_effects_twin,
-        abilities=evaluation.abilities,
-    )
-    lab = read_dataclass(Comparison, folder / COMPARISON_NAME)
-    return results if lab is None else LabResults(**vars(results), lab=lab)
+def run_of(experiment: str, stages: Sequence[Stage]) -> StudyRun:
+    """A finished run of a study, whose stages are all done."""
+    seconds = {stage.name: float((stage.record() or {}).get("seconds", 0.0)) for stage in stages}
+    return StudyRun(experiment, stages[-1].folder, seconds, provenance_of(stages))
 
 
 def provenance_of(stages: Sequence[Stage]) -> dict[str, Any]:

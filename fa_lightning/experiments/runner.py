@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from fa_lightning.errors import UserError
+from fa_lightning.evaluation.results import Results
 from fa_lightning.experiments.chain import LOGS, Chain
-from fa_lightning.experiments.collect import collect_results, provenance_of
+from fa_lightning.experiments.collect import run_of
 from fa_lightning.experiments.compose import Composition
 from fa_lightning.experiments.fingerprint import INPUT, fingerprint_of, flat, refuse_change
 from fa_lightning.experiments.lightning_cli import lightning_cli
@@ -283,14 +284,14 @@ def _finish(chain: Chain, stages: list[Stage], data: Any, console: Console, is_s
     root = chain.folder / stages[-1].study
     logs = LOGS / chain.logs / stages[-1].study
     title = f"{chain.label}, seed {chain.seed}, {root.name}"
-    results = collect_results(root.name, stages)
-    path = finish_study(root, stages[-1].folder, title, results, provenance_of(stages), console, is_shown)
-    if path is None:
+    finished = finish_study(root, run_of(chain.label, stages), title, console, is_shown)
+    if finished is None:
         return
+    path, result = finished
     console.print(f"\nresults: {path}\nlogs:    {logs}\n\nNext:")
     console.print(f"  python -m fa_lightning report {root}", soft_wrap=True)
     console.print(f"  tensorboard --logdir {logs}")
-    if results is not None and data is not None:
+    if isinstance(result, Results) and data is not None:
         console.print(f"  python -m fa_lightning generate {_generation(stages[-1], data)}", soft_wrap=True)
 
 

@@ -1,7 +1,8 @@
 """Every study: its question, the file that holds its result, and how that is read and shown.
 
 A study is a folder with `result.py` (`read(folder)`), `tables.py` (`tables(result)`) and `page.py` (`page(result)`),
-and a row here. Nothing of a study is imported before it is needed, so that a report is made in a moment.
+and a row here; nothing else knows it. Nothing of a study is imported before it is needed, so that a report is made in
+a moment.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fa_lightning.evaluation.collect import StudyRun
 from fa_lightning.evaluation.results import RESULTS_NAME
 from fa_lightning.reports.table import Table
 
@@ -27,7 +29,8 @@ class Study:
         result_name: of the file that holds its result.
         note: what a reader of its numbers must know first.
         headline: name of the table that several chains are joined in.
-        is_of_stage: whether a stage's folder holds that file; otherwise the study's own.
+        is_of_stage: whether a stage's folder holds that file; otherwise the study's own, and `collect(run)` in
+            `result.py` gathers it from several files of the stages.
         shows_itself: whether its last stage prints its tables as soon as it is done.
         has_contents: whether its part of a report is so long that its headings are listed first.
     """
@@ -48,6 +51,14 @@ class Study:
             UserError: the file is damaged or of another program; the message names the place.
         """
         return self._module("result").read(folder)
+
+    def collect(self, run: StudyRun) -> Any | None:
+        """The result of a finished run; None where there is none of this study.
+
+        Raises:
+            UserError: a stage's file is damaged or of another program; the message names the place.
+        """
+        return self.read(run.folder) if self.is_of_stage else self._module("result").collect(run)
 
     def tables(self, result: Any) -> dict[str, Table]:
         """The tables that are printed when the study is done, and that documents hold, by name."""
@@ -137,4 +148,7 @@ _ROWS = (
     ),
 )
 STUDIES = {study.name: study for study in _ROWS}
-"""Every study by name, in the order of a report."""
+"""Every study by name, in the order of a report.
+
+Whoever finds all that another study finds, and more, stands behind it: of a finished run the last one is asked first.
+"""

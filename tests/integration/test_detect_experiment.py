@@ -77,7 +77,7 @@ def test_every_shipped_detector_judges_every_pair(detected: Path) -> None:
         first = float(row["suspicion_one"]) > float(row["suspicion_other"])
         assert row["says"] in ("", row["one"] if first else row["other"])
     results = json.loads((detected / ROOT / "results.json").read_text())
-    assert results["experiment"] == "detection"
+    assert results["experiment"] == "embedded"
     assert len(results["detection"]["detectors"]) == 12
 
 

@@ -88,7 +88,7 @@ def check_side_effects(effects: dict[str, Any]) -> None:
 
 def check_results(results: dict[str, Any]) -> None:
     """All that DESIGN.md promises about results.json, at any size."""
-    assert results["experiment"] == "steering"
+    assert results["experiment"] == "embedded"
     assert set(results["cells"]) == set(MODELS)
     assert set(results["n"]) == set(CELLS)
     assert set(results["recovery"]) == {"value", "ci95"}

@@ -1,15 +1,13 @@
 """Fixtures of the unit tests: tiny scenarios, their tokenizer, a random backbone and twins on it, made-up results."""
 
 import pytest
-from made_up_results import bare_results, lab, lab_results, named_results, results
+from made_up_results import bare_results, named_results, results
 from tiny_twins import adapters, alone, make_data, make_trainer, twins
 
 __all__ = [
     "adapters",
     "alone",
     "bare_results",
-    "lab",
-    "lab_results",
     "make_data",
     "make_trainer",
     "named_results",

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-from synthetic_lab import synthetic_lab
 
 from fa_lightning.evaluation.abilities import Ability
 from fa_lightning.evaluation.results import (
@@ -20,7 +19,6 @@ from fa_lightning.evaluation.results import (
     SideEffects,
 )
 from fa_lightning.metrics.estimates import TextEffects
-from fa_lightning.studies.lab.result import LabResults
 
 
 def accuracy(value, width=0.03):
@@ -82,18 +80,6 @@ def full_results(experiment="embedded"):
 @pytest.fixture
 def results():
     return full_results()
-
-
-@pytest.fixture(scope="session")
-def lab():
-    return synthetic_lab()
-
-
-@pytest.fixture
-def lab_results(results, lab):
-    """Results of an experiment that compared methods."""
-    counts = {"oversight": (490, 8, 2), "no_oversight": (470, 10, 0)}
-    return LabResults(**{**vars(results), "answers": dict.fromkeys(results.cells, counts)}, lab=lab)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
@@ -81,6 +82,18 @@ def test_a_study_imports_no_other_study() -> None:
         if room_of(name) == room_of(other) == "studies" and name.count(".") > 1 and study_of(other) != study_of(name)
     ]
     assert foreign == [], "what two studies use belongs into a room before them"
+
+
+def test_a_study_s_folder_is_named_in_no_file_outside_of_it() -> None:
+    folders = {path.name for path in (PACKAGE / "studies").iterdir() if path.is_dir()}
+    # Modules by their full names or, in a text, without the package's; a base's keys, as `studies.cures`, are others.
+    named = [
+        f"{path.relative_to(PACKAGE)} names {study}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for study in re.findall(r"(?:fa_lightning\.|[\"'])studies\.(\w+)", path.read_text())
+        if study in folders and not path.is_relative_to(PACKAGE / "studies" / study)
+    ]
+    assert named == [], "the row in studies/registry.py is all that the package knows of a study"
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -90,8 +90,12 @@ def trainer_stub(rank: int = 0, ranks: int = 1) -> Any:
 def data_in(folder: Path, source: Any, pair: dict[str, str], lab: bool = False, **options: Any) -> Any:
     """An ActivationDataModule over the twins with its store in `folder`; the lab's, if asked."""
     from fa_lightning.activations.data import ActivationDataModule
-    from fa_lightning.studies.lab.data import LabDataModule
 
+    kind: Any = ActivationDataModule
+    if lab:
+        from fa_lightning.studies.lab.data import LabDataModule
+
+        kind = LabDataModule
     sizes = {
         "capture_scenarios": 12,
         "capture_validation": 6,
@@ -101,7 +105,6 @@ def data_in(folder: Path, source: Any, pair: dict[str, str], lab: bool = False, 
         "batch_size": 5,
         "store_dtype": "float32",
     }
-    kind = LabDataModule if lab else ActivationDataModule
     return kind(**{"scenarios": source, **pair, "store": str(folder / "store")} | sizes | options)
 
 

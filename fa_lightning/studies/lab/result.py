@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from fa_lightning.common.codec import read_dataclass
+from fa_lightning.evaluation.collect import StudyRun, collect_results
 from fa_lightning.evaluation.results import Results, read_results, study_keys
 from fa_lightning.metrics.estimates import CellCounts, CellPair, Estimate, SideEffects
 
@@ -245,6 +247,17 @@ class LabResults(Results):
     """
 
     lab: Comparison
+
+
+def collect(run: StudyRun) -> LabResults | None:
+    """What a finished run's stages found; None where they compared no methods.
+
+    Raises:
+        UserError: a stage's file is damaged; the message names the place.
+    """
+    comparison = read_dataclass(Comparison, run.folder / COMPARISON_NAME)
+    results = None if comparison is None else collect_results(run)
+    return None if comparison is None or results is None else LabResults(**vars(results), lab=comparison)
 
 
 def read(folder: Path) -> LabResults | None:

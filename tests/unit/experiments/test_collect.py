@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fa_lightning.experiments.collect import collect_results
+from fa_lightning.evaluation.collect import collect_results
+from fa_lightning.experiments.collect import run_of
 from fa_lightning.experiments.stage import Stage
-from fa_lightning.studies.lab.result import LabResults
 
 CELLS = {
     "oversight": {"accuracy": 0.5, "ci95": [0.25, None]},
@@ -52,8 +52,9 @@ def put(stage: Stage, name: str, value: Any) -> None:
 
 
 def test_null_becomes_not_a_number(stage: Stage) -> None:
-    put(stage, "evaluation.json", evaluation(overhead_ratio=None))
-    results = collect_results("toy", [stage])
+    answers = {"faking": {"oversight": [3, 1, 0], "no_oversight": [0, 4, 0]}}
+    put(stage, "evaluation.json", evaluation(overhead_ratio=None, answers=answers))
+    results = collect_results(run_of("toy", [stage]))
     assert results is not None
     assert math.isnan(results.cells["faking"].no_oversight.accuracy)
     assert results.cells["faking"].oversight.ci95[0] == 0.25
@@ -63,32 +64,12 @@ def test_null_becomes_not_a_number(stage: Stage) -> None:
     assert results.baselines["text-only classifier"].side_effects is None
     assert results.cost.seconds == {"01_steering": 2.5}
     assert results.extra_tests["unseen"].n.oversight == 4
-    assert not isinstance(results, LabResults)
-    assert results.answers == {}
-
-
-def test_answers_and_the_lab_are_read(stage: Stage) -> None:
-    answers = {"faking": {"oversight": [3, 1, 0], "no_oversight": [0, 4, 0]}}
-    put(stage, "evaluation.json", evaluation(answers=answers))
-    row = {"method": "affine", "objective": "regression", "site": "layers.0.residual", "positions": "all"}
-    put(stage, "lab.json", {"budget_kl_nats": 0.02, "rows": [{**row, "strength": 1, "dose": None, "seed": 0}]})
-    results = collect_results("toy", [stage])
-    assert results is not None
     assert results.answers["faking"]["no_oversight"] == (0, 4, 0)
-    assert isinstance(results, LabResults)
-    assert results.lab.budget_kl_nats == 0.02
-    assert math.isnan(results.lab.rows[0].dose)
-
-
-def test_a_broken_lab_names_its_place(stage: Stage) -> None:
-    put(stage, "evaluation.json", evaluation())
-    put(stage, "lab.json", {"rows": []})
-    with pytest.raises(ValueError, match=r"lab\.json lacks budget_kl_nats"):
-        collect_results("toy", [stage])
+    assert results.experiment == "toy"
 
 
 def test_an_experiment_that_judges_nothing_has_no_results(stage: Stage) -> None:
-    assert collect_results("toy", [stage]) is None
+    assert collect_results(run_of("toy", [stage])) is None
 
 
 def test_provenance_names_the_backbones_with_their_digests(stage: Stage) -> None:
@@ -97,6 +78,6 @@ def test_provenance_names_the_backbones_with_their_digests(stage: Stage) -> None
         "done", {key: file, f"input.{key}": "b179c9523d0e6a0f", "data.init_args.backbone.name": None}, seconds=1
     )
     put(stage, "evaluation.json", evaluation())
-    results = collect_results("toy", [stage])
+    results = collect_results(run_of("toy", [stage]))
     assert results is not None
     assert results.provenance["backbones"] == {file: "b179c9523d0e6a0f"}

@@ -15,6 +15,7 @@ from tiny_twins import trainer_in
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.errors import UserError
+from fa_lightning.evaluation.collect import StudyRun
 from fa_lightning.evaluation.timing import relative_times
 from fa_lightning.reports.table import markdown
 from fa_lightning.reports.terminal import print_tables
@@ -280,10 +281,11 @@ def test_the_tables_agree_with_the_json(found: dict[str, Any], tmp_path: Path) -
         assert f"{row['recovery']['value']:.3f}" in page
         assert name.split()[0] in printed
     shutil.copytree(folder, tmp_path / "toy" / "12_evaluation")
-    path = finish_study(tmp_path / "toy", tmp_path / "toy" / "12_evaluation", "toy", None, {"seed": 0})
-    assert path is not None
-    content = json.loads(path.read_text())
-    assert (content["study"], content["provenance"]) == ("cures", {"seed": 0})
+    run = StudyRun("base", tmp_path / "toy" / "12_evaluation", {}, {"seed": 0})
+    finished = finish_study(tmp_path / "toy", run, "toy")
+    assert finished is not None
+    content = json.loads(finished[0].read_text())
+    assert (content["experiment"], content["study"], content["provenance"]) == ("base", "cures", {"seed": 0})
     assert [record["method"] for record in content["cures"]["cures"]] == list(found["rows"])
     assert "Ways to cure a faker" in write_report(tmp_path / "toy").read_text()
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from synthetic_detection import synthetic_detection
 
 from fa_lightning.common.codec import encode
+from fa_lightning.evaluation.collect import StudyRun
 from fa_lightning.evaluation.results import write_results
 from fa_lightning.reports.table import markdown
 from fa_lightning.reports.terminal import print_tables
@@ -252,7 +253,7 @@ def test_single_models_stand_beside_a_population(tmp_path, one_pair):
 def test_detectors_stand_beside_other_experiments(tmp_path, one_pair, results):
     put(tmp_path / "embedded_detect" / "02_detection", one_pair)
     root = tmp_path / "embedded_detect"
-    finish_study(root, root / "02_detection", "", None, {})
+    finish_study(root, StudyRun("embedded", root / "02_detection", {}, {}), "")
     put(tmp_path / "detect" / "noise", one_pair)
     put(tmp_path / "detect" / "depth", one_pair)
     write_results(tmp_path / "embedded" / "results.json", results)
@@ -273,10 +274,11 @@ def test_a_stage_s_own_folder_is_a_page_too(tmp_path, one_pair):
 def test_a_finished_study_prints_its_tables_and_keeps_its_provenance(tmp_path, found):
     folder = put(tmp_path / "poser_detect" / "02_detection", found)
     console = Console(file=io.StringIO(), width=80)
-    path = finish_study(folder.parent, folder, "poser_detect", None, {"seed": 5}, console)
+    path, _ = finish_study(folder.parent, StudyRun("poser", folder, {}, {"seed": 5}), "poser_detect", console)
     assert path == folder.parent / "results.json"
     assert "poser_detect: pairs told rightly" in console.file.getvalue()
     content = json.loads(path.read_text())
     assert list(content) == ["experiment", "study", "detection", "provenance"]
+    assert content["experiment"] == "poser"
     assert content["provenance"] == {"seed": 5}
     assert content["detection"] == encode(found, "")

@@ -7,6 +7,7 @@ import pytest
 from html_page import page_of
 
 from fa_lightning.common.codec import encode
+from fa_lightning.evaluation.collect import StudyRun
 from fa_lightning.metrics.estimates import Estimate
 from fa_lightning.studies.finish import finish_study
 from fa_lightning.studies.leakage.result import (
@@ -77,12 +78,15 @@ def test_a_single_test_is_found_too_and_several_are_told_apart(tmp_path, found):
 
 def test_a_finished_study_keeps_its_result_with_what_it_was_made_from(tmp_path, found, capsys):
     folder = put(tmp_path / "mine" / "04_leakage", found)
-    path = finish_study(folder.parent, folder, "toy", None, {"seed": 3})
-    content = json.loads(path.read_text())
+    run = StudyRun("base", folder, {}, {"seed": 3})
+    finished = finish_study(folder.parent, run, "toy")
+    assert finished == (folder.parent / "results.json", found)
+    content = json.loads(finished[0].read_text())
+    assert content["experiment"] == "base"
     assert content["study"] == "leakage"
     assert content["leakage"] == encode(found, "")
     assert content["provenance"] == {"seed": 3}
     assert capsys.readouterr().out.startswith("toy: ")
     # What its last stage has printed just now is not printed again.
-    finish_study(folder.parent, folder, "toy", None, {}, is_shown=True)
+    finish_study(folder.parent, run, "toy", is_shown=True)
     assert not capsys.readouterr().out

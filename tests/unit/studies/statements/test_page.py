@@ -9,6 +9,7 @@ from html_page import page_of
 from made_up_safe_scores import made_up_safe_scores
 
 from fa_lightning.common.codec import encode
+from fa_lightning.evaluation.collect import StudyRun
 from fa_lightning.studies.finish import finish_study
 from fa_lightning.studies.report import write_report
 from fa_lightning.studies.statements.result import SafeScore
@@ -86,12 +87,15 @@ def test_several_are_told_apart_and_a_damaged_one_is_named(tmp_path, found):
 
 def test_a_finished_study_keeps_its_result_with_what_it_was_made_from(tmp_path, found, capsys):
     folder = put(tmp_path / "mine" / "03_safe_score", found)
-    path = finish_study(folder.parent, folder, "toy", None, {"seed": 3})
-    content = json.loads(path.read_text())
+    run = StudyRun("base", folder, {}, {"seed": 3})
+    finished = finish_study(folder.parent, run, "toy")
+    assert finished == (folder.parent / "results.json", found)
+    content = json.loads(finished[0].read_text())
+    assert content["experiment"] == "base"
     assert content["study"] == "statements"
     assert content["statements"] == encode(found, "")
     assert content["provenance"] == {"seed": 3}
     assert capsys.readouterr().out.startswith("toy: ")
     # What its last stage has printed just now is not printed again.
-    finish_study(folder.parent, folder, "toy", None, {}, is_shown=True)
+    finish_study(folder.parent, run, "toy", is_shown=True)
     assert not capsys.readouterr().out
