@@ -157,7 +157,10 @@ def test_chains_of_a_base_are_joined(tmp_path, results):
     assert "embedded, steering, seed 1" in page.text
     assert "embedded, steering, seed 0" in page_of(tmp_path / "embedded" / "seed0").text
     (table,) = (text for name, text in tables_of(tmp_path / "embedded").items() if name == "steering-models")
-    assert "| **steered** | all | 0.977 | 0.941 | 0.727 (0.500 to 0.954) | 0.0123 | 1.004 | 0.997 |" in table
+    assert (
+        "| **steered** | all | 0.977 | 0.941 | 0.727 (0.500 to 0.954) | 0.0123 | 0.2345 | 0.870 | 1.004 | 0.997 |"
+        in table
+    )
 
 
 def tables_of(folder):
@@ -167,7 +170,8 @@ def tables_of(folder):
 def test_tables_of_a_document_are_named_by_study_and_table(tmp_path, results):
     write_results(tmp_path / "embedded" / "seed0" / "steering" / "results.json", results)
     write_probes(tmp_path / "embedded" / "seed0" / "probes" / "01_probes", made_up_probes())
-    names = ["steering-models", "steering-summary", "probes-probes", "probes-facts"]
+    steering = [f"steering-{name}" for name in ("models", "summary", "texts", "abilities")]
+    names = [*steering, "probes-probes", "probes-facts"]
     assert list(tables_of(tmp_path / "embedded")) == names
     # Of a second base the names say which.
     write_results(tmp_path / "mine" / "seed0" / "steering" / "results.json", results)
