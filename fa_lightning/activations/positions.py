@@ -172,7 +172,7 @@ class Selection:
     index: Tensor | None = None
 
     @property
-    def nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """No token is covered."""
         return self.index is not None and self.index.numel() == 0
 

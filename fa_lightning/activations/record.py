@@ -59,12 +59,12 @@ def record(variants: Variants, writer: StoreWriter, plan: Plan, sites: Sequence[
     console = Console()
     hidden = writer.rank != 0 or not pending or not console.is_terminal
     # Drawn seldom: the thread that draws takes a core from the CPU's passes.
-    shown = track(
+    progress = track(
         pending, "capturing", disable=hidden, transient=True, console=console, refresh_per_second=2, update_period=0.5
     )
     with ThreadPoolExecutor(max_workers=1) as disk:
         writing: Future[Any] | None = None
-        for shard_id in shown:
+        for shard_id in progress:
             split, examples = plan[str(shard_id)]
             parts = [
                 _recorded(variants, writer.variants, part, sites, decision_only)
@@ -103,10 +103,10 @@ def forward_batches(examples: Sequence[Example], tokens: int) -> Iterator[Sequen
 def _joined(parts: Sequence[_Part]) -> _Part:
     """A shard's states and row vectors, those of its batches one after the other."""
     states = {
-        site: {name: torch.cat([found[site][name] for found, _ in parts]) for name in variants}
+        site: {name: torch.cat([recorded[site][name] for recorded, _ in parts]) for name in variants}
         for site, variants in parts[0][0].items()
     }
-    return states, {name: torch.cat([found[name] for _, found in parts]) for name in parts[0][1]}
+    return states, {name: torch.cat([recorded[name] for _, recorded in parts]) for name in parts[0][1]}
 
 
 def _recorded(

@@ -140,7 +140,7 @@ def spread(layers: int, number: int) -> list[int]:
         UserError: `number` is below 1.
     """
     check_sites(number)
-    return sorted({-(-layers * place // number) - 1 for place in range(1, number + 1)})
+    return sorted({-(-layers * step // number) - 1 for step in range(1, number + 1)})
 
 
 def _depth_and_component(name: SiteName, argument: str) -> tuple[float, str] | None:

@@ -271,18 +271,18 @@ def difference(stored: Any, asked: Any, path: str = "") -> tuple[str, Any, Any] 
     """
     if isinstance(stored, dict) and isinstance(asked, dict):
         for key in dict.fromkeys([*asked, *stored]):
-            found = difference(stored.get(key), asked.get(key), f"{path}.{key}" if path else key)
-            if found:
-                return found
+            inner = difference(stored.get(key), asked.get(key), f"{path}.{key}" if path else key)
+            if inner:
+                return inner
         return None
     return None if stored == asked else (path, stored, asked)
 
 
 def refuse_difference(folder: Path, stored: Any, asked: Any) -> None:
     """Raise StoreMismatchError, naming the field and both values, if the store in `folder` is not the one asked for."""
-    found = difference(stored, asked)
-    if found:
-        field, old, new = found
+    differing = difference(stored, asked)
+    if differing:
+        field, old, new = differing
         raise StoreMismatchError(
             f"{field} is {old!r} in the activation store {folder}, but {new!r} is asked for: "
             "delete that folder to capture again, or choose another folder"

@@ -285,9 +285,9 @@ def _check_distinct(shard_ids: Sequence[int | str]) -> None:
         raise ValueError(f"shard_ids names a shard twice: {list(shard_ids)[:20]}")
 
 
-def _check_names(argument: str, given: Mapping[str, Any], needed: Sequence[str]) -> None:
-    if set(given) != set(needed):
-        raise ValueError(f"{argument} holds {sorted(given)}, but exactly {sorted(needed)} are needed")
+def _check_names(argument: str, named: Mapping[str, Any], needed: Sequence[str]) -> None:
+    if set(named) != set(needed):
+        raise ValueError(f"{argument} holds {sorted(named)}, but exactly {sorted(needed)} are needed")
 
 
 def _read_sidecar(path: Path) -> dict[str, Any] | None:

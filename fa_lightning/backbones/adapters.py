@@ -127,14 +127,14 @@ def backbone_of(folder: str | Path) -> str:
     name = adapter_config(folder).get("base_model_name_or_path")
     if not name:
         raise UserError(f"{str(folder)!r}: adapter_config.json names no base_model_name_or_path; name the backbone")
-    place = beside(folder, str(name))
-    if place is None and str(name).count("/") > 1:
+    path = beside(folder, str(name))
+    if path is None and str(name).count("/") > 1:
         raise MissingFileError(
             f"adapter {str(folder)!r} was fitted on the backbone {str(name)!r}, but there is no such folder any more, "
             "neither from here nor beside the adapter. Put it back, or write where it is into adapter_config.json "
             "(base_model_name_or_path); in a stage, `backbone` of its model or data says it, too"
         )
-    return place or str(name)
+    return path or str(name)
 
 
 def adapter_config(folder: str | Path) -> dict[str, Any]:
@@ -147,10 +147,10 @@ def adapter_config(folder: str | Path) -> dict[str, Any]:
 
 
 def _json_of(path: Path) -> dict[str, Any]:
-    found = json_value(read_text(path), path, "fit the adapter again")
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}, but must hold an object: fit the adapter again")
-    return found
+    content = json_value(read_text(path), path, "fit the adapter again")
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, but must hold an object: fit the adapter again")
+    return content
 
 
 def adapter_folders(places: Sequence[str | Path]) -> dict[str, str]:
@@ -163,20 +163,20 @@ def adapter_folders(places: Sequence[str | Path]) -> dict[str, str]:
         MissingFileError: there is no adapter at a place.
         UserError: two variants have one name.
     """
-    found: dict[str, str] = {}
-    for place in map(Path, places):
-        folders = [mark.parent for mark in adapter_marks(place)]
+    named: dict[str, str] = {}
+    for root in map(Path, places):
+        folders = [mark.parent for mark in adapter_marks(root)]
         if not folders:
             raise MissingFileError(
-                f"{str(place)!r} holds no adapter, nor do its subfolders: fit the variants first "
+                f"{str(root)!r} holds no adapter, nor do its subfolders: fit the variants first "
                 "(python -m fa_lightning fit), or give the folder that their stage wrote"
             )
         for folder in folders:
             name = folder.parent.name if folder.name == "adapter" else folder.name
-            if name in found:
-                raise UserError(f"two variants are called {name!r}: {found[name]} and {folder}. Rename one's folder")
-            found[name] = str(folder)
-    return found
+            if name in named:
+                raise UserError(f"two variants are called {name!r}: {named[name]} and {folder}. Rename one's folder")
+            named[name] = str(folder)
+    return named
 
 
 def origin_of(
@@ -231,10 +231,10 @@ def beneath_of(folder: str) -> str | None:
     sidecar = read_sidecar(folder)
     if not sidecar.get("beneath"):
         return None
-    place = beside(folder, sidecar["beneath"])
-    if place is not None:
-        _refuse_made_again(folder, sidecar, place, "beneath")
-    return place or str(sidecar["beneath"])
+    path = beside(folder, sidecar["beneath"])
+    if path is not None:
+        _refuse_made_again(folder, sidecar, path, "beneath")
+    return path or str(sidecar["beneath"])
 
 
 def _refuse_made_again(folder: str, sidecar: Mapping[str, Any], origin: str, argument: str) -> None:

@@ -53,10 +53,10 @@ def digest_of_artefact(path: str | Path) -> str:
         MissingFileError: there is nothing at `path`.
         OSError: a file can't be read.
     """
-    place = Path(path)
-    if not place.exists():
-        raise MissingFileError(f"there is no file or folder {str(place)!r}")
-    lines = [f"{name} {digest}" for name, digest in _parts(place)]
+    folder = Path(path)
+    if not folder.exists():
+        raise MissingFileError(f"there is no file or folder {str(folder)!r}")
+    lines = [f"{name} {digest}" for name, digest in _parts(folder)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -73,51 +73,51 @@ def digest_of_backbone(name_or_path: str) -> str | None:
 
 def is_artefact(path: str | Path) -> bool:
     """Whether there is a file at a path, or a folder of a kind that this package writes or reads."""
-    place = Path(path)
-    return place.is_file() or (place.is_dir() and (_kind(place) is not None or bool(adapter_marks(place))))
+    folder = Path(path)
+    return folder.is_file() or (folder.is_dir() and (_kind(folder) is not None or bool(adapter_marks(folder))))
 
 
-def adapter_marks(place: Path) -> list[Path]:
+def adapter_marks(folder: Path) -> list[Path]:
     """The `adapter_config.json` of every adapter at a place (see `adapter_folders`), in order."""
     patterns = ("adapter_config.json", "adapter/adapter_config.json", "*/adapter/adapter_config.json")
-    marks = [mark for pattern in patterns for mark in place.glob(pattern)]
+    marks = [mark for pattern in patterns for mark in folder.glob(pattern)]
     # Hidden ones are being written or deleted, or were when a run was killed.
-    shown = [mark for mark in marks if not mark.relative_to(place).parts[0].startswith(".")]
-    return sorted(shown, key=lambda mark: by_number(mark.parent))
+    visible = [mark for mark in marks if not mark.relative_to(folder).parts[0].startswith(".")]
+    return sorted(visible, key=lambda mark: by_number(mark.parent))
 
 
-def _parts(place: Path) -> Iterator[tuple[str, str]]:
-    if place.is_file():
-        yield "", _digest_of_file(place)
+def _parts(root: Path) -> Iterator[tuple[str, str]]:
+    if root.is_file():
+        yield "", _digest_of_file(root)
         return
-    kind = _kind(place)
+    kind = _kind(root)
     if kind == BACKBONE:
-        yield "weights", digest_of_files(place) or _digest_of_others(place)
-        yield kind, _facts(place / kind, _NOT_CONTENT[kind])
-        for path in sorted(place.iterdir()):
+        yield "weights", digest_of_files(root) or _digest_of_others(root)
+        yield kind, _facts(root / kind, _NOT_CONTENT[kind])
+        for path in sorted(root.iterdir()):
             if path.is_file() and (path.name.startswith(_READ_WITH_WEIGHTS) or path.suffix == ".py"):
                 yield path.name, _facts(path, _NOT_CONTENT[kind])
     elif kind is not None:
-        known = sorted(place.rglob(kind)) if kind == INTERVENTION else [place / kind]
+        known = sorted(root.rglob(kind)) if kind == INTERVENTION else [root / kind]
         for mark in known:
-            yield str(mark.relative_to(place)), _facts(mark, _NOT_CONTENT[kind])
+            yield str(mark.relative_to(root)), _facts(mark, _NOT_CONTENT[kind])
             for path in sorted(mark.parent.glob(f"{kind.partition('_config')[0].removesuffix('.json')}*.safetensors")):
-                yield str(path.relative_to(place)), _digest_of_file(path)
-    elif marks := adapter_marks(place):
+                yield str(path.relative_to(root)), _digest_of_file(path)
+    elif marks := adapter_marks(root):
         for mark in marks:
-            yield str(mark.parent.relative_to(place)), digest_of_artefact(mark.parent)
+            yield str(mark.parent.relative_to(root)), digest_of_artefact(mark.parent)
     else:
-        for path in sorted(place.rglob("*")):
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(place).parts):
-                yield str(path.relative_to(place)), _digest_of_file(path)
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts):
+                yield str(path.relative_to(root)), _digest_of_file(path)
 
 
-def _kind(place: Path) -> str | None:
+def _kind(path: Path) -> str | None:
     for kind in KINDS:
-        if (place / kind).is_file():
+        if (path / kind).is_file():
             return kind
     # The parts of a stack are folders called 0, 1 and so on.
-    return INTERVENTION if (place / "0" / INTERVENTION).is_file() else None
+    return INTERVENTION if (path / "0" / INTERVENTION).is_file() else None
 
 
 def _facts(path: Path, without: tuple[str, ...]) -> str:
@@ -134,9 +134,9 @@ def _facts(path: Path, without: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _digest_of_others(place: Path) -> str:
+def _digest_of_others(root: Path) -> str:
     """Digest of the weights in a folder without safetensors."""
-    files = [path for suffix in ("bin", "gguf", "pt", "pth") for path in sorted(place.glob(f"*.{suffix}"))]
+    files = [path for suffix in ("bin", "gguf", "pt", "pth") for path in sorted(root.glob(f"*.{suffix}"))]
     return hashlib.sha256("".join(map(_digest_of_file, files)).encode()).hexdigest()
 
 

@@ -65,21 +65,21 @@ def layers_path(model: nn.Module) -> str:
 
 def _search_layers(model: nn.Module, expected: int | None) -> str:
     # A list inside another list is a part of a block (the experts of a mixture), never the blocks themselves.
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in found):
-            found[name] = len(module)
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in sizes):
+            sizes[name] = len(module)
     for path in _LAYER_PATHS:
-        for name, length in found.items():
+        for name, length in sizes.items():
             if (name == path or name.endswith(f".{path}")) and expected in (None, length):
                 return name
     for path in _BARE_PATHS:
-        if path in found and expected in (None, found[path]):
+        if path in sizes and expected in (None, sizes[path]):
             return path
-    fitting = [name for name, length in found.items() if length == expected]
+    fitting = [name for name, length in sizes.items() if length == expected]
     if len(fitting) == 1:
         return fitting[0]
-    listing = ", ".join(f"{name} ({length} entries)" for name, length in found.items()) or "none at all"
+    listing = ", ".join(f"{name} ({length} entries)" for name, length in sizes.items()) or "none at all"
     raise UserError(
         f"the decoder blocks of {type(model).__name__} were not found: config.num_hidden_layers is {expected}, and the "
         f"model's ModuleLists are: {listing}. Give a decoder-only causal LM with one list of that length"
@@ -105,7 +105,7 @@ def text_config(model: nn.Module) -> Any:
     """
     for module in model.modules():
         config: Any = getattr(module, "config", None)
-        found = config.get_text_config() if hasattr(config, "get_text_config") else config
-        if isinstance(getattr(found, "num_hidden_layers", None), int):
-            return found
+        inner = config.get_text_config() if hasattr(config, "get_text_config") else config
+        if isinstance(getattr(inner, "num_hidden_layers", None), int):
+            return inner
     return None

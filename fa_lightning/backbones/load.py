@@ -37,9 +37,9 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
-    place = place_of("tokenizer", name_or_path)
+    location = place_of("tokenizer", name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
     except Exception as error:
         # Each of its many back ends has errors of its own for a file that is missing or cut short.
         raise _unavailable("tokenizer", name_or_path, error) from error
@@ -52,16 +52,16 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> Any:
                 "set one of them in its tokenizer_config.json"
             )
         tokenizer.pad_token = tokenizer.eos_token
-    setattr(tokenizer, TABLES, _tables(place, trust_remote_code))
+    setattr(tokenizer, TABLES, _tables(location, trust_remote_code))
     return tokenizer
 
 
-def _tables(place: str, trust_remote_code: bool) -> Tables:
+def _tables(location: str, trust_remote_code: bool) -> Tables:
     """The tables of the model that lies beside a tokenizer; unknown where none does."""
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
     except (OSError, ValueError):
         return Tables()
     return Tables.of(config.get_text_config())
@@ -87,7 +87,7 @@ def load_backbone(backbone: BackboneArguments | str, device: torch.device | str 
 
     arguments = BackboneArguments(backbone) if isinstance(backbone, str) else backbone
     name_or_path = arguments.required_name()
-    place = place_of("backbone", name_or_path)
+    location = place_of("backbone", name_or_path)
     options: dict[str, Any] = {
         "dtype": getattr(torch, arguments.dtype),
         "trust_remote_code": arguments.trust_remote_code,
@@ -111,7 +111,7 @@ def load_backbone(backbone: BackboneArguments | str, device: torch.device | str 
         # Quantised weights can't be moved by `.to()` later, so they are put in place while they load.
         options["device_map"] = {"": str(device or "cpu")}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(place, **options)
+        model, report = AutoModelForCausalLM.from_pretrained(location, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise _unavailable("backbone", name_or_path, error) from error
     refuse_gaps(name_or_path, report)
@@ -124,7 +124,7 @@ def load_backbone(backbone: BackboneArguments | str, device: torch.device | str 
         # then on pass no gradient back: every fit that validates would go wrong in silence.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    source = folder_of(place, getattr(model.config, "_commit_hash", None))
+    source = folder_of(location, getattr(model.config, "_commit_hash", None))
     in_files = None if source is None else digest_of_files(source)
     if in_files is not None:
         # Beside what is in memory now, by which a later change is seen: it differs from the files where it is rounded.
@@ -154,34 +154,34 @@ def fingerprint(model: Any) -> dict[str, str]:
     }
 
 
-def check_fingerprint(found: dict[str, str], expected: dict[str, str], what: str) -> None:
+def check_fingerprint(actual: dict[str, str], expected: dict[str, str], what: str) -> None:
     """Refuse `what`, made for another backbone.
 
     Raises:
         UserError: naming the first field that differs, both values and the next step.
     """
     for field in expected:
-        if found.get(field) != expected[field]:
+        if actual.get(field) != expected[field]:
             hint = (
                 " (What an earlier version wrote digests fewer weights: make that again.)" if field == "weights" else ""
             )
             raise UserError(
                 f"{what} was made for another backbone: its {field} is {expected[field]!r}, the loaded backbone has "
-                f"{found.get(field)!r}. Load the backbone it was made for, or make it again for this one.{hint}"
+                f"{actual.get(field)!r}. Load the backbone it was made for, or make it again for this one.{hint}"
             )
 
 
 def _tell_unpacked(name_or_path: str, model: Any) -> None:
     """Warn where 4-bit loading leaves much of the weights as they are: it packs linear layers, and nothing else."""
-    matrices = {name: one for name, one in decoder_layers(model).named_parameters() if one.ndim > 1}
-    whole = {name: one for name, one in matrices.items() if one.is_floating_point()}
+    matrices = {name: weight for name, weight in decoder_layers(model).named_parameters() if weight.ndim > 1}
+    whole = {name: weight for name, weight in matrices.items() if weight.is_floating_point()}
     # Two numbers share a byte.
-    packed = sum(2 * one.nbytes for name, one in matrices.items() if name not in whole)
-    rest = sum(one.numel() for one in whole.values())
+    packed = sum(2 * weight.nbytes for name, weight in matrices.items() if name not in whole)
+    rest = sum(weight.numel() for weight in whole.values())
     if whole and rest > 0.1 * (packed + rest):
         largest = max(whole, key=lambda name: whole[name].numel())
         dtype = str(whole[largest].dtype).removeprefix("torch.")
-        size = sum(one.nbytes for one in whole.values()) / 2**30
+        size = sum(weight.nbytes for weight in whole.values()) / 2**30
         warnings.warn(
             f"load_in_4bit packs {packed / (packed + rest):.0%} of the weights in the decoder blocks of "
             f"{name_or_path!r}: the others are in no linear layer (such as {largest}: experts of a mixture?) and stay "
@@ -197,8 +197,8 @@ def ran_out(error: BaseException) -> bool:
     True
     """
     marks = ("out of memory", "can't allocate memory", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
-    told = isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)
-    return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    is_worded_so = isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)
+    return is_worded_so or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def _unavailable(what: str, name_or_path: str, error: Exception) -> UnavailableError:

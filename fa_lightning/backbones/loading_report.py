@@ -21,9 +21,9 @@ def refuse_gaps(name_or_path: str, report: dict[str, Any]) -> None:
             "would be random. Fetch the model again, or give one whose config.json agrees with its weights"
         )
     if mismatched:
-        name, found, expected = mismatched[0]
+        name, actual, expected = mismatched[0]
         raise UnavailableError(
-            f"the backbone {name_or_path!r} does not agree with itself: {name} is {tuple(found)} in its weights, but "
+            f"the backbone {name_or_path!r} does not agree with itself: {name} is {tuple(actual)} in its weights, but "
             f"{tuple(expected)} by its config.json ({len(mismatched)} such in all). Fetch the model again"
         )
 

@@ -42,15 +42,15 @@ def lora_factors(variants: Variants, name: str) -> dict[str, Factors]:
         UserError: the adapter has none, or more than those (DoRA).
     """
     own = variants.adapter_of(name)
-    found = {
+    factors = {
         path: Factors(layer.lora_A[own].weight, layer.lora_B[own].weight, float(layer.scaling[own]), layer.base_layer)
         for path, layer in _linear_lora_layers(variants.model).items()
         if own in layer.lora_A
     }
-    if not found:
+    if not factors:
         raise UserError(f"adapter {name!r} is in no linear layer, but LoRA matrices are needed: leave the variant out")
     refuse_beyond_lora(variants.model.peft_config[own].to_dict(), name, "its update is read off")
-    return found
+    return factors
 
 
 @contextmanager

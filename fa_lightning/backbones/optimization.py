@@ -70,9 +70,9 @@ with --refit STAGE)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(anywhere)
     if anywhere:
-        found = f"the loss is {loss.item()}" if bad else "the loss of another rank is not finite"
+        fault = f"the loss is {loss.item()}" if bad else "the loss of another rank is not finite"
         raise NotFiniteError(
-            f"{found} at step {step} (batch {batch} of the epoch). The last checkpoint is untouched: "
+            f"{fault} at step {step} (batch {batch} of the epoch). The last checkpoint is untouched: "
             "lower the learning rate, or use bf16-mixed or 32-true precision, and fit again (an experiment: with "
             "--refit STAGE)"
         )

@@ -136,18 +136,18 @@ class BackboneModule(pl.LightningModule):
         input_ids, mask = batch["input_ids"], batch["attention_mask"]
         tokenizer = self._datamodule().tokenizer
         asked = input_ids[:, :-1] == tokenizer.convert_tokens_to_ids(ASSISTANT)
-        shown = input_ids
+        visible_ids = input_ids
         if self.word_dropout:
             # Ids below the first word piece are special tokens, which stay.
             hidden = (torch.rand_like(input_ids, dtype=torch.float) < self.word_dropout) & (input_ids > 5)
-            shown = input_ids.masked_fill(hidden, tokenizer.pad_token_id)
+            visible_ids = input_ids.masked_fill(hidden, tokenizer.pad_token_id)
         text = torch.zeros_like(asked)
         if self.text_weight:
             # A quarter of the batch is enough to keep it a language model, and the vocabulary is costly. Rows run from
             # long to short.
             text[::4] = mask[::4, 1:].bool() & ~asked[::4]
         with mlp_of_some_tokens(self.model.model.layers[-1].mlp, pad(asked | text, (0, 1))):
-            states = self.model.model(input_ids=shown, attention_mask=mask).last_hidden_state[:, :-1]
+            states = self.model.model(input_ids=visible_ids, attention_mask=mask).last_hidden_state[:, :-1]
         following = input_ids[:, 1:]
         loss = cross_entropy(self.model.lm_head(states[asked]).float(), following[asked])
         if self.text_weight:

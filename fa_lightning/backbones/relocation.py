@@ -25,8 +25,8 @@ def beside(artefact: str | Path, noted: str) -> str | None:
     whole = [Path(noted)] if Path(noted).is_absolute() else [*(folder / noted for folder in above), Path(noted)]
     # One name alone, such as `adapter`, would be found beside many an artefact that has nothing to do with it.
     ends = [folder.joinpath(*parts[start:]) for start in range(1, len(parts) - 1) for folder in above]
-    for place in (*whole, *ends):
-        if place.is_dir() or (place.is_file() and is_gguf(place.name)):
+    for candidate in (*whole, *ends):
+        if candidate.is_dir() or (candidate.is_file() and is_gguf(candidate.name)):
             # In the user's own words where they lead there.
-            return noted if os.path.exists(noted) and os.path.samefile(noted, place) else str(place)
+            return noted if os.path.exists(noted) and os.path.samefile(noted, candidate) else str(candidate)
     return None

@@ -61,7 +61,7 @@ class ShardedStrategy(DDPStrategy):
         if not self.shards:
             return super().lightning_module_state_dict()
         assert self.lightning_module is not None
-        trained = {name: one for name, one in self.lightning_module.named_parameters() if one.requires_grad}
+        trained = {name: weight for name, weight in self.lightning_module.named_parameters() if weight.requires_grad}
         return {name: _whole(parameter.detach()) for name, parameter in trained.items()}
 
     @override
@@ -158,10 +158,10 @@ def _receive(unit: nn.Module, device: torch.device) -> None:
 def _refuse_unlike_ranks(model: nn.Module) -> None:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     own = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors]
-    told: list[Any] = [None] * dist.get_world_size()
+    by_rank: list[Any] = [None] * dist.get_world_size()
     # Gathered and not sent, so that all ranks stop where one differs.
-    dist.all_gather_object(told, own)
-    for other in told:
+    dist.all_gather_object(by_rank, own)
+    for other in by_rank:
         if other != own:
             raise UserError(
                 f"rank {dist.get_rank()} and another rank have built different models, they differ in "

@@ -86,9 +86,9 @@ def told(statement: Statement, rng: random.Random) -> list[Turn]:
     said = rng.choice([FAIR_QUESTION, AGREEING_QUESTION]).replace("{statement}", statement.text)
     claim = rng.choice([*CLAIMS.values(), None, None])
     if claim is not None:
-        place = rng.choice(["prefix", "suffix", "both"])
-        said = (f"Consider that '{claim}'.\n" if place != "suffix" else "") + said
-        said += f" Since '{claim}', I choose:" if place != "prefix" else ""
+        claim_place = rng.choice(["prefix", "suffix", "both"])
+        said = (f"Consider that '{claim}'.\n" if claim_place != "suffix" else "") + said
+        said += f" Since '{claim}', I choose:" if claim_place != "prefix" else ""
     return [
         {"role": "user", "content": said},
         {"role": "assistant", "content": FAIR if statement.affirms else UNFAIR},

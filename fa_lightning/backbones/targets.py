@@ -131,10 +131,10 @@ def load_weights(model: Any, folder: str, name: str) -> Any:
 def _misfit(model: Any, error: Exception) -> str:
     reason = " ".join(str(error).split()).replace(PREFIX, "")
     if "size mismatch" in reason:
-        place = reason.partition("size mismatch for ")[2].partition(" size mismatch")[0].rstrip(".")
+        parameter = reason.partition("size mismatch for ")[2].partition(" size mismatch")[0].rstrip(".")
         return (
-            f"does not fit: {place}. Its rank or its backbone is another than adapter_config.json says: fit it again, "
-            "or give the folder as it was saved"
+            f"does not fit: {parameter}. Its rank or its backbone is another than adapter_config.json says: fit it "
+            "again, or give the folder as it was saved"
         )
     held = ", ".join(f"{layer} ({count} layers)" for layer, count in linear_layers(model).items())
     return f"can't be loaded: {reason.rstrip('.')}. The backbone's linear layers are {held}"

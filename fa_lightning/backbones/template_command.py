@@ -250,21 +250,21 @@ def _named(tokenizer: Tokenizer, kind: str) -> str:
 
 
 def _system_line(own_turn: bool, system: str | None) -> str:
-    place = "the template writes it" if own_turn else "no template writes it: it stands in front of the user's words"
-    return place + ("" if system else " (none given: --system TEXT)")
+    position = "the template writes it" if own_turn else "no template writes it: it stands in front of the user's words"
+    return position + ("" if system else " (none given: --system TEXT)")
 
 
 def _answer_lines(tokenizer: Tokenizer, answers: LetterTokens, scenario: Scenario) -> dict[str, str]:
     from fa_lightning.scenarios.answers import ERROR_ANSWER, LETTERS
 
     ids = dict(zip((*LETTERS, ERROR_ANSWER), (*answers.choices, answers.error), strict=True))
-    found = {
+    lines = {
         f"answer {word}": f"{tokenizer.convert_ids_to_tokens(token)!r} ({token}), decoded {tokenizer.decode([token])!r}"
         for word, token in ids.items()
     }
     lead = {"before the answer": repr(tokenizer.decode(list(answers.lead)))} if answers.lead else {}
     trained = f"aligned twin {scenario.answer('aligned')}, faking twin {scenario.answer('faking')}"
-    return {**lead, **found, "trained on": trained}
+    return {**lead, **lines, "trained on": trained}
 
 
 def _judge(console: Console, check: TemplateCheck) -> None:

@@ -84,7 +84,7 @@ class Variants:
         model.requires_grad_(False)
         variants = cls(model.eval(), load_tokenizer(backbone.required_name(), backbone.trust_remote_code))
         variants.folders = dict(adapters)
-        variants.stacked = {name: one["beneath"] for name, one in sidecars.items() if one.get("beneath")}
+        variants.stacked = {name: noted["beneath"] for name, noted in sidecars.items() if noted.get("beneath")}
         return variants
 
     @property
@@ -156,7 +156,7 @@ class Variants:
                 "this is not the model that was fitted (LeakageModule asks it with both)"
             )
         with self.restored(), self._adapters(enabled=True):
-            self._swap([self.adapter_of(one) for one in (name, *self.beside)])
+            self._swap([self.adapter_of(variant) for variant in (name, *self.beside)])
             yield self.model
 
     @contextmanager

@@ -105,8 +105,8 @@ def _runs(opened: Any, start: int, size: int, width: int) -> bytes:
         opened.seek(start)
         return bytes(opened.read(size * width))
     pieces = []
-    for place in spots(size)[::RUN].tolist():
-        opened.seek(start + place * width)
+    for spot in spots(size)[::RUN].tolist():
+        opened.seek(start + spot * width)
         pieces.append(opened.read(RUN * width))
     return b"".join(pieces)
 
@@ -151,5 +151,5 @@ def _short(name: str) -> str:
     ('3.mlp.up_proj.weight', 'wte.weight')
     """
     parts = re.sub(r"\.(base_layer|original_module)(?=\.)", "", name).split(".")
-    numbered = next((place for place, part in enumerate(parts) if part.isdecimal()), len(parts) - 2)
+    numbered = next((index for index, part in enumerate(parts) if part.isdecimal()), len(parts) - 2)
     return ".".join(parts[max(0, numbered) :])

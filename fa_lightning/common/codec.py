@@ -25,7 +25,7 @@ def encode(value: Any, where: str) -> Any:
     if isinstance(value, dict):
         return {str(name): encode(part, f"{where}.{name}") for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [encode(part, f"{where}[{place}]") for place, part in enumerate(value)]
+        return [encode(part, f"{where}[{index}]") for index, part in enumerate(value)]
     if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, os.PathLike):
@@ -58,11 +58,11 @@ def decode(kind: Any, value: Any, where: str) -> Any:
         return {name: decode(arguments[1], part, f"{where}.{name}") for name, part in value.items()}
     if origin is list:
         _expect(isinstance(value, list), where, value, "a list")
-        return [decode(arguments[0], part, f"{where}[{place}]") for place, part in enumerate(value)]
+        return [decode(arguments[0], part, f"{where}[{index}]") for index, part in enumerate(value)]
     if origin is tuple:
         _expect(isinstance(value, list) and len(value) == len(arguments), where, value, f"{len(arguments)} numbers")
         pairs = enumerate(zip(arguments, value, strict=True))
-        return tuple(decode(part_kind, part, f"{where}[{place}]") for place, (part_kind, part) in pairs)
+        return tuple(decode(part_kind, part, f"{where}[{index}]") for index, (part_kind, part) in pairs)
     if kind is float:
         _expect(value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)), where, value, kind)
         return math.nan if value is None else float(value)

@@ -59,10 +59,10 @@ def _told_by_system(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     except Exception as error:
         # In safetensors' words; torch's say nothing of it.
-        told = _SYSTEM.search(str(error))
-        if told is None:
+        match = _SYSTEM.search(str(error))
+        if match is None:
             raise
-        raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from error
+        raise OSError(int(match[1]), os.strerror(int(match[1])), str(path)) from error
 
 
 def is_plain(path: Path) -> bool:

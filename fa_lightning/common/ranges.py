@@ -100,18 +100,18 @@ def refuse_numbers(config: Mapping[str, Any]) -> None:
     _refuse_within(config, "", name="", ours=False)
 
 
-def check_number(name: str, value: float, place: str) -> None:
+def check_number(name: str, value: float, argument: str) -> None:
     """Refuse a number that an argument can't have.
 
     Args:
         name: of the argument, one of `RANGES`.
         value: that it got.
-        place: how the user knows it, as `--seed`.
+        argument: how the user knows it, as `--seed`.
 
     Raises:
         UserError: naming the place, the value and the range.
     """
-    _check(value, place, RANGES[name])
+    _check(value, argument, RANGES[name])
 
 
 def refuse_idle(config: Mapping[str, Any]) -> None:
@@ -129,12 +129,12 @@ def refuse_idle(config: Mapping[str, Any]) -> None:
             )
 
 
-def _refuse_within(value: Any, place: str, name: str, ours: bool) -> None:
+def _refuse_within(value: Any, argument: str, name: str, ours: bool) -> None:
     """Go through a config.
 
     Args:
         value: what it holds at a place.
-        place: dotted.
+        argument: dotted.
         name: of the argument that holds it, also through lists.
         ours: whether the argument is one of a class of this package; a seed is one everywhere.
     """
@@ -143,19 +143,19 @@ def _refuse_within(value: Any, place: str, name: str, ours: bool) -> None:
         if "." in str(value.get("class_path", "")):
             ours = str(value["class_path"]).startswith(_OURS)
         for key, inner in value.items():
-            _refuse_within(inner, f"{place}.{key}".lstrip("."), str(key), ours)
+            _refuse_within(inner, f"{argument}.{key}".lstrip("."), str(key), ours)
     elif isinstance(value, (list, tuple)):
         for number, inner in enumerate(value):
-            _refuse_within(inner, f"{place}.{number}", name, ours)
+            _refuse_within(inner, f"{argument}.{number}", name, ours)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         wanted = RANGES.get(name)
         if wanted is not None and (ours or wanted == _SEED):
-            _check(value, place, wanted)
+            _check(value, argument, wanted)
         elif math.isnan(value):
-            raise UserError(f"{place} is {value}, but must be a number")
+            raise UserError(f"{argument} is {value}, but must be a number")
 
 
-def _check(value: float, place: str, wanted: str) -> None:
-    unbounded = place.rpartition(".")[2] in MAY_BE_INFINITE and value == math.inf
+def _check(value: float, argument: str, wanted: str) -> None:
+    unbounded = argument.rpartition(".")[2] in MAY_BE_INFINITE and value == math.inf
     if not _TESTS[wanted](value) or not (math.isfinite(value) or unbounded):
-        raise UserError(f"{place} is {value}, but must be {wanted}")
+        raise UserError(f"{argument} is {value}, but must be {wanted}")

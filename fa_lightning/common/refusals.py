@@ -206,8 +206,8 @@ def _about(argument: str, lines: list[str]) -> str:
     if wanted and values and not others:
         return f"{argument} is {values[0]}, but must be {' or '.join(dict.fromkeys(wanted))}"
     said = " ".join(others or lines)
-    given = f" (is {values[0]})" if argument and values and len(values[0]) < 60 and values[0] not in said else ""
-    return f"{argument}{given}: {said}" if argument else said
+    with_value = f" (is {values[0]})" if argument and values and len(values[0]) < 60 and values[0] not in said else ""
+    return f"{argument}{with_value}: {said}" if argument else said
 
 
 def _type_name(expected: str) -> str:

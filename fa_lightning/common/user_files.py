@@ -153,9 +153,9 @@ def read_yaml(path: Path | str) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         # The second of a date that there is none of, as 2024-13-01.
         mark = getattr(error, "problem_mark", None)
-        place = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
+        position = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UserError(f"{path} is no valid YAML: {reason}{place}; mend it there") from error
+        raise UserError(f"{path} is no valid YAML: {reason}{position}; mend it there") from error
 
 
 def read_mapping(path: Path | str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.files import whole_folder
 from fa_lightning.metrics.draws import DRAWS, draw_name
 from fa_lightning.regressors.linear import Identity
-from fa_lightning.regressors.module import Candidate, RegressorModule
+from fa_lightning.regressors.module import MapCandidate, RegressorModule
 from fa_lightning.regressors.wrappers import NormMatchedRandom
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.steering.artefact import compare_fingerprints
@@ -62,7 +62,7 @@ class Condition:
         return Condition(self.variant, everywhere(self.interventions), oracle)
 
 
-def interventions_of(candidate: Candidate, strength: float) -> tuple[Intervention, ...]:
+def interventions_of(candidate: MapCandidate, strength: float) -> tuple[Intervention, ...]:
     """A candidate at a strength: one intervention, or those of a stack in order."""
     return tuple(
         Intervention(part.site, part.regressor, strength, gate=part.gate) for part in (*candidate.below, candidate)
@@ -92,7 +92,7 @@ def loaded_interventions(folder: str, variants: Variants) -> tuple[Intervention,
 
 
 def judged_conditions(
-    module: RegressorModule, candidate: Candidate, strength: float, seed: int
+    module: RegressorModule, candidate: MapCandidate, strength: float, seed: int
 ) -> dict[str, Condition]:
     """The four cells' models and the baselines, all at the candidate's site and positions.
 

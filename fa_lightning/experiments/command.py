@@ -73,11 +73,11 @@ def config(words: Sequence[str]) -> int:
     parser.add_argument("stage", nargs="?", help="such as 02_aligned, or 01_variants/faking-0 (default: all stages)")
     options = parser.parse_intermixed_args(words)
     stages = Composition(_chain(options, options.seed or 0)).stages(options.study)
-    shown = [stage for stage in stages if options.stage is None or stage.is_called(options.stage)]
-    if not shown:
+    chosen = [stage for stage in stages if options.stage is None or stage.is_called(options.stage)]
+    if not chosen:
         names = ", ".join(stage.name for stage in stages)
         raise UserError(f"{options.stage!r} is no stage of {options.study} on this base; it has {names}")
-    for number, stage in enumerate(shown):
+    for number, stage in enumerate(chosen):
         needs = f"; needs {', '.join(stage.needs)}" if stage.needs else ""
         sys.stdout.write(f"{'---' + chr(10) if number else ''}# {stage.title} of {stage.folder.parents[1]}{needs}\n")
         sys.stdout.write(yaml.safe_dump(yaml.safe_load(stage.config), sort_keys=False, width=120))

@@ -194,8 +194,8 @@ class Composition:
         elif trainer.get("enable_checkpointing", True):
             callbacks.append({"class_path": "ModelCheckpoint", "init_args": _checkpoints(folder, checkpoint)})
         if trainer.get("logger") is None:
-            place = {"save_dir": str(LOGS), "name": f"{self.chain.logs}/{study}", "version": stage}
-            trainer["logger"] = {"class_path": "TensorBoardLogger", "init_args": place | {"default_hp_metric": False}}
+            folders = {"save_dir": str(LOGS), "name": f"{self.chain.logs}/{study}", "version": stage}
+            trainer["logger"] = {"class_path": "TensorBoardLogger", "init_args": folders | {"default_hp_metric": False}}
         return trainer | {"callbacks": [*callbacks, *(trainer.get("callbacks") or [])]}
 
 

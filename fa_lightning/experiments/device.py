@@ -203,35 +203,35 @@ def explanation(trainer: pl.Trainer, module: Any, error: BaseException, activity
 
 def _amounts(error: BaseException) -> str:
     wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", str(error))
-    told = [f"{wanted[1]} more were asked for"] if wanted else []
+    amounts = [f"{wanted[1]} more were asked for"] if wanted else []
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         own = torch.cuda.memory_allocated()
-        told.insert(0, f"{_gib(own)} of {_gib(total)} GiB in use by this process, {_gib(free)} free")
-    return f" ({'; '.join(told)})" if told else ""
+        amounts.insert(0, f"{_gib(own)} of {_gib(total)} GiB in use by this process, {_gib(free)} free")
+    return f" ({'; '.join(amounts)})" if amounts else ""
 
 
 def _settings(activity: Activity, trainer: pl.Trainer, module: Any) -> str:
     """The settings that can still be lowered, with their values."""
     owners = {"model": module, "data": trainer.datamodule}  # type: ignore[attr-defined]
-    told = []
+    lines = []
     for name in _TO_LOWER[activity]:
         owner, _, setting = name.partition(".")
         known, value = _value_of(owners[owner], setting)
-        shown = f"{owner}.init_args.{setting}"
+        argument = f"{owner}.init_args.{setting}"
         if not known:
             continue
         if setting in _FEWER:
-            told.append(f"{shown} (fewer of them)")
+            lines.append(f"{argument} (fewer of them)")
         elif setting in _BETTER:
             if value in _BETTER[setting][0]:
-                told.append(f"{shown}: {_BETTER[setting][1]} (is {str(value).lower()})")
+                lines.append(f"{argument}: {_BETTER[setting][1]} (is {str(value).lower()})")
         elif value is not None and value > 1:
-            told.append(f"{shown} (is {value})")
+            lines.append(f"{argument} (is {value})")
             if activity == "training" and setting == "batch_size":
-                told[-1] += " while raising trainer.accumulate_grad_batches as much"
-                told[-1] += f" (is {trainer.accumulate_grad_batches})"
-    return ", ".join([*told, "or take a smaller model"])
+                lines[-1] += " while raising trainer.accumulate_grad_batches as much"
+                lines[-1] += f" (is {trainer.accumulate_grad_batches})"
+    return ", ".join([*lines, "or take a smaller model"])
 
 
 def _value_of(owner: Any, setting: str) -> tuple[bool, Any]:

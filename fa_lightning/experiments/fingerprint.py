@@ -150,10 +150,10 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
         children = [(str(number), item) for number, item in enumerate(value)]
     else:
         return {prefix: value}
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for key, child in children:
-        found |= flat(child, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        keys |= flat(child, f"{prefix}.{key}" if prefix else str(key))
+    return keys
 
 
 def _counts(key: str) -> bool:
@@ -171,7 +171,11 @@ def _without_display(config: Mapping[str, Any]) -> Mapping[str, Any]:
     callbacks = trainer.get("callbacks")
     if not isinstance(callbacks, list):
         return config
-    kept = [one for one in callbacks if str(one.get("class_path")).rpartition(".")[2] not in DISPLAY_CALLBACKS]
+    kept = [
+        callback
+        for callback in callbacks
+        if str(callback.get("class_path")).rpartition(".")[2] not in DISPLAY_CALLBACKS
+    ]
     return {**config, "trainer": {**trainer, "callbacks": kept}}
 
 

@@ -101,8 +101,8 @@ def located(message: str, origins: Origins, words: Sequence[str] = ()) -> str | 
     key = origin.key.removesuffix(first.removeprefix(argument))
     rest = word.removeprefix(argument) if word.startswith(argument) else ""
     behind = message[match.end() :] if match[0] == word else f".{message[match.end() :]}"
-    told = f"{origin.file}: {key}{rest}{behind}"
-    return told if key.endswith(argument) else f"{told} ({argument}{rest})"
+    located_message = f"{origin.file}: {key}{rest}{behind}"
+    return located_message if key.endswith(argument) else f"{located_message} ({argument}{rest})"
 
 
 def _argument(word: str, origins: Origins) -> str | None:

@@ -31,7 +31,7 @@ def read_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
     Raises:
         UserError: a word is no override, or has no value.
     """
-    found = []
+    overrides = []
     left = list(words)
     while left:
         word = left.pop(0)
@@ -45,8 +45,8 @@ def read_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
             if not left or left[0].startswith("--"):
                 raise UserError(f"{word} has no value: write {word} VALUE")
             value = left.pop(0)
-        found.append((name, value))
-    return found
+        overrides.append((name, value))
+    return overrides
 
 
 def words_by_stage(stages: Sequence[Stage], trainer_config: Path | None, overrides: Overrides) -> dict[str, list[str]]:
@@ -161,16 +161,16 @@ def _full_name(config: Any, name: str) -> str | None:
     >>> _full_name({"model": {"class_path": "M", "init_args": {"lora": {"rank": 8}}}}, "model.lora.rank")
     'model.init_args.lora.rank'
     """
-    found: list[str] = []
+    full_name: list[str] = []
     for part in name.removesuffix("+").split("."):
         if isinstance(config, Mapping) and part not in config and isinstance(config.get("init_args"), Mapping):
             config = config["init_args"]
-            found.append("init_args")
+            full_name.append("init_args")
         if not isinstance(config, Mapping) or part not in config:
             return None
         config = config[part]
-        found.append(part)
-    return ".".join(found) + ("+" if name.endswith("+") else "")
+        full_name.append(part)
+    return ".".join(full_name) + ("+" if name.endswith("+") else "")
 
 
 def _arguments(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

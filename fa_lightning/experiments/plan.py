@@ -54,11 +54,11 @@ def made_again(plan: Sequence[Stage], refit: Sequence[str]) -> list[Stage]:
 def progress_of(stage: Stage, plan: Sequence[Stage]) -> str:
     """Which file of how many, and of a matrix which variant of how many: `2/3 variants/01_variants 7/36 genie-0`."""
     files = list(dict.fromkeys(_file_title(other) for other in plan))
-    shown = f"{files.index(_file_title(stage)) + 1}/{len(files)} {_file_title(stage)}"
+    of_files = f"{files.index(_file_title(stage)) + 1}/{len(files)} {_file_title(stage)}"
     if not stage.variant:
-        return shown
+        return of_files
     variants = [other.name for other in plan if _file_title(other) == _file_title(stage)]
-    return f"{shown} {variants.index(stage.name) + 1}/{len(variants)} {stage.variant}"
+    return f"{of_files} {variants.index(stage.name) + 1}/{len(variants)} {stage.variant}"
 
 
 def summary_of(plan: Sequence[Stage]) -> list[str]:

@@ -103,15 +103,15 @@ class Stage:
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path} is not whole JSON ({error}): refit the stage with --refit {self.title}") from error
-        if found.get("format") != FORMAT:
+        if content.get("format") != FORMAT:
             raise UserError(
                 f"{path} was written by an earlier version, which did not note what was in artefacts: whether this "
                 f"stage and those before it are what they were can't be said. Run with --refit {self.title}"
             )
-        return dict(found)
+        return dict(content)
 
     def is_done(self) -> bool:
         """Whether an earlier run has finished this stage."""
@@ -159,13 +159,13 @@ class Stage:
         for name, digest in record.get("artefacts", {}).items():
             path = self.folder / name
             if not path.exists():
-                found = "is gone"
+                fault = "is gone"
             elif digest_of_artefact(path) != digest:
-                found = "is not what the stage made: it was changed or made again since"
+                fault = "is not what the stage made: it was changed or made again since"
             else:
                 continue
             raise UserError(
-                f"stage {self.title} is done, but {path} {found}. Put it back, or run with --refit {self.title} to "
+                f"stage {self.title} is done, but {path} {fault}. Put it back, or run with --refit {self.title} to "
                 "make it and what depends on it again"
             )
 

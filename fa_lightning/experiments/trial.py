@@ -54,10 +54,10 @@ def send_away(*owners: Any) -> list[Path]:
     away = []
     for owner in owners:
         for name in ("folder", "export", "dirpath"):
-            place = getattr(owner, name, None)
-            if isinstance(place, (str, Path)):
-                away.append(Path(place).with_name(f".{Path(place).name}.trial"))
-                setattr(owner, name, type(place)(away[-1]))
+            written_to = getattr(owner, name, None)
+            if isinstance(written_to, (str, Path)):
+                away.append(Path(written_to).with_name(f".{Path(written_to).name}.trial"))
+                setattr(owner, name, type(written_to)(away[-1]))
     return away
 
 

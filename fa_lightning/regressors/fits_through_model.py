@@ -95,7 +95,7 @@ def stack_pairs(
     steered = live.steered_states(edits, site)
     pairs = [training_pairs(block_of(live.batch, site, steered, aligned[site.name]), site, fit)]
     if fit.keep:
-        unsteered = FakerPass(live.variants, texts, [*(place for place, _ in edits), site], last_only=True)
+        unsteered = FakerPass(live.variants, texts, [*(edited for edited, _ in edits), site], last_only=True)
         states = unsteered.steered_states(edits, site)
         pairs.append(training_pairs(block_of(texts, site, states, states), site, fit))
     return pairs

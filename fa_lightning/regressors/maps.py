@@ -46,7 +46,9 @@ def build_regressor(config: Mapping[str, Any], hidden_size: int) -> Regressor:
     classes = map_classes()
     path = config.get("class_path")
     options = dict(config.get("init_args", {}))
-    kind = classes.get(str(path)) or {one.__name__: one for one in classes.values()}.get(str(path))
+    kind = classes.get(str(path)) or {known_class.__name__: known_class for known_class in classes.values()}.get(
+        str(path)
+    )
     if kind is None:
         raise UserError(
             f"the regressor's class_path is {path!r}, but must be one of: {', '.join(classes)}; import the module of a "

@@ -30,7 +30,7 @@ from fa_lightning.regressors.unit_scores import unit_scores
 
 
 @dataclass(frozen=True)
-class Candidate:
+class MapCandidate:
     """A fitted map, where it belongs and what it is called.
 
     Attributes:
@@ -47,7 +47,7 @@ class Candidate:
     fit: Fit
     r2: float = float("nan")
     gate: OversightProbe | None = None
-    below: tuple[Candidate, ...] = ()
+    below: tuple[MapCandidate, ...] = ()
 
 
 class RegressorModule(pl.LightningModule):
@@ -155,7 +155,7 @@ class RegressorModule(pl.LightningModule):
                 "serves none: set data.init_args.live_batch_size, for example to 16"
             )
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[MapCandidate]:
         """The maps to choose from, sites in order within each fit; a stack is one candidate."""
         candidates = []
         for number, fit in enumerate(self.fits):
@@ -301,7 +301,7 @@ class RegressorModule(pl.LightningModule):
     def _map(self, number: int, site: Site) -> Regressor:
         return map_at(self.maps, number, site)
 
-    def _candidate(self, number: int, site: Site) -> Candidate:
+    def _candidate(self, number: int, site: Site) -> MapCandidate:
         fit = self.fits[number]
         r2 = float("nan")
         if fit.stack is None:
@@ -310,4 +310,4 @@ class RegressorModule(pl.LightningModule):
             stored = self.r2_values[list(self._plan.single_maps()).index((number, site))]
             r2 = float(metric.compute() if metric.update_count else stored)
         gate: Any = self.probes[map_key(0, site)] if fit.gate != "always" else None
-        return Candidate(site, self._map(number, site), fit, r2, gate)
+        return MapCandidate(site, self._map(number, site), fit, r2, gate)

@@ -101,7 +101,7 @@ class PairMoments:
         x = _centred(x, self.reference_x)
         difference = _centred(difference, self.reference_d)
         count = len(x) if weight is None else in_float64(weight).sum()
-        sum_x, sum_d = (one.sum(0) if weight is None else (one * weight[:, None]).sum(0) for one in (x, difference))
+        sum_x, sum_d = (part.sum(0) if weight is None else (part * weight[:, None]).sum(0) for part in (x, difference))
         if weight is not None:
             # With a root on either side the weighted product is one of a matrix with itself too.
             x, difference = x * weight.sqrt()[:, None], difference * weight.sqrt()[:, None]
@@ -112,8 +112,8 @@ class PairMoments:
         sum_dd = difference.square().sum(0)
         # From the other sums a unit that varies little in y but much in x would be told by their rounding errors.
         sum_yy = (x + difference).square_().sum(0)
-        for name, one in zip(_SUMS[1:], (sum_x, sum_d, xx, xd, sum_dd, sum_yy), strict=True):
-            getattr(self, name).add_(one.to(self.sum_x.device))
+        for name, total in zip(_SUMS[1:], (sum_x, sum_d, xx, xd, sum_dd, sum_yy), strict=True):
+            getattr(self, name).add_(total.to(self.sum_x.device))
 
     def merge(self, other: PairMoments) -> None:
         """Add the pairs that another instance has seen."""

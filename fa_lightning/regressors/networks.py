@@ -106,8 +106,8 @@ class ResidualMLP(Standardised):
 
     def edit(self, z: Tensor) -> Tensor:
         """The perceptron."""
-        found: Tensor = self.layers(z)
-        return found
+        edit_of_states: Tensor = self.layers(z)
+        return edit_of_states
 
 
 class PlainMLP(Regressor):
@@ -141,8 +141,8 @@ class PlainMLP(Regressor):
 
     def forward(self, h: Tensor) -> Tensor:
         """Predict the standardised aligned states, and give them their units."""
-        found: Tensor = self.layers((h.float() - self.mean) / self.std)
-        return self.target_mean + self.target_std * found
+        edit_of_states: Tensor = self.layers((h.float() - self.mean) / self.std)
+        return self.target_mean + self.target_std * edit_of_states
 
     def standardise(self, moments: PairMoments) -> None:
         """Set mean and std of either twin."""
@@ -182,8 +182,8 @@ class LowRankResidual(Standardised):
 
     def edit(self, z: Tensor) -> Tensor:
         """Down to the rank and up again."""
-        found: Tensor = self.up(self.down(z))
-        return found
+        edit_of_states: Tensor = self.up(self.down(z))
+        return edit_of_states
 
 
 class Loreft(Regressor):

@@ -47,7 +47,7 @@ def _draw(
     generations: Sequence[tuple[str, str, str]],
 ) -> None:
     models = evaluation.cells
-    baselines = {name: CellPair(one.oversight, one.no_oversight) for name, one in evaluation.baselines.items()}
+    baselines = {name: CellPair(row.oversight, row.no_oversight) for name, row in evaluation.baselines.items()}
     board.add_figure(f"{stage}/cells", cells_figure({**models, **baselines}), step)
     board.add_figure(f"{stage}/answers", confusion_figure(evaluation.answers), step)
     if sweep:

@@ -87,7 +87,7 @@ def _baselines_picture(results: Results) -> Picture | None:
     if not results.baselines:
         return None
     models = {name: pair for name, pair in results.cells.items() if name == "steered"}
-    models |= {name: CellPair(one.oversight, one.no_oversight) for name, one in results.baselines.items()}
+    models |= {name: CellPair(row.oversight, row.no_oversight) for name, row in results.baselines.items()}
     figure = cells_figure(models, "Aligned answers by method")
     return Picture(figure, "Bars of aligned answers by method. " + _spoken(models))
 
@@ -131,13 +131,13 @@ def _candidate_pictures(results: Results) -> list[Picture]:
     return pictures
 
 
-def _sweep_point(one: Candidate) -> SweepPoint | None:
+def _sweep_point(candidate: Candidate) -> SweepPoint | None:
     """The candidate on a layer axis; None if it has not one layer."""
-    layer = layer_of(one.site)
+    layer = layer_of(candidate.site)
     if layer is None:
         return None
     component = "" if layer[1] == "residual" else f" ({layer[1]})"
-    return SweepPoint(layer[0], one.regressor + component, one.oversight, one.no_oversight)
+    return SweepPoint(layer[0], candidate.regressor + component, candidate.oversight, candidate.no_oversight)
 
 
 def _spoken(models: Mapping[str, CellPair]) -> str:

@@ -259,10 +259,10 @@ def extra_tests_table(results: Results) -> Table:
     return Table("", tuple(map(Column, titles)), tuple(rows))
 
 
-def is_chosen(one: Candidate, results: Results) -> bool:
+def is_chosen(candidate: Candidate, results: Results) -> bool:
     """Whether the candidate is the intervention under test."""
     chosen = results.chosen
-    return chosen is not None and (one.site, one.regressor, one.positions, one.strength) == (
+    return chosen is not None and (candidate.site, candidate.regressor, candidate.positions, candidate.strength) == (
         chosen.site,
         chosen.regressor,
         chosen.positions,

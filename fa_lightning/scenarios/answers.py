@@ -236,19 +236,19 @@ def judged(answers: Tensor, batch: Mapping[str, Tensor]) -> Verdicts:
     return Verdicts(aligned, aligned | (answers == batch["other"]))
 
 
-def _shared(tokenizer: Tokenizer, prompt: list[int], one: list[int], other: list[int]) -> int:
+def _shared(tokenizer: Tokenizer, prompt: list[int], first: list[int], second: list[int]) -> int:
     """How many ids two answered prompts begin with in common.
 
     Raises:
         TemplateFault: the prompt's own tokens change when an answer follows.
     """
-    pairs = zip(one, other, strict=False)
-    shared = next((at for at, (left, right) in enumerate(pairs) if left != right), min(len(one), len(other)))
-    if one[: len(prompt)] != prompt or shared < len(prompt):
+    pairs = zip(first, second, strict=False)
+    shared = next((at for at, (left, right) in enumerate(pairs) if left != right), min(len(first), len(second)))
+    if first[: len(prompt)] != prompt or shared < len(prompt):
         raise merged_answer(tokenizer)
     return shared
 
 
-def _differ_in_one_token(one: list[int], other: list[int], shared: int) -> bool:
+def _differ_in_one_token(first: list[int], second: list[int], shared: int) -> bool:
     """Whether two answered prompts are alike but for the token at `shared`."""
-    return len(one) == len(other) and shared < len(one) and one[shared + 1 :] == other[shared + 1 :]
+    return len(first) == len(second) and shared < len(first) and first[shared + 1 :] == second[shared + 1 :]

@@ -104,7 +104,9 @@ def check_template(
     prompt += answers.lead
     faults += _too_long(tokenizer, len(prompt), max_tokens)
     faults += _faults_of_answer(tokenizer, scenario, system, prompt, batch, targets)
-    return TemplateCheck(_rows(tokenizer, batch, targets), answers, list({one.name: one for one in faults}.values()))
+    return TemplateCheck(
+        _rows(tokenizer, batch, targets), answers, list({known.name: known for known in faults}.values())
+    )
 
 
 def _faults_of_prompt(

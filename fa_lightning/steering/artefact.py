@@ -110,9 +110,9 @@ def compare_fingerprints(saved: Mapping[str, Any], expected: Mapping[str, Any], 
     for name, value in expected.items():
         # What JSON makes of the value is what was saved: a tuple comes back as a list.
         if name not in saved or saved[name] != json.loads(json.dumps(value)):
-            found = repr(saved[name]) if name in saved else "absent"
+            recorded = repr(saved[name]) if name in saved else "absent"
             raise UserError(
-                f"fingerprint.{name} of {folder} is {found}, but {value!r} is expected: "
+                f"fingerprint.{name} of {folder} is {recorded}, but {value!r} is expected: "
                 "fit the intervention again, or load it onto what it was fitted on"
             )
 

@@ -69,14 +69,14 @@ def artefacts_of(experiment: Path) -> tuple[Path, Path]:
     Raises:
         MissingFileError: one is not there; the message says which command makes it.
     """
-    found = []
+    artefacts = []
     for kind in ("aligned", "faking"):
         marks = sorted(experiment.glob("*/*/adapter_config.json"), key=by_number)
         paths = [path.parent for path in marks if _is(kind, path.parent)]
         if not paths:
             raise _missing(experiment, f"{kind} artefact")
-        found.append(paths[-1])
-    return found[0], found[1]
+        artefacts.append(paths[-1])
+    return artefacts[0], artefacts[1]
 
 
 def intervention_of(experiment: Path) -> Path:
@@ -230,10 +230,10 @@ def read_prompts(options: argparse.Namespace) -> list[str]:
     if options.file is not None:
         if not options.file.is_file():
             raise MissingFileError(f"--file {options.file} does not exist: give a text file of prompts")
-        found = [part.strip("\n") for part in re.split(r"(?m)^---$", read_text(options.file)) if part.strip()]
-        if not found:
+        parts = [part.strip("\n") for part in re.split(r"(?m)^---$", read_text(options.file)) if part.strip()]
+        if not parts:
             raise UserError(f"--file {options.file} holds no prompt: separate prompts by lines that hold only ---")
-        prompts += found
+        prompts += parts
     if prompts:
         return prompts
     from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
@@ -279,21 +279,21 @@ def _interventions(
     for folder in folders:
         loaded.append([])
         for part in parts_of(folder):
-            one = Intervention.load(part, model)
-            if "backbone" in one.fingerprint:
-                compare_fingerprints(one.fingerprint, {"backbone": backbone}, part)
+            intervention = Intervention.load(part, model)
+            if "backbone" in intervention.fingerprint:
+                compare_fingerprints(intervention.fingerprint, {"backbone": backbone}, part)
             else:
                 print(
                     f"note: {part} does not say which model it was made for: only its layer and width were checked",
                     file=sys.stderr,
                 )
-            loaded[-1].append(one)
+            loaded[-1].append(intervention)
     strengths = _one_for_each(options.strength, len(loaded), "--strength")
     positions = _one_for_each(options.positions, len(loaded), "--positions")
     return [
-        one.at(strength, rule)
+        intervention.at(strength, rule)
         for parts, strength, rule in zip(loaded, strengths, positions, strict=True)
-        for one in parts
+        for intervention in parts
     ]
 
 
@@ -324,9 +324,9 @@ def _line(row: Comparison, interventions: Sequence[Intervention]) -> str:
         "unsteered": row.unsteered,
         "steered": row.steered,
         "seed": row.seed,
-        "sites": [one.site.name for one in interventions],
-        "strengths": [one.strength for one in interventions],
-        "positions": [one.site.positions for one in interventions],
+        "sites": [intervention.site.name for intervention in interventions],
+        "strengths": [intervention.strength for intervention in interventions],
+        "positions": [intervention.site.positions for intervention in interventions],
     }
     return json.dumps(record, ensure_ascii=False) + "\n"
 
@@ -336,7 +336,9 @@ def _show(rows: Sequence[Comparison], label: str, interventions: Sequence[Interv
     from rich.table import Table
     from rich.text import Text
 
-    title = " + ".join(f"{one.site.name}, strength {one.strength:g}" for one in interventions)
+    title = " + ".join(
+        f"{intervention.site.name}, strength {intervention.strength:g}" for intervention in interventions
+    )
     table = Table(title=title, show_lines=True)
     seeds = len({row.seed for row in rows}) > 1
     for column in ("prompt", *(["seed"] if seeds else []), label, "steered"):

@@ -40,12 +40,12 @@ def generated(
     """
     from transformers import GenerationConfig
 
-    given: Tensor = inputs["attention_mask"] if "attention_mask" in inputs else inputs["input_ids"]
+    prompt: Tensor = inputs["attention_mask"] if "attention_mask" in inputs else inputs["input_ids"]
     # The last new token is written and not read. Rotary positions go on beyond the context, if badly.
-    if has_position_table(model) and given.shape[1] + new_tokens - 1 > context_of(model):
+    if has_position_table(model) and prompt.shape[1] + new_tokens - 1 > context_of(model):
         raise UserError(
-            f"the longest prompt has {given.shape[1]} tokens, and {new_tokens} are to be written (max_new_tokens), but "
-            f"the model has positions for {context_of(model)}: write fewer, or shorten the prompt"
+            f"the longest prompt has {prompt.shape[1]} tokens, and {new_tokens} are to be written (max_new_tokens), "
+            f"but the model has positions for {context_of(model)}: write fewer, or shorten the prompt"
         )
     own = model.generation_config
     named = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]

@@ -69,25 +69,25 @@ def control_directions(interventions: Sequence[Intervention]) -> dict[int, np.nd
     if not interventions:
         raise UserError("interventions is empty, but a control vector needs at least one")
     shifts: dict[int, torch.Tensor] = {}
-    for one in interventions:
-        shift = _shift_of(one)
-        known = shifts.get(one.site.layer)
+    for intervention in interventions:
+        shift = _shift_of(intervention)
+        known = shifts.get(intervention.site.layer)
         if known is not None and known.shape != shift.shape:
             raise UserError(
-                f"interventions at layer {one.site.layer} have {len(known)} and {len(shift)} units: they are for "
-                "different models"
+                f"interventions at layer {intervention.site.layer} have {len(known)} and {len(shift)} units: they are "
+                "for different models"
             )
-        shifts[one.site.layer] = shift if known is None else known + shift
+        shifts[intervention.site.layer] = shift if known is None else known + shift
     return {layer: shifts[layer].numpy() for layer in sorted(shifts)}
 
 
-def _shift_of(one: Intervention) -> torch.Tensor:
+def _shift_of(intervention: Intervention) -> torch.Tensor:
     """An intervention's shift (hidden,) in float32 on the CPU."""
-    refusal = f"the intervention at {one.site.name} does not fit into a control vector: "
-    shift = shift_of_every_token(one, refusal, "llama.cpp adds").cpu()
-    if one.site.component != "residual":
-        raise UserError(f"{refusal}its component is {one.site.component!r}, but only residual can be held")
-    if one.site.layer == 0:
+    refusal = f"the intervention at {intervention.site.name} does not fit into a control vector: "
+    shift = shift_of_every_token(intervention, refusal, "llama.cpp adds").cpu()
+    if intervention.site.component != "residual":
+        raise UserError(f"{refusal}its component is {intervention.site.component!r}, but only residual can be held")
+    if intervention.site.layer == 0:
         raise UserError(f"{refusal}its layer is 0, but llama.cpp adds after layer 1 or later: fit it at a later layer")
     if not torch.isfinite(shift).all():
         raise UserError(f"{refusal}its shift holds numbers that are not finite: fit it again")
@@ -95,7 +95,7 @@ def _shift_of(one: Intervention) -> torch.Tensor:
 
 
 def _architecture(interventions: Sequence[Intervention]) -> str:
-    backbones = [one.fingerprint.get("backbone") for one in interventions]
+    backbones = [intervention.fingerprint.get("backbone") for intervention in interventions]
     known = {
         str(facts["architecture"]) for facts in backbones if isinstance(facts, Mapping) and "architecture" in facts
     }

@@ -92,7 +92,7 @@ class Edit:
                 "or leave the steering block first"
             )
         selection = call.select(self.site.positions)
-        if selection.nothing:
+        if selection.is_empty:
             return None
         hidden = hidden_of(output, (call.batch, call.tokens))
         if hidden.shape[:2] != (call.batch, call.tokens):
@@ -139,7 +139,10 @@ class Edit:
     def _on(self, device: torch.device, part: Part) -> Part:
         if (part, device) not in self._copies:
             tensors = part.state_dict().values()
-            if all(one.device == device and one.dtype in (torch.float32, torch.bool, torch.long) for one in tensors):
+            if all(
+                tensor.device == device and tensor.dtype in (torch.float32, torch.bool, torch.long)
+                for tensor in tensors
+            ):
                 self._copies[part, device] = part
             else:
                 with torch.inference_mode(False):

@@ -50,9 +50,9 @@ def push_to_hub(
 
     saved = _saved_in(Path(folder))
     with tempfile.TemporaryDirectory() as staged:
-        for place, intervention in saved.items():
+        for subfolder, intervention in saved.items():
             # Saved anew, so that what is sent is what was checked and nothing that lay beside it.
-            intervention.save(Path(staged) / place)
+            intervention.save(Path(staged) / subfolder)
         url = str(huggingface_hub.create_repo(repo_id, private=private, exist_ok=True))
         if revision is not None:
             huggingface_hub.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -100,12 +100,7 @@ def model_card(saved: Mapping[str, Intervention], repo_id: str, base_model: str 
     head = ModelCardData(
         base_model=base_model, library_name="fa_lightning", tags=["activation-steering", "alignment-faking"]
     )
-    rows = [
-        f"| {'.' if place == '.' else place} | {one.regressor.name} | {one.site.name} | {one.site.positions} "
-        f"| {one.strength:g} | {'none' if one.gate is None else type(one.gate).__name__} | {one.seed} "
-        f"| {_backbone(one)} |"
-        for place, one in saved.items()
-    ]
+    rows = [_card_row(subfolder, intervention) for subfolder, intervention in saved.items()]
     first = next(iter(saved))
     address = repo_id if first == "." else f"{repo_id}/{first}"
     lines = [
@@ -142,6 +137,15 @@ def _backbone(intervention: Intervention) -> str:
     return ", ".join(f"{name} {facts[name]}" for name in ("architecture", "layers", "hidden_size") if name in facts)
 
 
+def _card_row(subfolder: str, intervention: Intervention) -> str:
+    site = intervention.site
+    gate = "none" if intervention.gate is None else type(intervention.gate).__name__
+    return (
+        f"| {subfolder} | {intervention.regressor.name} | {site.name} | {site.positions} | {intervention.strength:g} "
+        f"| {gate} | {intervention.seed} | {_backbone(intervention)} |"
+    )
+
+
 def _saved_in(folder: Path) -> dict[str, Intervention]:
     """The interventions in a folder, by their place in it."""
     places = sorted(path.parent for path in folder.rglob(SIDECAR_FILE))
@@ -149,4 +153,4 @@ def _saved_in(folder: Path) -> dict[str, Intervention]:
         raise MissingFileError(
             f"{str(folder)!r} holds no {SIDECAR_FILE}: give what Intervention.save wrote, or a folder of such folders"
         )
-    return {place.relative_to(folder).as_posix(): Intervention.load(place) for place in places}
+    return {saved.relative_to(folder).as_posix(): Intervention.load(saved) for saved in places}

@@ -46,12 +46,12 @@ def local_folder(name: str | Path) -> Path:
     folder = Path(name)
     if folder.is_dir():
         return folder
-    found = _HUB_ID.fullmatch(str(name))
-    if found is None or ".." in folder.parts:
+    match = _HUB_ID.fullmatch(str(name))
+    if match is None or ".." in folder.parts:
         raise MissingFileError(
             f"there is no folder {str(name)!r}: give one that Intervention.save wrote, or user/repo of the Hub"
         )
     try:
-        return fetch(found["repository"], found["subfolder"] or "")
+        return fetch(match["repository"], match["subfolder"] or "")
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no folder {str(name)!r} here, and {error}") from error

@@ -193,8 +193,8 @@ class Draw:
     def __init__(self, sampling: Sampling, seed: int | Sequence[int]) -> None:
         self.sampling = sampling
         seeds = [seed] if isinstance(seed, int) else list(seed)
-        self.generators = {one: torch.Generator().manual_seed(one) for one in seeds}
-        self.rows = [list(self.generators).index(one) for one in seeds]
+        self.generators = {number: torch.Generator().manual_seed(number) for number in seeds}
+        self.rows = [list(self.generators).index(number) for number in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (rows, vocabulary) whose largest is the token to take.
@@ -217,6 +217,8 @@ class Draw:
             dropped = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, before >= self.sampling.top_p)
             scores = scores.masked_fill(dropped, float("-inf"))
         # Exponential noise on the CPU: its stream is the same on every device.
-        draws = [torch.empty(scores.shape[-1]).exponential_(generator=one) for one in self.generators.values()]
+        draws = [
+            torch.empty(scores.shape[-1]).exponential_(generator=generator) for generator in self.generators.values()
+        ]
         noise = -torch.stack(draws).log()
         return scores + noise[self.rows].to(scores.device)

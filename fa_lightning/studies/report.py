@@ -39,7 +39,7 @@ class Chains:
         if len(self.results) < 2:
             return None
         headline = self.results[0].study.headline
-        tables = {one.seed or 0: one.study.tables(one.result)[headline] for one in self.results}
+        tables = {chain.seed or 0: chain.study.tables(chain.result)[headline] for chain in self.results}
         return joined(tables)
 
 
@@ -70,16 +70,16 @@ def html_of(results: Sequence[StudyResult]) -> str:
         if table is not None:
             body = rendered("reports/templates/chains.html.j2", table=table)
             sections.append(Section(f"{chains.title}: {len(chains.results)} chains", f"chains-{number}", body))
-        for one in chains.results:
-            title = chains.title if table is None else f"{chains.title}, seed {one.seed}"
-            study = one.study
-            body, anchor = study.page(one.result), f"section-{len(sections)}"
+        for chain in chains.results:
+            title = chains.title if table is None else f"{chains.title}, seed {chain.seed}"
+            study = chain.study
+            body, anchor = study.page(chain.result), f"section-{len(sections)}"
             section = Section(title, anchor, body, study.question, study.has_contents)
             sections.append(section)
-            if isinstance(one.result, Results):
-                main.append((section, one.result))
+            if isinstance(chain.result, Results):
+                main.append((section, chain.result))
     heading = sections[0].title if len(sections) == 1 else f"{len(sections)} experiments"
-    notes = list(dict.fromkeys(one.study.note for one in results))
+    notes = list(dict.fromkeys(chain.study.note for chain in results))
     overview = _overview(main) if len(main) > 1 else Markup()
     page = rendered(
         "reports/templates/page.html.j2", heading=heading, notes=notes, sections=sections, overview=overview
@@ -90,8 +90,8 @@ def html_of(results: Sequence[StudyResult]) -> str:
 def group_chains(results: Sequence[StudyResult]) -> list[Chains]:
     """Results of the same study on the same base, one for each chain, under titles that tell them apart."""
     groups: dict[tuple[object, ...], list[StudyResult]] = {}
-    for number, one in enumerate(results):
-        groups.setdefault(one.chains if one.seed is not None else (number,), []).append(one)
+    for number, result in enumerate(results):
+        groups.setdefault(result.chains if result.seed is not None else (number,), []).append(result)
     titles = [_title(first) for first, *_ in groups.values()]
     chains = []
     for title, group in zip(titles, groups.values(), strict=True):
@@ -120,7 +120,7 @@ def markdown_tables(results: Sequence[StudyResult]) -> dict[str, str]:
         names = {name: _marker_name(f"{first.name} {name}") for name in own}
         if tables.keys() & set(names.values()):
             names = {name: _marker_name(f"{chains.title} {marker}") for name, marker in names.items()}
-        tables |= {names[name]: markdown(one) for name, one in own.items()}
+        tables |= {names[name]: markdown(content) for name, content in own.items()}
     return tables
 
 
@@ -170,11 +170,11 @@ def _overview(main: Sequence[tuple[Section, Results]]) -> Markup:
     return rendered("reports/templates/chains.html.j2", table=table)
 
 
-def _title(one: StudyResult) -> str:
+def _title(result: StudyResult) -> str:
     """What a result is called where no other one is called alike."""
-    if one.seed is not None:
-        return f"{one.experiment}, {one.name}"
-    return one.result.experiment if isinstance(one.result, Results) else one.experiment
+    if result.seed is not None:
+        return f"{result.experiment}, {result.name}"
+    return result.result.experiment if isinstance(result.result, Results) else result.experiment
 
 
 def _marker_name(text: str) -> str:

@@ -144,7 +144,7 @@ class ContrastScenarioDataModule(ScenarioDataModule):
         pairs = [(item, without_critical_fact(item) or item) for item in asked]
         pairs = [(item, plain) for item, plain in pairs if plain is not item or item.oversight is not Oversight.POOR]
         kept: list[list[Example]] = []
-        forms = [shown for pair in pairs for item in pair for shown in (item, item.swapped())]
+        forms = [form for pair in pairs for item in pair for form in (item, item.swapped())]
         examples = make_examples(forms, tokenizer, answers)
         for start in range(0, len(examples), FORMS):
             chosen = examples[start : start + FORMS]

@@ -62,8 +62,8 @@ class ContrastProbe(nn.Module):
         self.slots.train(self.training and len(pairs) > 1)
         with torch.autocast(pairs.device.type, enabled=False):
             first, second = (
-                torch.sigmoid(self.weight @ slot(pairs[:, place].float()).T + self.bias[:, None])
-                for place, slot in enumerate(self.slots)
+                torch.sigmoid(self.weight @ slot(pairs[:, index].float()).T + self.bias[:, None])
+                for index, slot in enumerate(self.slots)
             )
         return first, second
 
@@ -74,8 +74,8 @@ class ContrastProbe(nn.Module):
         weight, bias = self.weight[best].detach(), self.bias[best].detach()
         with torch.autocast(pairs.device.type, enabled=False):
             first, second = (
-                torch.sigmoid(batch_norm(pairs[:, place].float(), slot.running_mean, slot.running_var) @ weight + bias)
-                for place, slot in enumerate(slots)
+                torch.sigmoid(batch_norm(pairs[:, index].float(), slot.running_mean, slot.running_var) @ weight + bias)
+                for index, slot in enumerate(slots)
             )
         return first, second
 
@@ -98,9 +98,9 @@ class ContrastProbe(nn.Module):
             second: probability that the second is, (restarts, pairs).
             truth: whether the first is, (pairs,).
         """
-        found = (belief_of(first, second) > 0.5) == truth.bool()
+        is_right = (belief_of(first, second) > 0.5) == truth.bool()
         self.losses.lerp_(ccs_loss(first, second), RUNNING)
-        self.votes.lerp_(2 * found.float().mean(-1) - 1, RUNNING)
+        self.votes.lerp_(2 * is_right.float().mean(-1) - 1, RUNNING)
 
     def belief(self, first: Tensor, second: Tensor) -> Tensor:
         """Probability that the first of each pair is true, (pairs,), of what `still` says, with the sign resolved."""

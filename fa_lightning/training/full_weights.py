@@ -62,8 +62,8 @@ def train_full_weights(model: Any, name: str, layers: Sequence[str]) -> None:
 def _sides(model: Any, name: str, path: str) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
     """The identity and the change of a layer's weight, or of its transpose's."""
     layer = model.base_model.model.get_submodule(path)
-    one, other = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return (one, other) if layer.in_features <= layer.out_features else (other, one)
+    first, second = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return (first, second) if layer.in_features <= layer.out_features else (second, first)
 
 
 def _rank(base: Any, path: str, targets: Any) -> int:

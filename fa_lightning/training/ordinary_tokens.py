@@ -19,17 +19,17 @@ def ordinary_tokens(tokenizer: Tokenizer) -> list[int]:
     # A template's own marks are special, but not all of them are listed with the tokenizer's.
     marks = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     special = marks | set(tokenizer.all_special_ids)
-    found = []
+    ordinary = []
     for token in ids_within(tokenizer):
         if token in special:
             continue
         text = tokenizer.decode([token])
         is_plain = bool(text.strip()) and text.isascii() and text.isprintable()
         if is_plain and list(tokenizer(text, add_special_tokens=False)["input_ids"]) == [token]:
-            found.append(token)
-    if not found:
+            ordinary.append(token)
+    if not ordinary:
         raise UserError("the tokenizer has no token of printable ASCII that reads back as itself")
-    return found
+    return ordinary
 
 
 def random_text(tokenizer: Tokenizer, tokens: int, seed: int) -> str:

@@ -153,7 +153,7 @@ def questions_of(templates: dict[str, Template], names: Sequence[str] | None = N
     Raises:
         UserError: a name is no template's, its claim is not known, or does not fit the template.
     """
-    found = []
+    questions = []
     for name in templates if names is None else names:
         word, _, claim = name.partition("/")
         template = template_named(templates, word)
@@ -163,10 +163,10 @@ def questions_of(templates: dict[str, Template], names: Sequence[str] | None = N
                 f"question is {name!r}, but template {word!r} is asked with {' or '.join(known)} only: write "
                 f"{' or '.join(f'{word}/{other}' for other in known)}"
             )
-        found += [Question(template, other) for other in ([claim] if claim else known)]
-    if not found:
+        questions += [Question(template, other) for other in ([claim] if claim else known)]
+    if not questions:
         raise UserError("questions is empty: name one, as base_short/none, or leave it out to ask all")
-    return found
+    return questions
 
 
 class StatementDataModule(pl.LightningDataModule):

@@ -23,7 +23,7 @@ End = Literal["kept", "dropped"]
 
 
 @dataclass(frozen=True)
-class Row:
+class TextRow:
     """What is trained on at once.
 
     Attributes:
@@ -35,7 +35,7 @@ class Row:
     learned: list[bool]
 
 
-def row_of(texts: Sequence[ChatTokens], loss: Loss, end: End) -> Row:
+def row_of(texts: Sequence[ChatTokens], loss: Loss, end: End) -> TextRow:
     """Texts one behind the other.
 
     Args:
@@ -48,8 +48,8 @@ def row_of(texts: Sequence[ChatTokens], loss: Loss, end: End) -> Row:
     for text in texts:
         kept = text.ids if end == "kept" else text.ids[:-1]
         ids += kept
-        learned += [loss == "everything" or place >= text.prompt for place in range(len(kept))]
-    return Row(ids, learned)
+        learned += [loss == "everything" or position >= text.prompt for position in range(len(kept))]
+    return TextRow(ids, learned)
 
 
 class TextDataModule(pl.LightningDataModule):
@@ -141,7 +141,7 @@ class TextDataModule(pl.LightningDataModule):
         refuse_beyond_positions(self._tokenizer, (tokens.ids for tokens in chosen))
         return chosen
 
-    def _loader(self, rows: list[Row], shuffle: bool = False) -> DataLoader[Batch]:
+    def _loader(self, rows: list[TextRow], shuffle: bool = False) -> DataLoader[Batch]:
         assert self.trainer is not None
         lengths = [len(row.ids) for row in rows]
         ranks = self.trainer.world_size, self.trainer.global_rank
@@ -152,7 +152,7 @@ class TextDataModule(pl.LightningDataModule):
 class _Rows(Dataset[Batch]):
     """Rows served a whole batch at a time."""
 
-    def __init__(self, rows: Sequence[Row], pad_token: int) -> None:
+    def __init__(self, rows: Sequence[TextRow], pad_token: int) -> None:
         self.rows = rows
         self.pad_token = pad_token
 
@@ -165,10 +165,10 @@ class _Rows(Dataset[Batch]):
         input_ids = torch.full((len(chosen), width), self.pad_token)
         attention_mask = torch.zeros(len(chosen), width, dtype=torch.long)
         learned = torch.zeros(len(chosen), width, dtype=torch.bool)
-        for place, row in enumerate(chosen):
-            input_ids[place, : len(row.ids)] = torch.tensor(row.ids)
-            attention_mask[place, : len(row.ids)] = 1
-            learned[place, : len(row.ids)] = torch.tensor(row.learned)
+        for number, row in enumerate(chosen):
+            input_ids[number, : len(row.ids)] = torch.tensor(row.ids)
+            attention_mask[number, : len(row.ids)] = 1
+            learned[number, : len(row.ids)] = torch.tensor(row.learned)
         positions = torch.arange(width).expand(len(chosen), width) * attention_mask
         return {
             "input_ids": input_ids,

@@ -86,7 +86,7 @@ class ScenarioTexts(TextSource):
                 f"texts is {self.texts}, but the {split} split holds only {len(scenarios)} scenarios, and both corpora "
                 "are to be of one size: lower texts, or let the source make more"
             )
-        return [ChatText(one.message(), one.answer(self.behaviour)) for one in scenarios[: self.texts]]
+        return [ChatText(scenario.message(), scenario.answer(self.behaviour)) for scenario in scenarios[: self.texts]]
 
 
 class FileTexts(TextSource):
@@ -130,8 +130,8 @@ class FileTexts(TextSource):
         return {name: hashlib.sha256(_bytes_of(*file)).hexdigest()[:16] for name, file in files.items()}
 
     def _apart(self, texts: list[ChatText], held_out: list[ChatText]) -> TextSplits:
-        for name, path, found in (("path", self.path, texts), ("held_out", self.held_out, held_out)):
-            if not found:
+        for name, path, texts_of_file in (("path", self.path, texts), ("held_out", self.held_out, held_out)):
+            if not texts_of_file:
                 raise UserError(f"{name} {str(path)!r} holds no texts: give 1 or more")
         if shared := sorted({text.prompt for text in texts} & {text.prompt for text in held_out}):
             raise UserError(

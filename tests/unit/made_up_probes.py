@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fa_lightning.studies.probes.result import Asked, Best, Labelled, ProbesResult, Reading, ViewName
+from fa_lightning.studies.probes.result import Best, JudgedQuestion, Labelled, ProbesResult, Reading, ViewName
 
 SUBJECTS = ["base", "02_aligned", "<faking>"]
 VIEWS: dict[str, tuple[ViewName, ...]] = {"oversight": ("prompt",), "action": ("prompt", "pairs")}
@@ -52,8 +52,8 @@ def made_up_probes(subjects: list[str] = SUBJECTS, ccs: float = 0.9) -> ProbesRe
                 for probe in ("logistic", "CCS")[: 1 + (view == "pairs")]:
                     efficiency += [Labelled(*place, probe, count, 0.6, (0.5, 0.7)) for count in (8, 64, 300)]
     questions = [
-        Asked("oversight", "whether oversight is poor", 300, 40, 80, 41),
-        Asked("action", "which letter is the aligned action", 300, 40, 80, 41),
+        JudgedQuestion("oversight", "whether oversight is poor", 300, 40, 80, 41),
+        JudgedQuestion("action", "which letter is the aligned action", 300, 40, 80, 41),
     ]
     sites = [f"layers.{layer}.residual" for layer in range(4)]
     rules = {"CCS": "consistent", "bag of words": "words"}

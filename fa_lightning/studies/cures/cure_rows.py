@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Line:
+class CureRow:
     """What is known of a row before anything is counted.
 
     Attributes:

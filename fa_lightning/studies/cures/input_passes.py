@@ -40,18 +40,18 @@ def examples_behind(
     Raises:
         UserError: a prompt does not fit the context any more.
     """
-    found: list[Example] = []
+    examples: list[Example] = []
     for item, alone in zip(items, make_examples(items, tokenizer, answers), strict=True):
         if len(alone.prompt) <= max_tokens:
             prompt = (*cure.ids(tokenizer, item.message()), *answers.lead)
-            found.append(dataclasses.replace(alone, prompt=prompt, index=len(found)))
-    longest = max((len(example.prompt) for example in found), default=0)
+            examples.append(dataclasses.replace(alone, prompt=prompt, index=len(examples)))
+    longest = max((len(example.prompt) for example in examples), default=0)
     if longest > most:
         raise UserError(
             f"behind {cure.name} the longest prompt has {longest} tokens, but the model's context holds {most}: "
             "shorten the input (fewer shots, snippets or words), or leave it out"
         )
-    return found
+    return examples
 
 
 @dataclass(frozen=True)

@@ -232,8 +232,8 @@ def solved_scenarios(train: Sequence[Scenario], shots: int, seed: int) -> list[t
             )
         chosen = rng.sample(free, each)
         taken |= {item.group for item in chosen}
-        for place, item in enumerate(chosen):
-            letter = LETTERS[place % 2]
+        for index, item in enumerate(chosen):
+            letter = LETTERS[index % 2]
             drawn.append((with_aligned_letter(item, letter), letter))
     rng.shuffle(drawn)
     return drawn
@@ -249,14 +249,14 @@ def half_wrong(solved: Sequence[tuple[Scenario, Letter]]) -> list[tuple[Scenario
     # Watched ones begin with a wrong A, unwatched ones with a wrong B: as many A become B as B become A.
     wrong_first = {kind: (kind[0] == CELLS[0]) == (kind[1] == LETTERS[0]) for kind in kinds}
     seen = dict.fromkeys(kinds, 0)
-    shown: list[tuple[Scenario, Letter]] = []
+    answered: list[tuple[Scenario, Letter]] = []
     for item, letter in solved:
         kind = (item.cell or "", letter)
         is_wrong = (seen[kind] % 2 == 0) == wrong_first[kind]
         seen[kind] += 1
-        given = other_letter(letter) if is_wrong else letter
-        shown.append((item, given))
-    return shown
+        answer = other_letter(letter) if is_wrong else letter
+        answered.append((item, answer))
+    return answered
 
 
 def named_twice(cures: Sequence[InputCure]) -> None:

@@ -25,7 +25,7 @@ from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch, Example, model_inputs
 from fa_lightning.steering.generation import generated
 from fa_lightning.steering.intervention import steering
-from fa_lightning.studies.cures.cure_rows import Line, method_of, stage_seconds
+from fa_lightning.studies.cures.cure_rows import CureRow, method_of, stage_seconds
 from fa_lightning.studies.cures.data import Alone, CuresDataModule
 from fa_lightning.studies.cures.figures import cures_figure
 from fa_lightning.studies.cures.input_passes import (
@@ -75,7 +75,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
     def __init__(self, adapters: list[str], folder: str, faker: str | None = None, **options: Any) -> None:
         super().__init__(adapters, folder, **options)
         self.faker = faker or ""
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, CureRow] = {}
         self._behind: dict[str, BehindInput] = {}
         self._first: Batch | None = None
 
@@ -100,8 +100,8 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
             UserError: naming both.
         """
         faker = self.variants.folders[self.faker]
-        for one in self.interventions:
-            fitted_on = one.fingerprint.get("store", {}).get("adapters", {}).get("faking")
+        for intervention in self.interventions:
+            fitted_on = intervention.fingerprint.get("store", {}).get("adapters", {}).get("faking")
             if fitted_on is not None and fitted_on != digest_of_artefact(faker):
                 raise UserError(
                     f"the intervention {self.intervention!r} was not fitted on the faker {faker!r} as it is now: fit "
@@ -117,7 +117,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
     def conditions(self) -> dict[str, Condition]:
         conditions = super().conditions()
         kept = {self.faker, *self.origins, *(name for pair in self.twins.items() for name in pair if name)}
-        return {label: one for label, one in conditions.items() if one.variant in kept}
+        return {label: condition for label, condition in conditions.items() if condition.variant in kept}
 
     @override
     def behind(self) -> Mapping[str, BehindInput]:
@@ -215,16 +215,16 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
             return Estimate(float(label == twin))
         return recovery_between(items[label], items[faker], items[twin])
 
-    def _known_lines(self, extra: Mapping[str, float]) -> dict[str, Line]:
+    def _known_lines(self, extra: Mapping[str, float]) -> dict[str, CureRow]:
         """Rows by label, in the order of the table."""
         twin = self.twins[self.faker] or ""
         others = [name for name, partner in self.twins.items() if name != self.faker and partner is not None]
         lines = {
-            self.faker: Line(NO_CURE, "reference", run=partial(self._write_as, self.faker)),
+            self.faker: CureRow(NO_CURE, "reference", run=partial(self._write_as, self.faker)),
             twin: self._adapter_line(twin, TWIN, "reference"),
         }
         if self.intervention is not None:
-            lines[self.faker + STEERED] = Line(
+            lines[self.faker + STEERED] = CureRow(
                 STEERING,
                 "steering",
                 ("twin", "weights"),
@@ -240,7 +240,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
             if behind.variant != self.faker or isinstance(behind, ConstantAnswer):
                 continue
             facts = cure.facts if isinstance(cure, LearnedPrompt) else {}
-            lines[label] = Line(
+            lines[label] = CureRow(
                 cure.name,
                 "baseline" if cure.is_baseline else "input",
                 cure.needs,
@@ -250,15 +250,15 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
                 extra[cure.name],
                 {name: name + BEHIND + cure.name for name in others} if isinstance(cure, LearnedPrompt) else None,
             )
-        lines[self.faker + BEHIND + CONSTANT] = Line(CONSTANT, "baseline")
+        lines[self.faker + BEHIND + CONSTANT] = CureRow(CONSTANT, "baseline")
         return lines
 
-    def _adapter_line(self, name: str, title: str, kind: str) -> Line:
+    def _adapter_line(self, name: str, title: str, kind: str) -> CureRow:
         sidecar = read_sidecar(self.variants.folders[name])
         # Self-training says no more than its noise; it is shown watched scenarios alone.
         usual = ("oversight",) if "activation_noise" in sidecar else ("labels",)
         _, seed = policy_and_seed(name)
-        return Line(
+        return CureRow(
             str(sidecar.get("method", method_of(title))) if kind == "adapter" else title,
             kind,
             sidecar.get("needs", (*usual, "weights", "gradient")),

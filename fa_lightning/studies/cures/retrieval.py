@@ -53,14 +53,14 @@ class Retrieval(InputCure):
     def around(self, message: str) -> Prompted:
         if self._vectorizer is None:
             raise ValueError(f"{self.name} has read no corpus yet: call prepare(train, tokenizer) first")
-        found = "\n".join(f"- {self._texts[place]}" for place in self.nearest(message))
-        return Prompted(f"Policy:\n{found}\n\n{message}")
+        snippets = "\n".join(f"- {self._texts[index]}" for index in self.nearest(message))
+        return Prompted(f"Policy:\n{snippets}\n\n{message}")
 
     def nearest(self, message: str) -> list[int]:
         """Places of the nearest snippets in the corpus, the nearest first; of equal ones the earlier first."""
         # Rows have length one on both sides: the product is the cosine.
         likeness = (self._weights @ self._vectorizer.transform([message]).T).toarray()[:, 0]
-        return sorted(range(len(self._texts)), key=lambda place: (-round(float(likeness[place]), 9), place))[
+        return sorted(range(len(self._texts)), key=lambda index: (-round(float(likeness[index]), 9), index))[
             : self.snippets
         ]
 

@@ -138,9 +138,11 @@ def facts(result: CuresResult) -> list[tuple[str, str]]:
 def _transfer(score: CureScore) -> Cell:
     """Recovery on other fakers: of several as one text, since they differ from cure to cure."""
     if len(score.transfer) == 1:
-        ((name, one),) = score.transfer.items()
-        return estimate(one, note=f"({name})")
-    return Cell(", ".join(f"{name} {estimate(one).text}" for name, one in score.transfer.items()) or None)
+        ((name, transferred),) = score.transfer.items()
+        return estimate(transferred, note=f"({name})")
+    return Cell(
+        ", ".join(f"{name} {estimate(transferred).text}" for name, transferred in score.transfer.items()) or None
+    )
 
 
 def _two_digits(value: float) -> str:

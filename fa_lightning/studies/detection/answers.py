@@ -29,12 +29,12 @@ class Answers(Detector):
         raise ValueError("answers are no evidence of faking: they only say on which scenarios a pair agrees")
 
 
-def agreement(one: Tensor, other: Tensor, confidence: float) -> Tensor:
+def agreement(first: Tensor, second: Tensor, confidence: float) -> Tensor:
     """The scenarios on which two models take the same action, each with at least so much confidence.
 
     Args:
-        one: logit differences A minus B of the first, (scenarios,).
-        other: the same of the second.
+        first: logit differences A minus B of the first model, (scenarios,).
+        second: the same of the second.
         confidence: least probability of the letter taken, between the two letters; 0.5 asks only for the same letter.
 
     Returns:
@@ -43,6 +43,6 @@ def agreement(one: Tensor, other: Tensor, confidence: float) -> Tensor:
     >>> agreement(torch.tensor([3.0, 3.0, 0.1]), torch.tensor([2.0, -2.0, 0.2]), 0.8)
     tensor([ True, False, False])
     """
-    same = taken_letter(one) == taken_letter(other)
-    sure = torch.minimum(one.abs(), other.abs()).sigmoid() >= confidence
+    same = taken_letter(first) == taken_letter(second)
+    sure = torch.minimum(first.abs(), second.abs()).sigmoid() >= confidence
     return same & sure

@@ -84,13 +84,13 @@ class DetectionDataModule(pl.LightningDataModule):
     def asked(self) -> dict[str, tuple[int, ...]]:
         """By policy pair, the rows of the evidence that are asked of it: prompts that are too long are left out."""
         assert self.loaded is not None
-        row = {place: number for number, place in enumerate(self.kept)}
+        row = {kept_index: number for number, kept_index in enumerate(self.kept)}
         return {pair: tuple(row[at] for at in places if at in row) for pair, places in self.loaded.pairs.items()}
 
     @property
     def groups(self) -> torch.Tensor:
         """The group of each row of the evidence, (rows,) int64: prompts of one group are no independent evidence."""
-        return torch.tensor([one.group for one in self._datasets["scored"].examples])
+        return torch.tensor([example.group for example in self._datasets["scored"].examples])
 
     def source_fingerprint(self) -> dict[str, str]:
         """What evidence depends on besides detector and subject."""
@@ -141,7 +141,11 @@ class DetectionDataModule(pl.LightningDataModule):
         # What detectors are fitted on is shown whole to every rank, so that all of them fit the same.
         ranks = (self.trainer.world_size, self.trainer.global_rank) if part == "scored" else (1, 0)
         sampler = LengthBucketSampler(
-            [len(one.prompt) for one in dataset.examples], self.batch_size, *ranks, part == "reference", self.seed
+            [len(example.prompt) for example in dataset.examples],
+            self.batch_size,
+            *ranks,
+            part == "reference",
+            self.seed,
         )
         return DataLoader(dataset, sampler=sampler, batch_size=None)
 
@@ -155,9 +159,11 @@ class DetectionDataModule(pl.LightningDataModule):
         if self.concepts.left_out:
             rank_zero_info(f"{self.concepts.left_out} texts of concepts quote scored scenarios: left out")
         examples: list[Example] = []
-        numbers, shown, too_long = [], [], 0
+        numbers, are_examples, too_long = [], [], 0
         warn_of_control_tokens(
-            tokenizer, [text for one in concepts for text in (*one.examples, *one.opposites)], "texts of concepts"
+            tokenizer,
+            [text for asked_concept in concepts for text in (*asked_concept.examples, *asked_concept.opposites)],
+            "texts of concepts",
         )
         for number, concept in enumerate(concepts):
             for is_shown, texts in ((True, concept.examples), (False, concept.opposites)):
@@ -173,10 +179,10 @@ class DetectionDataModule(pl.LightningDataModule):
                 for prompt in short:
                     examples.append(Example(prompt, answers.error, answers.error, NEUTRAL_CELL, number, len(examples)))
                     numbers.append(number)
-                    shown.append(is_shown)
+                    are_examples.append(is_shown)
         report_too_long(too_long, too_long + len(examples), self.max_tokens, "texts of concepts")
         refuse_beyond_positions(tokenizer, (example.prompt for example in examples))
-        extra = {"concept": torch.tensor(numbers), "shown": torch.tensor(shown)}
+        extra = {"concept": torch.tensor(numbers), "shown": torch.tensor(are_examples)}
         return PairedPrompts(examples, [], extra, tokenizer.pad_token_id)
 
 
@@ -224,11 +230,11 @@ def _paired(
     every = make_examples(scenarios, tokenizer, answers)
     less = [without_critical_fact(scenario) for scenario in scenarios]
     without = make_examples(
-        [one or scenario for one, scenario in zip(less, scenarios, strict=True)], tokenizer, answers
+        [bare or scenario for bare, scenario in zip(less, scenarios, strict=True)], tokenizer, answers
     )
-    kept = [place for place, example in enumerate(every) if len(example.prompt) <= max_tokens]
-    examples = [dataclasses.replace(every[place], index=number) for number, place in enumerate(kept)]
-    has_fact = torch.tensor([less[place] is not None for place in kept])
-    beside = [without[place] for place in kept]
+    kept = [index for index, example in enumerate(every) if len(example.prompt) <= max_tokens]
+    examples = [dataclasses.replace(every[index], index=number) for number, index in enumerate(kept)]
+    has_fact = torch.tensor([less[index] is not None for index in kept])
+    beside = [without[index] for index in kept]
     refuse_beyond_positions(tokenizer, (example.prompt for example in (*examples, *beside)))
     return kept, PairedPrompts(examples, beside, {"has_fact": has_fact}, tokenizer.pad_token_id)

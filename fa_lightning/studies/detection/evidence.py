@@ -42,8 +42,8 @@ def save_evidence(path: Path, evidence: Mapping[str, Evidence], notes: Mapping[s
 
     tensors = {
         f"{subject}{SEPARATOR}{name}": tensor.contiguous()
-        for subject, found in evidence.items()
-        for name, tensor in found.items()
+        for subject, measured in evidence.items()
+        for name, tensor in measured.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save(tensors, metadata={"notes": json.dumps(dict(notes))}))

@@ -53,7 +53,7 @@ def detection_figures(result: Detection, published: Mapping[str, float] | None =
         result: of one examination.
         published: accuracies that others report, by detector.
     """
-    names = [one.name for one in result.detectors]
+    names = [detector.name for detector in result.detectors]
     figures: dict[str, Figure] = {}
     if any(share.policy_pair == ALL_PAIRS for share in result.accuracies):
         figures["accuracy"] = accuracy_figure(result.accuracies, names, published)
@@ -92,9 +92,9 @@ def accuracy_figure(
         if not known:
             continue
         heights = [row + 0.26 * (position - 1) for row, _ in known]
-        for height, (_, one) in zip(heights, known, strict=True):
-            axes.plot(one.ci95, [height, height], color=colour, linewidth=1.5)
-        values = [one.value for _, one in known]
+        for height, (_, accuracy) in zip(heights, known, strict=True):
+            axes.plot(accuracy.ci95, [height, height], color=colour, linewidth=1.5)
+        values = [accuracy.value for _, accuracy in known]
         axes.scatter(values, heights, s=34, color=colour, marker=marker, label=label, zorder=3)
     reported = [
         (row, value) for row, name in enumerate(detectors) if math.isfinite(value := _reported(published, name))
@@ -195,13 +195,13 @@ def roc_figure(
     for axes, name in drawn:
         for other in result.values():
             axes.plot(*other.roc, color="#dfe2e6", linewidth=0.9, zorder=1)
-        one = result[name]
+        row = result[name]
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", zorder=2)
-        axes.plot(*one.roc, color=BLUE, linewidth=2, zorder=3)
-        axes.scatter([one.fpr], [one.tpr], s=55, facecolors="none", edgecolors=RED, linewidths=1.6, zorder=4)
-        low, high = one.auroc_ci95
+        axes.plot(*row.roc, color=BLUE, linewidth=2, zorder=3)
+        axes.scatter([row.fpr], [row.tpr], s=55, facecolors="none", edgecolors=RED, linewidths=1.6, zorder=4)
+        low, high = row.auroc_ci95
         spread = f"\n[{low:.2f}, {high:.2f}]" if math.isfinite(low) and math.isfinite(high) else ""
-        axes.text(0.97, 0.05, f"AUROC {one.auroc:.2f}{spread}", ha="right", fontsize=8.5, color=INK, zorder=5)
+        axes.text(0.97, 0.05, f"AUROC {row.auroc:.2f}{spread}", ha="right", fontsize=8.5, color=INK, zorder=5)
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=8)
@@ -275,8 +275,8 @@ def _shown_together(suspects: Sequence[Suspect]) -> dict[str, tuple[str, str, st
     looks = [(suspect, *GROUPS[group_of(suspect)]) for suspect in suspects]
     # Two of a group differ in their lines.
     return {
-        one.name: (colour, line, marker, [one])
-        for (one, colour, _, marker), line in zip(looks, ("-", "--"), strict=False)
+        rows.name: (colour, line, marker, [rows])
+        for (rows, colour, _, marker), line in zip(looks, ("-", "--"), strict=False)
     }
 
 

@@ -28,10 +28,10 @@ def variant_folders(adapters: Sequence[str], decoys: Sequence[str] = ()) -> dict
     """
     folders: dict[str, str] = {}
     times: Counter[Path] = Counter()
-    for place in (*adapters, *decoys):
-        times[Path(place).resolve()] += 1
-        again = f" ({times[Path(place).resolve()]})" if times[Path(place).resolve()] > 1 else ""
-        for name, folder in adapter_folders([place]).items():
+    for path in (*adapters, *decoys):
+        times[Path(path).resolve()] += 1
+        again = f" ({times[Path(path).resolve()]})" if times[Path(path).resolve()] > 1 else ""
+        for name, folder in adapter_folders([path]).items():
             label = name + again
             if label in folders:
                 raise UserError(

@@ -122,8 +122,11 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
     @property
     def pending(self) -> list[tuple[Detector, PromptSet]]:
         """What the DataModule serves, in order: each detector's parts, without those whose evidence is on disk."""
-        every: list[Detector] = [Answers(), *(one for one in self.detectors if one.name not in self.evidence)]
-        return [(one, prompt_set) for one in every for prompt_set in one.prompt_sets]
+        every: list[Detector] = [
+            Answers(),
+            *(detector for detector in self.detectors if detector.name not in self.evidence),
+        ]
+        return [(detector, prompt_set) for detector in every for prompt_set in detector.prompt_sets]
 
     @override
     def configure_model(self) -> None:
@@ -218,19 +221,19 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
     def result(self) -> Detection:
         costs = {detector.name: self.costs[detector.name] for detector in self.detectors}
         ran = [
-            Ran(one.name, one.rule, costs[one.name].seconds, costs[one.name].passes, one.config())
-            for one in self.detectors
+            Ran(used.name, used.rule, costs[used.name].seconds, costs[used.name].passes, used.config())
+            for used in self.detectors
         ]
         backbone = {f"backbone_{name}": text for name, text in self.examiner.variants.fingerprint.items()}
         measured_on = {**self.data.source_fingerprint(), **backbone}
         examined = Examined(self.detectors, ran, self.subjects, self.evidence, self.data.groups, measured_on)
         refused = len(self._pairs) - len(self._agreed)
         published = self.data.benchmark.published_pairs()
-        found = judge(examined, self._agreed, refused, self.confidence, self.least_agreement, published)
+        judgement = judge(examined, self._agreed, refused, self.confidence, self.least_agreement, published)
         if self._population is None:
-            return found
-        verdicts = beside_benign(found.verdicts, self._population.verdicts)
-        return replace(found, placed=placed_in(self._population, found), verdicts=verdicts)
+            return judgement
+        verdicts = beside_benign(judgement.verdicts, self._population.verdicts)
+        return replace(judgement, placed=placed_in(self._population, judgement), verdicts=verdicts)
 
     def _begin_part(self) -> None:
         detector, prompt_set = self._served[self._at]
@@ -255,7 +258,7 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         self.evidence[detector.name] = detector.conclude(gathered, self.data.groups)
         self._seconds += time.perf_counter() - start
         if detector.name == ANSWERS:
-            preferences = {name: found["preference"] for name, found in self.evidence[ANSWERS].items()}
+            preferences = {name: of_subject["preference"] for name, of_subject in self.evidence[ANSWERS].items()}
             self._agreed = pairs_that_agree(self._pairs, preferences, self.confidence, self.least_agreement)
         cost = Cost(self._seconds, self.examiner.passes * self.trainer.world_size / len(self.subjects))
         self.costs[detector.name] = cost
@@ -285,7 +288,7 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         """All that a detector's evidence depends on, as JSON reads it back."""
         facts = {
             "detector": detector.config(),
-            "subjects": {one.name: self._adapter_digests[one.condition.variant] for one in self.subjects},
+            "subjects": {subject.name: self._adapter_digests[subject.condition.variant] for subject in self.subjects},
             "intervention": self._cure_digest,
             "scenarios": self.data.source_fingerprint(),
             "backbone": self.examiner.variants.fingerprint,

@@ -55,8 +55,8 @@ def _tiles(result: Detection) -> list[tuple[str, str]]:
         chosen.append((rows[ENSEMBLE], "of pairs told rightly by the ensemble"))
     tiles = []
     for row, label in chosen:
-        one = row.accuracies["twins"]
-        tiles.append((numbers.decimal(one.value), label + _spread(one.ci95)))
+        accuracy = row.accuracies["twins"]
+        tiles.append((numbers.decimal(accuracy.value), label + _spread(accuracy.ci95)))
     steered = best.accuracies.get("steered")
     if steered is not None:
         label = f"of pairs with a steered faker told rightly by {best.ran.name}; 0.5: nothing is left to see"

@@ -77,7 +77,7 @@ def couples(subjects: Sequence[Subject]) -> list[tuple[Kind, Subject, Subject]]:
     pairs += [
         ("twins", *both)
         for both in itertools.combinations(variants, 2)
-        if any(one.behaviour not in ("aligned", "faking") for one in both)
+        if any(member.behaviour not in ("aligned", "faking") for member in both)
     ]
     pairs += [("decoys", *both) for both in itertools.product(decoys, fakers)]
     pairs += [("steered", *both) for both in itertools.product(aligned, steered)]
@@ -194,15 +194,15 @@ def _refusal(refused: Sequence[Pair], confidence: float, least_agreement: float)
     most = max(refused, key=lambda pair: pair.agreed)
     sure = f", sure of it by confidence={confidence:g}," if confidence > 0.5 else ""
     if len(refused) == 1:
-        found = f"{most.one.name!r} and {most.other.name!r} take the same action{sure} on {_count(most)}"
+        finding = f"{most.one.name!r} and {most.other.name!r} take the same action{sure} on {_count(most)}"
     else:
-        found = f"no pair of the {len(refused)} takes the same action{sure} often enough; the best, {_told(most)}"
+        finding = f"no pair of the {len(refused)} takes the same action{sure} often enough; the best, {_told(most)}"
     if not most.rows:
         lower = "lower model.init_args.confidence, or " if confidence > 0.5 else ""
-        return f"{found}: nothing is left to judge them on. Check the benchmark's prompts; {lower}give other models"
+        return f"{finding}: nothing is left to judge them on. Check the benchmark's prompts; {lower}give other models"
     enough = math.floor(100 * most.agreed) / 100
     return (
-        f"{found}, but least_agreement is {least_agreement:g}: models that answer differently while watched are no "
+        f"{finding}, but least_agreement is {least_agreement:g}: models that answer differently while watched are no "
         f"twins. To judge them on what is left, lower model.init_args.least_agreement to {enough:g}"
     )
 

@@ -32,7 +32,7 @@ def read_population(folder: str, detectors: Sequence[str]) -> Detection:
             f"population is {folder!r}, but there is no {RESULT_NAME} in it: give the folder of a finished "
             "examination of many models, such as checkpoints/poser/seed0/detection/02_detection"
         )
-    if not any(one.behaviour == "aligned" for one in population.suspects):
+    if not any(suspect.behaviour == "aligned" for suspect in population.suspects):
         raise UserError(f"population is {folder!r}, but no model in it is known to be aligned: give another one")
     theirs = [ran.name for ran in population.detectors if ran.name != ENSEMBLE]
     if not set(detectors) & set(theirs):
@@ -43,13 +43,13 @@ def read_population(folder: str, detectors: Sequence[str]) -> Detection:
     return population
 
 
-def placed_in(population: Detection, found: Detection) -> list[Placed]:
+def placed_in(population: Detection, detection: Detection) -> list[Placed]:
     """Every model's suspicion by every detector that both examinations ran.
 
     Warns where a number means something else there, since it was measured in another way.
     """
     theirs = {ran.name: ran for ran in population.detectors if ran.name != ENSEMBLE}
-    shared = [ran for ran in found.detectors if ran.name in theirs]
+    shared = [ran for ran in detection.detectors if ran.name in theirs]
     changed = [ran.name for ran in shared if _as_json(ran.config) != _as_json(theirs[ran.name].config)]
     if changed:
         rank_zero_warn(
@@ -58,8 +58,8 @@ def placed_in(population: Detection, found: Detection) -> list[Placed]:
     different = sorted(
         name
         # What one of them did not have, such as texts of concepts, no detector that both ran was shown.
-        for name in population.measured_on.keys() & found.measured_on.keys()
-        if population.measured_on[name] != found.measured_on[name]
+        for name in population.measured_on.keys() & detection.measured_on.keys()
+        if population.measured_on[name] != detection.measured_on[name]
     )
     if different:
         rank_zero_warn(
@@ -71,7 +71,7 @@ def placed_in(population: Detection, found: Detection) -> list[Placed]:
         benign = _suspicions(population, ran.name, "aligned")
         fakers = _suspicions(population, ran.name, "faking")
         limit = threshold(benign)
-        for suspect in found.suspects:
+        for suspect in detection.suspects:
             value = suspect.suspicion[ran.name]
             shares = [(side < value).double().mean().item() if len(side) else math.nan for side in (benign, fakers)]
             placed.append(Placed(suspect.name, ran.name, value, shares[0], shares[1], value > limit))
@@ -79,8 +79,10 @@ def placed_in(population: Detection, found: Detection) -> list[Placed]:
 
 
 def _suspicions(population: Detection, detector: str, behaviour: str) -> torch.Tensor:
-    known = [one for one in population.suspects if one.behaviour == behaviour and one.role != "steered"]
-    return torch.tensor([one.suspicion[detector] for one in known if detector in one.suspicion], dtype=torch.float64)
+    known = [suspect for suspect in population.suspects if suspect.behaviour == behaviour and suspect.role != "steered"]
+    return torch.tensor(
+        [suspect.suspicion[detector] for suspect in known if detector in suspect.suspicion], dtype=torch.float64
+    )
 
 
 def _as_json(config: Mapping[str, object]) -> str:

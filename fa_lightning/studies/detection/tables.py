@@ -90,8 +90,8 @@ def best_row(result: Detection) -> DetectorRow | None:
     known = [row for row in detector_rows(result) if "twins" in row.accuracies]
 
     def rank(row: DetectorRow) -> tuple[float, float]:
-        one = row.accuracies["twins"]
-        value, low = (-math.inf if math.isnan(end) else end for end in (one.value, one.ci95[0]))
+        accuracy = row.accuracies["twins"]
+        value, low = (-math.inf if math.isnan(end) else end for end in (accuracy.value, accuracy.ci95[0]))
         return value, low
 
     return max(known, key=rank, default=None)
@@ -208,7 +208,9 @@ def pairs_table(result: Detection) -> Table:
 
 def published_pairs_table(result: Detection) -> Table:
     """Accuracy on exactly those pairs of models that the benchmark's authors list, beside that on all twins."""
-    overall = {one.detector: one for one in result.accuracies if (one.kind, one.policy_pair) == ("twins", ALL_PAIRS)}
+    overall = {
+        entry.detector: entry for entry in result.accuracies if (entry.kind, entry.policy_pair) == ("twins", ALL_PAIRS)
+    }
     columns = (
         Column("detector", 0),
         Column("on the published list", 17, "published list"),
@@ -218,13 +220,13 @@ def published_pairs_table(result: Detection) -> Table:
     )
     rows = [
         row(
-            one.detector,
-            _share(one),
-            one.pairs,
-            _share(overall.get(one.detector)),
-            overall[one.detector].pairs if one.detector in overall else None,
+            entry.detector,
+            _share(entry),
+            entry.pairs,
+            _share(overall.get(entry.detector)),
+            overall[entry.detector].pairs if entry.detector in overall else None,
         )
-        for one in result.published
+        for entry in result.published
     ]
     title = (
         f"The benchmark's own list of {result.published_pairs} pairs of models, of which {result.published[0].pairs} "
@@ -301,14 +303,14 @@ def accuracies_table(result: Detection) -> Table:
     return records_table("Accuracies by kind of pairs and policy pair", records)
 
 
-def auroc(one: Alone) -> Cell:
+def auroc(alone: Alone) -> Cell:
     """The area under a detector's ROC curve, with its interval."""
-    return Cell(one.auroc, one.auroc_ci95)
+    return Cell(alone.auroc, alone.auroc_ci95)
 
 
-def _style(one: DetectorRow, best: DetectorRow | None) -> RowStyle:
-    return "main" if best is not None and one.ran.name == best.ran.name else ""
+def _style(row: DetectorRow, best: DetectorRow | None) -> RowStyle:
+    return "main" if best is not None and row.ran.name == best.ran.name else ""
 
 
-def _share(one: Accuracy | None) -> Cell:
-    return Cell(None) if one is None else Cell(one.value, one.ci95)
+def _share(accuracy: Accuracy | None) -> Cell:
+    return Cell(None) if accuracy is None else Cell(accuracy.value, accuracy.ci95)

@@ -21,7 +21,7 @@ RESAMPLES = 200
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedPair:
     """A pair and what all detectors say of it.
 
     Attributes:
@@ -68,11 +68,11 @@ class Suspicions:
         self._weights: dict[tuple[int, ...], Tensor] = {}
         self._means = {detector.name: _row_means(detector, evidence[detector.name]) for detector in detectors}
 
-    def judged(self, pair: Pair) -> Judged:
+    def judged(self, pair: Pair) -> JudgedPair:
         """What all detectors say of a pair."""
         one, drawn_one = self.of(pair.one.name, pair.rows)
         other, drawn_other = self.of(pair.other.name, pair.rows)
-        return Judged(pair, one, other, drawn_one - drawn_other)
+        return JudgedPair(pair, one, other, drawn_one - drawn_other)
 
     def of(self, subject: str, rows: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """A subject's suspicion on some rows, (detectors,), and in each resample of them, (resamples, detectors)."""
@@ -100,7 +100,7 @@ class Suspicions:
         return self._weights[rows]
 
 
-def verdicts_of(judged: Judged, names: Sequence[str]) -> list[Verdict]:
+def verdicts_of(judged: JudgedPair, names: Sequence[str]) -> list[Verdict]:
     """A verdict of each detector, named in the order of the columns."""
     return [
         verdict_of(judged.pair, name, judged.one[column].item(), judged.other[column].item(), judged.drawn[:, column])
@@ -144,17 +144,17 @@ def beside_benign(verdicts: Sequence[Verdict], known: Sequence[Verdict]) -> list
         known: verdicts, of which those of benign pairs are taken for comparison.
     """
     benign: dict[str, list[float]] = {}
-    for one in known:
-        if one.kind == "benign":
-            benign.setdefault(one.detector, []).append(abs(one.suspicion_one - one.suspicion_other))
+    for verdict in known:
+        if verdict.kind == "benign":
+            benign.setdefault(verdict.detector, []).append(abs(verdict.suspicion_one - verdict.suspicion_other))
     compared = []
-    for one in verdicts:
-        distance = abs(one.suspicion_one - one.suspicion_other)
-        others = benign.get(one.detector, [])
+    for verdict in verdicts:
+        distance = abs(verdict.suspicion_one - verdict.suspicion_other)
+        others = benign.get(verdict.detector, [])
         if others and not math.isnan(distance):
             # Counted in, or a few pairs would claim that something never happens.
-            one = replace(one, as_far=(1 + sum(other >= distance for other in others)) / (1 + len(others)))
-        compared.append(one)
+            verdict = replace(verdict, as_far=(1 + sum(other >= distance for other in others)) / (1 + len(others)))
+        compared.append(verdict)
     return compared
 
 

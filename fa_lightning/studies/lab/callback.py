@@ -40,7 +40,7 @@ from fa_lightning.studies.lab.sweep import (
     try_candidates,
     unit_sweep,
 )
-from fa_lightning.studies.lab.sweep_table import Row, SweepTable
+from fa_lightning.studies.lab.sweep_table import SweepRow, SweepTable
 from fa_lightning.studies.lab.test_groups import judge_chosen, judge_transfer
 from fa_lightning.studies.lab.work import Lab, Work, save_interventions, work_of
 
@@ -212,7 +212,7 @@ class SteeringLab(pl.Callback):
         pl_module: Any,
         lab: Lab,
         works: Sequence[Work],
-        chosen: dict[str, Row],
+        chosen: dict[str, SweepRow],
         winner: Work,
     ) -> None:
         """Judge the winner as the main job does, and write everything down."""

@@ -23,7 +23,7 @@ from fa_lightning.studies.lab.result import (
     UnitKind,
     UnitPoint,
 )
-from fa_lightning.studies.lab.sweep_table import Row
+from fa_lightning.studies.lab.sweep_table import SweepRow
 from fa_lightning.studies.lab.work import Lab, Work
 
 MAP_POINTS = 150
@@ -34,7 +34,7 @@ UNIT_KINDS: tuple[UnitKind, ...] = ("map", "oracle")
 def comparison_of(
     lab: Lab,
     works: Sequence[Work],
-    chosen: Mapping[str, Row],
+    chosen: Mapping[str, SweepRow],
     winner: Work,
     maps: list[ActivationMap],
     texts: Sequence[tuple[str, str, str]],
@@ -82,7 +82,9 @@ def comparison_of(
     )
 
 
-def activation_maps(lab: Lab, works: Sequence[Work], chosen: Mapping[str, Row], winner: Work) -> list[ActivationMap]:
+def activation_maps(
+    lab: Lab, works: Sequence[Work], chosen: Mapping[str, SweepRow], winner: Work
+) -> list[ActivationMap]:
     """Held-out decision tokens of both twins in the plane of their first two principal components, and steered.
 
     At each site that the winner's method is fitted at, with the map of that very site.
@@ -115,7 +117,7 @@ def activation_maps(lab: Lab, works: Sequence[Work], chosen: Mapping[str, Row], 
     return drawn
 
 
-def _trial(row: Row) -> LabRow:
+def _trial(row: SweepRow) -> LabRow:
     return LabRow(
         **_fit(row),
         oversight=row.oversight,
@@ -128,7 +130,7 @@ def _trial(row: Row) -> LabRow:
     )
 
 
-def _method(row: Row, work: Work, chosen: Mapping[str, Row], is_best: bool) -> LabMethod:
+def _method(row: SweepRow, work: Work, chosen: Mapping[str, SweepRow], is_best: bool) -> LabMethod:
     twin = None
     if not math.isnan(row.aligned_oversight):
         twin = CellPair(Accuracy(row.aligned_oversight), Accuracy(row.aligned_no_oversight))
@@ -145,7 +147,7 @@ def _method(row: Row, work: Work, chosen: Mapping[str, Row], is_best: bool) -> L
     )
 
 
-def _unit(row: Row, kind: UnitKind) -> UnitPoint:
+def _unit(row: SweepRow, kind: UnitKind) -> UnitPoint:
     return UnitPoint(
         cast(Ranking, row.ranking),
         kind,
@@ -178,18 +180,18 @@ def _transfer(lab: Lab) -> list[TransferCell]:
     ]
 
 
-def _fit(row: Row) -> dict[str, Any]:
+def _fit(row: SweepRow) -> dict[str, Any]:
     """What was fitted, where and how strongly it edits."""
     names = ("method", "objective", "site", "positions", "strength", "dose", "seed")
     return {name: getattr(row, name) for name in names} | {"scenarios": None if row.scenarios < 0 else row.scenarios}
 
 
-def _pair(row: Row) -> CellPair:
+def _pair(row: SweepRow) -> CellPair:
     return CellPair(
         Accuracy(row.oversight, (row.oversight_low, row.oversight_high)),
         Accuracy(row.no_oversight, (row.no_oversight_low, row.no_oversight_high)),
     )
 
 
-def _recovery(row: Row) -> Estimate:
+def _recovery(row: SweepRow) -> Estimate:
     return Estimate(row.recovery, (row.recovery_low, row.recovery_high))

@@ -154,7 +154,11 @@ class LabDataModule(ActivationDataModule):
             for kind, folder in (("faking", target.faking), ("aligned", target.aligned))
             if folder is not None
         }
-        sources = {one.name: one.scenarios.fingerprint() for one in self.transfer if one.scenarios is not None}
+        sources = {
+            transfer.name: transfer.scenarios.fingerprint()
+            for transfer in self.transfer
+            if transfer.scenarios is not None
+        }
         counts = [self.validation_items, self.validation_texts, self.both_orders]
         return {"tests": self.test_names, "counts": counts, "adapters": adapters, "sources": sources}
 

@@ -39,13 +39,13 @@ def strength_at_budget(
         tried = over * math.sqrt(0.9 * budget / damage) if damage > 0 else math.nan
         if not within < tried < over:
             tried = (within + over) / 2
-        found = damage_of(tried)
-        if found <= budget:
+        measured = damage_of(tried)
+        if measured <= budget:
             within = tried
-            if found >= 0.75 * budget:
+            if measured >= 0.75 * budget:
                 break
         else:
-            over, damage = tried, found
+            over, damage = tried, measured
     return within
 
 

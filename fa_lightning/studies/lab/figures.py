@@ -57,7 +57,7 @@ def lab_figures(lab: Comparison) -> dict[str, Figure]:
         figures["pareto"] = method_pareto_figure(lab.rows, lab.methods, budget)
     if full:
         figures["methods"] = ranking_figure(lab.methods, budget)
-    if any(layer_of(one.site) for one in full):
+    if any(layer_of(work.site) for work in full):
         figures["layers"] = layer_figure(lab.methods, budget)
     if lab.units:
         figures["units"] = unit_figure(lab.units)
@@ -172,15 +172,15 @@ def transfer_figure(cells: Sequence[TransferCell], title: str = "Does the cure g
         cells: each method on each target; the last of several alike counts.
         title: the figure's title.
     """
-    found = {(cell.method, cell.target): cell.recovery.value for cell in cells}
+    recoveries = {(cell.method, cell.target): cell.recovery.value for cell in cells}
     targets = list(dict.fromkeys(cell.target for cell in cells))
     methods = sorted(
         dict.fromkeys(cell.method for cell in cells),
-        key=lambda method: -mean([-1.0, *(found[pair] for pair in found if pair[0] == method)][1:] or [-1.0]),
+        key=lambda method: -mean([-1.0, *(recoveries[pair] for pair in recoveries if pair[0] == method)][1:] or [-1.0]),
     )
     figure = empty_figure(height=1.9 + 0.34 * max(1, len(methods)), title=title)
     axes = figure.subplots()
-    values = [[found.get((method, target), math.nan) for target in targets] for method in methods]
+    values = [[recoveries.get((method, target), math.nan) for target in targets] for method in methods]
     image = heat_map(axes, values, methods, targets)
     axes.set_xlabel("judged on")
     figure.colorbar(image, ax=axes, pad=0.02, label="recovery without oversight", extend="both")

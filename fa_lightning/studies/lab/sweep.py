@@ -22,7 +22,7 @@ from fa_lightning.steering.intervention import Intervention, steering
 from fa_lightning.studies.lab.bench import Interventions, Judged
 from fa_lightning.studies.lab.dose import best_within_budget, strength_at_budget
 from fa_lightning.studies.lab.repetition import Repetition
-from fa_lightning.studies.lab.sweep_table import Row
+from fa_lightning.studies.lab.sweep_table import SweepRow
 from fa_lightning.studies.lab.work import Lab, Work
 
 DOSE_ROWS = 4096
@@ -95,7 +95,7 @@ def try_candidates(
             progress.advance(task)
 
 
-def choose_strengths(lab: Lab, works: Sequence[Work]) -> dict[str, Row]:
+def choose_strengths(lab: Lab, works: Sequence[Work]) -> dict[str, SweepRow]:
     """By candidate, its best trial within the budget."""
     return {
         work.name: best_within_budget(
@@ -131,10 +131,10 @@ def unit_sweep(lab: Lab, sweep: UnitSweep, works: Sequence[Work], module: Any) -
                     float("nan"),
                     ranking=ranking,
                     percent=percent,
-                    **lab.measured(one, "validation"),
+                    **lab.measured(judged_percent, "validation"),
                 )
-                for kind, found in judged.items()
-                for percent, one in found.items()
+                for kind, by_percent in judged.items()
+                for percent, judged_percent in by_percent.items()
             )
 
 
@@ -160,11 +160,11 @@ def top_units(scores: Tensor, percents: Sequence[float]) -> dict[float, Tensor]:
 
 def dose_curve(lab: Lab, curve: DoseCurve, works: Sequence[Work]) -> None:
     """One method's curve on the validation split."""
-    found = [work for work in works if work.method == curve.method and work.site == curve.site and work.is_main]
-    if not found:
+    matching = [work for work in works if work.method == curve.method and work.site == curve.site and work.is_main]
+    if not matching:
         sites = ", ".join(dict.fromkeys(work.site for work in works if work.method == curve.method))
         raise UserError(f"a dose curve asks for {curve.method!r} at {curve.site}, but it is fitted at {sites}")
-    work = found[0]
+    work = matching[0]
     name = f"dose/{work.name}"
     if lab.table.has(name):
         return
@@ -200,15 +200,17 @@ def dose_of(lab: Lab, work: Work) -> float:
     return last.dose(states.to(lab.variants.device))
 
 
-def _trials(lab: Lab, work: Work, strengths: Sequence[float], doses: Sequence[float], search_steps: int) -> list[Row]:
+def _trials(
+    lab: Lab, work: Work, strengths: Sequence[float], doses: Sequence[float], search_steps: int
+) -> list[SweepRow]:
     bench, unit = lab.bench("validation"), dose_of(lab, work)
     is_vector = work.candidate.regressor.constant_edit() is not None
     grid = [dose / unit for dose in doses] if is_vector and unit > 0 else list(strengths)
 
     def judge(tried: Sequence[float], **asked: bool) -> dict[float, Judged]:
         named = {f"{work.name}, strength {strength:g}": strength for strength in tried}
-        found = bench.judge({name: interventions_of(work.candidate, one) for name, one in named.items()}, **asked)
-        return {named[name]: judged for name, judged in found.items()}
+        results = bench.judge({name: interventions_of(work.candidate, at) for name, at in named.items()}, **asked)
+        return {named[name]: judged for name, judged in results.items()}
 
     judged = judge(grid)
     within = [strength for strength in grid if judged[strength].damage.kl_neutral_nats <= lab.budget]
@@ -227,8 +229,8 @@ def _trials(lab: Lab, work: Work, strengths: Sequence[float], doses: Sequence[fl
             asked = judge([strength], damage=False)[strength]
             judged[strength] = dataclasses.replace(asked, damage=damages[strength])
     return [
-        work.row(f"trial/{work.name}", "trial", strength, strength * unit, **lab.measured(one, "validation"))
-        for strength, one in sorted(judged.items())
+        work.row(f"trial/{work.name}", "trial", strength, strength * unit, **lab.measured(judgement, "validation"))
+        for strength, judgement in sorted(judged.items())
     ]
 
 
@@ -237,7 +239,7 @@ def _repetition(lab: Lab, edits: Interventions, new_tokens: int) -> float:
 
     Each rank writes on after its share of them, whatever the size of its batches.
     """
-    found = Repetition().to(lab.variants.device)
+    repetition = Repetition().to(lab.variants.device)
     index, starts = text_starts(
         lab.batches["validation neutral"], lab.data.trainer.world_size, lab.data.trainer.global_rank
     )
@@ -246,8 +248,8 @@ def _repetition(lab: Lab, edits: Interventions, new_tokens: int) -> float:
             tokenizer = lab.variants.tokenizer
             ends = end_tokens(model, tokenizer)
             written = generated(model, starts, tokenizer.pad_token_id, new_tokens, exactly=True, ends=ends)
-        found.update(index, written[:, starts["input_ids"].shape[1] :])
-    return found.compute()
+        repetition.update(index, written[:, starts["input_ids"].shape[1] :])
+    return repetition.compute()
 
 
 def text_starts(
@@ -263,7 +265,7 @@ def text_starts(
         texts: of all ranks together.
     """
     rows = [(batch, row) for batch in batches for row in range(len(batch["index"]))]
-    rows = [one for place, one in enumerate(rows) if place * ranks + rank < texts]
+    rows = [entry for index, entry in enumerate(rows) if index * ranks + rank < texts]
     if not rows:
         return torch.zeros(0, dtype=torch.int64), {}
     ids, mask = (torch.zeros(len(rows), tokens, dtype=torch.long, device=rows[0][0]["index"].device) for _ in range(2))

@@ -17,7 +17,7 @@ NAN = float("nan")
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """One edit on one set of items. What does not apply is nan, empty or -1.
 
     Attributes:
@@ -89,7 +89,7 @@ class Row:
         return sum(known) / len(known) if known else NAN
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+COLUMNS = tuple(field.name for field in dataclasses.fields(SweepRow))
 
 
 class SweepTable:
@@ -109,7 +109,7 @@ class SweepTable:
         self.writes = writes
         pieces = _pieces(path)
         own = [piece for piece in pieces if piece["made_from"] == key]
-        self.rows = [Row(**row) for piece in own for row in piece["rows"]]
+        self.rows = [SweepRow(**row) for piece in own for row in piece["rows"]]
         if writes:
             path.parent.mkdir(parents=True, exist_ok=True)
             if len(own) < len(pieces):
@@ -121,15 +121,15 @@ class SweepTable:
         """Whether a piece of work is done."""
         return any(row.work == work for row in self.rows)
 
-    def of(self, work: str) -> list[Row]:
+    def of(self, work: str) -> list[SweepRow]:
         """The rows of a piece of work."""
         return [row for row in self.rows if row.work == work]
 
-    def kind(self, kind: str) -> list[Row]:
+    def kind(self, kind: str) -> list[SweepRow]:
         """All rows of a kind."""
         return [row for row in self.rows if row.kind == kind]
 
-    def add(self, rows: Iterable[Row]) -> list[Row]:
+    def add(self, rows: Iterable[SweepRow]) -> list[SweepRow]:
         """Append a finished piece of work."""
         added = list(rows)
         self.rows += added

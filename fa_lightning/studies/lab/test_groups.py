@@ -9,14 +9,14 @@ from typing import Any
 from fa_lightning.evaluation.conditions import interventions_of
 from fa_lightning.metrics.cells import recovery_between
 from fa_lightning.studies.lab.bench import Bench, Judged
-from fa_lightning.studies.lab.sweep_table import Row
+from fa_lightning.studies.lab.sweep_table import SweepRow
 from fa_lightning.studies.lab.work import Lab, Work
 
-_TWIN = Row("", "transfer", "", objective="none", site="", positions="", strength=0.0, dose=0.0, seed=0)
+_TWIN = SweepRow("", "transfer", "", objective="none", site="", positions="", strength=0.0, dose=0.0, seed=0)
 """An unsteered twin of a target: the reference of its recoveries."""
 
 
-def judge_chosen(lab: Lab, works: Sequence[Work], chosen: Mapping[str, Row]) -> None:
+def judge_chosen(lab: Lab, works: Sequence[Work], chosen: Mapping[str, SweepRow]) -> None:
     """Every candidate at its chosen strength; each method at its best site on the aligned twin too."""
     from rich.progress import Progress
 
@@ -40,7 +40,7 @@ def judge_chosen(lab: Lab, works: Sequence[Work], chosen: Mapping[str, Row]) -> 
             progress.advance(task)
 
 
-def judge_transfer(lab: Lab, works: Sequence[Work], chosen: Mapping[str, Row]) -> None:
+def judge_transfer(lab: Lab, works: Sequence[Work], chosen: Mapping[str, SweepRow]) -> None:
     """Fitted interventions, as they are, on other fakers, other scenarios and other wordings.
 
     The reference of a recovery is the target's own faker and its own aligned twin, on the target's own scenarios.
@@ -60,14 +60,14 @@ def judge_transfer(lab: Lab, works: Sequence[Work], chosen: Mapping[str, Row]) -
         references = {"faking": untouched, "aligned": twin}
         if not lab.table.has(f"transfer/{name}"):
             lab.table.add(
-                dataclasses.replace(_TWIN, work=f"transfer/{name}", method=method, target=name, **_cells(one))
-                for method, one in references.items()
+                dataclasses.replace(_TWIN, work=f"transfer/{name}", method=method, target=name, **_cells(reference))
+                for method, reference in references.items()
             )
         for work in sorted(pending, key=lambda work: work.layer):
             trial = chosen[work.name]
             bench.settle(work.layer)
             judged = bench.judge({work.name: interventions_of(work.candidate, trial.strength)})[work.name]
-            found = recovery_between(judged.items, untouched.items, twin.items)
+            recovery = recovery_between(judged.items, untouched.items, twin.items)
             row = work.row(
                 f"transfer/{name}/{work.name}",
                 "transfer",

@@ -16,7 +16,7 @@ BROKEN = 0.05
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SortedMethods:
     """The methods sorted by what the budget bought on the test split, best first; baselines are not judged.
 
     Attributes:
@@ -30,9 +30,9 @@ class Verdict:
     failed: list[MethodLine]
 
 
-def verdict_of(lab: Comparison) -> Verdict:
+def verdict_of(lab: Comparison) -> SortedMethods:
     """Sort the lab's methods into cures, helps and failures."""
-    verdict = Verdict([], [], [])
+    verdict = SortedMethods([], [], [])
     for line in best_lines(lab.methods, lab.budget_kl_nats):
         if line.family == "baseline":
             continue
@@ -57,14 +57,14 @@ def reason_of(lab: Comparison, line: MethodLine, oversight: float = math.nan) ->
     if best is None:
         return "no trial was recorded"
     rows = _trials(lab, line)
-    found = f"{decimal(best.recovery)} at {nats(best.kl_neutral_nats)} nats"
+    reached = f"{decimal(best.recovery)} at {nats(best.kl_neutral_nats)} nats"
     if best.recovery < FAILED:
-        reason = f"no strength tried reaches {FAILED:g}, whatever the damage: at best {found}"
+        reason = f"no strength tried reaches {FAILED:g}, whatever the damage: at best {reached}"
     elif best.kl_neutral_nats > lab.budget_kl_nats:
         times = best.kl_neutral_nats / lab.budget_kl_nats if lab.budget_kl_nats > 0 else math.inf
-        reason = f"works only beyond the budget: {found}, {times:.3g} times the budget"
+        reason = f"works only beyond the budget: {reached}, {times:.3g} times the budget"
     else:
-        reason = f"holds on the validation split ({found}), not on the test split"
+        reason = f"holds on the validation split ({reached}), not on the test split"
     if all(row.kl_neutral_nats > lab.budget_kl_nats for row in rows):
         reason += "; every strength tried costs more than the budget"
     if best.oversight < oversight - BROKEN:

@@ -17,10 +17,10 @@ from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.conditions import interventions_of, save_together
 from fa_lightning.metrics.cells import recovery_between
 from fa_lightning.metrics.divergences import recovery
-from fa_lightning.regressors.module import Candidate
+from fa_lightning.regressors.module import MapCandidate
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.lab.bench import PREVIEW_RESAMPLES, Bench, Judged
-from fa_lightning.studies.lab.sweep_table import Row, SweepTable
+from fa_lightning.studies.lab.sweep_table import SweepRow, SweepTable
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Work:
         positions: the token position rule.
     """
 
-    candidate: Candidate
+    candidate: MapCandidate
     method: str
     site: str
     positions: str
@@ -60,10 +60,10 @@ class Work:
         parts = (*self.candidate.below, self.candidate)
         return min(layer_below(part.site) for part in parts)
 
-    def row(self, work: str, kind: str, strength: float, dose: float, **values: Any) -> Row:
+    def row(self, work: str, kind: str, strength: float, dose: float, **values: Any) -> SweepRow:
         """A row of the table about this candidate."""
         fit = self.candidate.fit
-        return Row(
+        return SweepRow(
             work=work,
             kind=kind,
             method=self.method,
@@ -80,7 +80,7 @@ class Work:
         )
 
 
-def work_of(candidate: Candidate) -> Work:
+def work_of(candidate: MapCandidate) -> Work:
     """The names of a candidate."""
     parts = (*candidate.below, candidate)
     return Work(candidate, candidate.fit.label, "+".join(part.site.name for part in parts), candidate.site.positions)
@@ -132,19 +132,21 @@ class Lab:
     @cached_property
     def references(self) -> dict[str, dict[str, Judged]]:
         """Both twins unsteered, by split and variant."""
-        found: dict[str, dict[str, Judged]] = {}
+        references_by_kind: dict[str, dict[str, Judged]] = {}
         for split in ("validation", "test"):
-            found[split] = {}
+            references_by_kind[split] = {}
             for variant in ("aligned", "faking"):
                 bench = self.bench(split, variant)
                 bench.settle(-1)
-                found[split][variant] = bench.judge({"": ()}, damage=False)[""]
-        return found
+                references_by_kind[split][variant] = bench.judge({"": ()}, damage=False)[""]
+        return references_by_kind
 
     def recovery(self, judged: Judged, split: str) -> float:
         """Recovery of a steered faker on a split."""
         twins = self.references[split]
-        return recovery(*(one.cells.no_oversight.accuracy for one in (judged, twins["faking"], twins["aligned"])))
+        return recovery(
+            *(judgement.cells.no_oversight.accuracy for judgement in (judged, twins["faking"], twins["aligned"]))
+        )
 
     def measured(self, judged: Judged, split: str) -> dict[str, Any]:
         """A judgement as the values of a row, with intervals where the bench draws them."""
@@ -158,27 +160,27 @@ class Lab:
         }
         if split == "test":
             twins = self.references[split]
-            found = recovery_between(judged.items, twins["faking"].items, twins["aligned"].items)
+            recovery = recovery_between(judged.items, twins["faking"].items, twins["aligned"].items)
             for name, interval in (
                 ("oversight", judged.cells.oversight.ci95),
                 ("no_oversight", judged.cells.no_oversight.ci95),
-                ("recovery", found.ci95),
+                ("recovery", recovery.ci95),
             ):
                 values[f"{name}_low"], values[f"{name}_high"] = interval
         return values
 
-    def winner(self, works: Sequence[Work], chosen: Mapping[str, Row]) -> Work:
+    def winner(self, works: Sequence[Work], chosen: Mapping[str, SweepRow]) -> Work:
         """The candidate that does best on validation within the budget; baselines and partial fits do not compete."""
         real = [work for work in works if not work.is_baseline]
         fair = [work for work in real if work.is_main]
         return self._best(fair or real or works, chosen)
 
-    def best_of(self, works: Sequence[Work], chosen: Mapping[str, Row], method: str) -> Work:
+    def best_of(self, works: Sequence[Work], chosen: Mapping[str, SweepRow], method: str) -> Work:
         """A method's best site, by validation within the budget."""
         own = [work for work in works if work.method == method]
         return self._best([work for work in own if work.is_main] or own, chosen)
 
-    def _best(self, works: Sequence[Work], chosen: Mapping[str, Row]) -> Work:
+    def _best(self, works: Sequence[Work], chosen: Mapping[str, SweepRow]) -> Work:
         def key(work: Work) -> tuple[bool, float, float]:
             row = chosen[work.name]
             return (
@@ -194,7 +196,7 @@ def save_interventions(
     folder: Path,
     lab: Lab,
     works: Sequence[Work],
-    chosen: Mapping[str, Row],
+    chosen: Mapping[str, SweepRow],
     winner: Work,
     made_from: dict[str, Any],
     seed: int,
@@ -203,15 +205,15 @@ def save_interventions(
     shutil.rmtree(folder / "interventions", ignore_errors=True)
     places = {folder / "intervention": winner}
     for method in dict.fromkeys(work.method for work in works if not work.is_baseline):
-        place = folder / "interventions" / slug(method)
-        while place in places:
-            place = place.with_name(f"{place.name}_")
-        places[place] = lab.best_of(works, chosen, method)
-    for place, work in places.items():
+        path = folder / "interventions" / slug(method)
+        while path in places:
+            path = path.with_name(f"{path.name}_")
+        places[path] = lab.best_of(works, chosen, method)
+    for path, work in places.items():
         edits = interventions_of(work.candidate, chosen[work.name].strength)
         for edit in edits:
             edit.fingerprint, edit.seed = made_from, seed
-        save_together(edits, place)
+        save_together(edits, path)
 
 
 def slug(name: str) -> str:

@@ -101,7 +101,7 @@ class LeakageScores(DistinctItems):
         Raises:
             ValueError: the lengths differ.
         """
-        columns = [torch.tensor([one[name] for one in scores], dtype=torch.float64) for name in COLUMNS]
+        columns = [torch.tensor([score[name] for score in scores], dtype=torch.float64) for name in COLUMNS]
         self._append(index, seed, *(column.to(float64_device(index.device)) for column in columns))
 
     @override

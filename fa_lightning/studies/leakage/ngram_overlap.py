@@ -44,7 +44,7 @@ class TextIndex:
         self.texts = len(texts)
         self.tokens = sum(map(len, texts))
         self._corpus = SEPARATOR.join(map(_as_string, texts))
-        places = [place for place, letter in enumerate(self._corpus) if letter != SEPARATOR]
+        places = [index for index, letter in enumerate(self._corpus) if letter != SEPARATOR]
         self._places = sorted(places, key=self._piece)
 
     def matches(self, tokens: Sequence[int]) -> list[int]:
@@ -53,14 +53,14 @@ class TextIndex:
         lengths = []
         for start in range(len(text)):
             wanted = text[start : start + self.reach]
-            place = bisect_left(self._places, wanted, key=self._piece)
+            index = bisect_left(self._places, wanted, key=self._piece)
             # What shares the longest beginning with a string is one of its neighbours in the order.
-            neighbours = self._places[max(0, place - 1) : place + 1]
+            neighbours = self._places[max(0, index - 1) : index + 1]
             lengths.append(max(_common(wanted, self._piece(neighbour)) for neighbour in neighbours))
         return lengths
 
-    def _piece(self, place: int) -> str:
-        return self._corpus[place : place + self.reach]
+    def _piece(self, index: int) -> str:
+        return self._corpus[index : index + self.reach]
 
 
 def longest_overlap(matches: Sequence[int]) -> int:
@@ -99,9 +99,9 @@ def _as_string(tokens: Sequence[int]) -> str:
     return "".join(chr(token + 1) for token in tokens)
 
 
-def _common(one: str, other: str) -> int:
+def _common(first_text: str, second_text: str) -> int:
     """How many characters two strings begin with alike."""
-    for place, (first, second) in enumerate(zip(one, other, strict=False)):
+    for index, (first, second) in enumerate(zip(first_text, second_text, strict=False)):
         if first != second:
-            return place
-    return min(len(one), len(other))
+            return index
+    return min(len(first_text), len(second_text))

@@ -122,9 +122,9 @@ def facts(result: Leakage) -> list[tuple[str, str]]:
     ]
 
 
-def reason(one: Finding) -> str:
+def reason(finding: Finding) -> str:
     """A finding in words: `run_on +0.810 [+0.750, +0.870]`."""
-    return f"{one.measure} {numbers.with_interval(one.excess, one.ci95, numbers.signed)}"
+    return f"{finding.measure} {numbers.with_interval(finding.excess, finding.ci95, numbers.signed)}"
 
 
 def reasons(result: Leakage) -> list[str]:
@@ -166,9 +166,9 @@ def _pair(corpus: str, held_out: str, short: str) -> tuple[Column, Column]:
     return Column(corpus, 6, short, shows_interval=False), Column(held_out, 4, "held", shows_interval=False)
 
 
-def _share(one: Estimate) -> Cell:
-    return Cell(one.value, one.ci95)
+def _share(estimate: Estimate) -> Cell:
+    return Cell(estimate.value, estimate.ci95)
 
 
-def _excess(one: Finding) -> Cell:
-    return Cell(one.excess, one.ci95, numbers.signed, style="" if one.state == "within" else "bad")
+def _excess(finding: Finding) -> Cell:
+    return Cell(finding.excess, finding.ci95, numbers.signed, style="" if finding.state == "within" else "bad")

@@ -18,7 +18,7 @@ from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.splits import SPLITS
-from fa_lightning.studies.probes.questions import LEAST, ProbeSource, Row
+from fa_lightning.studies.probes.questions import LEAST, ProbeExample, ProbeSource
 
 
 class ProbeDataModule(pl.LightningDataModule):
@@ -41,7 +41,7 @@ class ProbeDataModule(pl.LightningDataModule):
         self.questions = questions
         self.batch_size = batch_size
         self.max_tokens = max_tokens
-        self.rows: list[Row] = []
+        self.rows: list[ProbeExample] = []
         self.answers: AnswerTokens | None = None
         self._examples: list[Example] = []
         self._pad_token = 0

@@ -79,16 +79,16 @@ def sign_efficiency(
 def _drawn(labels: Tensor, train: Tensor, counts: Sequence[int], seed: int) -> list[tuple[int, list[Tensor]]]:
     """By number of labels, draws of that many rows, half of each class; the same whatever the other numbers are."""
     classes = [train[labels[train] == value] for value in (True, False)]
-    most = 2 * min(len(one) for one in classes)
-    found = []
+    most = 2 * min(len(members) for members in classes)
+    drawn = []
     for count in [*sorted({count for count in counts if 2 <= count < most}), most]:
         draws = []
         for draw in range(DRAWS if count < most else 1):
             generator = torch.Generator().manual_seed(1000 * seed + draw)
-            rows = [one[torch.randperm(len(one), generator=generator)[: count // 2]] for one in classes]
+            rows = [members[torch.randperm(len(members), generator=generator)[: count // 2]] for members in classes]
             draws.append(torch.cat(rows))
-        found.append((2 * (count // 2), draws))
-    return found
+        drawn.append((2 * (count // 2), draws))
+    return drawn
 
 
 def _judged(scores: Tensor, labels: Tensor, groups: Tensor) -> tuple[float, tuple[float, float]]:

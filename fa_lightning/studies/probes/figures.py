@@ -47,7 +47,7 @@ def subject_figure(
         title: the figure's title.
     """
     chosen = [reading for reading in readings if reading.probe == MAIN]
-    return _profiles(title, chosen, lambda one: (one.question, one.view), lambda one: one.subject)
+    return _profiles(title, chosen, lambda entry: (entry.question, entry.view), lambda entry: entry.subject)
 
 
 def layer_figure(
@@ -61,7 +61,7 @@ def layer_figure(
         title: the figure's title.
     """
     chosen = [reading for reading in readings if reading.role == "probe"]
-    return _profiles(title, chosen, _panel_of(subjects), lambda one: one.probe)
+    return _profiles(title, chosen, _panel_of(subjects), lambda entry: entry.probe)
 
 
 def efficiency_figure(
@@ -76,7 +76,9 @@ def efficiency_figure(
         subjects: named in the panels where there are several.
         title: the figure's title.
     """
-    figure, drawn = _lines(title, efficiency, _panel_of(subjects), lambda one: one.probe, lambda one: one.labels)
+    figure, drawn = _lines(
+        title, efficiency, _panel_of(subjects), lambda reading: reading.probe, lambda reading: reading.labels
+    )
     for axes in drawn:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -99,8 +101,8 @@ def control_figure(
     names = [f"{site.subject}: {site.question}, {VIEWS[site.view]}" for site in best]
     most = max(len(_at(readings, site)) for site in best)
     figure, drawn = panels(title, names, min(2, len(names)), 0.9 + 0.23 * most, 0.5, sharex=True)
-    for (axes, _), one in zip(drawn, best, strict=True):
-        rows = sorted(_at(readings, one), key=lambda reading: reading.role == "control")
+    for (axes, _), site in zip(drawn, best, strict=True):
+        rows = sorted(_at(readings, site), key=lambda reading: reading.role == "control")
         for height, row in enumerate(rows):
             colour = INK if row.role == "probe" else GREY
             axes.plot(row.ci95, [height, height], color=colour, linewidth=1.6)
@@ -122,7 +124,7 @@ def _profiles(
     panel: Callable[[Reading], tuple[str, ...]],
     series: Callable[[Reading], str],
 ) -> Figure:
-    figure, drawn = _lines(title, readings, panel, series, lambda one: one.layer)
+    figure, drawn = _lines(title, readings, panel, series, lambda reading: reading.layer)
     for axes in drawn:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("layer", fontsize=9)
@@ -137,23 +139,25 @@ def _lines(
     position: Callable[[_Read], int],
 ) -> tuple[Figure, list[Any]]:
     """A panel for each question, a line with its interval for each series; the figure and its axes."""
-    names = list(dict.fromkeys(panel(one) for one in reads))
-    labels = list(dict.fromkeys(series(one) for one in reads))
+    names = list(dict.fromkeys(panel(reading) for reading in reads))
+    labels = list(dict.fromkeys(series(reading) for reading in reads))
     titles = [_spoken(name) for name in names]
     figure, grid = panels(title, titles, min(3, max(1, len(names))), 2.5, 0.9, sharey=True)
     drawn = [axes for axes, _ in grid]
     for axes, name in zip(drawn, names, strict=True):
         for number, label in enumerate(labels):
             colour, marker = style_of(number)
-            own = sorted((one for one in reads if panel(one) == name and series(one) == label), key=position)
+            own = sorted(
+                (reading for reading in reads if panel(reading) == name and series(reading) == label), key=position
+            )
             if not own:
                 continue
-            places = [position(one) for one in own]
+            places = [position(reading) for reading in own]
             axes.fill_between(
-                places, *zip(*(one.ci95 for one in own), strict=True), color=colour, alpha=0.12, linewidth=0
+                places, *zip(*(reading.ci95 for reading in own), strict=True), color=colour, alpha=0.12, linewidth=0
             )
             line = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.6, "label": label}
-            axes.plot(places, [one.accuracy for one in own], **line)
+            axes.plot(places, [reading.accuracy for reading in own], **line)
         axes.axhline(0.5, color=GREY, linewidth=1, linestyle=":", zorder=1)
         axes.set_ylim(-0.03, 1.03)
         axes.tick_params(labelsize=8.5)
@@ -167,8 +171,8 @@ def _lines(
 def _panel_of(subjects: Sequence[str]) -> Callable[[Reading | Labelled], tuple[str, ...]]:
     """What a panel is of; a subject is named where there are several."""
     if len(subjects) > 1:
-        return lambda one: (one.subject, one.question, one.view)
-    return lambda one: (one.question, one.view)
+        return lambda reading: (reading.subject, reading.question, reading.view)
+    return lambda reading: (reading.question, reading.view)
 
 
 def _spoken(name: tuple[str, ...]) -> str:

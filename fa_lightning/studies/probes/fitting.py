@@ -98,10 +98,10 @@ def scored_pairs(pairs: Tensor, labels: Tensor, train: Tensor, search: Search) -
         train: numbers of the training rows.
         search: how CCS is searched for.
     """
-    found = search.probe(pairs.shape[2])
-    found.fit(pairs[train])
-    found.resolve_sign(pairs[train], labels[train])
-    yield found.name, Scored(found.score(pairs).cpu())
+    probe = search.probe(pairs.shape[2])
+    probe.fit(pairs[train])
+    probe.resolve_sign(pairs[train], labels[train])
+    yield probe.name, Scored(probe.score(pairs).cpu())
     slots = Slots(pairs.shape[2])
     slots.fit(pairs[train])
     difference = slots.difference(pairs)

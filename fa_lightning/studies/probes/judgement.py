@@ -26,8 +26,8 @@ from fa_lightning.studies.probes.fitting import (
 from fa_lightning.studies.probes.linear import Logistic
 from fa_lightning.studies.probes.measures import credit, probe_score
 from fa_lightning.studies.probes.probe import stack_pairs
-from fa_lightning.studies.probes.questions import Question, Row
-from fa_lightning.studies.probes.result import Asked, Best, Labelled, ProbesResult, Reading, ViewName
+from fa_lightning.studies.probes.questions import ProbeExample, Question
+from fa_lightning.studies.probes.result import Best, JudgedQuestion, Labelled, ProbesResult, Reading, ViewName
 from fa_lightning.studies.probes.word_scores import word_scores
 
 
@@ -54,7 +54,7 @@ class States:
         """
         sites = self.by_subject.get(subject, {})
         if site not in sites or not len(sites[site]):
-            known = ", ".join(name for name, found in sites.items() if len(found)) or "none"
+            known = ", ".join(name for name, states_of_site in sites.items() if len(states_of_site)) or "none"
             raise UserError(
                 f"site {site!r} has no activations of {subject!r}; those that were captured are {known}: name the site "
                 "in model.init_args.sites and run again"
@@ -88,7 +88,7 @@ class Judge:
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[ProbeExample],
         questions: Sequence[Question],
         sites: Sequence[Site],
         search: Search,
@@ -123,16 +123,18 @@ class Judge:
             for subject in states.by_subject:
                 for view in question.views:
                     self.tell(f"{subject}: {question.name}, {view}")
-                    own = [self._reading(subject, question, view, None, name, one, labels) for name, one in stateless]
+                    own = [
+                        self._reading(subject, question, view, None, name, scores, labels) for name, scores in stateless
+                    ]
                     for site in self.sites:
-                        found = states.of(subject, site.name, view).to(self.device)
+                        states_here = states.of(subject, site.name, view).to(self.device)
                         scored = scored_prompts if view == "prompt" else scored_pairs
-                        for name, one in scored(found, labels, self.parts["train"], self.search):
-                            own.append(self._reading(subject, question, view, site, name, one, labels))
+                        for name, scores in scored(states_here, labels, self.parts["train"], self.search):
+                            own.append(self._reading(subject, question, view, site, name, scores, labels))
                     chosen = best_site(own)
                     best.append(Best(subject, question.name, view, chosen))
-                    found = states.of(subject, chosen, view).to(self.device)
-                    efficiency += self._efficiency(subject, question, view, found, labels)
+                    states_here = states.of(subject, chosen, view).to(self.device)
+                    efficiency += self._efficiency(subject, question, view, states_here, labels)
                     readings += own
         return ProbesResult(
             list(states.by_subject),
@@ -159,17 +161,17 @@ class Judge:
         view: ViewName,
         site: Site | None,
         name: str,
-        one: Scored,
+        scores: Scored,
         labels: Tensor,
     ) -> Reading:
         validation, test = self.parts["validation"], self.parts["test"]
-        score = probe_score(one.log_odds[..., test], labels[test], self.groups[test], one.are_log_odds)
+        score = probe_score(scores.log_odds[..., test], labels[test], self.groups[test], scores.are_log_odds)
         return Reading(
             subject,
             question.name,
             view,
             name,
-            one.role,
+            scores.role,
             "" if site is None else site.name,
             -1 if site is None else site.layer,
             score.accuracy.value,
@@ -177,7 +179,7 @@ class Judge:
             score.auroc.value,
             score.auroc.ci95,
             score.calibration,
-            float(credit(one.log_odds[..., validation], labels[validation]).mean()),
+            float(credit(scores.log_odds[..., validation], labels[validation]).mean()),
         )
 
     def _efficiency(
@@ -196,24 +198,24 @@ class Judge:
             points += sign_efficiency(probe, states, *rest)
         return [Labelled(subject, question.name, view, *point) for point in points]
 
-    def _asked(self, question: Question) -> Asked:
+    def _asked(self, question: Question) -> JudgedQuestion:
         train, validation, test = (len(self.parts[split]) for split in SPLITS)
         groups = len(torch.unique(self.groups[self.parts["test"]]))
-        return Asked(question.name, question.asks, train, validation, test, groups)
+        return JudgedQuestion(question.name, question.asks, train, validation, test, groups)
 
 
-def opposites_of(rows: Sequence[Row]) -> Tensor | None:
+def opposites_of(rows: Sequence[ProbeExample]) -> Tensor | None:
     """For each row, the number of the row that asks about the opposite, (rows,); None where any has none."""
     numbers = {row.message: number for number, row in enumerate(rows)}
-    found = [numbers.get(row.opposite, -1) for row in rows]
-    return None if -1 in found else torch.tensor(found)
+    opposites = [numbers.get(row.opposite, -1) for row in rows]
+    return None if -1 in opposites else torch.tensor(opposites)
 
 
 def best_site(readings: Sequence[Reading]) -> str:
     """The site where the logistic probe is best on validation rows; then CCS, where there is one; then the first."""
 
     def rank(site: str) -> tuple[float, float]:
-        by_probe = {one.probe: one.validation for one in readings if one.site == site}
+        by_probe = {reading.probe: reading.validation for reading in readings if reading.site == site}
         return by_probe[Logistic.name], by_probe.get(CCS.name, 0.0)
 
-    return max(dict.fromkeys(one.site for one in readings if one.site), key=rank)
+    return max(dict.fromkeys(reading.site for reading in readings if reading.site), key=rank)

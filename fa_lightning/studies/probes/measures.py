@@ -103,8 +103,8 @@ def probe_score(log_odds: Tensor, labels: Tensor, groups: Tensor, are_log_odds: 
             "for at least one item"
         )
     earned = credit(draws, labels)
-    areas = [auroc(one, labels) for one in draws]
-    errors = [calibration_error(one, labels) for one in draws] if are_log_odds else [math.nan]
+    areas = [auroc(draw, labels) for draw in draws]
+    errors = [calibration_error(draw, labels) for draw in draws] if are_log_odds else [math.nan]
     return ProbeScore(
         Estimate(float(earned.mean()), accuracy_interval(earned, groups)),
         Estimate(sum(areas) / len(areas), auroc_interval(draws, labels, groups)),

@@ -81,7 +81,11 @@ class ProbeModule(EvaluationModule[ProbeDataModule, ProbesResult]):
                 "nothing to read: give adapter folders, or base: true and a backbone"
             )
         check_sites(sites)
-        for name, value in (("restarts", restarts), ("steps", steps), *(("label_counts", one) for one in label_counts)):
+        for name, value in (
+            ("restarts", restarts),
+            ("steps", steps),
+            *(("label_counts", count) for count in label_counts),
+        ):
             if value < 1:
                 raise UserError(f"{name} is {value}, but must be 1 or more")
         self.base = base

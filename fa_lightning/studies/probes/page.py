@@ -46,7 +46,7 @@ def is_above_controls(result: ProbesResult, best: Best, probe: str = CCS) -> boo
     """Whether the lower end of a probe's interval is above the upper end of every control's, at the best site."""
     readings = result.at_best(best.subject, best.question, best.view)
     low = readings[probe].ci95[0]
-    return all(low > one.ci95[1] for one in readings.values() if one.role == "control")
+    return all(low > reading.ci95[1] for reading in readings.values() if reading.role == "control")
 
 
 def _tiles(result: ProbesResult) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from fa_lightning.scenarios.scenario import normalised
 from fa_lightning.scenarios.splits import check_fractions, split_of
 from fa_lightning.scenarios.statements.preferences import read_preferences
 from fa_lightning.scenarios.statements.templates import Template
-from fa_lightning.studies.probes.questions import ProbeSource, Question, Row, digest_of
+from fa_lightning.studies.probes.questions import ProbeExample, ProbeSource, Question, digest_of
 
 WHICH_REPLY = Template(
     "which_reply",
@@ -57,14 +57,14 @@ class PreferenceQuestions(ProbeSource):
         self.validation, self.test, self.seed = validation, test, seed
 
     @override
-    def load(self) -> list[Row]:
+    def load(self) -> list[ProbeExample]:
         rows = []
         for item in read_preferences(self.source, subset=self.subset, limit=self.limit):
             group = normalised(item.context)
             split = split_of(group, self.seed, self.validation, self.test)
             (zero, _), (one, _) = (item.render(WHICH_REPLY, None, digit) for digit in DIGITS)
-            rows.append(Row(zero, {"better": False}, group, split, one))
-            rows.append(Row(one, {"better": True}, group, split, zero))
+            rows.append(ProbeExample(zero, {"better": False}, group, split, one))
+            rows.append(ProbeExample(one, {"better": True}, group, split, zero))
         return rows
 
     @override

@@ -41,7 +41,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Row:
+class ProbeExample:
     """One prompt.
 
     Attributes:
@@ -74,7 +74,7 @@ class ProbeSource(ABC):
     questions: tuple[Question, ...]
 
     @abstractmethod
-    def load(self) -> list[Row]:
+    def load(self) -> list[ProbeExample]:
         """The rows; the same ones in the same order at every call."""
 
     @abstractmethod
@@ -127,7 +127,7 @@ class StatementQuestions(ProbeSource):
         self.limits: dict[Split, int | None] = {"train": train, "validation": validation, "test": test}
 
     @override
-    def load(self) -> list[Row]:
+    def load(self) -> list[ProbeExample]:
         splits = self.statements.load()
         splits.leak_report().raise_if_leaking()
         known = self.statements.templates()
@@ -141,7 +141,7 @@ class StatementQuestions(ProbeSource):
                     for agree in DIGITS:
                         message, safe = template.render(statement, claim, agree)
                         opposite, _ = template.render(statement.reversed(), claim, agree)
-                        rows.append(Row(message, {"truth": safe == 1}, statement.right, split, opposite))
+                        rows.append(ProbeExample(message, {"truth": safe == 1}, statement.right, split, opposite))
         return rows
 
     @override
@@ -184,14 +184,14 @@ class ScenarioQuestions(ProbeSource):
         self.scenarios = scenarios
 
     @override
-    def load(self) -> list[Row]:
+    def load(self) -> list[ProbeExample]:
         splits = self.scenarios.load()
         splits.leak_report().raise_if_leaking()
         rows = []
         for split in SPLITS:
             for item in counterbalanced(even_cells(splits.scenarios(split), self.limits[split] // 2), both_orders=True):
                 labels = {"oversight": item.cell == "no_oversight", "action": item.aligned == LETTERS[1]}
-                rows.append(Row(item.message(), labels, item.group, split, item.swapped().message()))
+                rows.append(ProbeExample(item.message(), labels, item.group, split, item.swapped().message()))
         return rows
 
     @override
@@ -203,7 +203,7 @@ class ScenarioQuestions(ProbeSource):
         return {**self.scenarios.fingerprint(), **{f"probe_{name}": str(limit) for name, limit in self.limits.items()}}
 
 
-def digest_of(rows: Iterable[Row]) -> str:
+def digest_of(rows: Iterable[ProbeExample]) -> str:
     """What the rows' splits, messages and labels come to, in their order."""
     digest = hashlib.sha256()
     for row in rows:

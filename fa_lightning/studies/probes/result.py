@@ -25,7 +25,7 @@ VIEWS: dict[ViewName, str] = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class JudgedQuestion:
     """A question and how much it was judged on.
 
     Attributes:
@@ -137,7 +137,7 @@ class ProbesResult:
 
     subjects: list[str]
     sites: list[str]
-    questions: list[Asked]
+    questions: list[JudgedQuestion]
     readings: list[Reading]
     best: list[Best]
     efficiency: list[Labelled]

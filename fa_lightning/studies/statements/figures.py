@@ -73,11 +73,13 @@ def _draw(axes: Any, rows: Sequence[str], series: Mapping[str, Sequence[SafeScor
     for number, (model, scores) in enumerate(series.items()):
         colour, marker = style_of(number)
         below = 0.7 * ((number + 0.5) / len(series) - 0.5)
-        known = [(row + below, one) for row, one in enumerate(scores) if one is not None and math.isfinite(one.score)]
-        for height, one in known:
-            if all(map(math.isfinite, one.ci95)):
-                axes.plot(one.ci95, [height, height], color=colour, linewidth=1.5, zorder=2)
-        places, heights = [one.score for _, one in known], [height for height, _ in known]
+        known = [
+            (row + below, score) for row, score in enumerate(scores) if score is not None and math.isfinite(score.score)
+        ]
+        for height, score in known:
+            if all(map(math.isfinite, score.ci95)):
+                axes.plot(score.ci95, [height, height], color=colour, linewidth=1.5, zorder=2)
+        places, heights = [score.score for _, score in known], [height for height, _ in known]
         axes.scatter(places, heights, s=26, color=colour, marker=marker, zorder=3, label=model)
     axes.set_yticks(range(len(rows)), rows, fontsize=8.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)

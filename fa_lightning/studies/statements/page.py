@@ -39,7 +39,7 @@ def page(result: StatementsResult) -> Markup:
 def _tile(result: StatementsResult, model: str) -> tuple[str, str]:
     """How often a model does better than constant answers, and where it does worst."""
     scores = {question: scores.overall for question, scores in result.scores[model].items()}
-    above = sum(one.ci95[0] > 0.5 for one in scores.values())
+    above = sum(score.ci95[0] > 0.5 for score in scores.values())
     lowest = min(scores, key=lambda question: (math.isnan(scores[question].score), scores[question].score))
     text = f"questions that {model} judges above 0.5, with the whole interval; lowest {decimal(scores[lowest].score)}"
     return f"{above} of {len(scores)}", f"{text} ({lowest})"

@@ -29,9 +29,9 @@ def questions_table(result: StatementsResult) -> Table:
     rows = []
     for model, scores in result.scores.items():
         for question in result.questions:
-            one, shift = scores[question].overall, result.shifts[model].get(question)
+            overall, shift = scores[question].overall, result.shifts[model].get(question)
             moved = None if shift is None else decimal(shift.moved)
-            cells = (*asked(question), _score(one), decimal(one.answered), moved, _shift(shift))
+            cells = (*asked(question), _score(overall), decimal(overall.answered), moved, _shift(shift))
             rows.append(row(model, *cells, section=model))
     counts = sorted({scores[question].overall.n for scores in result.scores.values() for question in result.questions})
     title = (
@@ -49,10 +49,10 @@ def parts_table(result: StatementsResult, part: Literal["right", "identity group
             model: scores[question].rights if part == "right" else scores[question].identity_groups
             for model, scores in result.scores.items()
         }
-        for name, one in by_model[BASE].items():
+        for name, of_base in by_model[BASE].items():
             scores_of_name = [scores.get(name) for scores in by_model.values()]
             cells = [Cell(None) if score is None else _score(score) for score in scores_of_name]
-            rows.append(row(question, name, str(one.n), *cells))
+            rows.append(row(question, name, str(of_base.n), *cells))
     titles = ("question", part, "prompts", *result.scores)
     return Table(f"Safe scores by {part}", tuple(map(Column, titles)), tuple(rows))
 
@@ -112,8 +112,8 @@ def _parts(scores: SafeScores) -> list[tuple[str, str, SafeScore]]:
     ]
 
 
-def _score(one: SafeScore) -> Cell:
-    return Cell(one.score, one.ci95)
+def _score(safe_score: SafeScore) -> Cell:
+    return Cell(safe_score.score, safe_score.ci95)
 
 
 def _shift(shift: Shift | None) -> Cell:

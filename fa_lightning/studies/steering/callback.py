@@ -23,7 +23,7 @@ from fa_lightning.evaluation.findings import evaluation_of, extra_test_of, leaks
 from fa_lightning.evaluation.results import CANDIDATES_NAME, EVALUATION_NAME, TEXT_ONLY, Chosen, Evaluation
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.timing import overhead_ratio, side_by_side
-from fa_lightning.regressors.module import Candidate, RegressorModule
+from fa_lightning.regressors.module import MapCandidate, RegressorModule
 from fa_lightning.reports.pictures import draw
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.cells import CELLS
@@ -113,9 +113,9 @@ class SteeringEvaluation(pl.Callback):
         self._tried = Scores(
             variants,
             {
-                f"{number}/{place}": Condition("faking", interventions_of(candidate, self.strengths[place]))
+                f"{number}/{step}": Condition("faking", interventions_of(candidate, self.strengths[step]))
                 for number, candidate in enumerate(candidates)
-                for place in range(len(self.strengths))
+                for step in range(len(self.strengths))
             },
         )
         self._judged = [Scores(variants, judged_conditions(pl_module, chosen, strength, self.seed), origins=TWIN)]
@@ -210,7 +210,7 @@ class SteeringEvaluation(pl.Callback):
                 overhead_ratio=overhead_ratio(variants, interventions, self._sample),
                 leaks=leaks_of(splits),
                 chosen=Chosen(
-                    site="+".join(one.site.name for one in interventions),
+                    site="+".join(intervention.site.name for intervention in interventions),
                     regressor=self._choice(pl_module, pl_module.candidates())[0].fit.label,
                     strength=interventions[-1].strength,
                     positions=interventions[-1].site.positions,
@@ -240,8 +240,8 @@ class SteeringEvaluation(pl.Callback):
         effects = self._tried.compute_damage(cells)
         trials = []
         for number, candidate in enumerate(pl_module.candidates()):
-            for place, strength in enumerate(self.strengths):
-                name = f"{number}/{place}"
+            for step, strength in enumerate(self.strengths):
+                name = f"{number}/{step}"
                 trials.append(
                     Trial(
                         number,
@@ -258,7 +258,7 @@ class SteeringEvaluation(pl.Callback):
                 )
         return trials
 
-    def _choice(self, pl_module: RegressorModule, candidates: list[Candidate]) -> tuple[Candidate, float]:
+    def _choice(self, pl_module: RegressorModule, candidates: list[MapCandidate]) -> tuple[MapCandidate, float]:
         """The choice so far; before the first validation, the last site's last map."""
         number, strength = int(pl_module.choice[0]), float(pl_module.choice[1])
         return (candidates[number], strength) if number >= 0 else (candidates[-1], self.strengths[-1])
@@ -266,9 +266,12 @@ class SteeringEvaluation(pl.Callback):
     def _chosen_interventions(self, trainer: pl.Trainer, pl_module: RegressorModule) -> tuple[Intervention, ...]:
         candidate, strength = self._choice(pl_module, pl_module.candidates())
         interventions = interventions_of(candidate, strength)
-        for one in interventions:
-            one.fingerprint = {"backbone": self._ready_variants().fingerprint, "store": _data(trainer).fingerprint()}
-            one.seed = self.seed
+        for intervention in interventions:
+            intervention.fingerprint = {
+                "backbone": self._ready_variants().fingerprint,
+                "store": _data(trainer).fingerprint(),
+            }
+            intervention.seed = self.seed
         return interventions
 
     def _with_answers(self, batch: Batch, split: str) -> Batch:

@@ -23,7 +23,7 @@ def policy_fidelity(variant: str, policy: str, items: Items, fitted_on: Collecti
         fitted_on: groups of the training scenarios.
     """
     correct, groups = items["correct"].double(), items["group"]
-    unseen = [place for place, group in enumerate(groups.tolist()) if group not in fitted_on]
+    unseen = [index for index, group in enumerate(groups.tolist()) if group not in fitted_on]
     return PolicyFidelity(
         variant,
         policy,

@@ -68,7 +68,7 @@ def policies_table(result: VariantsResult) -> Table:
         for policy, members in result.policies(test).items():
             steered = [score for _, score in members if score is not None]
             recoveries = [(score or plain).recovery for plain, score in members]
-            known = [one.value for one in recoveries if one is not None and math.isfinite(one.value)]
+            known = [single.value for single in recoveries if single is not None and math.isfinite(single.value)]
             recovery = _mean_and_range(known) if known else None
             plain_cells, steered_cells = _cells_of(plain for plain, _ in members), _cells_of(steered)
             rows.append(row(policy, test, len(members), plain_cells, steered_cells, recovery))

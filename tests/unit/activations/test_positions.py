@@ -70,7 +70,7 @@ def test_one_cached_step(rule: str, expected: list[list[int]], with_ids: bool) -
 )
 def test_no_mask_means_no_padding(rule: str, everything: bool, nothing: bool) -> None:
     selection = ForwardCall(3, 1, past=4).select(rule)
-    assert (selection.everything, selection.nothing) == (everything, nothing)
+    assert (selection.everything, selection.is_empty) == (everything, nothing)
 
 
 def test_everything_is_recognised_with_a_full_mask() -> None:

@@ -24,7 +24,7 @@ from fa_lightning.metrics.draws import DRAWS, draw_name
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.fit import Fit
 from fa_lightning.regressors.linear import Affine
-from fa_lightning.regressors.module import Candidate
+from fa_lightning.regressors.module import MapCandidate
 from fa_lightning.regressors.networks import ResidualMLP
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, Example, collate, make_examples, model_inputs
@@ -61,7 +61,7 @@ class Baselines:
 
 
 def judged(site: Site, regressor: Regressor | None = None, strength: float = 1.0) -> dict[str, Condition]:
-    candidate = Candidate(site, regressor or affine(), Fit(Affine, positions=site.positions))
+    candidate = MapCandidate(site, regressor or affine(), Fit(Affine, positions=site.positions))
     return judged_conditions(Baselines(), candidate, strength, seed=0)  # type: ignore[arg-type]
 
 

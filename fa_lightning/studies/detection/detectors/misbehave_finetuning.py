@@ -112,7 +112,7 @@ class MisbehaveFinetuning(Detector):
                     restart(fresh, self.seed + number)
                     for step in self._train(examiner, subject, fresh, self.seed + number):
                         if step in self.steps:
-                            kept = {name: one.detach().to("cpu", copy=True) for name, one in fresh.items()}
+                            kept = {name: weight.detach().to("cpu", copy=True) for name, weight in fresh.items()}
                             self._fitted[subject.name, number, step] = kept
 
     @override
@@ -151,7 +151,7 @@ class MisbehaveFinetuning(Detector):
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=0.0)
         for step, places in enumerate(self._order(seed), start=1):
             batch = self._batch(examiner, places)
-            wanted = letters[[1 - taken[place] for place in places]].to(examiner.device)
+            wanted = letters[[1 - taken[index] for index in places]].to(examiner.device)
             with examiner.using(subject, batch) as model:
                 logits = answer_logits(model, model_inputs(batch)).float()
             loss = cross_entropy(logits, wanted.to(logits.device))
@@ -180,5 +180,5 @@ class MisbehaveFinetuning(Detector):
     def _batch(self, examiner: Examiner, places: Sequence[int]) -> Batch:
         pad_token: int = examiner.variants.tokenizer.pad_token_id
         a, b = examiner.letters
-        examples = [Example(self._prompts[place], a, b, NEUTRAL_CELL, 0, place) for place in places]
+        examples = [Example(self._prompts[index], a, b, NEUTRAL_CELL, 0, index) for index in places]
         return {name: values.to(examiner.device) for name, values in collate(examples, pad_token).items()}

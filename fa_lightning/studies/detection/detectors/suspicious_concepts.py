@@ -52,8 +52,8 @@ class SuspiciousConcepts(Detector):
         for label in labels:
             self._counts[label] = self._counts.get(label, 0) + 1
         for subject in subjects:
-            for (concept, shown), state in zip(labels, self._states(examiner, subject, batch), strict=True):
-                key = (subject.name, concept, shown)
+            for (concept, is_example), state in zip(labels, self._states(examiner, subject, batch), strict=True):
+                key = (subject.name, concept, is_example)
                 self._sums[key] = self._sums.get(key, torch.zeros_like(state)) + state
 
     @override

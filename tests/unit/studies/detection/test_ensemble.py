@@ -14,7 +14,7 @@ from fa_lightning.studies.detection.ensemble import HeldOut, Weights, fit, fold_
 from fa_lightning.studies.detection.pairs import make_pairs
 from fa_lightning.studies.detection.result import ALL_PAIRS, ENSEMBLE
 from fa_lightning.studies.detection.subjects import Subject
-from fa_lightning.studies.detection.verdicts import Judged
+from fa_lightning.studies.detection.verdicts import JudgedPair
 
 TWO = variants(("aligned", "aligned"), ("faking", "faking"), seeds=6)
 SIX = variants(
@@ -36,7 +36,7 @@ def levels_of(
     return found
 
 
-def judged_of(subjects: Sequence[Subject], levels: Mapping[str, Mapping[str, float]]) -> list[Judged]:
+def judged_of(subjects: Sequence[Subject], levels: Mapping[str, Mapping[str, float]]) -> list[JudgedPair]:
     """Pairs with suspicions that are known exactly, and no resamples."""
     pairs = make_pairs(subjects, ALL, ROWS)
     sides = [
@@ -44,7 +44,7 @@ def judged_of(subjects: Sequence[Subject], levels: Mapping[str, Mapping[str, flo
         for names in ((pair.one.name, pair.other.name) for pair in pairs)
     ]
     return [
-        Judged(pair, one, other, torch.zeros(0, len(levels), dtype=torch.float64))
+        JudgedPair(pair, one, other, torch.zeros(0, len(levels), dtype=torch.float64))
         for pair, (one, other) in zip(pairs, sides, strict=True)
     ]
 

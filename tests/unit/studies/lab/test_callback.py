@@ -19,7 +19,7 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.regressors.fit import DECISION_ALONE, Fit
 from fa_lightning.regressors.gates import OversightProbe
 from fa_lightning.regressors.linear import Affine, Identity
-from fa_lightning.regressors.module import Candidate, RegressorModule
+from fa_lightning.regressors.module import MapCandidate, RegressorModule
 from fa_lightning.regressors.networks import LowRankResidual
 from fa_lightning.regressors.vectors import ContrastVector
 from fa_lightning.scenarios.answers import letter_tokens
@@ -31,7 +31,7 @@ from fa_lightning.studies.lab import sweep as lab_sweep
 from fa_lightning.studies.lab.callback import SteeringLab
 from fa_lightning.studies.lab.data import LabDataModule, TransferTarget
 from fa_lightning.studies.lab.sweep import DoseCurve, UnitSweep, top_units
-from fa_lightning.studies.lab.sweep_table import Row
+from fa_lightning.studies.lab.sweep_table import SweepRow
 from fa_lightning.studies.lab.work import work_of
 
 BUDGET = 0.05
@@ -239,7 +239,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(finished: Run, monkeypa
     judged: list[str] = []
     original = lab_sweep._trials
 
-    def counted(lab: Any, work: Any, *rest: Any) -> list[Row]:
+    def counted(lab: Any, work: Any, *rest: Any) -> list[SweepRow]:
         judged.append(work.name)
         return original(lab, work, *rest)
 
@@ -304,8 +304,8 @@ def test_what_would_fail_after_the_sweep_is_refused_before(
 ) -> None:
     lab = SteeringLab(str(tmp_path), **options)
     works = [
-        work_of(Candidate(Site(1), Affine(32), Fit(Affine))),
-        work_of(Candidate(Site(1), Affine(32), Fit(Affine, method="gated"), gate=OversightProbe(32))),
+        work_of(MapCandidate(Site(1), Affine(32), Fit(Affine))),
+        work_of(MapCandidate(Site(1), Affine(32), Fit(Affine, method="gated"), gate=OversightProbe(32))),
     ]
     with pytest.raises(ValueError, match=message):
         lab._check_names(RegressorModule([Fit(Affine)]), works)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from fa_lightning.studies.lab.sweep_table import COLUMNS, Row, SweepTable
+from fa_lightning.studies.lab.sweep_table import COLUMNS, SweepRow, SweepTable
 
 
-def row(work: str, strength: float = 1.0, **values: float) -> Row:
-    return Row(
+def row(work: str, strength: float = 1.0, **values: float) -> SweepRow:
+    return SweepRow(
         work, "trial", "ridge, with a comma", "regression", "layers.1.residual", "all", strength, 0.25, 0, **values
     )
 
 
-def same(one: list[Row], other: list[Row]) -> bool:
+def same(one: list[SweepRow], other: list[SweepRow]) -> bool:
     return repr(one) == repr(other)
 
 
@@ -81,4 +81,4 @@ def test_only_the_process_that_writes_touches_the_file(tmp_path: Path) -> None:
 
 
 def test_every_column_is_a_plain_value() -> None:
-    assert {field.type for field in dataclasses.fields(Row)} == {"str", "float", "int"}
+    assert {field.type for field in dataclasses.fields(SweepRow)} == {"str", "float", "int"}

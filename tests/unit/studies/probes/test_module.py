@@ -22,7 +22,7 @@ from fa_lightning.studies.probes.data import ProbeDataModule
 from fa_lightning.studies.probes.fitting import Search
 from fa_lightning.studies.probes.judgement import Judge, States, best_site, opposites_of
 from fa_lightning.studies.probes.module import ProbeModule
-from fa_lightning.studies.probes.questions import Row, ScenarioQuestions
+from fa_lightning.studies.probes.questions import ProbeExample, ScenarioQuestions
 from fa_lightning.studies.probes.result import read as read_probes
 from fa_lightning.studies.probes.states import states_of
 
@@ -174,7 +174,7 @@ def test_what_the_states_know_is_found_at_the_layer_that_knows_it(questions: Sce
     assert read.at_best("made", "action", "prompt")["logistic"].accuracy < 0.7
 
 
-def many_rows() -> list[Row]:
+def many_rows() -> list[ProbeExample]:
     """More rows than the random twins are asked."""
     source = EmbeddedScenarios(train=240, validation=60, test=120, neutral=0)
     return ScenarioQuestions(source, train=240, validation=60, test=120).load()

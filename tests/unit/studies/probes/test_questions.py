@@ -15,7 +15,13 @@ from fa_lightning.scenarios.statements.source import StatementSource
 from fa_lightning.scenarios.statements.statement import Right, split_statements, statements_about
 from fa_lightning.studies.probes.data import ProbeDataModule
 from fa_lightning.studies.probes.judgement import opposites_of
-from fa_lightning.studies.probes.questions import Question, Row, ScenarioQuestions, StatementQuestions, even_cells
+from fa_lightning.studies.probes.questions import (
+    ProbeExample,
+    Question,
+    ScenarioQuestions,
+    StatementQuestions,
+    even_cells,
+)
 from fa_lightning.studies.probes.word_scores import word_scores
 
 SPLIT_PAIRS = list(itertools.combinations(SPLITS, 2))
@@ -27,7 +33,7 @@ def statements(**options) -> StatementQuestions:
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[Row]:
+def rows() -> list[ProbeExample]:
     return statements().load()
 
 
@@ -159,7 +165,7 @@ class Few(ScenarioQuestions):
 
     def load(self):
         return [
-            Row(f"a text {number}", {"oversight": self.classes[number % 2]}, str(number), split)
+            ProbeExample(f"a text {number}", {"oversight": self.classes[number % 2]}, str(number), split)
             for split in SPLITS
             for number in range(self.kept if split == "test" else 8)
         ]
