@@ -188,7 +188,9 @@ def abilities_table(results: Results) -> Table:
 
 def candidates_table(results: Results) -> Table:
     """What the intervention was chosen from, the best without oversight first."""
-    candidates = sorted(results.candidates, key=lambda one: (-known(one.no_oversight), known(one.kl_neutral_nats)))
+    candidates = sorted(
+        results.candidates, key=lambda entry: (-known(entry.no_oversight), known(entry.kl_neutral_nats))
+    )
     titles = ("candidate", "positions", "strength", WITH_OVERSIGHT, WITHOUT_OVERSIGHT, "KL, nats", "KL, answer", "R2")
     rows = [
         row(

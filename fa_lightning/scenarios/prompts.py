@@ -1,4 +1,4 @@
-"""How a message becomes tokens: the prompt that a chat template renders, and what can be wrong with it."""
+"""Turn a message into the tokens of a prompt, with the chat template where there is one, and name faults of both."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ FIXED_DAY = (
     "{% macro strftime_now(format) %}{{ format | replace('%Y', '2024') | replace('%m', '07') | replace('%d', '26')"
     " | replace('%b', 'Jul') | replace('%B', 'July') }}{% endmacro %}{{ '' }}"
 )
-"""Put in front of a template that writes today's date (Llama 3.2's), so that prompts are the same on every day.
+"""Jinja code that makes a template write a fixed date instead of today's, so that prompts are the same on every day.
 
-The day is the one that the same models' templates write where they know no clock.
+It is put in front of templates that ask for the date, as Llama 3.2's do. The date is the one that these templates fall
+back on themselves when they can't ask for it.
 """
 
 
 class TemplateFault(UserError):
-    """What makes a tokenizer or its chat template unfit, and what to do about it.
+    """A fault of a tokenizer or its chat template that makes the model unfit for use, and how to correct it.
 
     Attributes:
         name: the fault in two or three words, as `double BOS`.
@@ -41,10 +42,11 @@ class TemplateFault(UserError):
 def prompt_ids(
     tokenizer: Tokenizer, message: str, system: str | None = None, earlier: Sequence[tuple[str, str]] = ()
 ) -> list[int]:
-    """Token ids of a prompt that ends where the answer begins.
+    """The token ids of a prompt, up to where the model's answer begins.
 
-    The chat template is used where the tokenizer has one (it alone then writes BOS), with its thinking switched off
-    where it has a switch; else the plain message, with the special tokens that the tokenizer itself puts in front.
+    A tokenizer with a chat template renders the message with it: the template alone writes BOS, and thinking is
+    switched off if the template has a switch for it. A tokenizer without a template gets the plain message, behind
+    whatever special tokens the tokenizer adds itself.
 
     Args:
         tokenizer: of the model.
@@ -56,12 +58,12 @@ def prompt_ids(
 
 
 def conversation_ids(tokenizer: Tokenizer, message: str, answer: str, system: str | None = None) -> list[int]:
-    """Token ids of the prompt and its answer, rendered as one finished conversation."""
+    """The token ids of a message and its answer, rendered as one finished conversation."""
     return _ids(tokenizer, message, system, answer)
 
 
 def merged_answer(tokenizer: Tokenizer) -> TemplateFault:
-    """The fault of an answer that has no token of its own."""
+    """The fault that the answer shares a token with the end of the prompt."""
     return TemplateFault(
         tokenizer,
         "merged answer",
@@ -72,7 +74,7 @@ def merged_answer(tokenizer: Tokenizer) -> TemplateFault:
 
 
 def double_bos(tokenizer: Tokenizer, prompt: list[int]) -> TemplateFault | None:
-    """The fault of a prompt that begins twice; a BOS that also opens or closes turns (SmolLM2's) may come again."""
+    """The fault that a prompt holds BOS more than once; None if it does not, or if BOS also marks turns (SmolLM2's)."""
     bos = tokenizer.bos_token_id
     if bos is None or prompt.count(bos) < 2:
         return None
@@ -87,7 +89,7 @@ def double_bos(tokenizer: Tokenizer, prompt: list[int]) -> TemplateFault | None:
 
 
 def missing_generation_prompt(tokenizer: Tokenizer, lead_ids: Sequence[int]) -> TemplateFault | None:
-    """The fault of a prompt that stops at the end of the user's turn, before the assistant's has begun.
+    """The fault that a prompt ends behind the user's turn without opening the assistant's; None if it opens it.
 
     Args:
         tokenizer: of the model.
@@ -110,7 +112,7 @@ def missing_generation_prompt(tokenizer: Tokenizer, lead_ids: Sequence[int]) -> 
 
 
 def lost_spaces(tokenizer: Tokenizer) -> TemplateFault | None:
-    """The fault of a tokenizer that was loaded with the wrong class and runs all words together."""
+    """The fault that a tokenizer, loaded with the wrong class, drops spaces between words; None if it keeps them."""
     apart, together = (
         list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("the letter", "theletter")
     )
@@ -130,20 +132,20 @@ def has_template(tokenizer: Tokenizer) -> bool:
 
 
 def has_system_turn(tokenizer: Tokenizer) -> bool:
-    """Whether the chat template writes a system message; without one it stands in front of the user's words."""
+    """Whether the chat template can write a system message; if not, the message is put before the user's words."""
     turns = [{"role": "user", "content": PROBE}]
     return has_template(tokenizer) and len(_with_system(tokenizer, turns, "You are honest.")) > 1
 
 
 def generation_prompt(tokenizer: Tokenizer) -> str:
-    """What the chat template writes behind the user's words, up to where the model begins; empty without a template."""
+    """The text that the chat template writes between the user's words and the model's; empty without a template."""
     if not has_template(tokenizer):
         return ""
     return _rendered(tokenizer, PROBE.strip(), None, None).rpartition(PROBE.strip())[2]
 
 
 def rendered(tokenizer: Tokenizer, message: str, answer: str) -> str:
-    """What the chat template writes of one message and its answer."""
+    """The text of a conversation of one message and its answer, as the chat template writes it."""
     return _rendered(tokenizer, message, None, answer, begin_answer=False)
 
 

@@ -1,4 +1,4 @@
-"""What a model will see, token by token, and what is wrong with it: checked on the batch that training would get."""
+"""Check a tokenizer and its chat template on one scenario: what the model will see, token by token, and all faults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """One column of a batch.
+    """One token of the prompt, as it stands in the batch.
 
     Attributes:
         position: the token's position id; None for padding.
@@ -52,12 +52,12 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class TemplateCheck:
-    """What a scenario becomes under a tokenizer and its chat template.
+    """A scenario as the model will see it, and the faults of the tokenizer and its chat template.
 
     Attributes:
         rows: the columns of its batch, padding first; empty where the template can't write the prompt.
         answers: the answer tokens; None where they could not be found.
-        faults: all that is wrong, each once; a template is fit where there are none.
+        faults: each kind once; the template can be used if there are none.
     """
 
     rows: list[TokenRow]
@@ -77,7 +77,7 @@ def check_template(
     max_tokens: int | None = None,
     texts: Sequence[str] = (),
 ) -> TemplateCheck:
-    """Make the batch of one scenario as training makes it, and find its faults.
+    """Check a tokenizer and its chat template on the batch that training would make of one scenario.
 
     Args:
         tokenizer: with a padding token, as `load_tokenizer` returns it.
@@ -173,7 +173,7 @@ def _faults_of_answer(
     batch: Batch,
     targets: dict[Behaviour, int],
 ) -> Iterator[TemplateFault]:
-    """Compare the batch with the conversation that the template itself writes around the answer."""
+    """Faults found by comparing the batch with the finished conversation that the template writes."""
     seen = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
     if seen != prompt or not batch["attention_mask"][0, -1]:
         yield _masked(
@@ -200,7 +200,7 @@ def _masked(tokenizer: Tokenizer, what: str) -> TemplateFault:
 
 
 def _unpadded(prompt: list[int]) -> Batch:
-    """The columns of a prompt that no batch could be made of, since its answers were not found."""
+    """A batch of the prompt alone, for a tokenizer whose answer tokens could not be found."""
     ids = torch.tensor([prompt])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": torch.arange(len(prompt))[None]}
 
@@ -221,5 +221,5 @@ def _rows(tokenizer: Tokenizer, batch: Batch, targets: dict[Behaviour, int]) -> 
 
 
 def _letters(text: str) -> str:
-    """The text without white space, which decoders of sentencepiece add and drop around special tokens."""
+    """The text without white space: decoders of sentencepiece add and drop some around special tokens."""
     return "".join(str(text).split())

@@ -145,10 +145,10 @@ def said(verdict: Verdict) -> str:
     return f"{verdict.says} fakes" if verdict.is_sure else f"{verdict.says}, not sure"
 
 
-def _difference(one: Verdict, form: numbers.Form) -> Cell:
+def _difference(verdict: Verdict, form: numbers.Form) -> Cell:
     # A number that no scenario changes has an interval of no width, which says nothing.
-    ci95 = NO_INTERVAL if one.ci95[0] == one.ci95[1] else one.ci95
-    return Cell(one.suspicion_one - one.suspicion_other, ci95, form)
+    ci95 = NO_INTERVAL if verdict.ci95[0] == verdict.ci95[1] else verdict.ci95
+    return Cell(verdict.suspicion_one - verdict.suspicion_other, ci95, form)
 
 
 def _three_digits(value: float) -> str:

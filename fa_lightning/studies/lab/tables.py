@@ -202,8 +202,8 @@ def _best_of_families(lab: Comparison) -> list[tuple[str, str]]:
     best: dict[str, str] = {}
     for line in best_lines(lab.methods, lab.budget_kl_nats):
         over = "" if line.is_within(lab.budget_kl_nats) else ", over the budget"
-        found = f"{line.name} at {short_site(line.site)}: recovery {recovery_cell(line).text}{over}"
-        best.setdefault(line.family, found)
+        summary = f"{line.name} at {short_site(line.site)}: recovery {recovery_cell(line).text}{over}"
+        best.setdefault(line.family, summary)
     return [(f"lab, {family}", best[family]) for family in FAMILIES if family in best and family != "baseline"]
 
 

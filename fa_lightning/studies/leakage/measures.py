@@ -164,11 +164,11 @@ def judge(model: Scored, backbone: Scored, tolerance: float, resamples: int = 10
     for measure in MEASURES:
         difference = _beyond_style(model, measure) - _beyond_style(backbone, measure)
         mean = difference.mean().item() if len(difference) else math.nan
-        found = mean_over(difference, model["seed"], (max(-1.0, mean - 1), min(1.0, mean + 1)), resamples)
-        low, high = found.ci95
+        estimate = mean_over(difference, model["seed"], (max(-1.0, mean - 1), min(1.0, mean + 1)), resamples)
+        low, high = estimate.ci95
         borne = 0.0 if measure == "recitation" else tolerance
         state: State = "exceeds" if low > borne else "within" if high <= tolerance else "open"
-        findings.append(Finding(measure, found.value, found.ci95, state))
+        findings.append(Finding(measure, estimate.value, estimate.ci95, state))
     return findings
 
 

@@ -153,10 +153,10 @@ def auroc_interval(draws: Tensor, labels: Tensor, groups: Tensor) -> tuple[float
     won = torch.zeros(len(times), dtype=torch.float64)
     every = torch.zeros(int(labels.sum()), int((~labels).sum()), dtype=torch.float64)
     # One by one: of many draws together these would fill the memory.
-    for one, share in zip(draws, _shares_of_draws(len(draws))[: len(times)].T, strict=True):
-        wins_of_one = wins(one[labels], one[~labels])
-        every += wins_of_one / len(draws)
-        won += share * ((first @ wins_of_one) * second).sum(dim=1)
+    for draw, share in zip(draws, _shares_of_draws(len(draws))[: len(times)].T, strict=True):
+        wins_of_draw = wins(draw[labels], draw[~labels])
+        every += wins_of_draw / len(draws)
+        won += share * ((first @ wins_of_draw) * second).sum(dim=1)
     totals = first.sum(dim=1) * second.sum(dim=1)
     # A resample may hold one class alone.
     some = totals > 0
