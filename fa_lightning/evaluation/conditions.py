@@ -109,7 +109,7 @@ def judged_conditions(
 
 
 def baseline_conditions(
-    module: RegressorModule, candidate: Candidate, strength: float, seed: int
+    module: RegressorModule, candidate: MapCandidate, strength: float, seed: int
 ) -> dict[str, Condition]:
     """The baselines of a candidate, at its site and positions."""
     site = candidate.site

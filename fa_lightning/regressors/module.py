@@ -166,11 +166,11 @@ class RegressorModule(pl.LightningModule):
                 candidates.append(dataclasses.replace(at_sites[-1], below=tuple(at_sites[:-1])))
         return candidates
 
-    def baselines(self, candidate: Candidate) -> dict[str, list[Candidate]]:
+    def baselines(self, candidate: MapCandidate) -> dict[str, list[MapCandidate]]:
         """The mean shift and the shuffled-pairs maps at a candidate's site, on its tokens; one for each draw."""
         return {
             name: [
-                Candidate(candidate.site, self._map(self._plan.baseline_number(fit), candidate.site), fit)
+                MapCandidate(candidate.site, self._map(self._plan.baseline_number(fit), candidate.site), fit)
                 for fit in draws
             ]
             for name, draws in (("mean shift", [MEAN_SHIFT]), ("shuffled pairs", shuffled(candidate.fit)))

@@ -56,7 +56,7 @@ def affine() -> Regressor:
 class Baselines:
     """Stands in for the module: it has no baseline of its own."""
 
-    def baselines(self, candidate: Candidate) -> dict[str, list[Candidate]]:
+    def baselines(self, candidate: MapCandidate) -> dict[str, list[MapCandidate]]:
         return {"mean shift": [candidate], "shuffled pairs": [candidate] * DRAWS}
 
 
