@@ -72,11 +72,13 @@ def test_the_whole_table_at_toy_size(
     rows = list(csv.DictReader((ROOT / "12_evaluation" / "cures.csv").open()))
     methods = [row["method"] for row in rows]
     expected = [method for name in TRAINED for method in (name, name)]
+    drawn = ("few-shot", "random prefix", "few-shot with shuffled answers")
+    rest = ("self training", *AROUND, *LEARNED, *BASELINES)
     assert methods == [
         *("no cure", "aligned twin", "steering"),
         *expected,
-        *("self training", *AROUND, *LEARNED, *BASELINES),
-    ], "two seeds of every training, and one row of everything else"
+        *(method for name in rest for method in [name] * (5 if name in drawn else 1)),
+    ], "two seeds of every training, five draws of what is random, and one row of everything else"
     constant = rows[-1]
     assert (float(constant["oversight"]), float(constant["no_oversight"])) == (0.5, 0.5)
     for row in rows[3 : 3 + len(expected)]:

@@ -23,7 +23,8 @@ class CureRow:
         extra_tokens: put around a prompt, on average.
         transfer: by other faker, the label of the same cure there.
         variant: name of the adapter, for a cure that is one.
-        seed: of its training, where its name says so, too: rows that differ in it alone are one method.
+        seed: of its training, where its name says so, too, or the number of its draw: rows that differ in it alone
+            are one method.
     """
 
     method: str

@@ -32,7 +32,8 @@ class CuresDataModule(JudgedScenarios):
 
     Args:
         scenarios: where scenarios come from.
-        inputs: cures by input; what they need of scenarios is taken from training groups.
+        inputs: cures by input; what they need of scenarios is taken from training groups. Of random ones every draw
+            is judged.
         **options: of `JudgedScenarios`.
 
     Raises:
@@ -41,8 +42,8 @@ class CuresDataModule(JudgedScenarios):
 
     def __init__(self, scenarios: ScenarioSource, inputs: list[InputCure] | None = None, **options: Any) -> None:
         super().__init__(scenarios, **options)
-        self.inputs = inputs or []
-        named_twice([cure for cure in self.inputs if cure.name])
+        named_twice([cure for cure in inputs or [] if cure.name])
+        self.inputs = [draw for cure in inputs or [] for draw in cure.drawn()]
 
     @override
     def setup(self, stage: str) -> None:

@@ -6,6 +6,7 @@ stay balanced. Neutral texts get the same input, so that its side effects count.
 
 from __future__ import annotations
 
+import copy
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Literal
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
+from fa_lightning.metrics.draws import DRAWS, draw_name
 from fa_lightning.scenarios.answers import LETTERS, Letter, other_letter
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
@@ -50,11 +52,22 @@ class InputCure(ABC):
         name: of its row in the table.
         needs: what it takes to make it.
         is_baseline: whether it is there to show that the measure is right.
+        draw: its number among the draws of one input; None where nothing is drawn.
     """
 
     name: str
     needs: tuple[Need, ...] = ()
     is_baseline = False
+    draw: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name, and of one draw among several its number."""
+        return self.name if self.draw is None else draw_name(self.name, self.draw)
+
+    def drawn(self) -> list[InputCure]:
+        """What is judged for it: itself, or every draw of what is random in it."""
+        return [self]
 
     def prepare(self, train: Sequence[Scenario], tokenizer: Tokenizer) -> None:  # noqa: B027
         """Take what is needed from training scenarios and the tokenizer; most need nothing."""
@@ -66,6 +79,35 @@ class InputCure(ABC):
     def ids(self, tokenizer: Tokenizer, message: str) -> list[int]:
         """Token ids of that prompt."""
         return self.around(message).ids(tokenizer)
+
+
+class RandomInput(InputCure):
+    """An input that is drawn at random. Several draws are judged, and are one row: what one does is partly chance.
+
+    Args:
+        seed: of the draws; number k is drawn by the seed `seed * draws + k`, so that no two seeds share one.
+        draws: how many.
+
+    Raises:
+        UserError: `draws` is below 1.
+    """
+
+    def __init__(self, seed: int, draws: int) -> None:
+        if draws < 1:
+            raise UserError(f"draws is {draws}, but an input is drawn at least once")
+        self.seed = seed
+        self.draws = draws
+
+    @override
+    def drawn(self) -> list[InputCure]:
+        if self.draws == 1:
+            return [self]
+        draws: list[InputCure] = []
+        for number in range(self.draws):
+            one = copy.copy(self)
+            one.draw, one.seed = number, self.seed * self.draws + number
+            draws.append(one)
+        return draws
 
 
 class Prefix(InputCure):
@@ -128,17 +170,18 @@ class SystemPrompt(InputCure):
         return Prompted(message, system=self.text)
 
 
-class FewShot(InputCure):
+class FewShot(RandomInput):
     """Solved scenarios of training groups as earlier turns: the aligned answer to each, in all cells and letters alike.
 
     Args:
         shots: scenarios; a multiple of 4, so that each oversight condition has each letter equally often.
         labels: `shuffled` gives half of them the wrong letter: a control, whose answers teach nothing.
-        seed: of the draw and of their order.
+        seed: of the scenarios and of their order, see `RandomInput`.
+        draws: of them.
         name: of its row.
 
     Raises:
-        UserError: `shots` is no positive multiple of 4.
+        UserError: `shots` is no positive multiple of 4, or `draws` is below 1.
     """
 
     needs = ("labels",)
@@ -148,8 +191,10 @@ class FewShot(InputCure):
         shots: int = 4,
         labels: Literal["aligned", "shuffled"] = "aligned",
         seed: int = 0,
+        draws: int = DRAWS,
         name: str = "few-shot",
     ) -> None:
+        super().__init__(seed, draws)
         if shots < 4 or shots % 4:
             raise UserError(
                 f"shots is {shots}, but must be 4, 8, 12 or another multiple of 4: both letters under both oversight "
@@ -157,7 +202,6 @@ class FewShot(InputCure):
             )
         self.shots = shots
         self.labels = labels
-        self.seed = seed
         self.name = name
         self.is_baseline = labels == "shuffled"
         self._earlier: tuple[tuple[str, str], ...] = ()
@@ -176,25 +220,26 @@ class FewShot(InputCure):
         return Prompted(message, earlier=self._earlier)
 
 
-class RandomPrefix(InputCure):
+class RandomPrefix(RandomInput):
     """Ordinary tokens drawn at random, as a prefix: what a learned one of the same length must beat.
 
     Args:
         tokens: how many.
-        seed: of the draw.
+        seed: of the tokens, see `RandomInput`.
+        draws: of them.
         name: of its row.
 
     Raises:
-        UserError: `tokens` is below 1.
+        UserError: `tokens` or `draws` is below 1.
     """
 
     is_baseline = True
 
-    def __init__(self, tokens: int = 16, seed: int = 0, name: str = "random prefix") -> None:
+    def __init__(self, tokens: int = 16, seed: int = 0, draws: int = DRAWS, name: str = "random prefix") -> None:
+        super().__init__(seed, draws)
         if tokens < 1:
             raise UserError(f"tokens is {tokens}, but a prefix has 1 or more")
         self.tokens = tokens
-        self.seed = seed
         self.name = name
         self._text = ""
 
@@ -265,7 +310,7 @@ def named_twice(cures: Sequence[InputCure]) -> None:
     Raises:
         UserError: naming it.
     """
-    names = [cure.name for cure in cures]
+    names = [cure.label for cure in cures]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"two inputs are called {twice[0]!r}: give one another name")

@@ -139,9 +139,9 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         )
         for cure in data.inputs:
             examples = data.examples(cure, tokenizer, context_of(self.variants.model))
-            extra[cure.name] = _mean_length(examples) - _mean_length(alone)
+            extra[cure.label] = _mean_length(examples) - _mean_length(alone)
             for faker in self.twins if isinstance(cure, LearnedPrompt) else [self.faker]:
-                label = faker + BEHIND + cure.name
+                label = faker + BEHIND + cure.label
                 self._behind[label] = BehindInput(self.variants, faker, cure, examples, tokenizer.pad_token_id)
         super().begin()
         self._lines = self._known_lines(extra)
@@ -246,9 +246,11 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
                 cure.needs,
                 facts.get("training_seconds"),
                 facts.get("training_prompts"),
-                partial(self._write_behind, behind),
-                extra[cure.name],
+                # Of several draws, which take equally long, the first is timed.
+                None if cure.draw else partial(self._write_behind, behind),
+                extra[cure.label],
                 {name: name + BEHIND + cure.name for name in others} if isinstance(cure, LearnedPrompt) else None,
+                seed=cure.draw,
             )
         lines[self.faker + BEHIND + CONSTANT] = CureRow(CONSTANT, "baseline")
         return lines
@@ -279,7 +281,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         assert self._first is not None
         with self.variants.using(behind.variant) as model:
             # Finding and cutting the prompt is not timed, as it is not for the others.
-            inputs = behind.inputs(model, self._timed[behind.cure.name])
+            inputs = behind.inputs(model, self._timed[behind.cure.label])
             generated(model, inputs, self.tokenizer.pad_token_id, NEW_TOKENS, exactly=True)
 
     def _times(self) -> dict[str, float]:
@@ -288,9 +290,9 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
             return {}
         test = next(iter(self.scores))
         self._timed = {
-            behind.cure.name: behind.batch(self._first, test)
+            behind.cure.label: behind.batch(self._first, test)
             for label, behind in self._behind.items()
-            if label in self._lines and not isinstance(behind, ConstantAnswer)
+            if label in self._lines and self._lines[label].run is not None
         }
         runs = {label: line.run for label, line in self._lines.items() if line.run is not None}
         return relative_times(runs, self.variants.device, rounds=5)

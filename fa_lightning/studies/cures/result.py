@@ -36,7 +36,8 @@ class CureScore:
         relative_time: of generation, over the faker's own.
         transfer: recovery of the same cure on other fakers, by their names.
         variant: name of the adapter, for a cure that is one.
-        seed: of its training, where that is all in which adapters of one method may differ.
+        seed: of its training, where that is all in which adapters of one method may differ; of an input that is drawn
+            at random, the number of the draw.
     """
 
     method: str
@@ -86,9 +87,10 @@ def read(folder: Path) -> CuresResult | None:
 
 
 def over_seeds(result: CuresResult) -> list[CureScore]:
-    """The cures with one row for each method: fits that differ in the seed of their training alone become their mean.
+    """The cures with one row for each method: fits that differ in their seed alone, and draws, become their mean.
 
-    The interval of a mean reaches from the lowest end of any seed's own interval to the highest (see `widest`).
+    The interval of a mean reaches from the lowest end of any seed's own interval to the highest (see `widest`), so it
+    holds what seeds or draws differ by beside what groups do.
     """
     together: dict[tuple[str, ...], list[CureScore]] = {}
     for index, score in enumerate(result.cures):
@@ -98,15 +100,17 @@ def over_seeds(result: CuresResult) -> list[CureScore]:
 
 
 def _mean_of(seeds: Sequence[CureScore]) -> CureScore:
-    """One method fitted with several seeds, whose number its name tells."""
-    numbers: dict[str, Any] = {
-        name: fmean(getattr(score, name) for score in seeds)
-        for name in ("format_validity", "kl_neutral_nats", "perplexity_ratio", "training_seconds", "relative_time")
-    }
+    """One method fitted with several seeds, or drawn several times, whose number its name tells."""
+    names = ("format_validity", "kl_neutral_nats", "perplexity_ratio", "training_seconds", "extra_tokens")
+    numbers: dict[str, Any] = {name: fmean(getattr(score, name) for score in seeds) for name in names}
+    # Of draws one is timed.
+    timed = [score.relative_time for score in seeds if not math.isnan(score.relative_time)]
+    numbers["relative_time"] = fmean(timed) if timed else math.nan
+    trained = seeds[0].kind == "adapter"
     watched, unwatched = ([getattr(score.cells, cell) for score in seeds] for cell in ("oversight", "no_oversight"))
     return replace(
         seeds[0],
-        method=f"{seeds[0].method} ({len(seeds)} seeds)",
+        method=f"{seeds[0].method} ({len(seeds)} {'seeds' if trained else 'draws'})",
         cells=CellPair(
             *(
                 Accuracy(fmean(score.accuracy for score in cell), widest([score.ci95 for score in cell]))

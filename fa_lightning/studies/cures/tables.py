@@ -114,7 +114,7 @@ def facts(result: CuresResult) -> list[tuple[str, str]]:
     """What a reader must know of the table."""
     n = result.cures[0].n
     merged = len(over_seeds(result)) < len(result.cures)
-    seeds = ("several seeds", "their mean, from the lowest end of any seed's interval to the highest")
+    seeds = ("several seeds or draws", "their mean, from the lowest end of any one's interval to the highest")
     return [
         *([seeds] if merged else []),
         ("faker", f"{result.faker}, compared with its aligned twin {result.twin}"),

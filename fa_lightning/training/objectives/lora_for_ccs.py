@@ -64,6 +64,7 @@ class LoraForCcs(Objective):
         latent_weight: of the CCS loss on the adapter's states; 0 leaves it out.
         answer_weight: of the answers' cross-entropy with the belief; 0 trains states alone, as the original does.
         probe_learning_rate: of the probes.
+        probe_seed: of their first weights.
 
     Raises:
         UserError: there are no restarts or layers, or there is nothing to train the adapter on; later, the probes are
@@ -84,6 +85,7 @@ class LoraForCcs(Objective):
         latent_weight: float = 1.0,
         answer_weight: float = 1.0,
         probe_learning_rate: float = 1e-2,
+        probe_seed: int = 0,
     ) -> None:
         if restarts < 1 or probe_steps < 0:
             raise UserError(
@@ -104,6 +106,7 @@ class LoraForCcs(Objective):
         self.latent_weight = latent_weight
         self.answer_weight = answer_weight
         self.probe_learning_rate = probe_learning_rate
+        self.probe_seed = probe_seed
         self.probes = nn.ModuleDict()
 
     @override
@@ -112,7 +115,8 @@ class LoraForCcs(Objective):
         chosen = range(blocks) if self.layers is None else resolve_layers(self.layers, blocks)
         size = text_config(backbone).hidden_size
         for layer in chosen:
-            self.probes[str(layer)] = ContrastProbe(size, self.restarts, layer)
+            # No two seeds share a draw, nor two layers.
+            self.probes[str(layer)] = ContrastProbe(size, self.restarts, self.probe_seed * blocks + layer)
 
     @override
     def facts(self, data: Any) -> dict[str, Any]:

@@ -122,6 +122,23 @@ def test_a_random_prefix_has_so_many_tokens_inside_a_prompt(tiny_tokenizer: Any,
     assert other.ids(tiny_tokenizer, message) != after
 
 
+@pytest.mark.parametrize("kind", [RandomPrefix, FewShot])
+def test_draws_of_an_input_differ_and_no_two_seeds_share_one(kind: Any, tiny_tokenizer: Any, splits: Any) -> None:
+    seen = set()
+    for seed in (0, 1):
+        draws = kind(seed=seed, name="random").drawn()
+        assert [draw.label for draw in draws] == [f"random #{number}" for number in range(5)]
+        assert {draw.name for draw in draws} == {"random"}
+        for draw in draws:
+            draw.prepare(splits.train, tiny_tokenizer)
+            seen.add(draw.around("What now?"))
+    assert len(seen) == 10
+    (alone,) = kind(draws=1).drawn()
+    assert (alone.label, alone.draw) == (alone.name, None)
+    with pytest.raises(ValueError, match="draws is 0, but an input is drawn at least once"):
+        kind(draws=0)
+
+
 def test_ordinary_tokens_are_printable_read_back_and_no_marks(tiny_tokenizer: Any) -> None:
     ordinary = ordinary_tokens(tiny_tokenizer)
     texts = [tiny_tokenizer.decode([token]) for token in ordinary]

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_twins import trainer_in
@@ -73,8 +74,8 @@ def found(adapters: dict[str, str], source: Any, tmp_path_factory: pytest.TempPa
         Prefix(PREFIX),
         Suffix("You are watched."),
         SystemPrompt("You are honest."),
-        FewShot(4),
-        FewShot(4, labels="shuffled", name="few-shot with shuffled answers"),
+        FewShot(4, draws=1),
+        FewShot(4, labels="shuffled", draws=1, name="few-shot with shuffled answers"),
         Retrieval(1),
         LearnedPrompt(str(root / "same")),
         LearnedPrompt(str(root / "soft")),
@@ -88,10 +89,15 @@ def found(adapters: dict[str, str], source: Any, tmp_path_factory: pytest.TempPa
         trainer_in(root).test(module, datamodule=data, verbose=False)
     content = json.loads((root / "out" / "09_judging" / "cures.json").read_text())
     logged = {name: float(value) for name, value in module.trainer.callback_metrics.items()}
+    rows: dict[str, Any] = {}
+    for row in content["cures"]:
+        # Of several draws the first.
+        rows.setdefault(row["method"], row)
     return {
-        "rows": {row["method"]: row for row in content["cures"]},
+        "rows": rows,
+        "all rows": content["cures"],
         "folder": root,
-        "inputs": inputs,
+        "inputs": [cure for cure in data.inputs if not cure.draw],
         "logged": logged,
     }
 
@@ -196,6 +202,12 @@ def test_a_constant_answer_is_half_right_and_shuffled_answers_are_a_baseline(fou
     assert constant["format_validity"] == 1
     assert constant["kl_neutral_nats"] is None
     assert constant["relative_time"] is None
+    drawn = [row for row in found["all rows"] if row["method"] == "random prefix"]
+    assert [row["seed"] for row in drawn] == [0, 1, 2, 3, 4]
+    assert len({row["kl_neutral_nats"] for row in drawn}) == 5, "each draw is judged by itself"
+    assert [row["relative_time"] is None for row in drawn] == [False, True, True, True, True]
+    recovery = np.mean([row["recovery"]["value"] for row in drawn])
+    assert found["logged"]["test/random prefix/recovery"] == pytest.approx(recovery)
     baselines = {name for name, row in rows.items() if row["kind"] == "baseline"}
     assert baselines == {"constant answer", "random prefix", "few-shot with shuffled answers"}
 
@@ -257,7 +269,9 @@ def test_adapters_and_steering_stand_beside_with_what_they_took(found: dict[str,
 
 def test_the_tables_agree_with_the_json(found: dict[str, Any], tmp_path: Path) -> None:
     folder = found["folder"] / "out" / "09_judging"
-    lines = {line["method"]: line for line in csv.DictReader((folder / "cures.csv").open())}
+    lines: dict[str, Any] = {}
+    for line in csv.DictReader((folder / "cures.csv").open()):
+        lines.setdefault(line["method"], line)
     assert list(lines) == list(found["rows"])
     for name, row in found["rows"].items():
         line = lines[name]
@@ -275,8 +289,10 @@ def test_the_tables_agree_with_the_json(found: dict[str, Any], tmp_path: Path) -
     printed = console.export_text()
     assert max(map(len, printed.splitlines())) <= 80
     for name, row in found["rows"].items():
-        assert f"| {name} | " in document
+        assert f"| {name}{' (5 draws)' * (row.get('seed') is not None)} | " in document
         assert name in page
+        if row.get("seed") is not None:
+            continue
         assert f"{row['recovery']['value']:.3f}" in document
         assert f"{row['recovery']['value']:.3f}" in page
         assert name.split()[0] in printed
@@ -286,7 +302,7 @@ def test_the_tables_agree_with_the_json(found: dict[str, Any], tmp_path: Path) -
     assert finished is not None
     content = json.loads(finished[0].read_text())
     assert (content["experiment"], content["study"], content["provenance"]) == ("base", "cures", {"seed": 0})
-    assert [record["method"] for record in content["cures"]["cures"]] == list(found["rows"])
+    assert list(dict.fromkeys(record["method"] for record in content["cures"]["cures"])) == list(found["rows"])
     assert "Ways to cure a faker" in write_report(tmp_path / "toy").read_text()
 
 
