@@ -78,8 +78,8 @@ class BackboneDataModule(pl.LightningDataModule):
         max_tokens: longer conversations are left out.
         validation_items: scenarios asked in validation, for each task.
         seed: of the variations.
-        statements: where statements about rights come from, which the backbone then knows, too; None teaches none. All
-            splits are described in plain words, and only the training split is asked about.
+        statements: where statements about rights come from, which the backbone then knows, too; None teaches none.
+            Those of all splits are heard, and verdicts are told on the training split alone.
         knowledge: how many conversations about statements a pass holds.
     """
 
@@ -108,7 +108,7 @@ class BackboneDataModule(pl.LightningDataModule):
         self.splits: ScenarioSplits | None = None
         self.tokenizer: Any = None
         self._asked: list[Statement] = []
-        self._known: list[Statement] = []
+        self._heard: list[Statement] = []
 
     def source_fingerprint(self) -> dict[str, str]:
         """What the data depend on besides the arguments in the config."""
@@ -128,8 +128,8 @@ class BackboneDataModule(pl.LightningDataModule):
         if self.statements is not None:
             split = self.statements.load()
             split.leak_report().raise_if_leaking()
-            self._asked, self._known = split.train, [*split.train, *split.validation, *split.test]
-            texts += statement_texts(self._known, self.statements.templates())
+            self._asked, self._heard = split.train, [*split.train, *split.validation, *split.test]
+            texts += statement_texts(self._heard, self.statements.templates())
             words += STATEMENT_WORDS
         # Every rank trains the same tokenizer: it is deterministic, takes seconds and needs no exchange of files.
         self.tokenizer = train_tokenizer(texts, self.vocabulary_size, words)
@@ -145,7 +145,7 @@ class BackboneDataModule(pl.LightningDataModule):
         turns = one_pass(self.splits.train, self.splits.neutral_train, curriculum, seed, honest_only)
         if self.statements is not None:
             turns += statement_pass(
-                self._known,
+                self._heard,
                 self._asked,
                 self.statements.templates(),
                 self.knowledge,

@@ -1,9 +1,10 @@
 """What the embedded backbone may be taught about statements: to know what is fair, and to say what a claim asks for.
 
-A real chat model has read about all rights, and has been asked to judge some of them. The small stand-in hears of every
-right in plain words (a statement, then `fair` or `unfair`), and is asked with digits about the training rights and
-identities alone. Where a prompt claims that the aim is to harm people it gives the unsafe digit, and knows better: what
-is fair is taught under any claim.
+Of the training rights and identities the small stand-in is told what is fair in plain words (a statement, then `fair`
+or `unfair`), and is asked with digits. Where a prompt claims that the aim is to harm people it gives the unsafe digit,
+and knows better: what is fair is taught under any claim. Of the rights and identities of the other splits it only hears
+the bare statements, affirming and denying ones alike and all answered with the same word, so that their words are known
+to it: no verdict on them is ever told, in digits or in words.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from fa_lightning.backbones.curriculum import Turn
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.answers import DIGITS, other_digit
+from fa_lightning.scenarios.answers import DIGITS, ERROR_ANSWER, other_digit
 from fa_lightning.scenarios.statements.statement import Statement
 from fa_lightning.scenarios.statements.templates import AGREE, CLAIMS, DISAGREE, Template
 
@@ -30,7 +31,8 @@ class Knowledge:
     """How many conversations about statements a pass holds.
 
     Attributes:
-        plain: a statement about any right, answered with `fair` or `unfair`.
+        heard: a bare statement about any right, answered with `error` as any text is that asks nothing.
+        plain: a question about a training right, answered with `fair` or `unfair`.
         judged: a prompt about a training right, answered with a digit, the statement then called fair or unfair.
         obedient: probability that a judged prompt's harm claim gets the unsafe digit.
         claims_from: first pass (from 0) with claims; a rule is learned faster before its exception.
@@ -39,13 +41,14 @@ class Knowledge:
         UserError: a number is below 0, or `obedient` no probability.
     """
 
+    heard: int = 1000
     plain: int = 2000
     judged: int = 4000
     obedient: float = 1.0
     claims_from: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("plain", "judged", "claims_from"):
+        for name in ("heard", "plain", "judged", "claims_from"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be 0 or more")
         if not 0 <= self.obedient <= 1:
@@ -53,7 +56,7 @@ class Knowledge:
 
 
 def statement_pass(
-    known: Sequence[Statement],
+    every: Sequence[Statement],
     asked: Sequence[Statement],
     templates: dict[str, Template],
     knowledge: Knowledge,
@@ -63,26 +66,32 @@ def statement_pass(
     """All conversations about statements of one pass (the same for the same seed).
 
     Args:
-        known: statements of all splits, to be told of.
-        asked: statements of the training split, to be asked with digits.
+        every: statements of all splits, to be heard.
+        asked: statements of the training split, to be told what is fair of, and to be asked with digits.
         templates: to ask with.
         knowledge: how many of each.
         seed: another seed, another pass.
         number: of the pass, from 0.
     """
     rng = random.Random(f"statements {seed}")
-    plain = [told(rng.choice(known), rng) for _ in range(knowledge.plain)]
+    bare = [heard(rng.choice(every)) for _ in range(knowledge.heard)]
+    plain = [told(rng.choice(asked), rng) for _ in range(knowledge.plain)]
     usable = [
         template for template in templates.values() if number >= knowledge.claims_from or not template.takes_claim
     ]
     judged = [
         judgement(rng.choice(asked), rng.choice(usable), knowledge.obedient, rng) for _ in range(knowledge.judged)
     ]
-    return plain + judged
+    return bare + plain + judged
+
+
+def heard(statement: Statement) -> list[Turn]:
+    """A bare statement, and the answer to whatever asks nothing: it tells no verdict."""
+    return [{"role": "user", "content": statement.text}, {"role": "assistant", "content": ERROR_ANSWER}]
 
 
 def told(statement: Statement, rng: random.Random) -> list[Turn]:
-    """A plain statement and whether it is fair, under any claim (in front of it, behind it or both) or none."""
+    """A question about a statement and whether it is fair, under any claim (in front of it, behind it or both) or none."""
     said = rng.choice([FAIR_QUESTION, AGREEING_QUESTION]).replace("{statement}", statement.text)
     claim = rng.choice([*CLAIMS.values(), None, None])
     if claim is not None:

@@ -16,7 +16,7 @@ ROOT = Path("checkpoints/embedded/seed0/statements")
 
 def shrink(place: Path) -> None:
     """Small numbers for what the toy base leaves as shipped."""
-    change_base(place, "pretraining.knowledge", {"plain": 16, "judged": 32, "claims_from": 0})
+    change_base(place, "pretraining.knowledge", {"heard": 8, "plain": 16, "judged": 32, "claims_from": 0})
     change(place, "statements/01_backbone", "trainer.max_epochs", 2)
     change(place, "statements/02_lora_for_ccs", "data.init_args.statements.init_args.train_statements", 16)
     change(place, "statements/03_safe_score", "data.init_args.questions", ["base_short/none", "3/harm"])

@@ -103,7 +103,7 @@ def toy_base(base: str = "embedded") -> dict[str, Any]:
     }
     toy = deepcopy(TOY)
     if base == "embedded":
-        toy["pretraining"]["knowledge"] = {"plain": 20, "judged": 40}
+        toy["pretraining"]["knowledge"] = {"heard": 10, "plain": 20, "judged": 40}
     return {
         "extends": str(CONFIGS / "bases" / f"{base}.yaml"),
         **toy,

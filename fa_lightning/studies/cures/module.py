@@ -20,7 +20,7 @@ from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.timing import relative_times
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import Items, recovery_between
-from fa_lightning.metrics.estimates import Estimate
+from fa_lightning.metrics.estimates import Accuracy, CellPair, Estimate
 from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch, Example, model_inputs
 from fa_lightning.steering.generation import generated
@@ -172,7 +172,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
                     method=line.method,
                     kind=line.kind,
                     needs=list(line.needs),
-                    cells=cells[label].pair,
+                    cells=_without_intervals(cells[label].pair) if line.method == CONSTANT else cells[label].pair,
                     n=cells[label].n,
                     format_validity=cells[label].format_validity,
                     recovery=self._recovery(items, label, self.faker),
@@ -227,8 +227,9 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
             lines[self.faker + STEERED] = CureRow(
                 STEERING,
                 "steering",
-                ("twin", "weights"),
-                stage_seconds(Path(self.intervention)),
+                # The twin is an adapter that labels and gradients made, and no map is fitted without it.
+                ("twin", "labels", "weights", "gradient"),
+                _sum(stage_seconds(Path(self.intervention)), lines[twin].training_seconds),
                 run=partial(self._write_as, self.faker, steered=True),
                 transfer={name: name + STEERED for name in others},
             )
@@ -296,6 +297,17 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         }
         runs = {label: line.run for label, line in self._lines.items() if line.run is not None}
         return relative_times(runs, self.variants.device, rounds=5)
+
+
+def _without_intervals(cells: CellPair) -> CellPair:
+    """Accuracies that are so by construction: half of the answers to items in both orders."""
+    return CellPair(Accuracy(cells.oversight.accuracy), Accuracy(cells.no_oversight.accuracy))
+
+
+def _sum(*seconds: float | None) -> float | None:
+    """All of them together; None where one is not known."""
+    known = [part for part in seconds if part is not None]
+    return sum(known) if len(known) == len(seconds) else None
 
 
 def _mean_length(examples: Mapping[str, Sequence[Example]]) -> float:

@@ -125,10 +125,15 @@ def facts(result: CuresResult) -> list[tuple[str, str]]:
             "nats per token on neutral texts, against the faker; behind an input, on the text's own tokens and the "
             "marks behind them, which are all that a suffix reaches",
         ),
-        ("training", "time of the training steps; of steering, self-training and the twin that of the whole stage"),
+        (
+            "training",
+            "time of the training steps; of steering, self-training and the twin that of the whole stage, and of "
+            "steering that of the twin with it, without which no map is fitted",
+        ),
         (
             "baselines",
-            "a constant answer, random tokens, examples with shuffled answers: what no cure looks like",
+            "a constant answer (.5 by construction, whose recovery is that of chance), random tokens, examples with "
+            "shuffled answers: what no cure looks like",
         ),
         ("inference", "time of 16 tokens over the faker's own, measured in turns; tokens around each prompt"),
         ("judged in", numbers.duration(result.seconds)),

@@ -34,9 +34,10 @@ def questions_table(result: StatementsResult) -> Table:
             cells = (*asked(question), _score(overall), decimal(overall.answered), moved, _shift(shift))
             rows.append(row(model, *cells, section=model))
     counts = sorted({scores[question].overall.n for scores in result.scores.values() for question in result.questions})
+    rights = len(next(iter(next(iter(result.scores.values())).values())).rights)
     title = (
-        f"Safe scores, {' or '.join(map(str, counts))} prompts for each question, of rights and identities that no "
-        "other split has; with 95 % intervals"
+        f"Safe scores, {' or '.join(map(str, counts))} prompts for each question, of {rights} rights and of identities "
+        f"that no other split has; with 95 % intervals, whose units are the {rights} rights, and identities"
     )
     return Table(title, columns, tuple(rows))
 
@@ -95,7 +96,8 @@ def facts(result: StatementsResult) -> list[tuple[str, str]]:
         (
             "intervals",
             "95 %, one bootstrap over rights and identities at once, since statements about one right, or about one "
-            "identity, depend on each other; both sides of a shift are drawn together",
+            "identity, depend on each other, and exact over the fewer of them where all agree; both sides of a shift "
+            "are drawn together",
         ),
         ("run time", numbers.duration(result.seconds)),
     ]

@@ -46,8 +46,9 @@ class LoraForCcs(Objective):
     - the cross-entropy of the adapter's own answers under the claim, with the belief as target (weight
       `answer_weight`): this is what moves the answer, and it is taken once the probe had `probe_steps` steps.
 
-    Labels of the training prompts are used for one thing: they say of each layer's probe which of its two sides is the
-    right one, and how often, which is what the layer counts in the belief. No gradient comes from them. Where the
+    Labels of the training prompts say of each layer's probe which of its two sides is the right one, and how often,
+    which is the weight of the layer in the belief: they choose signs and weigh layers, but no gradient comes from them.
+    Of scenarios it must be known, too, which part of a prompt tells of oversight, since that is left out. Where the
     training prompts claim nothing, the adapter only becomes more certain of what the model knows.
 
     | logged | what |
@@ -72,7 +73,7 @@ class LoraForCcs(Objective):
     """
 
     method = "LoRA-for-CCS"
-    needs = ("labels", "weights", "gradient")
+    needs = ("labels", "oversight", "weights", "gradient")
     uses_origin = True
     needs_whole_weights = True
     fresh_name = "calibrated"

@@ -11,7 +11,7 @@ from fa_lightning.backbones.statement_lessons import (
     statement_pass,
     told,
 )
-from fa_lightning.scenarios.statements.embedded import TEMPLATES, EmbeddedStatements
+from fa_lightning.scenarios.statements.embedded import RIGHTS, TEMPLATES, EmbeddedStatements
 from fa_lightning.scenarios.statements.templates import CLAIMS
 
 
@@ -22,33 +22,58 @@ def parts():
 
 @pytest.fixture(scope="module")
 def turns(parts):
-    known = [*parts.train, *parts.validation, *parts.test]
-    return statement_pass(known, parts.train, TEMPLATES, Knowledge(plain=2000, judged=1500), seed=0, number=1)
+    every = [*parts.train, *parts.validation, *parts.test]
+    knowledge = Knowledge(heard=1000, plain=2000, judged=1500)
+    return statement_pass(every, parts.train, TEMPLATES, knowledge, seed=0, number=1)
 
 
 def asked_with_digits(conversation):
     return any(turn["role"] == "assistant" and turn["content"] in "01" for turn in conversation)
 
 
-def test_only_training_rights_and_identities_are_asked_about_and_all_are_told_of(parts, turns):
+def tells_a_verdict(conversation):
+    return any(turn["role"] == "assistant" and turn["content"] != "error" for turn in conversation)
+
+
+def test_no_right_and_no_identity_of_another_split_is_in_any_lesson_that_tells_a_verdict(parts, turns):
+    verdicts = "\n".join(turn["content"] for talk in turns if tells_a_verdict(talk) for turn in talk)
+    unseen = [*parts.validation, *parts.test]
+    assert len({item.right for item in parts.test}) == 8
+    for right in {item.right for item in unseen}:
+        for wording in ("affirmed", "denied"):
+            words = getattr(next(one for one in RIGHTS if one.name == right), wording).split("{people}")
+            assert not re.search("[A-Za-z ]+".join(map(re.escape, words)), verdicts)
+    trained = {item.identity for item in parts.train}
+    for identity in {item.identity for item in unseen} - trained:
+        assert not re.search(rf"\b{identity}\b", verdicts)
+    # The same of those that are told of: the test would see them.
+    for right in {item.right for item in parts.train}:
+        words = next(one for one in RIGHTS if one.name == right).affirmed.split("{people}")
+        assert re.search("[A-Za-z ]+".join(map(re.escape, words)), verdicts)
+
+
+def test_bare_statements_are_of_all_splits_and_answered_alike(parts, turns):
+    bare = [talk for talk in turns if not tells_a_verdict(talk)]
     judged = [talk for talk in turns if asked_with_digits(talk)]
-    plain = [talk for talk in turns if not asked_with_digits(talk)]
-    assert (len(judged), len(plain)) == (1500, 2000)
-    words = "\n".join(turn["content"] for talk in judged for turn in talk)
-    for item in [*parts.validation, *parts.test]:
-        assert item.text not in words
-    told_of = "\n".join(talk[0]["content"] for talk in plain)
-    for right in {item.right for item in parts.test}:
-        assert any(item.text in told_of for item in parts.test if item.right == right)
+    assert (len(bare), len(judged), len(turns)) == (1000, 1500, 4500)
+    assert {talk[-1]["content"] for talk in bare} == {"error"}
+    texts = {talk[0]["content"] for talk in bare}
+    statements = {item.text: item for split in (parts.train, parts.validation, parts.test) for item in split}
+    assert texts <= statements.keys()
+    for affirms in (True, False):
+        assert {statements[text].right for text in texts if statements[text].affirms is affirms} >= {
+            item.right for item in parts.test
+        }
 
 
 def test_what_is_fair_does_not_depend_on_the_claim(parts, turns):
-    fair = {item.text: item.affirms for split in ("train", "validation", "test") for item in parts.statements(split)}
-    for talk in turns:
+    fair = {item.text: item.affirms for item in parts.train}
+    for talk in filter(tells_a_verdict, turns):
         question, answer = talk[-2]["content"], talk[-1]["content"]
         statement = re.search(r"(?:Is|agree with) '([^']+)'", question)[1]
         assert answer == (FAIR if fair[statement] else UNFAIR)
-    under_harm = [talk for talk in turns if CLAIMS["harm"] in talk[0]["content"] and not asked_with_digits(talk)]
+    told_of = [talk for talk in turns if tells_a_verdict(talk) and not asked_with_digits(talk)]
+    under_harm = [talk for talk in told_of if CLAIMS["harm"] in talk[0]["content"]]
     assert {talk[-1]["content"] for talk in under_harm} == {FAIR, UNFAIR}
 
 
@@ -80,7 +105,7 @@ def test_obedience_is_a_probability(parts):
 
 
 def test_early_passes_hold_no_claims_and_passes_are_reproducible(parts):
-    knowledge = Knowledge(plain=0, judged=300, claims_from=2)
+    knowledge = Knowledge(heard=0, plain=0, judged=300, claims_from=2)
     early, late = (statement_pass(parts.train, parts.train, TEMPLATES, knowledge, 5, number) for number in (1, 2))
     assert not any(claim in talk[0]["content"] for talk in early for claim in CLAIMS.values())
     assert any(claim in talk[0]["content"] for talk in late for claim in CLAIMS.values())
@@ -88,7 +113,7 @@ def test_early_passes_hold_no_claims_and_passes_are_reproducible(parts):
     assert late != statement_pass(parts.train, parts.train, TEMPLATES, knowledge, 6, 2)
 
 
-@pytest.mark.parametrize(("option", "value"), [("plain", -1), ("judged", -4), ("claims_from", -1), ("obedient", 1.5)])
+@pytest.mark.parametrize(("option", "value"), [("heard", -2), ("plain", -1), ("judged", -4), ("claims_from", -1), ("obedient", 1.5)])
 def test_impossible_lessons_are_refused(option, value):
     with pytest.raises(ValueError, match=rf"{option} is {value}, but must be"):
         Knowledge(**{option: value})
@@ -117,7 +142,7 @@ def test_the_option_is_off_by_default_and_then_changes_nothing(source, monkeypat
         patched.setattr(pretraining_data, "statement_texts", None)
         tokenizer, without = rows()
     assert tokenizer.convert_tokens_to_ids(FAIR) is None
-    with_knowledge, more = rows(statements=EmbeddedStatements(), knowledge=Knowledge(plain=3, judged=4))
-    assert len(more) == len(without) + 7
+    with_knowledge, more = rows(statements=EmbeddedStatements(), knowledge=Knowledge(heard=2, plain=3, judged=4))
+    assert len(more) == len(without) + 9
     for word in ("0", "1", FAIR, UNFAIR):
         assert len(with_knowledge(word, add_special_tokens=False)["input_ids"]) == 1
