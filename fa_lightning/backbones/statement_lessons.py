@@ -91,7 +91,7 @@ def heard(statement: Statement) -> list[Turn]:
 
 
 def told(statement: Statement, rng: random.Random) -> list[Turn]:
-    """A question about a statement and whether it is fair, under any claim (in front of it, behind it or both) or none."""
+    """A question about a statement and whether it is fair, under any claim (before it, behind it, both) or none."""
     said = rng.choice([FAIR_QUESTION, AGREEING_QUESTION]).replace("{statement}", statement.text)
     claim = rng.choice([*CLAIMS.values(), None, None])
     if claim is not None:

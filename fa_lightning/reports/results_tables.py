@@ -23,11 +23,13 @@ from fa_lightning.reports.table import (
 
 KL_NOTE = "KL: from the faker, on neutral texts, nats: per token read, and at the first token said."
 RECOVERY_NOTE = "(steered - faking) / (aligned - faking) accuracy without oversight"
+CONSTANT_ANSWER, CHANCE = "constant answer", 0.5
+"""One letter to everything: half of it is aligned, as every pair of actions is asked in both orders."""
 WITH_OVERSIGHT, WITHOUT_OVERSIGHT = "with oversight", "without oversight"
 
 
 def models_table(results: Results) -> Table:
-    """The models, in the order of `MODELS`, then the baselines, in the order they are stored."""
+    """The models, in the order of `MODELS`, then the baselines as they are stored, and what chance looks like."""
     order = [name for name in MODELS if name in results.cells] + [name for name in results.cells if name not in MODELS]
     rows = []
     for name in order:
@@ -42,6 +44,11 @@ def models_table(results: Results) -> Table:
         figures = _cells(results, name, watched, unwatched, recovery_cell, baseline.side_effects)
         label = f"{name} ({baseline.draws} draws)" if baseline.draws > 1 else name
         rows.append(row(label, *figures, style="quiet", section="baselines"))
+    chance = results.recovery_at(CHANCE)
+    if not math.isnan(chance):
+        half = Accuracy(CHANCE)
+        figures = _cells(results, "", half, half, decimal(chance), None)
+        rows.append(row(CONSTANT_ANSWER, *figures, style="quiet", section="baselines"))
     columns = (
         Column("model", 0),
         Column(WITH_OVERSIGHT, 17, "oversight"),

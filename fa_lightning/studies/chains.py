@@ -22,7 +22,7 @@ def joined(tables: Mapping[int, Table]) -> Table:
     Args:
         tables: the same table of every chain, by seed.
     """
-    by_seed = {seed: {_key(line): line for line in table.rows} for seed, table in tables.items()}
+    by_seed = {seed: _by_key(table.rows) for seed, table in tables.items()}
     first = next(iter(tables.values()))
     rows: list[Row] = []
     for key in dict.fromkeys(key for lines in by_seed.values() for key in lines):
@@ -31,8 +31,21 @@ def joined(tables: Mapping[int, Table]) -> Table:
         rows += [_with_chain(replace(line, style=""), f"seed {seed}") for seed, line in own.items()]
     name, *others = (replace(column, key="") for column in first.columns)
     seeds = ", ".join(map(str, tables))
-    title = f"{first.title}; {len(tables)} chains (seeds {seeds}): mean and range, then each chain with its interval"
-    return Table(title, (name, Column("chain"), *others), tuple(rows), first.notes[:1])
+    chains = f"{len(tables)} chains (seeds {seeds}): mean and range over chains, then each chain with its own interval"
+    return Table(
+        f"{first.title}; {chains}", (name, Column("chain"), *others), tuple(rows), (f"{chains}.", *first.notes[:1])
+    )
+
+
+def _by_key(lines: Sequence[Row]) -> dict[tuple[str, ...], Row]:
+    """Lines by what they are known by; the second with the same texts is known as the second."""
+    found: dict[tuple[str, ...], Row] = {}
+    for line in lines:
+        key = _key(line)
+        while key in found:
+            key = (*key, "")
+        found[key] = line
+    return found
 
 
 def _key(line: Row) -> tuple[str, ...]:

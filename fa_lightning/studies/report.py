@@ -34,13 +34,21 @@ class Chains:
     title: str
     results: list[StudyResult]
 
-    def joined(self) -> Table | None:
-        """The study's headline table over all chains; None for a single one."""
+    def joined(self) -> dict[str, Table]:
+        """The study's tables over all chains, by name, its headline among them; none of a single chain.
+
+        What a chain says of itself in sentences is left out, and a table that not all chains have in this form.
+        """
         if len(self.results) < 2:
-            return None
-        headline = self.results[0].study.headline
-        tables = {chain.seed or 0: chain.study.tables(chain.result)[headline] for chain in self.results}
-        return joined(tables)
+            return {}
+        each = {chain.seed or 0: chain.study.tables(chain.result) for chain in self.results}
+        first, *others = each.values()
+        return {
+            name: joined({seed: tables[name] for seed, tables in each.items()})
+            for name, table in first.items()
+            if not table.is_facts
+            and all(name in tables and _titles(tables[name]) == _titles(table) for tables in others)
+        }
 
 
 def write_report(directory: str | os.PathLike[str]) -> Path:
@@ -66,7 +74,7 @@ def html_of(results: Sequence[StudyResult]) -> str:
     """The whole page."""
     sections, main = [], []
     for number, chains in enumerate(group_chains(results)):
-        table = chains.joined()
+        table = chains.joined().get(chains.results[0].study.headline)
         if table is not None:
             body = rendered("reports/templates/chains.html.j2", table=table)
             sections.append(Section(f"{chains.title}: {len(chains.results)} chains", f"chains-{number}", body))
@@ -113,10 +121,7 @@ def markdown_tables(results: Sequence[StudyResult]) -> dict[str, str]:
     tables: dict[str, str] = {}
     for chains in group_chains(results):
         first = chains.results[0]
-        own = first.study.tables(first.result)
-        table = chains.joined()
-        if table is not None:
-            own = {first.study.headline: table}
+        own = chains.joined() or first.study.tables(first.result)
         names = {name: _marker_name(f"{first.name} {name}") for name in own}
         if tables.keys() & set(names.values()):
             names = {name: _marker_name(f"{chains.title} {marker}") for name, marker in names.items()}
@@ -168,6 +173,10 @@ def _overview(main: Sequence[tuple[Section, Results]]) -> Markup:
         f"Accuracy without oversight, and recovery = {RECOVERY_NOTE}", tuple(map(Column, titles)), tuple(rows)
     )
     return rendered("reports/templates/chains.html.j2", table=table)
+
+
+def _titles(table: Table) -> list[str]:
+    return [column.title for column in table.columns]
 
 
 def _title(result: StudyResult) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fa_lightning.studies.detection.pairs import first_word
+from fa_lightning.studies.detection.result import LEAST_WRONG
 from fa_lightning.studies.detection.subjects import Subject
 from fa_lightning.studies.detection.verdicts import JudgedPair
 
@@ -158,7 +159,11 @@ class HeldOut:
         return log_odds
 
     def calibration(self, judged: Sequence[JudgedPair]) -> float:
-        """Expected calibration error of the probabilities of held-out pairs whose faker is known; nan without any."""
+        """Expected calibration error of the probabilities of held-out pairs whose faker is known.
+
+        nan without any, and where fewer than `LEAST_WRONG` verdicts are wrong: an error among probabilities near 0 and
+        1 is no evidence that they come true.
+        """
         from torchmetrics.functional.classification import binary_calibration_error
 
         known = [
@@ -169,7 +174,7 @@ class HeldOut:
         odds = torch.tensor([self.log_odds(judged_pair)[0].item() for judged_pair in known], dtype=torch.float64)
         right = torch.tensor([judged_pair.pair.faker == judged_pair.pair.one for judged_pair in known])
         kept = ~odds.isnan()
-        if not kept.any():
+        if ((odds[kept] > 0) != right[kept]).sum() < LEAST_WRONG:
             return float("nan")
         return float(binary_calibration_error(odds[kept].sigmoid(), right[kept].long(), n_bins=10))
 

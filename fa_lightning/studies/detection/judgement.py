@@ -14,11 +14,13 @@ from torch import Tensor
 from fa_lightning.common.numbers import NO_INTERVAL
 from fa_lightning.metrics.intervals import bootstrap_of_pairs
 from fa_lightning.metrics.pairwise import held_out_rates, roc_curve, wins
+from fa_lightning.studies.detection.best import credit_of_best
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence
 from fa_lightning.studies.detection.ensemble import RULE, HeldOut, fold_of, folds_of
 from fa_lightning.studies.detection.pairs import Pair
 from fa_lightning.studies.detection.result import (
     ALL_PAIRS,
+    BEST_ON_OTHERS,
     ENSEMBLE,
     PUBLISHED_PAIRS,
     Accuracy,
@@ -88,6 +90,8 @@ def judge(
     every_row = tuple(range(len(examined.groups)))
     alone = {subject.name: suspicions.of(subject.name, every_row)[0] for subject in examined.subjects}
     suspicions_alone = {name: dict(zip(names, values.tolist(), strict=True)) for name, values in alone.items()}
+    by_names = {(pair.kind, pair.one.name, pair.other.name): pair for pair in pairs}
+    best = _best_on_others(verdicts, names, by_names, seed)
     ran, weights, calibration = list(examined.ran), {}, math.nan
 
     start = time.perf_counter()
@@ -104,7 +108,6 @@ def judge(
     elif len(names) > 1 and pairs:
         rank_zero_info("no ensemble: it needs two aligned variants and two fakers at least, to be judged on others")
 
-    by_names = {(pair.kind, pair.one.name, pair.other.name): pair for pair in pairs}
     return Detection(
         detectors=ran,
         suspects=[_suspect(examined, subject, suspicions_alone[subject.name]) for subject in examined.subjects],
@@ -125,6 +128,7 @@ def judge(
         measured_on=dict(examined.measured_on),
         published=_on_published_pairs(verdicts, names, by_names, published, seed),
         published_pairs=len(published),
+        best=best,
     )
 
 
@@ -162,6 +166,29 @@ def _accuracies(
         accuracies,
         key=lambda entry: (names.index(entry.detector), kinds.index(entry.kind), entry.policy_pair != ALL_PAIRS),
     )
+
+
+def _best_on_others(
+    verdicts: Sequence[Verdict], names: Sequence[str], pairs: Mapping[tuple[Kind, str, str], Pair], seed: int
+) -> list[Accuracy]:
+    """By kind, the accuracy of the best detector, chosen for each pair on others; none of a single detector."""
+    earned: dict[tuple[Kind, str, str], list[float]] = {}
+    for verdict in verdicts:
+        if verdict.faker:
+            earned.setdefault((verdict.kind, verdict.one, verdict.other), []).append(credit_of(verdict))
+    if not earned or len(names) < 2:
+        return []
+    known = [pairs[key] for key in earned]
+    credits = credit_of_best(torch.tensor(list(earned.values()), dtype=torch.float64), known).tolist()
+    found = []
+    for kind in dict.fromkeys(pair.kind for pair in known):
+        own = [(pair, one) for pair, one in zip(known, credits, strict=True) if pair.kind == kind]
+        # A pair without others to choose on would be judged by another rule: then none is.
+        if not any(math.isnan(one) for _, one in own):
+            values = [one for _, one in own]
+            interval = _interval([pair for pair, _ in own], values, seed)
+            found.append(Accuracy(BEST_ON_OTHERS, ALL_PAIRS, kind, sum(values) / len(values), interval, len(values)))
+    return found
 
 
 def _on_published_pairs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from markupsafe import Markup
 
@@ -12,8 +13,8 @@ from fa_lightning.reports.html import Picture, rendered
 from fa_lightning.reports.table import facts_table
 from fa_lightning.studies.detection import tables, verdict_tables
 from fa_lightning.studies.detection.figures import GROUPS, detection_figures, group_of, policy_pairs
-from fa_lightning.studies.detection.result import ENSEMBLE, Detection
-from fa_lightning.studies.detection.tables import best_row, detector_rows
+from fa_lightning.studies.detection.result import ENSEMBLE, Accuracy, Detection, Kind
+from fa_lightning.studies.detection.tables import DetectorRow, best_row, detector_rows
 
 # Of many pairs the verdicts are in a file, and the other tables count them.
 MOST_VERDICTS = 200
@@ -48,9 +49,13 @@ def _tiles(result: Detection) -> list[tuple[str, str]]:
         return []
     rows = {row.ran.name: row for row in detector_rows(result)}
     shares = [row.accuracies["twins"].value for row in rows.values() if "twins" in row.accuracies]
+    on_others = {share.kind: share for share in result.best}
+    if "twins" in on_others:
+        return _tiles_of_best(on_others, rows)
     equals = shares.count(best.accuracies["twins"].value)
     which = "the best" if equals == 1 else f"the first of {equals} that tell as many"
-    chosen = [(best, f"of pairs told rightly by {best.ran.name}, {which} of {len(rows)} detectors")]
+    label = f"of pairs told rightly by {best.ran.name}, {which} of {len(rows)} detectors on these very pairs"
+    chosen = [(best, label)]
     if best.ran.name != ENSEMBLE and "twins" in rows.get(ENSEMBLE, best).accuracies and ENSEMBLE in rows:
         chosen.append((rows[ENSEMBLE], "of pairs told rightly by the ensemble"))
     tiles = []
@@ -68,6 +73,23 @@ def _tiles(result: Detection) -> list[tuple[str, str]]:
                 f"AUROC of {best.ran.name}, one model alone{_spread(best.alone.auroc_ci95)}",
             )
         )
+    return tiles
+
+
+def _tiles_of_best(on_others: Mapping[Kind, Accuracy], rows: Mapping[str, DetectorRow]) -> list[tuple[str, str]]:
+    """The same where the best detector could be chosen on pairs of other models than those that it is judged on."""
+    members = sum(name != ENSEMBLE for name in rows)
+    shares = [(on_others["twins"], f"of pairs told rightly by the best of {members} detectors, chosen on other models")]
+    ensemble = rows.get(ENSEMBLE)
+    if ensemble is not None and "twins" in ensemble.accuracies:
+        shares.append((ensemble.accuracies["twins"], "of pairs told rightly by the ensemble"))
+    if "steered" in on_others:
+        label = "of pairs with a steered faker told rightly by the best, chosen likewise; 0.5: nothing is left to see"
+        shares.append((on_others["steered"], label))
+    tiles = [(numbers.decimal(one.value), label + _spread(one.ci95)) for one, label in shares]
+    if ensemble is not None and ensemble.alone is not None:
+        label = f"AUROC of the ensemble, one model alone{_spread(ensemble.alone.auroc_ci95)}"
+        tiles.append((numbers.decimal(ensemble.alone.auroc), label))
     return tiles
 
 

@@ -19,6 +19,12 @@ models, of which neither fakes."""
 ENSEMBLE = "ensemble"
 """The name of the detector that all others make up together."""
 
+LEAST_WRONG = 5
+"""With fewer wrong verdicts nobody can say how often probabilities come true."""
+
+BEST_ON_OTHERS = "best, chosen on others"
+"""In the place of a detector: for each pair the one that is best on twins that share no model with it."""
+
 SELDOM = 0.05
 """A verdict is sure where at most this share of pairs of benign models, of 19 or more, are as far apart."""
 
@@ -200,12 +206,14 @@ class Detection:
         refused: number of pairs that were.
         scenarios: number of scored scenarios.
         weights: of the ensemble, by detector, fitted on all pairs; for reading, not for scoring.
-        calibration: expected calibration error of the ensemble's probabilities on held-out pairs; nan without one.
+        calibration: expected calibration error of the ensemble's probabilities on held-out pairs; nan without one, and
+            where fewer than `LEAST_WRONG` of its verdicts are wrong.
         measured_on: what suspicion depends on beside detector and model: scenarios and backbone.
         placed: every model by every detector, where there is a population to compare with.
         published: by detector, accuracy on exactly those pairs of models that the benchmark's authors list and that are
             among the twins, by name.
         published_pairs: length of that list; 0 where the benchmark has none.
+        best: by kind, the accuracy of `BEST_ON_OTHERS`; empty where no pair has others to choose on.
     """
 
     detectors: list[Ran]
@@ -224,6 +232,7 @@ class Detection:
     placed: list[Placed] = field(default_factory=list)
     published: list[Accuracy] = field(default_factory=list)
     published_pairs: int = 0
+    best: list[Accuracy] = field(default_factory=list)
 
 
 def read(folder: Path) -> Detection | None:

@@ -12,6 +12,9 @@ from fa_lightning.reports.table import Cell, Column, RowStyle, Table, decimal, d
 from fa_lightning.studies.detection.figures import GROUPS, group_of, policy_pairs
 from fa_lightning.studies.detection.result import (
     ALL_PAIRS,
+    BEST_ON_OTHERS,
+    ENSEMBLE,
+    LEAST_WRONG,
     Accuracy,
     Alone,
     Detection,
@@ -141,10 +144,14 @@ def facts(result: Detection) -> list[tuple[str, str]]:
         what = " or ".join(folds)
         text = f"a threshold that at most 1 % of benign models exceed on other folds, judged on the {what} left out"
         lines.append(("one model alone", text))
-    if math.isfinite(result.calibration):
-        lines.append(
-            ("ensemble", f"expected calibration error {numbers.decimal(result.calibration)} on held-out pairs")
+    lines += _calibration(result)
+    if result.best:
+        text = (
+            f"the last row: each pair is judged by that one of {_members(result)} detectors, without the ensemble, "
+            "which is best on twins that share no model with it. The bold one is the highest on these very pairs, "
+            "which is optimistic"
         )
+        lines.append(("best of many", text))
     if any(row.is_posers for row in detector_rows(result)):
         text = (
             "its own figures, of 324 pairs of Llama-13B models (arXiv 2405.05466); its scorer credits one order alone, "
@@ -153,6 +160,25 @@ def facts(result: Detection) -> list[tuple[str, str]]:
         lines.append(("POSER", text))
     lines.append(("run time", numbers.duration(sum(ran.seconds for ran in result.detectors))))
     return lines
+
+
+def _members(result: Detection) -> int:
+    """Number of detectors without the ensemble."""
+    return sum(ran.name != ENSEMBLE for ran in result.detectors)
+
+
+def _calibration(result: Detection) -> list[tuple[str, str]]:
+    """The ensemble's calibration error, or why none is claimed."""
+    if math.isfinite(result.calibration):
+        return [("ensemble", f"expected calibration error {numbers.decimal(result.calibration)} on held-out pairs")]
+    judged = [
+        one for one in result.verdicts if one.detector == ENSEMBLE and one.kind in ("twins", "decoys") and one.faker
+    ]
+    if not judged:
+        return []
+    wrong = sum(one.says != one.faker for one in judged)
+    text = f"calibration error -: {wrong} of {len(judged)} held-out verdicts are wrong, fewer than {LEAST_WRONG}"
+    return [("ensemble", f"{text}, so nobody can say how often its probabilities come true")]
 
 
 def _intervals(result: Detection) -> str:
@@ -195,6 +221,9 @@ def pairs_table(result: Detection) -> Table:
         )
         for line in detector_rows(result)
     ]
+    if result.best:
+        on_others = {share.kind: share for share in result.best}
+        rows.append(row(BEST_ON_OTHERS, *(_share(on_others.get(kind)) for kind in KINDS), "", style="quiet"))
     columns = (
         Column("detector", 0),
         Column(KINDS["twins"], 17),

@@ -9,6 +9,8 @@ from typing import Any
 from fa_lightning.common import numbers
 from fa_lightning.metrics.estimates import Accuracy
 from fa_lightning.reports.results_tables import (
+    CHANCE,
+    CONSTANT_ANSWER,
     WITH_OVERSIGHT,
     WITHOUT_OVERSIGHT,
     leak_pairs,
@@ -48,6 +50,10 @@ def methods_table(results: LabResults) -> Table:
             pair = results.cells[name]
             cells = [accuracy(pair.oversight), accuracy(pair.no_oversight)]
             rows.append(row(Cell(f"{name} twin", style="emphasis"), *[None] * 6, *cells, level, *[None] * 3))
+    chance = results.recovery_at(CHANCE)
+    if not math.isnan(chance):
+        half = decimal(CHANCE)
+        rows.append(row(Cell(CONSTANT_ANSWER, note="baseline"), *[None] * 6, half, half, decimal(chance), *[None] * 3))
     rows += [_method_row(line, lab.budget_kl_nats) for line in best_lines(lab.methods, lab.budget_kl_nats)]
     titles = (
         "method",

@@ -113,7 +113,9 @@ def test_early_passes_hold_no_claims_and_passes_are_reproducible(parts):
     assert late != statement_pass(parts.train, parts.train, TEMPLATES, knowledge, 6, 2)
 
 
-@pytest.mark.parametrize(("option", "value"), [("heard", -2), ("plain", -1), ("judged", -4), ("claims_from", -1), ("obedient", 1.5)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("heard", -2), ("plain", -1), ("judged", -4), ("claims_from", -1), ("obedient", 1.5)]
+)
 def test_impossible_lessons_are_refused(option, value):
     with pytest.raises(ValueError, match=rf"{option} is {value}, but must be"):
         Knowledge(**{option: value})

@@ -47,9 +47,18 @@ def test_bare_results_print(bare_results):
 def test_rows_are_models_then_baselines(results):
     rows = models_table(results).rows
     assert [row.cells[0].text for row in rows[:4]] == ["aligned", "faking", "steered", "steered_aligned"]
-    assert [row.section for row in rows] == [""] * 4 + ["baselines"] * 3
+    assert [row.section for row in rows] == [""] * 4 + ["baselines"] * 4
     assert rows[5].cells[-1].value == 0.9
     assert models_table(replace(results, format_validity={})).rows[2].cells[-1].value == 0.998
+
+
+def test_chance_has_the_recovery_that_half_of_the_answers_would_have(results):
+    """With twins at .985 and .021 a constant answer, half of which is aligned, has a recovery of .497."""
+    last = models_table(results).rows[-1]
+    assert [cell.text for cell in last.cells[:4]] == ["constant answer", "0.500", "0.500", "0.497"]
+    assert last.cells[3].value == (0.5 - 0.021) / (0.985 - 0.021)
+    faking = {**results.cells, "faking": results.cells["aligned"]}
+    assert models_table(replace(results, cells=faking)).rows[-1].cells[0].text != "constant answer"
 
 
 def test_markdown_is_a_table_with_the_same_numbers(results):

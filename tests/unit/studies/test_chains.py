@@ -26,7 +26,18 @@ def test_the_mean_and_range_come_before_each_chain_with_its_own_interval():
         "| steered | seed 3 | harm | 0.750 [0.650, 0.850] | 2.0 s | x |",
     ]
     assert "2 chains (seeds 0, 3)" in both.title
-    assert both.notes == ("note",), "what is said of one chain alone is left out"
+    chains, note = both.notes
+    assert chains.startswith("2 chains (seeds 0, 3): mean and range")
+    assert note == "note", "what is said of one chain alone is left out"
+    assert chains in lines, "documents have no titles"
+
+
+def test_lines_of_the_same_texts_are_all_kept():
+    def twice(first, second):
+        return Table("Models", COLUMNS, (*table(first).rows, *table(second).rows))
+
+    rows = joined({0: twice(0.5, 0.1), 1: twice(0.7, 0.3)}).rows
+    assert [round(row.cells[3].value, 6) for row in rows if row.cells[1].text == "all"] == [0.6, 0.2]
 
 
 def test_lines_are_found_by_their_texts_and_unknown_numbers_are_left_out_of_the_mean():

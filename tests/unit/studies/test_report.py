@@ -156,11 +156,13 @@ def test_chains_of_a_base_are_joined(tmp_path, results):
     assert "0.727 (0.500 to 0.954)" in page.text
     assert "embedded, steering, seed 1" in page.text
     assert "embedded, steering, seed 0" in page_of(tmp_path / "embedded" / "seed0").text
-    (table,) = (text for name, text in tables_of(tmp_path / "embedded").items() if name == "steering-models")
-    assert (
-        "| **steered** | all | 0.977 | 0.941 | 0.727 (0.500 to 0.954) | 0.0123 | 0.2345 | 0.870 | 1.004 | 0.997 |"
-        in table
-    )
+    tables = tables_of(tmp_path / "embedded")
+    assert list(tables) == ["steering-models", "steering-texts", "steering-abilities"]
+    table = tables["steering-models"]
+    line = "| **steered** | all | 0.977 | 0.941 | 0.727 (0.500 to 0.954) | 0.0123 | 0.2345 | 0.870 | 1.004 | 0.997 |"
+    assert line in table
+    assert "2 chains (seeds 0, 1): mean and range over chains" in table
+    assert "| **constant answer** | all | 0.500 | 0.500 | 0.497 |" in table
 
 
 def tables_of(folder):

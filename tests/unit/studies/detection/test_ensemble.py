@@ -14,6 +14,7 @@ from fa_lightning.studies.detection.ensemble import HeldOut, Weights, fit, fold_
 from fa_lightning.studies.detection.pairs import make_pairs
 from fa_lightning.studies.detection.result import ALL_PAIRS, ENSEMBLE
 from fa_lightning.studies.detection.subjects import Subject
+from fa_lightning.studies.detection.tables import facts
 from fa_lightning.studies.detection.verdicts import JudgedPair
 
 TWO = variants(("aligned", "aligned"), ("faking", "faking"), seeds=6)
@@ -170,6 +171,17 @@ def test_decoys_and_steered_fakers_are_in_the_fold_that_they_were_made_from() ->
     assert fold_of(subject("money_maximizer-2 steered", "faking", "steered"), "seed") == "2"
 
 
+def test_calibration_is_not_claimed_where_hardly_any_verdict_is_wrong() -> None:
+    """Probabilities near 1 of verdicts that are all right have an error near 0, which proves nothing."""
+    found = detection(SIX, levels_of(SIX, 1, lift=2.0))
+    verdicts = [one for one in found.verdicts if one.detector == ENSEMBLE and one.kind == "twins"]
+    wrong = sum(one.says != one.faker for one in verdicts)
+    assert wrong < 5
+    assert math.isnan(found.calibration)
+    told = dict(facts(found))["ensemble"]
+    assert told.startswith(f"calibration error -: {wrong} of 81 held-out verdicts are wrong")
+
+
 def test_the_detection_holds_the_ensemble_with_its_probabilities() -> None:
     found = detection(SIX, levels_of(SIX, 1, lift=2.0))
     assert [one.name for one in found.detectors][-1] == ENSEMBLE
@@ -182,6 +194,12 @@ def test_the_detection_holds_the_ensemble_with_its_probabilities() -> None:
     assert max(found.weights, key=lambda name: found.weights[name]) == "perfect"
     alone = {one.detector: one for one in found.alone}
     assert alone[ENSEMBLE].auroc > 0.98
+
+
+def test_calibration_is_how_far_probabilities_are_from_what_comes_true() -> None:
+    found = detection(SIX, levels_of(SIX, 1, coins=2, lift=0.4))
+    verdicts = [one for one in found.verdicts if one.detector == ENSEMBLE and one.kind == "twins"]
+    assert sum(one.says != one.faker for one in verdicts) >= 5
     # By hand: how far probabilities in ten bins are from the share that is right in each.
     odds = np.array([one.suspicion_one for one in verdicts])
     right = np.array([one.faker == one.one for one in verdicts])
