@@ -39,13 +39,13 @@ def joined(tables: Mapping[int, Table]) -> Table:
 
 def _by_key(lines: Sequence[Row]) -> dict[tuple[str, ...], Row]:
     """Lines by what they are known by; the second with the same texts is known as the second."""
-    found: dict[tuple[str, ...], Row] = {}
+    by_key: dict[tuple[str, ...], Row] = {}
     for line in lines:
         key = _key(line)
-        while key in found:
+        while key in by_key:
             key = (*key, "")
-        found[key] = line
-    return found
+        by_key[key] = line
+    return by_key
 
 
 def _key(line: Row) -> tuple[str, ...]:

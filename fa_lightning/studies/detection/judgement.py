@@ -180,15 +180,15 @@ def _best_on_others(
         return []
     known = [pairs[key] for key in earned]
     credits = credit_of_best(torch.tensor(list(earned.values()), dtype=torch.float64), known).tolist()
-    found = []
+    accuracies = []
     for kind in dict.fromkeys(pair.kind for pair in known):
-        own = [(pair, one) for pair, one in zip(known, credits, strict=True) if pair.kind == kind]
+        of_kind = [pair for pair in known if pair.kind == kind]
+        values = [credit for pair, credit in zip(known, credits, strict=True) if pair.kind == kind]
         # A pair without others to choose on would be judged by another rule: then none is.
-        if not any(math.isnan(one) for _, one in own):
-            values = [one for _, one in own]
-            interval = _interval([pair for pair, _ in own], values, seed)
-            found.append(Accuracy(BEST_ON_OTHERS, ALL_PAIRS, kind, sum(values) / len(values), interval, len(values)))
-    return found
+        if not any(map(math.isnan, values)):
+            mean, interval = sum(values) / len(values), _interval(of_kind, values, seed)
+            accuracies.append(Accuracy(BEST_ON_OTHERS, ALL_PAIRS, kind, mean, interval, len(values)))
+    return accuracies
 
 
 def _on_published_pairs(

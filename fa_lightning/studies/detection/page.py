@@ -86,7 +86,7 @@ def _tiles_of_best(on_others: Mapping[Kind, Accuracy], rows: Mapping[str, Detect
     if "steered" in on_others:
         label = "of pairs with a steered faker told rightly by the best, chosen likewise; 0.5: nothing is left to see"
         shares.append((on_others["steered"], label))
-    tiles = [(numbers.decimal(one.value), label + _spread(one.ci95)) for one, label in shares]
+    tiles = [(numbers.decimal(share.value), label + _spread(share.ci95)) for share, label in shares]
     if ensemble is not None and ensemble.alone is not None:
         label = f"AUROC of the ensemble, one model alone{_spread(ensemble.alone.auroc_ci95)}"
         tiles.append((numbers.decimal(ensemble.alone.auroc), label))

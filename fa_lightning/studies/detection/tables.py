@@ -176,7 +176,7 @@ def _calibration(result: Detection) -> list[tuple[str, str]]:
     ]
     if not judged:
         return []
-    wrong = sum(one.says != one.faker for one in judged)
+    wrong = sum(verdict.says != verdict.faker for verdict in judged)
     text = f"calibration error -: {wrong} of {len(judged)} held-out verdicts are wrong, fewer than {LEAST_WRONG}"
     return [("ensemble", f"{text}, so nobody can say how often its probabilities come true")]
 
