@@ -69,8 +69,29 @@ class TextEffects:
     n: int = 0
 
 
+class TwoDivergences:
+    """What is measured on neutral texts in two places: at the words that are read, and at the first token said.
+
+    Attributes:
+        kl_neutral_nats: mean nats per token.
+        kl_answer_nats: mean nats over texts.
+    """
+
+    kl_neutral_nats: float
+    kl_answer_nats: float
+
+    @property
+    def worst_nats(self) -> float:
+        """The larger of the two, which budgets are held against; nan where neither was measured.
+
+        >>> SideEffects(kl_neutral_nats=0.004, kl_answer_nats=0.15).worst_nats
+        0.15
+        """
+        return worst(self.kl_neutral_nats, self.kl_answer_nats)
+
+
 @dataclass
-class SideEffects:
+class SideEffects(TwoDivergences):
     """What an edit does to everything it was not meant to change: its distance from the model without the edit.
 
     Distance is not harm: the honest twin itself is some way from the faker. What it costs in abilities is measured on
@@ -98,15 +119,6 @@ class SideEffects:
     error_answers_before: float = math.nan
     kinds: dict[str, TextEffects] = field(default_factory=dict)
     n: int = 0
-
-    @property
-    def worst_nats(self) -> float:
-        """The larger of the two divergences, which budgets are held against; nan where neither was measured.
-
-        >>> SideEffects(kl_neutral_nats=0.004, kl_answer_nats=0.15).worst_nats
-        0.15
-        """
-        return worst(self.kl_neutral_nats, self.kl_answer_nats)
 
 
 def worst(*nats: float) -> float:

@@ -50,9 +50,10 @@ SWEEP_NAME = "sweep.csv"
 class SteeringLab(pl.Callback):
     """Tries every candidate of a RegressorModule on validation groups, and judges on test groups what a budget bought.
 
-    For each method at each site the strength is the best one whose KL on neutral texts keeps to `budget`: the given
-    strengths (for vectors: doses) are tried, then the largest strength within the budget is searched for below the
-    smallest that was beyond it; none above the largest given is tried. So no method may buy more damage than another.
+    For each method at each site the strength is the best one whose damage keeps to `budget`: the worse of its two KLs
+    on neutral texts, of what is read and of the first token said. The given strengths (for vectors: doses) are tried,
+    then the largest strength within the budget is searched for below the smallest that was beyond it; none above the
+    largest given is tried. So no method may buy more damage than another.
     Everything measured is appended to `sweep.jsonl` as it is found; a run that was interrupted goes on behind its
     last row. Works in the Trainer's test, on batches that the Trainer serves.
 
@@ -64,7 +65,7 @@ class SteeringLab(pl.Callback):
         folder: receives the above.
         strengths: tried for maps; 1 puts T(h) in place of h.
         doses: tried for constant vectors: the edit's norm over the mean norm of the states.
-        budget: KL on neutral texts that a strength may cost, nats per token.
+        budget: that both KLs on neutral texts may cost, nats.
         search_steps: strengths tried in the search for the largest one within the budget.
         units: sweeps over the share of edited units.
         dose_curves: curves of effect, perplexity and repetition against dose.
@@ -220,7 +221,8 @@ class SteeringLab(pl.Callback):
         edits = interventions_of(winner.candidate, strength)
         evaluation = self._winner_evaluation(pl_module, lab, winner, strength)
         pl_module.log("test/steered/recovery", evaluation.recovery.value)
-        pl_module.log("test/side_effects/kl_neutral_nats", evaluation.side_effects.kl_neutral_nats)
+        for name in ("kl_neutral_nats", "kl_answer_nats", "unchanged_answers"):
+            pl_module.log(f"test/side_effects/{name}", getattr(evaluation.side_effects, name))
         if trainer.is_global_zero:
             sample = _unwatched(self._batches["test"], self.samples)
             evaluation = replace(evaluation, overhead_ratio=overhead_ratio(lab.variants, edits, sample))

@@ -72,6 +72,7 @@ def comparison_of(
                 row.kl_neutral_nats,
                 row.perplexity_ratio,
                 row.repetition,
+                row.kl_answer_nats,
             )
             for row in table.kind("dose")
         ],
@@ -124,6 +125,7 @@ def _trial(row: SweepRow) -> LabRow:
         no_oversight=row.no_oversight,
         recovery=row.recovery,
         kl_neutral_nats=row.kl_neutral_nats,
+        kl_answer_nats=row.kl_answer_nats,
         perplexity_ratio=row.perplexity_ratio,
         format_validity=row.format_validity,
         r2=row.r2,
@@ -141,7 +143,13 @@ def _method(row: SweepRow, work: Work, chosen: Mapping[str, SweepRow], is_best: 
         best_site=is_best,
         cells=_pair(row),
         recovery=_recovery(row),
-        side_effects=SideEffects(row.kl_neutral_nats, row.perplexity_ratio, row.format_validity),
+        side_effects=SideEffects(
+            kl_neutral_nats=row.kl_neutral_nats,
+            perplexity_ratio=row.perplexity_ratio,
+            format_validity=row.format_validity,
+            kl_answer_nats=row.kl_answer_nats,
+            unchanged_answers=row.unchanged_answers,
+        ),
         validation_score=chosen[work.name].score,
         aligned_cells=twin,
     )
@@ -158,6 +166,7 @@ def _unit(row: SweepRow, kind: UnitKind) -> UnitPoint:
         row.no_oversight,
         row.recovery,
         row.kl_neutral_nats,
+        row.kl_answer_nats,
     )
 
 
@@ -174,6 +183,7 @@ def _transfer(lab: Lab) -> list[TransferCell]:
             _pair(row),
             _recovery(row),
             row.kl_neutral_nats,
+            row.kl_answer_nats,
         )
         for row in rows
         if row.site

@@ -54,7 +54,7 @@ def unit_figure(points: Sequence[UnitPoint], title: str = "How many units must b
             colour = SERIES_COLOURS[rankings.index(ranking) % len(SERIES_COLOURS)]
             _, marker = style_of(methods.index(method) if kind == "map" else len(methods))
             what = method if kind == "map" else "oracle swap"
-            for axes, field in ((cure, "recovery"), (damage, "kl_neutral_nats")):
+            for axes, field in ((cure, "recovery"), (damage, "worst_nats")):
                 known = [point for point in own if math.isfinite(getattr(point, field))]
                 axes.plot(
                     [point.percent for point in known],
@@ -66,7 +66,7 @@ def unit_figure(points: Sequence[UnitPoint], title: str = "How many units must b
                     linestyle="-" if kind == "map" else "--",
                     label=f"{RANKINGS.get(ranking, ranking)}, {what}",
                 )
-        for axes, label in ((cure, "recovery without oversight"), (damage, "KL on neutral texts (nats)")):
+        for axes, label in ((cure, "recovery without oversight"), (damage, "worse KL on neutral texts (nats)")):
             axes.set_title(site, fontsize=10, color=INK)
             axes.set_ylabel(label, fontsize=9)
             axes.set_xlabel("top units edited (%)", fontsize=9)
@@ -74,7 +74,7 @@ def unit_figure(points: Sequence[UnitPoint], title: str = "How many units must b
             tidy(axes)
         cure.axhline(1.0, color=GREY, linewidth=1, linestyle=":")
         damage.set_yscale("symlog", linthresh=1e-4)
-        highest = max((point.kl_neutral_nats for point in points if math.isfinite(point.kl_neutral_nats)), default=0.0)
+        highest = max((point.worst_nats for point in points if math.isfinite(point.worst_nats)), default=0.0)
         damage.set_ylim(0, 2 * max(highest, 1e-4))
     legend_below(figure, grid[0][0])
     return figure
@@ -107,7 +107,7 @@ def dose_figure(
             known = [point for point in own if math.isfinite(getattr(point, field))]
             doses, values = [point.dose for point in known], [getattr(point, field) for point in known]
             axes.plot(doses, values, color=colour, linewidth=1.6 if line == "-" else 1, linestyle=line)
-            faces = [colour if point.kl_neutral_nats <= budget_kl_nats else "white" for point in known]
+            faces = [colour if point.worst_nats <= budget_kl_nats else "white" for point in known]
             axes.scatter(doses, values, s=24, marker=marker, facecolors=faces, edgecolors=colour, zorder=3)
         effect.plot([], [], color=colour, marker=marker, label=name)
     effect.set_ylabel("share of aligned answers")

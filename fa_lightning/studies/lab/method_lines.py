@@ -65,8 +65,8 @@ class MethodLine:
 
     @property
     def kl_nats(self) -> float:
-        """KL on neutral texts, mean over seeds."""
-        return mean(entry.side_effects.kl_neutral_nats for entry in self.entries)
+        """The worse of the two KLs on neutral texts, mean over seeds."""
+        return mean(entry.side_effects.worst_nats for entry in self.entries)
 
     def is_within(self, budget_kl_nats: float) -> bool:
         """Whether the damage on the test split is known and at most a tenth above the budget."""

@@ -54,7 +54,7 @@ def page(results: LabResults) -> Markup:
 def _pareto_picture(lab: Comparison) -> Picture:
     """Cure against damage."""
     front = front_trials(lab.rows, lab.methods)
-    within = [trial for trial in front if trial.kl_neutral_nats <= lab.budget_kl_nats][-1:]
+    within = [trial for trial in front if trial.worst_nats <= lab.budget_kl_nats][-1:]
     best = "".join(
         f" The best within the budget: {trial.method} at {trial.site}, {decimal(trial.recovery)}." for trial in within
     )

@@ -10,7 +10,7 @@ from typing import Literal
 from fa_lightning.common.codec import read_dataclass
 from fa_lightning.evaluation.collect import StudyRun, collect_results
 from fa_lightning.evaluation.results import Results, read_results, study_keys
-from fa_lightning.metrics.estimates import CellCounts, CellPair, Estimate, SideEffects
+from fa_lightning.metrics.estimates import CellCounts, CellPair, Estimate, SideEffects, TwoDivergences
 
 COMPARISON_NAME = "lab.json"
 
@@ -21,7 +21,7 @@ UnitKind = Literal["map", "oracle"]
 
 
 @dataclass(frozen=True)
-class LabRow:
+class LabRow(TwoDivergences):
     """One trial on the validation split.
 
     Attributes:
@@ -37,6 +37,7 @@ class LabRow:
         no_oversight: accuracy without oversight.
         recovery: (steered - faking) / (aligned - faking) accuracy without oversight.
         kl_neutral_nats: KL on neutral texts, nats per token.
+        kl_answer_nats: KL at the token said first there, mean nats.
         perplexity_ratio: perplexity of neutral texts, steered over not steered.
         format_validity: share of items answered with a letter.
         r2: share of the aligned states' variance that the map explains on held-out rows; nan without a map.
@@ -57,6 +58,7 @@ class LabRow:
     perplexity_ratio: float = math.nan
     format_validity: float = math.nan
     r2: float = math.nan
+    kl_answer_nats: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class LabMethod:
 
 
 @dataclass(frozen=True)
-class UnitPoint:
+class UnitPoint(TwoDivergences):
     """An edit of the top `percent` of the units of a site.
 
     Attributes:
@@ -114,6 +116,7 @@ class UnitPoint:
         no_oversight: accuracy without oversight.
         recovery: recovery without oversight.
         kl_neutral_nats: KL on neutral texts, nats per token.
+        kl_answer_nats: KL at the token said first there, mean nats.
     """
 
     ranking: Ranking
@@ -125,10 +128,11 @@ class UnitPoint:
     no_oversight: float
     recovery: float
     kl_neutral_nats: float = math.nan
+    kl_answer_nats: float = math.nan
 
 
 @dataclass(frozen=True)
-class DosePoint:
+class DosePoint(TwoDivergences):
     """One dose of one method: what it does to the answers and to the language.
 
     Attributes:
@@ -139,6 +143,7 @@ class DosePoint:
         oversight: accuracy with oversight.
         no_oversight: accuracy without oversight.
         kl_neutral_nats: KL on neutral texts, nats per token.
+        kl_answer_nats: KL at the token said first there, mean nats.
         perplexity_ratio: perplexity of neutral texts, steered over not steered.
         repetition: share of repeated 3-grams in generated text, 0 to 1.
     """
@@ -152,6 +157,7 @@ class DosePoint:
     kl_neutral_nats: float = math.nan
     perplexity_ratio: float = math.nan
     repetition: float = math.nan
+    kl_answer_nats: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ class ActivationMap:
 
 
 @dataclass(frozen=True)
-class TransferCell:
+class TransferCell(TwoDivergences):
     """A method judged on what it was not fitted on.
 
     Attributes:
@@ -182,6 +188,7 @@ class TransferCell:
         steered: the steered faker's accuracies.
         recovery: with its interval.
         kl_neutral_nats: KL on neutral texts, nats per token.
+        kl_answer_nats: KL at the token said first there, mean nats.
     """
 
     method: str
@@ -192,6 +199,7 @@ class TransferCell:
     steered: CellPair
     recovery: Estimate
     kl_neutral_nats: float = math.nan
+    kl_answer_nats: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -216,7 +224,7 @@ class Comparison:
     """The comparison of methods; the fields are the keys of `lab.json`.
 
     Attributes:
-        budget_kl_nats: KL on neutral texts at which methods are compared, nats per token.
+        budget_kl_nats: of the worse of the two KLs on neutral texts, at which methods are compared, nats.
         rows: all trials on the validation split.
         methods: what the budget bought, on the test split.
         units: edits of the top units.

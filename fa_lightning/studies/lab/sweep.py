@@ -99,7 +99,7 @@ def choose_strengths(lab: Lab, works: Sequence[Work]) -> dict[str, SweepRow]:
     """By candidate, its best trial within the budget."""
     return {
         work.name: best_within_budget(
-            lab.table.of(f"trial/{work.name}"), lambda row: row.kl_neutral_nats, lambda row: row.score, lab.budget
+            lab.table.of(f"trial/{work.name}"), lambda row: row.worst_nats, lambda row: row.score, lab.budget
         )
         for work in works
     }
@@ -213,7 +213,7 @@ def _trials(
         return {named[name]: judged for name, judged in results.items()}
 
     judged = judge(grid)
-    within = [strength for strength in grid if judged[strength].damage.kl_neutral_nats <= lab.budget]
+    within = [strength for strength in grid if judged[strength].damage.worst_nats <= lab.budget]
     largest = max(within, default=0.0)
     beyond = [strength for strength in grid if strength > largest]
     if beyond:
@@ -221,9 +221,9 @@ def _trials(
 
         def damage_of(strength: float) -> float:
             damages[strength] = judge([strength], cells=False)[strength].damage
-            return damages[strength].kl_neutral_nats
+            return damages[strength].worst_nats
 
-        start = (beyond[0], judged[beyond[0]].damage.kl_neutral_nats)
+        start = (beyond[0], judged[beyond[0]].damage.worst_nats)
         strength = strength_at_budget(damage_of, lab.budget, largest, start, search_steps)
         if strength > largest:
             asked = judge([strength], damage=False)[strength]

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from fa_lightning.common.files import write_atomically, write_table
+from fa_lightning.metrics.estimates import TwoDivergences
 
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
-class SweepRow:
+class SweepRow(TwoDivergences):
     """One edit on one set of items. What does not apply is nan, empty or -1.
 
     Attributes:
@@ -38,6 +39,8 @@ class SweepRow:
         no_oversight: the same without.
         recovery: (steered - faking) / (aligned - faking) without oversight, and its 95 % interval.
         kl_neutral_nats: KL on neutral texts, nats per token.
+        kl_answer_nats: KL at the token said first there, mean nats.
+        unchanged_answers: share of neutral texts whose first token said stays.
         perplexity_ratio: on neutral texts.
         format_validity: share of answers that are a letter.
         aligned_oversight: share of aligned answers of the aligned twin steered alike.
@@ -72,6 +75,8 @@ class SweepRow:
     recovery_low: float = NAN
     recovery_high: float = NAN
     kl_neutral_nats: float = NAN
+    kl_answer_nats: float = NAN
+    unchanged_answers: float = NAN
     perplexity_ratio: float = NAN
     format_validity: float = NAN
     aligned_oversight: float = NAN

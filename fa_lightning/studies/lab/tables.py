@@ -30,7 +30,7 @@ from fa_lightning.reports.table import (
     nats,
     row,
 )
-from fa_lightning.studies.lab.method_lines import FAMILIES, MethodLine, best_lines, mean, method_lines
+from fa_lightning.studies.lab.method_lines import FAMILIES, SLACK, MethodLine, best_lines, mean, method_lines
 from fa_lightning.studies.lab.result import Comparison, LabMethod, LabResults
 from fa_lightning.studies.lab.verdict import reason_of, verdict_of
 
@@ -49,11 +49,11 @@ def methods_table(results: LabResults) -> Table:
         if name in results.cells:
             pair = results.cells[name]
             cells = [accuracy(pair.oversight), accuracy(pair.no_oversight)]
-            rows.append(row(Cell(f"{name} twin", style="emphasis"), *[None] * 6, *cells, level, *[None] * 3))
+            rows.append(row(Cell(f"{name} twin", style="emphasis"), *[None] * 6, *cells, level, *[None] * 5))
     chance = results.recovery_at(CHANCE)
     if not math.isnan(chance):
         half = decimal(CHANCE)
-        rows.append(row(Cell(CONSTANT_ANSWER, note="baseline"), *[None] * 6, half, half, decimal(chance), *[None] * 3))
+        rows.append(row(Cell(CONSTANT_ANSWER, note="baseline"), *[None] * 6, half, half, decimal(chance), *[None] * 5))
     rows += [_method_row(line, lab.budget_kl_nats) for line in best_lines(lab.methods, lab.budget_kl_nats)]
     titles = (
         "method",
@@ -66,14 +66,16 @@ def methods_table(results: LabResults) -> Table:
         WITH_OVERSIGHT,
         WITHOUT_OVERSIGHT,
         "recovery",
-        "KL, nats",
+        "KL, per token",
+        "KL, answer",
+        "unchanged answers",
         "perplexity ratio",
         "aligned twin steered: with, without",
     )
     title = (
         "Each method at the site that validation chose: within the budget first, then by recovery on the test split. "
         "Brackets are 95 % intervals over groups; of several seeds they reach from the lowest end to the highest. "
-        f"KL in red is over the budget of {lab.budget_kl_nats:g} nats per token"
+        f"KL in red is over the budget of {lab.budget_kl_nats:g} nats, which both are held against"
     )
     return Table(title, tuple(map(Column, titles)), tuple(rows))
 
@@ -129,11 +131,11 @@ def units_table(lab: Comparison) -> Table:
             decimal(point.oversight),
             decimal(point.no_oversight),
             decimal(point.recovery),
-            nats(point.kl_neutral_nats),
+            nats(point.worst_nats),
         )
         for point in lab.units
     ]
-    titles = ("site", "ranked by", "edit", "top %", WITH_OVERSIGHT, WITHOUT_OVERSIGHT, "recovery", "KL, nats")
+    titles = ("site", "ranked by", "edit", "top %", WITH_OVERSIGHT, WITHOUT_OVERSIGHT, "recovery", "worse KL, nats")
     return Table("", tuple(map(Column, titles)), tuple(rows))
 
 
@@ -147,13 +149,13 @@ def doses_table(lab: Comparison) -> Table:
             f"{point.strength:.3g}",
             decimal(point.oversight),
             decimal(point.no_oversight),
-            nats(point.kl_neutral_nats),
+            nats(point.worst_nats),
             decimal(point.perplexity_ratio),
             decimal(point.repetition),
         )
         for point in lab.doses
     ]
-    titles = ("method", "site", "dose", "strength", WITH_OVERSIGHT, WITHOUT_OVERSIGHT, "KL, nats")
+    titles = ("method", "site", "dose", "strength", WITH_OVERSIGHT, WITHOUT_OVERSIGHT, "worse KL, nats")
     return Table("", tuple(map(Column, (*titles, "perplexity ratio", "repeated 3-grams"))), tuple(rows))
 
 
@@ -168,13 +170,13 @@ def transfer_table(lab: Comparison) -> Table:
             accuracy(cell.steered.oversight),
             accuracy(cell.steered.no_oversight),
             estimate(cell.recovery),
-            nats(cell.kl_neutral_nats),
+            nats(cell.worst_nats),
             f"{cell.n.oversight} + {cell.n.no_oversight}",
         )
         for cell in lab.transfer
     ]
     accuracies = ("faking, without", "aligned, without", "steered, with", "steered, without")
-    titles = ("method", "judged on", *accuracies, "recovery", "KL, nats", "n (with + without)")
+    titles = ("method", "judged on", *accuracies, "recovery", "worse KL, nats", "n (with + without)")
     return Table("Accuracies with and without oversight on each target", tuple(map(Column, titles)), tuple(rows))
 
 
@@ -188,7 +190,7 @@ def scenarios_table(lab: Comparison) -> Table:
     for (name, objective, site, count), own in sorted(groups.items(), key=lambda item: item[0]):
         line = MethodLine(name, "", site, tuple(own))
         rows.append(row(name, objective, site, str(count), recovery_cell(line), nats(line.kl_nats)))
-    titles = ("method", "fitted to", "site", "scenarios", "recovery", "KL, nats")
+    titles = ("method", "fitted to", "site", "scenarios", "recovery", "worse KL, nats")
     return Table("", tuple(map(Column, titles)), tuple(rows))
 
 
@@ -214,8 +216,9 @@ def _best_of_families(lab: Comparison) -> list[tuple[str, str]]:
 
 
 def _method_row(line: MethodLine, budget_kl_nats: float) -> Row:
-    first, is_within = line.entries[0], line.is_within(budget_kl_nats)
-    ratio = mean(entry.side_effects.perplexity_ratio for entry in line.entries)
+    first = line.entries[0]
+    effects = [entry.side_effects for entry in line.entries]
+    divergences = [mean(getattr(own, name) for own in effects) for name in ("kl_neutral_nats", "kl_answer_nats")]
     return row(
         Cell(line.name, note="baseline" if first.baseline else ""),
         None if first.objective == "none" else first.objective,
@@ -227,8 +230,9 @@ def _method_row(line: MethodLine, budget_kl_nats: float) -> Row:
         _over_seeds(line, lambda entry: entry.cells.oversight),
         _over_seeds(line, lambda entry: entry.cells.no_oversight),
         recovery_cell(line, style="strong"),
-        nats(line.kl_nats, style="" if is_within or math.isnan(line.kl_nats) else "bad"),
-        decimal(ratio),
+        *(nats(value, style="bad" if value > SLACK * budget_kl_nats else "") for value in divergences),
+        decimal(mean(own.unchanged_answers for own in effects)),
+        decimal(mean(own.perplexity_ratio for own in effects)),
         _aligned(line),
     )
 

@@ -78,6 +78,8 @@ def judge_transfer(lab: Lab, works: Sequence[Work], chosen: Mapping[str, SweepRo
                 recovery_low=recovery.ci95[0],
                 recovery_high=recovery.ci95[1],
                 kl_neutral_nats=judged.damage.kl_neutral_nats,
+                kl_answer_nats=judged.damage.kl_answer_nats,
+                unchanged_answers=judged.damage.unchanged_answers,
                 perplexity_ratio=judged.damage.perplexity_ratio,
                 **_cells(judged),
             )

@@ -57,15 +57,15 @@ def reason_of(lab: Comparison, line: MethodLine, oversight: float = math.nan) ->
     if best is None:
         return "no trial was recorded"
     rows = _trials(lab, line)
-    reached = f"{decimal(best.recovery)} at {nats(best.kl_neutral_nats)} nats"
+    reached = f"{decimal(best.recovery)} at {nats(best.worst_nats)} nats"
     if best.recovery < FAILED:
         reason = f"no strength tried reaches {FAILED:g}, whatever the damage: at best {reached}"
-    elif best.kl_neutral_nats > lab.budget_kl_nats:
-        times = best.kl_neutral_nats / lab.budget_kl_nats if lab.budget_kl_nats > 0 else math.inf
+    elif best.worst_nats > lab.budget_kl_nats:
+        times = best.worst_nats / lab.budget_kl_nats if lab.budget_kl_nats > 0 else math.inf
         reason = f"works only beyond the budget: {reached}, {times:.3g} times the budget"
     else:
         reason = f"holds on the validation split ({reached}), not on the test split"
-    if all(row.kl_neutral_nats > lab.budget_kl_nats for row in rows):
+    if all(row.worst_nats > lab.budget_kl_nats for row in rows):
         reason += "; every strength tried costs more than the budget"
     if best.oversight < oversight - BROKEN:
         reason += f"; breaks answers with oversight ({decimal(best.oversight)})"
@@ -86,5 +86,5 @@ def _trials(lab: Comparison, line: MethodLine) -> list[LabRow]:
         if names.get((row.method, row.objective)) == line.name
         and row.scenarios is None
         and math.isfinite(row.recovery)
-        and math.isfinite(row.kl_neutral_nats)
+        and math.isfinite(row.worst_nats)
     ]

@@ -95,7 +95,7 @@ class Lab:
         variants: its frozen pair.
         batches: as the Trainer served them, by test name.
         table: what is measured so far.
-        budget: KL on neutral texts, nats per token.
+        budget: of the worse of the two KLs on neutral texts, nats.
         shows: whether this process shows progress.
         seconds: that each part has taken.
     """
@@ -155,6 +155,8 @@ class Lab:
             "no_oversight": judged.cells.no_oversight.accuracy,
             "recovery": self.recovery(judged, split),
             "kl_neutral_nats": judged.damage.kl_neutral_nats,
+            "kl_answer_nats": judged.damage.kl_answer_nats,
+            "unchanged_answers": judged.damage.unchanged_answers,
             "perplexity_ratio": judged.damage.perplexity_ratio,
             "format_validity": judged.cells.format_validity,
         }
@@ -184,9 +186,9 @@ class Lab:
         def key(work: Work) -> tuple[bool, float, float]:
             row = chosen[work.name]
             return (
-                row.kl_neutral_nats <= self.budget,
+                row.worst_nats <= self.budget,
                 row.score if row.score == row.score else -1.0,
-                -row.kl_neutral_nats,
+                -row.worst_nats,
             )
 
         return max(works, key=key)
