@@ -119,6 +119,25 @@ def predicting_positions(mask: Tensor) -> Tensor:
     return kept[:, :-1] & kept[:, 1:]
 
 
+def text_divergence(logits_p: Tensor, logits_q: Tensor, mask: Tensor) -> Tensor:
+    """KL(p || q) on left-padded texts, nats: the mean per token that is read, and the mean at the token that is said.
+
+    The two are as important, however many words a text has: it is what maps, and cures by training, are charged for
+    changing texts that have nothing to do with the task.
+
+    Args:
+        logits_p: scores of the reference model, (batch, tokens, vocabulary).
+        logits_q: scores of the other model, (batch, tokens, vocabulary).
+        mask: 1 for a token of the text, 0 for padding on the left, (batch, tokens).
+
+    >>> uniform, sure = torch.zeros(1, 2, 2), torch.tensor([[[0.0, 0.0], [0.0, float("-inf")]]])
+    >>> text_divergence(sure, uniform, torch.ones(1, 2)).item() == torch.tensor(2.0).log().item()
+    True
+    """
+    said = kl_divergence(logits_p[:, -1], logits_q[:, -1]).mean()
+    return kl_divergence_tokens(logits_p[:, :-1], logits_q[:, :-1], predicting_positions(mask)) + said
+
+
 def token_negative_log_likelihood(
     logits: Tensor, input_ids: Tensor, mask: Tensor, predicting: Tensor | None = None
 ) -> Tensor:

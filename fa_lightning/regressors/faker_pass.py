@@ -14,7 +14,7 @@ from fa_lightning.activations.kept_pass import KeptPass
 from fa_lightning.activations.positions import covered_tokens
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
-from fa_lightning.metrics.divergences import kl_divergence, kl_divergence_tokens, predicting_positions
+from fa_lightning.metrics.divergences import text_divergence
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.pairs import Block
 from fa_lightning.scenarios.batches import Batch
@@ -98,16 +98,10 @@ def aligned_pass(variants: Variants, batch: Batch, sites: Sequence[Site]) -> tup
 
 
 def neutral_divergence(live: FakerPass, site: Site, regressor: Regressor) -> Tensor:
-    """KL(not steered || steered) on neutral texts with the edit on every token, nats.
-
-    The mean per token that is read, and the mean at the token that is said: the two are as important, however many
-    words a text has.
-    """
+    """KL(not steered || steered) on neutral texts with the edit on every token, nats (see `text_divergence`)."""
     everywhere = Site(site.layer, site.component)
     steered = live.steered_logits([(everywhere, regressor)])
-    predicting = predicting_positions(live.batch["attention_mask"])
-    said = kl_divergence(live.unsteered[:, -1], steered[:, -1]).mean()
-    return kl_divergence_tokens(live.unsteered[:, :-1], steered[:, :-1], predicting) + said
+    return text_divergence(live.unsteered, steered, live.batch["attention_mask"])
 
 
 def block_of(batch: Batch, site: Site, faking: Tensor, aligned: Tensor) -> Block:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.optimization import evaluating
+from fa_lightning.metrics.divergences import text_divergence
 from fa_lightning.scenarios.answers import answer_logits
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.training.states import recorded_states
@@ -48,6 +49,13 @@ class AdaptedModel:
         """The same of the origin, without dropout and gradients."""
         with undisturbed(self.model):
             return answer_logits(self.model, model_inputs(batch), **self._as_origin(batch)).float()
+
+    def divergence(self, texts: Batch) -> Tensor:
+        """KL(origin || model) on left-padded texts, nats (see `text_divergence`)."""
+        with undisturbed(self.model):
+            origin = self.model(**model_inputs(texts), use_cache=False, **self._as_origin(texts)).logits
+        logits = self.model(**model_inputs(texts), use_cache=False).logits
+        return text_divergence(origin, logits, texts["attention_mask"])
 
     def states(self, batch: Batch, layers: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
         """What decoder blocks return, (batch, tokens, hidden) by layer, and the logits after each prompt."""

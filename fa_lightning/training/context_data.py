@@ -13,7 +13,6 @@ from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import (
     Batch,
     ExampleDataset,
-    LengthBucketSampler,
     collate,
     make_examples,
     model_inputs,
@@ -54,11 +53,7 @@ class ContextDataModule(ScenarioDataModule):
         assert self.trainer is not None
         tokenizer: Any = self.trainer.lightning_module.tokenizer
         dataset = ContextDataset(self.train_items(), tokenizer, self.context, self.max_tokens)
-        lengths = [len(example.prompt) for example in dataset.behind]
-        sampler = LengthBucketSampler(
-            lengths, self.batch_size, self.trainer.world_size, self.trainer.global_rank, shuffle=True, seed=self.seed
-        )
-        return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=self.num_workers)
+        return self.training_loader(dataset, [len(example.prompt) for example in dataset.behind])
 
 
 class ContextDataset(ExampleDataset):

@@ -83,20 +83,6 @@ class ContrastDataset(ExampleDataset):
         return asked | tokens | {f"{PLAIN}{name}": tensor for name, tensor in model_inputs(plain).items()}
 
 
-def contrast_loader(dataset: ContrastDataset, data: StatementDataModule | ScenarioDataModule) -> DataLoader[Batch]:
-    """Shuffled training batches, sharded for this rank, as the DataModule is set."""
-    assert data.trainer is not None
-    sampler = LengthBucketSampler(
-        [len(example.prompt) for example in dataset.examples],
-        data.batch_size,
-        data.trainer.world_size,
-        data.trainer.global_rank,
-        shuffle=True,
-        seed=data.seed,
-    )
-    return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=data.num_workers)
-
-
 class ContrastStatementDataModule(StatementDataModule):
     """StatementDataModule whose training batches are those of `ContrastDataset`.
 
@@ -120,7 +106,10 @@ class ContrastStatementDataModule(StatementDataModule):
             for part, (items, form) in zip(parts, asked, strict=True):
                 part += make_statement_examples(items, form, tokenizer, digits, self.codes, len(part))
         dataset = ContrastDataset(parts, answers=digits.choices, pad_token=tokenizer.pad_token_id)
-        return contrast_loader(dataset, self)
+        lengths = [len(example.prompt) for example in dataset.examples]
+        ranks = self.trainer.world_size, self.trainer.global_rank
+        sampler = LengthBucketSampler(lengths, self.batch_size, *ranks, shuffle=True, seed=self.seed)
+        return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=self.num_workers)
 
 
 class ContrastScenarioDataModule(ScenarioDataModule):
@@ -163,7 +152,7 @@ class ContrastScenarioDataModule(ScenarioDataModule):
         refuse_beyond_positions(tokenizer, (example.prompt for chosen in kept for example in chosen))
         columns = [list(column) for column in zip(*kept, strict=True)]
         dataset = ContrastDataset(columns, answers=answers.choices, pad_token=tokenizer.pad_token_id)
-        return contrast_loader(dataset, self)
+        return self.training_loader(dataset, [len(example.prompt) for example in dataset.examples])
 
 
 def without_claim(question: Question, templates: dict[str, Template]) -> Question:

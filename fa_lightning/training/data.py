@@ -11,10 +11,18 @@ from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import letter_tokens
-from fa_lightning.scenarios.batches import Batch, example_loader, make_examples
+from fa_lightning.scenarios.batches import (
+    Batch,
+    Example,
+    ExampleDataset,
+    LengthBucketSampler,
+    example_loader,
+    make_examples,
+)
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
+from fa_lightning.training.kept_texts import WithKeptTexts
 
 
 class ScenarioDataModule(pl.LightningDataModule):
@@ -33,6 +41,10 @@ class ScenarioDataModule(pl.LightningDataModule):
         num_workers: of the loaders.
         seed: of the order of batches.
         train_oversight: `watched` trains on scenarios with oversight alone; validation and test stay as they are.
+        kept_texts: neutral texts beside a training batch of one device, where the module keeps them (its `keep`).
+
+    Raises:
+        UserError: a share or a number is out of range.
     """
 
     def __init__(
@@ -46,8 +58,13 @@ class ScenarioDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         train_oversight: Literal["all", "watched"] = "all",
+        kept_texts: int = 8,
     ) -> None:
         super().__init__()
+        if kept_texts < 1:
+            raise UserError(
+                f"kept_texts is {kept_texts}, but must be 1 or more, such as 8: set the model's keep to 0 for none"
+            )
         if not 0 <= neutral_share <= 1:
             raise UserError(f"neutral_share is {neutral_share}, but must be a share of the training prompts, 0 to 1")
         self.scenarios = scenarios
@@ -59,6 +76,7 @@ class ScenarioDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.train_oversight = train_oversight
+        self.kept_texts = kept_texts
         self.splits: ScenarioSplits | None = None
         self.test_sets: list[str] = []
 
@@ -78,7 +96,33 @@ class ScenarioDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.train_items(), self.batch_size, shuffle=True)
+        examples = self.examples_of(self.train_items())
+        dataset = ExampleDataset(examples, self._tokenizer.pad_token_id)
+        return self.training_loader(dataset, [len(example.prompt) for example in examples])
+
+    def training_loader(self, dataset: ExampleDataset, lengths: list[int]) -> DataLoader[Batch]:
+        """Shuffled batches of the data set, this rank's; with neutral texts beside them where the module keeps those.
+
+        Args:
+            dataset: what is trained on.
+            lengths: of its items, tokens.
+
+        Raises:
+            UserError: the module keeps neutral texts, and the source has none for training.
+        """
+        assert self.trainer is not None
+        assert self.splits is not None
+        ranks = self.trainer.world_size, self.trainer.global_rank
+        served: ExampleDataset | WithKeptTexts = dataset
+        if getattr(self.trainer.lightning_module, "keep", 0):
+            if not self.splits.neutral_train:
+                raise UserError(
+                    "the model's keep is above 0, but the source has no neutral texts for training to be kept: name a "
+                    "source that has some, or set keep to 0"
+                )
+            served = WithKeptTexts(dataset, self.examples_of(self.splits.neutral_train), self.kept_texts)
+        sampler = LengthBucketSampler(lengths, self.batch_size, *ranks, shuffle=True, seed=self.seed)
+        return DataLoader(served, sampler=sampler, batch_size=None, num_workers=self.num_workers)
 
     def train_items(self) -> list[Scenario]:
         """What is trained on, scenarios in both orders and neutral texts, before it is shuffled."""
@@ -102,17 +146,23 @@ class ScenarioDataModule(pl.LightningDataModule):
         sets = [self.splits.test, *self.splits.extra_tests.values()]
         return [self._loader(counterbalanced(items, both_orders=True), self.eval_batch_size) for items in sets]
 
-    def _loader(self, items: list[Scenario], batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
+    @property
+    def _tokenizer(self) -> Any:
         assert self.trainer is not None
-        tokenizer: Any = self.trainer.lightning_module.tokenizer
-        examples = make_examples(items, tokenizer, letter_tokens(tokenizer), self.max_tokens)
+        return self.trainer.lightning_module.tokenizer
+
+    def examples_of(self, items: list[Scenario]) -> list[Example]:
+        """Items as the model is asked them; longer ones than `max_tokens` are left out."""
+        return make_examples(items, self._tokenizer, letter_tokens(self._tokenizer), self.max_tokens)
+
+    def _loader(self, items: list[Scenario], batch_size: int) -> DataLoader[Batch]:
+        assert self.trainer is not None
         return example_loader(
-            examples,
-            tokenizer.pad_token_id,
+            self.examples_of(items),
+            self._tokenizer.pad_token_id,
             batch_size,
             self.trainer.world_size,
             self.trainer.global_rank,
-            shuffle,
-            self.seed,
-            self.num_workers,
+            seed=self.seed,
+            num_workers=self.num_workers,
         )

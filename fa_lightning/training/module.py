@@ -17,7 +17,9 @@ from fa_lightning.backbones.targets import load_weights, refuse_beyond_lora
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.training.adapted_model import NO_ADAPTER, ORIGIN, AdaptedModel
+from fa_lightning.training.data import ScenarioDataModule
 from fa_lightning.training.frozen_backbone import FrozenBackboneModule
+from fa_lightning.training.kept_texts import texts_of
 from fa_lightning.training.objectives.objective import Objective
 
 BENEATH = "beneath"
@@ -42,9 +44,12 @@ class AdapterModule(FrozenBackboneModule):
         beneath: folder of a finished adapter that stays active and frozen while a fresh one is fitted on top of it; the
             two belong together from then on, and the sidecar names it. None fits one adapter alone.
         gradient_checkpointing: trade a second forward pass for activation memory.
+        keep: weight of KL(starting adapter || this one) on neutral texts, which is added to the objective's loss: what
+            is read, per token, and what is said (see `text_divergence`). The same term for every objective, logged as
+            `train/kept`; the texts stand beside the batches of a `ScenarioDataModule`. 0 leaves it out.
 
     Raises:
-        UserError: both `start_from` and `beneath` are given.
+        UserError: both `start_from` and `beneath` are given, or `keep` is negative, or there is nothing to be kept.
     """
 
     def __init__(
@@ -56,7 +61,15 @@ class AdapterModule(FrozenBackboneModule):
         start_from: str | None = None,
         beneath: str | None = None,
         gradient_checkpointing: bool = False,
+        keep: float = 0.0,
     ) -> None:
+        if not keep >= 0:
+            raise UserError(f"keep is {keep}, but must be 0 or more, such as 1: it is the weight of a divergence")
+        if keep and start_from is None:
+            raise UserError(
+                f"keep is {keep}, but a fresh adapter has no start to be kept near: name one as start_from, or set "
+                "keep to 0"
+            )
         if start_from is not None and beneath is not None:
             raise UserError(
                 f"start_from is {start_from!r} and beneath {beneath!r}, but an adapter either goes on from another one "
@@ -74,6 +87,7 @@ class AdapterModule(FrozenBackboneModule):
                 "start_from": start_from,
                 "beneath": beneath,
                 "gradient_checkpointing": gradient_checkpointing,
+                "keep": keep,
                 "_instantiator": "lightning.pytorch.cli.instantiate_module",
             }
         )
@@ -82,6 +96,7 @@ class AdapterModule(FrozenBackboneModule):
         self.optimizer = optimizer
         self.start_from = start_from
         self.beneath = beneath
+        self.keep = keep
         self.whole_weights = str(objective.method) if objective.needs_whole_weights else ""
 
     @property
@@ -103,7 +118,7 @@ class AdapterModule(FrozenBackboneModule):
         # A frozen copy and the one that learns answer rows of the same batch, which PEFT does for LoRA alone.
         refuse_beyond_lora(adapter_config(folder), folder, "a cure by training starts from")
         model = self.objective.load(ready_for_training(backbone), folder, self.variant)
-        if self.objective.uses_origin:
+        if self.objective.uses_origin or self.keep:
             model = load_weights(model, folder, ORIGIN)
         model.set_adapter(self.variant)
         self.objective.restrict(model, self.variant)
@@ -124,6 +139,8 @@ class AdapterModule(FrozenBackboneModule):
         notes: dict[str, Any] = {"behaviour": self.variant, **self.digests}
         if self.start_from is not None:
             notes["start_from"] = self.start_from
+        if self.keep:
+            notes["keep"] = self.keep
         if self.beneath is not None:
             notes["beneath"] = str(Path(self.beneath))
         if self.objective.is_cure(self.start_from is not None):
@@ -133,11 +150,21 @@ class AdapterModule(FrozenBackboneModule):
     @override
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         self.objective.steps_done = self.global_step
-        return self.objective.terms(self.adapted, batch)
+        terms = self.objective.terms(self.adapted, batch)
+        if not self.keep:
+            return terms
+        kept = self.adapted.divergence(texts_of(batch))
+        return {**terms, "loss": terms["loss"] + self.keep * kept, "kept": kept}
 
     @override
     def on_fit_start(self) -> None:
-        self.objective.begin(self.trainer.datamodule)  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.keep and not isinstance(data, ScenarioDataModule):
+            raise UserError(
+                f"keep is {self.keep}, but neutral texts stand beside the batches of a ScenarioDataModule, and the "
+                f"data is a {type(data).__name__}: set keep to 0"
+            )
+        self.objective.begin(data)
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

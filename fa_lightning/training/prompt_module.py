@@ -10,7 +10,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.backbones.arguments import BackboneArguments, OptimizerArguments
@@ -19,7 +18,7 @@ from fa_lightning.backbones.targets import load_weights
 from fa_lightning.common.version import __version__
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import answer_loss
-from fa_lightning.scenarios.batches import Batch
+from fa_lightning.scenarios.batches import Batch, Example
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.training.data import ScenarioDataModule
 from fa_lightning.training.frozen_backbone import FrozenBackboneModule, load_best
@@ -35,12 +34,12 @@ class PromptDataModule(ScenarioDataModule):
     """ScenarioDataModule whose prompts hold the prefix that the module starts from."""
 
     @override
-    def _loader(self, items: list[Scenario], batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
+    def examples_of(self, items: list[Scenario]) -> list[Example]:
         assert self.trainer is not None
         module = self.trainer.lightning_module
         if not isinstance(module, PromptModule):
             raise UserError(f"PromptDataModule is for a prefix's fit, but the model is a {type(module).__name__}")
-        return super()._loader([with_prefix(item, module.start_text) for item in items], batch_size, shuffle)
+        return super().examples_of([with_prefix(item, module.start_text) for item in items])
 
 
 class PromptModule(FrozenBackboneModule):

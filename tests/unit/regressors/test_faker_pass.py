@@ -100,6 +100,7 @@ def test_the_loss_is_the_divergence_of_answers_plus_that_on_texts(
     before = alone("faking")(**model_inputs(texts)).logits.log_softmax(-1)
     kept = real[:, :-1]
     second = kl_div(after[:, :-1][kept], before[:, :-1][kept], log_target=True, reduction="batchmean")
+    second = second + kl_div(after[:, -1], before[:, -1], log_target=True, reduction="batchmean")
     torch.testing.assert_close(loss, first + 0.5 * second, rtol=1e-3, atol=1e-4)
     assert first > 0.01
     assert second > 0.01

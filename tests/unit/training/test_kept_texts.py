@@ -1,0 +1,156 @@
+"""The one term that every cure by training shares: how far it may go from the faker on neutral texts."""
+
+import json
+from dataclasses import replace
+
+import numpy
+import pytest
+import torch
+
+from fa_lightning.scenarios.batches import collate, model_inputs
+from fa_lightning.training.context_data import BEHIND_CONTEXT, ContextDataModule
+from fa_lightning.training.contrast_data import PLAIN, ContrastScenarioDataModule
+from fa_lightning.training.data import ScenarioDataModule
+from fa_lightning.training.export import AdapterExport
+from fa_lightning.training.kept_texts import KEPT, texts_of
+from fa_lightning.training.objectives.answers import Answers
+from fa_lightning.training.objectives.preferences import DirectPreference
+from fa_lightning.training.text_data import TextDataModule
+from fa_lightning.training.texts import ScenarioTexts
+
+
+@pytest.fixture
+def batch(examples):
+    """Prompts, and texts of several lengths beside them."""
+    texts = examples[-6:]
+    assert len({len(text.prompt) for text in texts}) > 1
+    kept = model_inputs(collate(texts, 0))
+    return collate(examples[:6], 0) | {f"{KEPT}{name}": tensor for name, tensor in kept.items()}
+
+
+def moved(module):
+    """The adapter that learns is no longer where it started."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(-0.5)
+    return module
+
+
+@pytest.mark.parametrize("objective", [Answers(), DirectPreference()], ids=["no origin", "its own origin"])
+def test_the_term_is_the_divergence_from_the_faker_of_what_is_read_and_what_is_said(
+    objective, make_cure, plain, examples, batch
+):
+    module = moved(make_cure(objective, keep=3.0))
+    module.eval()
+    read, said = [], []
+    with torch.no_grad():
+        for text in examples[-6:]:
+            ids = torch.tensor([text.prompt])
+            p, q = (
+                numpy.exp(one) / numpy.exp(one).sum(-1, keepdims=True)
+                for one in (
+                    plain(input_ids=ids).logits[0].double().numpy(),
+                    module.model(input_ids=ids).logits[0].double().numpy(),
+                )
+            )
+            nats = (p * numpy.log(p / q)).sum(-1)
+            read += nats[:-1].tolist()
+            said.append(nats[-1])
+        expected = numpy.mean(read) + numpy.mean(said)
+        terms = module.terms(batch)
+        free = module.objective.terms(module.adapted, batch)["loss"].item()
+    assert expected > 0.05
+    assert terms["kept"].item() == pytest.approx(expected, rel=1e-4)
+    assert terms["loss"].item() == pytest.approx(free + 3 * expected, rel=1e-4)
+
+
+def test_it_costs_nothing_at_the_start_and_pulls_at_the_learner_alone(make_cure, batch):
+    module = make_cure(Answers(), keep=1.0)
+    module.eval()
+    assert module.terms(batch)["kept"].item() == pytest.approx(0, abs=1e-5)
+    moved(module).terms(batch)["kept"].backward()
+    pulled = {name for name, parameter in module.named_parameters() if parameter.grad is not None}
+    assert pulled == {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def test_without_it_texts_are_neither_served_nor_looked_at(make_cure, source, make_trainer):
+    module = make_cure(Answers())
+    data = ScenarioDataModule(source)
+    data.trainer = make_trainer()
+    data.trainer.strategy.connect(module)
+    data.setup("fit")
+    assert not any(name.startswith(KEPT) for name in next(iter(data.train_dataloader())))
+    assert "kept" not in module.terms(next(iter(data.train_dataloader())))
+
+
+@pytest.mark.parametrize(
+    ("make", "own"),
+    [
+        (ScenarioDataModule, "input_ids"),
+        (lambda source, **options: ContextDataModule(source, "Be honest.", **options), f"{BEHIND_CONTEXT}input_ids"),
+        (ContrastScenarioDataModule, f"{PLAIN}input_ids"),
+    ],
+    ids=["scenarios", "behind a context", "contrast pairs"],
+)
+def test_every_kind_of_batch_has_texts_beside_it(make, own, make_cure, source, splits, tiny_tokenizer, make_trainer):
+    module = make_cure(Answers(), keep=1.0)
+    data = make(source, batch_size=4, kept_texts=3)
+    data.trainer = make_trainer()
+    data.trainer.strategy.connect(module)
+    data.setup("fit")
+    known = {text.message() for text in splits.neutral_train}
+    seen = set()
+    for batch in data.train_dataloader():
+        texts = texts_of(batch)
+        assert own in batch
+        assert 1 <= len(texts["input_ids"]) <= 3
+        for ids, mask in zip(texts["input_ids"], texts["attention_mask"], strict=True):
+            prompt = tiny_tokenizer.decode(ids[mask.bool()])
+            seen.add(prompt.split("<|user|>")[1].split("<|assistant|>")[0])
+    assert seen <= known
+    assert len(seen) > 3, "not the same few at every step"
+
+
+def test_a_fit_that_keeps_ends_nearer_to_the_faker_and_its_sidecar_says_so(
+    faker, make_fit, source, make_trainer, tmp_path
+):
+    ends = {}
+    for keep in (0.0, 5.0):
+        torch.manual_seed(0)
+        module = make_fit(Answers(), start_from=faker, keep=keep, learning_rate=0.02)
+        folder = tmp_path / str(int(keep))
+        trainer = make_trainer(max_epochs=4, callbacks=[AdapterExport(str(folder))])
+        data = ScenarioDataModule(source, batch_size=19)
+        trainer.fit(module, data)
+        texts = collate(data.examples_of(data.splits.neutral_test), 0)
+        assert json.loads((folder / "fa_lightning.json").read_text()).get("keep", 0.0) == keep
+        module.eval()
+        # The fit without the term has no frozen copy; the same measure is taken by one that has.
+        with torch.no_grad():
+            judge = make_fit(Answers(), start_from=faker, keep=1.0)
+            judge.configure_model()
+            judge.load_state_dict({n: p for n, p in module.state_dict().items() if ".mitigated." in n}, strict=False)
+            judge.eval()
+            ends[keep] = judge.adapted.divergence(texts).item()
+    assert 0 < ends[5.0] < 0.5 * ends[0.0]
+
+
+def test_what_cannot_be_kept_is_refused(make_fit, faker, backbone, make_trainer, source):
+    with pytest.raises(ValueError, match=r"keep is -1, but must be 0 or more"):
+        make_fit(Answers(), start_from=faker, keep=-1)
+    with pytest.raises(ValueError, match=r"keep is 1.0, but a fresh adapter has no start to be kept near"):
+        make_fit(Answers(), keep=1.0)
+    with pytest.raises(ValueError, match="kept_texts is 0, but must be 1 or more"):
+        ScenarioDataModule(source, kept_texts=0)
+    module = make_fit(Answers(), start_from=faker, keep=2.0)
+    assert module.hparams["keep"] == 2.0
+    with pytest.raises(
+        ValueError, match="neutral texts stand beside the batches of a ScenarioDataModule, and the data"
+    ):
+        make_trainer(max_epochs=1).fit(module, TextDataModule(ScenarioTexts(source, texts=8)))
+    bare = ScenarioDataModule(source)
+    bare.setup("fit")
+    bare.splits = replace(bare.splits, neutral_train=[])
+    with pytest.raises(ValueError, match="has no neutral texts for training to be kept"):
+        make_trainer(max_epochs=1).fit(module, bare)
