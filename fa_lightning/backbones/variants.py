@@ -14,6 +14,7 @@ from fa_lightning.backbones.adapters import backbone_of, read_sidecar, refuse_ot
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.targets import PREFIX, load_weights
+from fa_lightning.backbones.weight_arithmetic import add_interpolated
 from fa_lightning.errors import UserError
 
 VariantName = Literal["aligned", "faking"]
@@ -122,14 +123,30 @@ class Variants:
             UserError: the name is no adapter's or taken, or the adapter was made for another backbone; the field that
                 differs is named.
         """
-        _refuse_name(name)
-        if name in self.names:
-            raise UserError(f"there is a variant {name!r} already: give {folder!r} another name")
+        self._refuse_taken(name, folder)
         check_fingerprint(self.fingerprint, read_sidecar(folder).get("fingerprint", {}), f"adapter {folder!r}")
         load_weights(self.model, folder, PREFIX + name)
         self.model.requires_grad_(False).eval()
         self._layers = _swapped_layers(self.model)
         self.folders[name] = folder
+
+    def add_interpolated(self, name: str, start: str, end: str, strength: float) -> None:
+        """Add the variant start + strength (end - start), in memory alone; see `weight_arithmetic.add_interpolated`.
+
+        Raises:
+            UserError: the name is no adapter's or taken, there is no such variant, or their adapters can't be added.
+        """
+        self._refuse_taken(name, f"{start} + {strength} ({end} - {start})")
+        unknown = [one for one in (start, end) if one not in self.names]
+        if unknown:
+            raise UserError(f"there is no variant {unknown[0]!r}; there are {', '.join(self.names)}")
+        add_interpolated(self.model, PREFIX + name, self.adapter_of(start), self.adapter_of(end), strength)
+        self._layers = _swapped_layers(self.model)
+
+    def _refuse_taken(self, name: str, what: str) -> None:
+        _refuse_name(name)
+        if name in self.names:
+            raise UserError(f"there is a variant {name!r} already: give {what!r} another name")
 
     def memory(self) -> tuple[int, int]:
         """Bytes of the backbone's parameters, and of all adapters'."""

@@ -1,0 +1,50 @@
+"""Weight arithmetic: an adapter that lies on the line through two others (task arithmetic, arXiv 2212.04089)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fa_lightning.backbones.targets import refuse_beyond_lora
+from fa_lightning.errors import UserError
+
+
+def add_interpolated(model: Any, name: str, start: str, end: str, strength: float) -> None:
+    """Add the adapter start + strength (end - start): 0 is the one, 1 the other, above 1 goes beyond.
+
+    Updates of weights are added, not the factors that they are made of, so this is exact: LoRA matrices of both stand
+    side by side, those of each scaled by its share, and the rank is the sum of both ranks.
+
+    Args:
+        model: the PEFT model that holds both.
+        name: what PEFT is to know the new one by.
+        start: what it knows the one by.
+        end: what it knows the other by.
+        strength: how far to go.
+
+    Raises:
+        UserError: one of them holds more than LoRA's matrices, so that they can't be added.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for adapter in (start, end):
+        refuse_beyond_lora(model.peft_config[adapter].to_dict(), adapter, "weight arithmetic is on")
+    try:
+        model.add_weighted_adapter([start, end], [1 - strength, strength], name, combination_type="cat")
+    except ValueError as error:
+        raise UserError(
+            f"adapters {start!r} and {end!r} can't be added: {str(error).rstrip('.')}. Fit both with LoRA alone, on "
+            "target_modules that are named alike, or leave out the strengths"
+        ) from error
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    changed = [layer for layer in layers if start in layer.lora_A or end in layer.lora_A]
+    if not all(name in layer.lora_A for layer in changed):
+        model.delete_adapter(name)
+        raise UserError(
+            f"adapters {start!r} and {end!r} can't be added: one chooses its layers by more than target_modules "
+            "(layers_to_transform, exclude_modules). Fit both on layers that are named alike, or leave out the strengths"
+        )
+    # What PEFT adds is scaled already; of rsLoRA it would be so a second time, by the new rank's root.
+    model.peft_config[name].use_rslora = False
+    for layer in changed:
+        layer.scaling[name] = 1.0
+    model.requires_grad_(False).eval()
