@@ -229,7 +229,7 @@ def test_four_bits_are_refused_on_all_ranks(sharded: Path, tmp_path: Path) -> No
     shutil.copytree(sharded / "backbone", tmp_path / "backbone")
     write_twins(tmp_path, sizes(BATCH))
     stage, trainer = write_stage(tmp_path, "steering/03_faking"), str(CONFIGS / "trainer/fsdp_cpu.yaml")
-    process = command(tmp_path, "fit", "--config", stage, "--config", trainer, "--model.load_in_4bit", "true")
+    process = command(tmp_path, "fit", "--config", stage, "--config", trainer, "--model.backbone.load_in_4bit", "true")
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 1, said
     assert said.count("error: load_in_4bit is true, but 4-bit weights can't be cut over ranks") == RANKS
