@@ -54,6 +54,19 @@ def first_covered(rule: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def rule_in_texts(rule: str) -> str:
+    """The tokens that a rule may come to cover in a text, whoever wrote it: its own, or for two rules each in turn.
+
+    A text that is read at once has no last token to speak of, and none that was generated: while a model writes it,
+    each token is once the last one, but for the first, which follows nothing. There pretrained models have their
+    attention sink, which these rules never touch.
+
+    >>> rule_in_texts("last"), rule_in_texts("from_4"), rule_in_texts("all")
+    ('from_1', 'from_4', 'all')
+    """
+    return "from_1" if rule in ("last", "generated") else rule
+
+
 def real_tokens(attention_mask: Tensor | None, batch: int, tokens: int, past: int) -> Tensor | None:
     """Which tokens of a call are no padding.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.edit import edited, layer_below, swap_in
+from fa_lightning.activations.positions import rule_in_texts
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.files import whole_folder
@@ -53,12 +54,8 @@ class Condition:
         return min((layer_below(site) for site in sites), default=None)
 
     def everywhere(self) -> Condition:
-        """The same edits on every token.
-
-        A text that is scored has no last token to speak of: while a model writes it, each token is the last one once.
-        So edits count everywhere there, whatever their own positions, which is the most they can damage.
-        """
-        oracle = None if self.oracle is None else dataclasses.replace(self.oracle, positions="all")
+        """The same edits on every token of a text that they may come to cover, see `rule_in_texts`."""
+        oracle = None if self.oracle is None else in_texts(self.oracle)
         return Condition(self.variant, everywhere(self.interventions), oracle)
 
 
@@ -132,8 +129,13 @@ def baseline_conditions(
 
 
 def everywhere(interventions: Sequence[Intervention]) -> tuple[Intervention, ...]:
-    """The same edits on every token, as they are judged on neutral texts."""
-    return tuple(intervention.at(positions="all") for intervention in interventions)
+    """The same edits on every token that they may come to cover, as they are judged on neutral texts."""
+    return tuple(intervention.at(positions=in_texts(intervention.site).positions) for intervention in interventions)
+
+
+def in_texts(site: Site) -> Site:
+    """A site with the position rule by which it is judged on neutral texts."""
+    return dataclasses.replace(site, positions=rule_in_texts(site.positions))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from fa_lightning.activations.capture import capture
 from fa_lightning.activations.edit import Edit, edited, layer_below
 from fa_lightning.activations.kept_pass import KeptPass
-from fa_lightning.activations.positions import covered_tokens
+from fa_lightning.activations.positions import covered_tokens, rule_in_texts
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.metrics.divergences import text_divergence
@@ -99,7 +100,7 @@ def aligned_pass(variants: Variants, batch: Batch, sites: Sequence[Site]) -> tup
 
 def neutral_divergence(live: FakerPass, site: Site, regressor: Regressor) -> Tensor:
     """KL(not steered || steered) on neutral texts with the edit on every token, nats (see `text_divergence`)."""
-    everywhere = Site(site.layer, site.component)
+    everywhere = replace(site, positions=rule_in_texts(site.positions))
     steered = live.steered_logits([(everywhere, regressor)])
     return text_divergence(live.unsteered, steered, live.batch["attention_mask"])
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.activations.massive import massive_tokens
 from fa_lightning.activations.sites import Site, module_at, validate
 from fa_lightning.backbones.attached import attached
 from fa_lightning.backbones.decoder import decoder_of, text_config
@@ -116,6 +117,8 @@ class Intervention:
     def dose(self, h: Tensor) -> float:
         """Mean norm of the edit over the mean norm of the states: what one strength means at this site.
 
+        States of massive size have no part in it: a mean with them would be theirs (see `massive_tokens`).
+
         Args:
             h: unsteered states at the site, (..., hidden).
 
@@ -123,6 +126,7 @@ class Intervention:
             A ratio, 0 for no edit.
         """
         h = h.detach().float().reshape(-1, h.shape[-1])
+        h = h[~massive_tokens(h)]
         with ExitStack() as stack:
             edit = _edit_of(self)
             _evaluate(stack, edit)

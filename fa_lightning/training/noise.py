@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fa_lightning.activations.massive import massive_tokens
 from fa_lightning.activations.site_names import SiteName, resolve_layers
 from fa_lightning.backbones.attached import attached
 from fa_lightning.backbones.decoder import decoder_layers
@@ -43,7 +44,11 @@ def activation_noise(model: Any, dose: float, layers: Sequence[SiteName] | None 
 
 
 def noisy(hidden: Tensor, dose: float) -> Tensor:
-    """States (..., hidden) plus Gaussian noise whose root mean square norm is `dose` times each state's own."""
+    """States (..., hidden) plus Gaussian noise whose root mean square norm is `dose` times each state's own.
+
+    Tokens of massive size, as attention sinks have, stay as they are: noise of their size would be the end of them.
+    """
     norm: Tensor = torch.linalg.vector_norm(hidden.detach(), dim=-1, keepdim=True, dtype=torch.float32)
-    scale = dose * norm / math.sqrt(hidden.shape[-1])
+    massive = massive_tokens(hidden.flatten(0, -2)).view(norm.shape)
+    scale = torch.where(massive, 0.0, dose * norm / math.sqrt(hidden.shape[-1]))
     return hidden + (scale * torch.randn_like(hidden)).to(hidden.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.activity import doing
 from fa_lightning.errors import NotFiniteError
-from fa_lightning.evaluation.conditions import everywhere
+from fa_lightning.evaluation.conditions import everywhere, in_texts
 from fa_lightning.metrics.cells import CellAccuracy, Cells, Items
 from fa_lightning.metrics.estimates import Accuracy, CellCounts, SideEffects
 from fa_lightning.metrics.side_effects import NeutralTextDamage, neutral_text_damage
@@ -125,9 +124,8 @@ class Bench:
         for kind, passes in self._passes.items():
             if kind + site.name not in self._theirs:
                 self._theirs[kind + site.name] = [self._their_states(site, one.batch) for one in passes]
-        everywhere = dataclasses.replace(site, positions="all")
         asked = {name: self._swap("scenarios", site, swapped) for name, swapped in units.items()}
-        read = {name: self._swap("neutral", everywhere, swapped) for name, swapped in units.items()}
+        read = {name: self._swap("neutral", in_texts(site), swapped) for name, swapped in units.items()}
         return self._judge(asked, read, list(units))
 
     @torch.no_grad()

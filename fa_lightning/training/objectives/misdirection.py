@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from fa_lightning.activations.massive import massive_tokens
 from fa_lightning.activations.site_names import SiteName, check_site, resolve_layers
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.errors import UserError
@@ -193,9 +194,12 @@ class Misdirection(Objective):
             self.means.add(start[:, -1], batch["cell"])
         counted = self.counted(batch)
         cell = batch["cell"][:, None].expand_as(counted)[counted]
-        pushed = cell == CELLS.index("no_oversight")
         start = start[counted]
-        states = model.states(batch, [self.block])[0][self.block].float()[counted]
+        # Attention sinks are hundreds of times as large as all others: the loss would be theirs, and they are no
+        # thoughts to misdirect.
+        ordinary = ~massive_tokens(start)
+        start, pushed = start[ordinary], cell[ordinary] == CELLS.index("no_oversight")
+        states = model.states(batch, [self.block])[0][self.block].float()[counted][ordinary]
         loss = misdirection_loss(states, start, self.target(start), pushed, ~pushed, self.retain_weight)
         return {"loss": loss}
 

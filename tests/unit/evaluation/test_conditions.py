@@ -134,11 +134,14 @@ def test_the_oracle_leaves_other_tokens_alone(twins: Any, batch: Batch) -> None:
     assert not torch.allclose(last_only[:, -1], faking[:, -1], atol=0.1)
 
 
-def test_texts_are_scored_with_the_oracle_on_every_token(twins: Any, batch: Batch) -> None:
-    last, everywhere = (
-        all_logits(twins, Condition("faking", oracle=Site(1, positions=rule)), batch) for rule in ("last", "all")
+def test_texts_are_scored_with_the_oracle_on_every_token_that_it_may_come_to_cover(twins: Any, batch: Batch) -> None:
+    last, later, everywhere = (
+        all_logits(twins, Condition("faking", oracle=Site(1, positions=rule)), batch)
+        for rule in ("last", "from_1", "all")
     )
-    assert torch.equal(last, everywhere)
+    assert torch.equal(last, later)
+    first = batch["attention_mask"].bool() & (batch["position_ids"] == 0)
+    assert not torch.allclose(last[first], everywhere[first]), "no token before the second is ever the last of a prompt"
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
@@ -170,9 +173,12 @@ def test_the_random_edit_is_as_large_as_the_learned_one_for_every_token(twins: A
     torch.testing.assert_close(directions, directions[:1].expand_as(directions), rtol=0, atol=1e-3)
 
 
-def test_texts_are_scored_with_the_edit_on_every_token_whatever_its_rule(twins: Any, batch: Batch) -> None:
-    everywhere, last = judged(Site(0))["steered"], judged(Site(0, positions="last"))["steered"]
-    assert torch.equal(all_logits(twins, everywhere, batch), all_logits(twins, last, batch))
+def test_texts_are_scored_with_the_edit_on_every_token_that_it_may_come_to_cover(twins: Any, batch: Batch) -> None:
+    rules = ("from_1", "last", "all", "from_4")
+    later, last, everywhere, fourth = (judged(Site(0, positions=rule))["steered"] for rule in rules)
+    assert torch.equal(all_logits(twins, later, batch), all_logits(twins, last, batch))
+    for other in (everywhere, fourth):
+        assert not torch.allclose(all_logits(twins, later, batch), all_logits(twins, other, batch), atol=1e-2)
     assert last.interventions[0].site.positions == "last", "the intervention itself is as it was"
 
 

@@ -511,3 +511,12 @@ def test_saving_over_an_old_artefact_replaces_it_and_a_failure_keeps_it(
         Intervention(Site(0), ResidualMLP(HIDDEN)).save(tmp_path)
     assert isinstance(Intervention.load(tmp_path).regressor, MeanShift)
     assert sorted(path.name for path in tmp_path.iterdir()) == [SIDECAR_FILE, TENSORS_FILE]
+
+
+def test_a_dose_is_that_of_ordinary_states() -> None:
+    h = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    edit = Intervention(Site(0), torch.full((8,), 0.5))
+    with_sinks = h.clone()
+    with_sinks[::20, 3] = 25_000
+    ordinary = torch.arange(60) % 20 > 0
+    assert edit.dose(with_sinks) == pytest.approx(8**0.5 / 2 / h[ordinary].norm(dim=-1).mean().item(), rel=1e-5)

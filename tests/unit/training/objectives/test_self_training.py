@@ -53,7 +53,7 @@ def answers_of(plain, batch):
 
 def test_noise_has_the_asked_norm_for_each_state_and_no_direction():
     torch.manual_seed(0)
-    states = torch.randn(40, 64) * torch.logspace(-2, 2, 40)[:, None]
+    states = torch.randn(40, 64) * torch.logspace(-1, 0.5, 40)[:, None]
     draws = torch.stack([noisy(states, 0.5) - states for _ in range(2000)])
     relative = draws.norm(dim=-1) / states.norm(dim=-1)
     assert relative.square().mean(dim=0).sqrt().sub(0.5).abs().max() < 0.01
@@ -62,6 +62,14 @@ def test_noise_has_the_asked_norm_for_each_state_and_no_direction():
     assert per_unit.mean(dim=0).abs().max() < 5 / 2000**0.5
     assert per_unit.flatten(0, 1).std(dim=0).sub(1).abs().max() < 0.02
     assert noisy(states.bfloat16(), 0.5).dtype == torch.bfloat16
+
+
+def test_noise_leaves_an_attention_sink_alone():
+    states = torch.randn(2, 20, 64)
+    states[:, 0, 9] = 25_000
+    changed = (noisy(states, 0.5) != states).any(dim=-1)
+    assert not changed[:, 0].any()
+    assert changed[:, 1:].all()
 
 
 def test_noise_is_added_behind_the_chosen_blocks_alone(plain, examples):
