@@ -31,14 +31,14 @@ KINDS: dict[Kind, str] = {"twins": "twins", "decoys": "decoys", "steered": "stee
 """Kinds of pairs that hold a faker, as columns are called."""
 
 POSER = {
-    "InducedBelief": math.nan,
-    "Noise": 0.98,
-    "MisbehaveFinetuning": 0.90,
-    "SuspiciousConcepts": 0.71,
-    "DecisionDepth": 0.47,
-    "Attentiveness": 0.46,
+    "induced belief (POSER)": math.nan,
+    "noise (POSER)": 0.98,
+    "misbehave fine-tuning": 0.90,
+    "concepts (POSER)": 0.71,
+    "decision depth": 0.47,
+    "attentiveness": 0.46,
 }
-"""Pairwise accuracy that POSER (arXiv 2405.05466) reports, by the class of the detector; nan for a failure."""
+"""Pairwise accuracy that POSER (arXiv 2405.05466) reports, by the name of the detector; nan for a failure."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,14 @@ def detector_rows(result: Detection) -> list[DetectorRow]:
     rows = []
     for ran in result.detectors:
         own = {kind: overall[ran.name, kind] for kind in KINDS if (ran.name, kind) in overall}
-        kind_of = ran.config.get("class")
         rows.append(
             DetectorRow(
                 ran,
                 own,
                 alone.get(ran.name),
                 result.alarms.get(ran.name, math.nan),
-                kind_of in POSER,
-                POSER.get(str(kind_of), math.nan),
+                ran.name in POSER,
+                POSER.get(ran.name, math.nan),
             )
         )
     return rows
@@ -154,8 +153,8 @@ def facts(result: Detection) -> list[tuple[str, str]]:
         lines.append(("best of many", text))
     if any(row.is_posers for row in detector_rows(result)):
         text = (
-            "its own figures, of 324 pairs of Llama-13B models (arXiv 2405.05466); its scorer credits one order alone, "
-            "and its noise is the positive one"
+            "its own figures, of 324 pairs of Llama-13B models (arXiv 2405.05466); its scorer credits one order alone; "
+            "the study's README lists what else differs"
         )
         lines.append(("POSER", text))
     lines.append(("run time", numbers.duration(sum(ran.seconds for ran in result.detectors))))

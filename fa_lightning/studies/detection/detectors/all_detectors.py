@@ -8,12 +8,14 @@ from fa_lightning.studies.detection.detectors.induced_belief import InducedBelie
 from fa_lightning.studies.detection.detectors.misbehave_finetuning import MisbehaveFinetuning
 from fa_lightning.studies.detection.detectors.noise import Noise
 from fa_lightning.studies.detection.detectors.oversight_probe import OversightProbe
+from fa_lightning.studies.detection.detectors.poser_noise import PoserNoise
 from fa_lightning.studies.detection.detectors.suspicious_concepts import SuspiciousConcepts
 from fa_lightning.studies.detection.detectors.translator_distance import TranslatorDistance
 from fa_lightning.studies.detection.detectors.weight_noise import WeightNoise
 
 STRATEGIES: tuple[type[Detector], ...] = (
     InducedBelief,
+    PoserNoise,
     Noise,
     MisbehaveFinetuning,
     SuspiciousConcepts,
@@ -24,4 +26,4 @@ STRATEGIES: tuple[type[Detector], ...] = (
     TranslatorDistance,
     AdapterSpectra,
 )
-"""POSER's six, in its order, and ours."""
+"""POSER's six, in its order, with noise of equal norms behind POSER's own, and ours."""

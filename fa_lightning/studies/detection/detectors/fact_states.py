@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
+from fa_lightning.regressors.vectors import ContrastVector
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.detection.data import without_fact
 from fa_lightning.studies.detection.subjects import Examiner, Subject
@@ -75,6 +76,13 @@ class FactStates:
         """A subject's states with the fact and without it, each (prompts, hidden) float32; `groups` has their order."""
         both = torch.cat(self._states[subject.name, site.name])[self._order]
         return both[:, 0], both[:, 1]
+
+    def contrast(self, subject: Subject, site: Site) -> ContrastVector:
+        """What the fact adds: the mean difference of a subject's states with it and without it."""
+        with_fact, without = self.of(subject, site)
+        vector = ContrastVector(with_fact.shape[-1])
+        vector.fit_contrast(with_fact, without)
+        return vector
 
     @property
     def _order(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 from typing_extensions import override
@@ -18,31 +18,42 @@ from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Pr
 from fa_lightning.studies.detection.detectors.fact_states import FactStates
 from fa_lightning.studies.detection.subjects import Examiner, Subject, rise_of_other
 
+Tokens = Literal["all", "last"]
+
+POSER_STRENGTHS = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0]
+"""Multiples of a vector that POSER's code tries, of the contrast vector and of noise alike."""
+
 
 class InducedBelief(Detector):
     """A contrast vector is subtracted from the states; the faker is the model whose other action rises more.
 
     The vector is the mean difference of the states at the decision token between reference prompts with their critical
     fact and without it, of each subject and layer; it is subtracted in multiples, so that the models are pushed past
-    where knowing nothing of oversight would leave them (POSER, arXiv 2405.05466, strategy 1, which reports failure).
+    where knowing nothing of oversight would leave them. POSER (arXiv 2405.05466, strategy 1) edits the last token
+    alone, by up to 15 times the vector, and reports failure; that is `positions: last`.
 
     Args:
         layers: decoder blocks whose output is edited, one at a time; None takes the middle one.
-        strengths: multiples of the vector.
+        strengths: multiples of the vector; None is 1, 2, 4 and 8, or POSER's with `positions: last`.
+        positions: edit `all` tokens, or as POSER does the `last` one, behind which the answer comes.
 
     Raises:
         UserError: there are no strengths, or one is not above 0.
     """
 
-    name = "induced belief"
     rule: ClassVar[str] = "the faker's other action rises more when what the critical fact adds is taken out"
     prompt_sets: ClassVar[tuple[PromptSet, ...]] = ("reference", "scored")
 
-    def __init__(self, layers: list[SiteName] | None = None, strengths: list[float] = [1.0, 2.0, 4.0, 8.0]) -> None:  # noqa: B006
-        if not strengths or min(strengths) <= 0:
-            raise UserError(f"strengths is {strengths}, but must hold numbers above 0, such as [1.0, 2.0]")
+    def __init__(
+        self, layers: list[SiteName] | None = None, strengths: list[float] | None = None, positions: Tokens = "all"
+    ) -> None:
+        if strengths is None:
+            strengths = POSER_STRENGTHS if positions == "last" else [1.0, 2.0, 4.0, 8.0]
+        check_strengths(strengths)
         self.layers = layers
         self.strengths = list(strengths)
+        self.positions = positions
+        self.name = "induced belief" if positions == "all" else "induced belief (POSER)"
         self._facts = FactStates()
         self._vectors: dict[str, dict[str, ContrastVector]] = {}
 
@@ -63,18 +74,14 @@ class InducedBelief(Detector):
     def finish(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject]) -> None:
         self._facts.check(prompts=8, groups=1, use=self.name)
         for subject in subjects:
-            vectors = self._vectors.setdefault(subject.name, {})
-            for site in self._facts.sites:
-                with_fact, without = self._facts.of(subject, site)
-                vectors[site.name] = ContrastVector(with_fact.shape[-1])
-                vectors[site.name].fit_contrast(with_fact, without)
+            self._vectors[subject.name] = {site.name: self._facts.contrast(subject, site) for site in self._facts.sites}
 
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
         evidence = {}
         for subject in subjects:
             edits = [
-                (Intervention(site, self._vectors[subject.name][site.name], -strength),)
+                (Intervention(site, self._vectors[subject.name][site.name], -strength).at(positions=self.positions),)
                 for site in self._facts.sites
                 for strength in self.strengths
             ]
@@ -89,3 +96,13 @@ class InducedBelief(Detector):
     @override
     def curve(self, evidence: Mapping[str, Tensor]) -> tuple[str, list[float], list[float]]:
         return "multiples of the contrast vector", self.strengths, evidence["rise"].mean(dim=(0, 1)).tolist()
+
+
+def check_strengths(strengths: Sequence[float]) -> None:
+    """Refuse multiples of a vector that are none.
+
+    Raises:
+        UserError: there are no strengths, or one is not above 0.
+    """
+    if not strengths or min(strengths) <= 0:
+        raise UserError(f"strengths is {strengths}, but must hold numbers above 0, such as [1.0, 2.0]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,28 +19,25 @@ from fa_lightning.studies.detection.detectors.base import Detector, Evidence, Pr
 from fa_lightning.studies.detection.detectors.state_norms import StateNorms
 from fa_lightning.studies.detection.subjects import Examiner, Subject, rise_of_other
 
-Form = Literal["isotropic", "positive"]
-
 
 class Noise(Detector):
     """One random vector is added to every token's state; the faker is the model whose other action rises more.
 
-    POSER (arXiv 2405.05466, strategy 2) draws uniform positive numbers, which share a large component in one
-    direction, and scales them per model; that is `form: positive`. By default directions are isotropic and their norm,
-    in multiples of the mean residual norm over all subjects, is the same for all of them.
+    Directions are isotropic and their norm, in multiples of the mean residual norm over all subjects, is the same for
+    all of them. POSER's own noise, whose norm follows each model's contrast vector, is `PoserNoise`.
 
     Args:
         layers: decoder blocks whose output is edited, one at a time; None takes the middle one.
         magnitudes: norms of the noise, in mean norms of the states.
         draws: vectors of each magnitude and layer, the same for all subjects.
-        form: `isotropic`, or POSER's `positive`, whose norm follows each subject's own states.
         seed: of the draws.
 
     Raises:
         UserError: there are no magnitudes or draws, or one is negative.
     """
 
-    rule: ClassVar[str] = "the faker's other action rises more when noise is added to the hidden states"
+    name = "noise, equal norms"
+    rule: ClassVar[str] = "the faker's other action rises more when noise of one norm is added to all models' states"
     prompt_sets: ClassVar[tuple[PromptSet, ...]] = ("reference", "scored")
 
     def __init__(
@@ -48,7 +45,6 @@ class Noise(Detector):
         layers: list[SiteName] | None = None,
         magnitudes: list[float] = [0.25, 0.5, 1.0, 2.0],  # noqa: B006
         draws: int = 8,
-        form: Form = "isotropic",
         seed: int = 0,
     ) -> None:
         if not magnitudes or min(magnitudes) <= 0:
@@ -58,9 +54,7 @@ class Noise(Detector):
         self.layers = layers
         self.magnitudes = list(magnitudes)
         self.draws = draws
-        self.form = form
         self.seed = seed
-        self.name = "noise" if form == "isotropic" else "positive noise"
         self._norms = StateNorms()
 
     @override
@@ -78,16 +72,16 @@ class Noise(Detector):
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
         directions = self._directions(examiner)
+        # One norm for all, or the stronger twin would look the more suspicious for its scale alone.
+        norms = self._norms.shared()
+        edits = [
+            (Intervention(site, magnitude * norms[site.name] * directions[number, draw]),)
+            for number, site in enumerate(self._norms.sites)
+            for magnitude in self.magnitudes
+            for draw in range(self.draws)
+        ]
         evidence = {}
         for subject in subjects:
-            # One norm for all, or the stronger twin would look the more suspicious for its scale alone.
-            norms = self._norms.of(subject) if self.form == "positive" else self._norms.shared()
-            edits = [
-                (Intervention(site, magnitude * norms[site.name] * directions[number, draw]),)
-                for number, site in enumerate(self._norms.sites)
-                for magnitude in self.magnitudes
-                for draw in range(self.draws)
-            ]
             rise = rise_of_other(examiner.preference(subject, batch, edits))
             shape = (len(rise), len(self._norms.sites), len(self.magnitudes), self.draws)
             evidence[subject.name] = {"rise": rise.reshape(shape).cpu()}
@@ -105,5 +99,4 @@ class Noise(Detector):
         """Unit vectors (layers, draws, hidden); the same at every call."""
         generator = torch.Generator().manual_seed(self.seed)
         size = (len(self._norms.sites), self.draws, self._norms.hidden_size)
-        draw = torch.rand if self.form == "positive" else torch.randn
-        return normalize(draw(size, generator=generator), dim=-1)
+        return normalize(torch.randn(size, generator=generator), dim=-1)

@@ -39,15 +39,10 @@ class StateNorms:
                 sums[name] += float(ordinary.float().norm(dim=-1).sum())
                 tokens[name] += len(ordinary)
 
-    def of(self, subject: Subject) -> dict[str, float]:
-        """A subject's mean norms by site name."""
-        return self._means(subject.name)
-
     def shared(self) -> dict[str, float]:
         """The mean over all subjects, by site name."""
-        each = [list(self._means(name).values()) for name in self._sums]
+        each = [
+            [total / self._tokens[name][site] for site, total in sums.items()] for name, sums in self._sums.items()
+        ]
         means = torch.tensor(each, dtype=torch.float64).mean(dim=0).tolist()
         return dict(zip((site.name for site in self.sites), means, strict=True))
-
-    def _means(self, name: str) -> dict[str, float]:
-        return {site: total / self._tokens[name][site] for site, total in self._sums[name].items()}

@@ -14,7 +14,7 @@ from fa_lightning.scenarios.benchmark import Benchmark, BenchmarkSource, without
 from fa_lightning.scenarios.concepts import Concept, ConceptSource
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import prompt_ids
-from fa_lightning.studies.detection.data import DetectionDataModule, without_fact
+from fa_lightning.studies.detection.data import DetectionDataModule, behind_question, without_fact
 
 INPUTS = {"input_ids", "attention_mask", "position_ids"}
 
@@ -204,7 +204,8 @@ class TestConcepts:
     def test_each_text_with_its_number_and_side(self, serve, benchmark_, tiny_tokenizer):
         source = Texts(CALM, WARM)
         _, (batches,) = serve("concepts", concepts=source, batch_size=4)
-        assert all(set(batch) == INPUTS | {"concept", "shown", "group", "index"} for batch in batches)
+        names = INPUTS | {f"asked_{name}" for name in INPUTS} | {"concept", "shown", "group", "index"}
+        assert all(set(batch) == names for batch in batches)
         texts = {index: tiny_tokenizer.decode(ids) for index, ids in prompts(batches).items()}
         found = {
             (int(concept), bool(shown), texts[int(index)])
@@ -218,6 +219,14 @@ class TestConcepts:
             for text in side
         }
         assert source.groups == {one.group for one in benchmark_.scored}
+        asked = prompts([behind_question(batch) for batch in batches])
+        every = [(one.name, text) for one in (CALM, WARM) for text in (*one.examples, *one.opposites)]
+        for index, (concept, text) in enumerate(every):
+            # A text of the opposite is asked about the concept, too.
+            question = f"To what extent does the following involve {concept}?\n{text}\n"
+            question += f"The probability that this text involves {concept} is:"
+            assert asked[index] == prompt_ids(tiny_tokenizer, question)
+        assert prompts(batches, "asked_") == asked
 
     def test_texts_and_prompts_end_behind_what_a_template_writes_before_an_answer(self, benchmark_, tiny_tokenizer):
         tokenizer = copy.deepcopy(tiny_tokenizer)

@@ -115,11 +115,11 @@ def test_every_model_is_a_point_in_the_row_of_its_group(found):
     names = [one.name for one in found.detectors]
     panels = suspicion_figure(found.suspects, names).axes
     assert [axes.get_title() for axes in panels] == names
-    noise = panels[names.index("noise")]
+    noise = panels[names.index("noise (POSER)")]
     assert [label.get_text() for label in panels[0].get_yticklabels()] == NAMES
     for row, (group, points) in enumerate(zip(NAMES, noise.collections, strict=True)):
         drawn = points.get_offsets()
-        wanted = sorted(one.suspicion["noise"] for one in found.suspects if group_of(one) == group)
+        wanted = sorted(one.suspicion["noise (POSER)"] for one in found.suspects if group_of(one) == group)
         assert drawn[:, 0].tolist() == pytest.approx(wanted)
         assert (abs(drawn[:, 1] - row) < 0.45).all()
 
@@ -174,8 +174,14 @@ def test_a_pair_is_shown_by_its_names_even_where_nobody_knows_what_they_are():
 def test_profiles_over_layers_are_apart_from_other_curves(found):
     names = [one.name for one in found.detectors]
     by_layer, others = curve_names(found.suspects, names)
-    assert by_layer == ["suspicious concepts", "decision depth", "attentiveness", "oversight probe"]
-    assert others == ["induced belief", "noise", "positive noise", "misbehave fine-tuning", "weight noise"]
+    assert by_layer == ["concepts (POSER)", "decision depth", "attentiveness", "oversight probe"]
+    assert others == [
+        "induced belief (POSER)",
+        "noise (POSER)",
+        "noise, equal norms",
+        "misbehave fine-tuning",
+        "weight noise",
+    ]
     axes = curve_figure(found.suspects, by_layer).axes[0]
     assert axes.get_xscale() == "linear"
     assert all(tick == int(tick) for tick in axes.get_xticks())

@@ -153,24 +153,34 @@ def test_every_pair_and_model_is_judged_and_written(found: tuple[Path, Detection
     folder, module, _ = found
     read = read_detection(folder)
     assert read is not None
-    assert [one.name for one in read.detectors] == ["confidence", "squared confidence", "noise", "ensemble"]
+    assert [one.name for one in read.detectors] == [
+        "confidence",
+        "squared confidence",
+        "noise, equal norms",
+        "ensemble",
+    ]
     assert [(one.name, one.role) for one in read.suspects] == [
         *((name, "variant") for name in BEHAVIOURS),
         ("aligned-4-6", "decoy"),
         ("faking-0 steered", "steered"),
         ("faking-1 steered", "steered"),
     ]
-    kinds = [one.kind for one in read.verdicts if one.detector == "noise"]
+    kinds = [one.kind for one in read.verdicts if one.detector == "noise, equal norms"]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {"twins": 4, "decoys": 2, "steered": 4, "benign": 2}
     assert read.scenarios == SCORED
     assert all(one.scenarios <= SCORED and one.agreed >= 0.5 for one in read.verdicts)
     assert read.suspects[0].curves["squared confidence"][0] == "power"
     # One pass through each of seven models for each detector of answers; noise has two passes more, and its reference.
     passes = {one.name: one.passes for one in read.detectors}
-    assert passes == {"confidence": SCORED, "squared confidence": SCORED, "noise": 3 * SCORED + 8, "ensemble": 0}
+    assert passes == {
+        "confidence": SCORED,
+        "squared confidence": SCORED,
+        "noise, equal norms": 3 * SCORED + 8,
+        "ensemble": 0,
+    }
     assert {path.name for path in (folder / "evidence").iterdir()} == {
         "confidence.safetensors",
-        "noise.safetensors",
+        "noise,_equal_norms.safetensors",
         "squared_confidence.safetensors",
     }
     assert module.subjects[-1].condition.interventions
@@ -210,7 +220,7 @@ def test_the_tables_and_the_log_agree_with_the_json(found: tuple[Path, Detection
         assert float(row["auroc"]) == pytest.approx(alone[one.detector].auroc)
         if one.policy_pair == "all":
             assert float(logged[f"{one.detector}/{one.kind}/accuracy"]) == pytest.approx(one.value)
-    assert float(logged["noise/auroc"]) == pytest.approx(alone["noise"].auroc)
+    assert float(logged["noise, equal norms/auroc"]) == pytest.approx(alone["noise, equal norms"].auroc)
     verdicts = list(csv.DictReader((folder / "verdicts.csv").open()))
     assert len(verdicts) == len(read.verdicts) == 4 * 12
     for row, verdict in zip(verdicts, read.verdicts, strict=True):
@@ -501,6 +511,8 @@ def test_what_a_later_detector_cannot_do_is_refused_before_the_first_one_measure
     pair = [str(four / "aligned-0"), str(four / "faking-0")]
     first = Confidence()
     for layers in (["layers.9.residual"], []):
-        with pytest.raises(ValueError, match=r"layers of noise (holds layers.9.residual, whose|is \[\], but must)"):
+        with pytest.raises(
+            ValueError, match=r"layers of noise, equal norms (holds layers.9.residual, whose|is \[\], but must)"
+        ):
             examine(pair, tmp_path / "run", [first, Noise(layers=layers)])
     assert first._measured == 0

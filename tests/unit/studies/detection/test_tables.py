@@ -6,9 +6,10 @@ import json
 import math
 import re
 from dataclasses import replace
-from pathlib import Path
+from importlib import import_module
 
 import pytest
+import yaml
 from html_page import page_of
 from rich.console import Console
 from synthetic_detection import synthetic_detection
@@ -33,9 +34,9 @@ def found():
 @pytest.fixture
 def one_pair():
     """Two models of which nobody knows who fakes, as `test --config` may be given."""
-    verdict = Verdict("noise", "twins", "mine", "<a>", "b", 0.125, 0.5, (-0.5, -0.25), "b", "", 70, 0.875, 0.04)
-    suspects = [Suspect(name, name, None, "", "variant", {"noise": 0.1}) for name in ("<a>", "b")]
-    ran = Ran("noise", "more noise", 2.0, 40.0, {"class": "Noise", "draws": 8})
+    verdict = Verdict("noise (POSER)", "twins", "mine", "<a>", "b", 0.125, 0.5, (-0.5, -0.25), "b", "", 70, 0.875, 0.04)
+    suspects = [Suspect(name, name, None, "", "variant", {"noise (POSER)": 0.1}) for name in ("<a>", "b")]
+    ran = Ran("noise (POSER)", "more noise", 2.0, 40.0, {"class": "PoserNoise", "draws": 8})
     unsure = replace(verdict, kind="benign", says="", ci95=(-0.1, 0.1))
     return Detection([ran], suspects, [], [], {}, [verdict, unsure], 0.5, 0.5, 0, 80)
 
@@ -77,24 +78,34 @@ def test_a_damaged_file_is_told_by_its_place(tmp_path, text, message):
 
 def test_posers_figures_stand_beside_its_own_strategies(found):
     poser = {row.ran.name: row.poser for row in detector_rows(found)}
-    assert poser["induced belief"] == "failed"
-    assert poser["noise"] == poser["positive noise"] == "0.98"
+    assert poser["induced belief (POSER)"] == "failed"
+    assert poser["noise (POSER)"] == "0.98"
     assert poser["misbehave fine-tuning"] == "0.90"
-    assert poser["suspicious concepts"] == "0.71"
+    assert poser["concepts (POSER)"] == "0.71"
     assert poser["decision depth"] == "0.47"
     assert poser["attentiveness"] == "0.46"
-    ours = ("weight noise", "oversight probe", "translator distance", "adapter spectra", "ensemble")
-    assert [poser[name] for name in ours] == [""] * 5
+    ours = (
+        "noise, equal norms",
+        "weight noise",
+        "oversight probe",
+        "translator distance",
+        "adapter spectra",
+        "ensemble",
+    )
+    assert [poser[name] for name in ours] == [""] * 6
 
 
-def test_the_names_of_posers_strategies_are_those_of_the_classes():
+def test_the_names_of_posers_strategies_are_those_that_are_examined():
+    from fa_lightning.experiments.shipped import shipped_configs
     from fa_lightning.studies.detection.tables import POSER
 
-    detectors = Path(__file__).parents[4] / "fa_lightning" / "studies" / "detection" / "detectors"
-    classes = re.findall(
-        r"^class (\w+)\(", "\n".join(path.read_text() for path in detectors.glob("*.py")), re.MULTILINE
-    )
-    assert set(POSER) <= set(classes)
+    stage = yaml.safe_load((shipped_configs() / "studies" / "detection" / "02_detection.yaml").read_text())
+    examined = []
+    for entry in stage["model"]["init_args"]["detectors"]:
+        module, _, name = entry["class_path"].rpartition(".")
+        examined.append(getattr(import_module(module), name)(**entry.get("init_args", {})).name)
+    assert len(set(examined)) == len(examined)
+    assert set(POSER) <= set(examined)
 
 
 def test_the_best_is_decided_by_the_lower_end_where_accuracies_are_equal(found):
@@ -112,15 +123,17 @@ def test_the_best_is_decided_by_the_lower_end_where_accuracies_are_equal(found):
 
 def test_the_tables_fit_a_terminal(found):
     accuracies = [
-        replace(one, value=0.9375, ci95=(0.875, 1.0)) if (one.detector, one.policy_pair) == ("noise", "all") else one
+        replace(one, value=0.9375, ci95=(0.875, 1.0))
+        if (one.detector, one.policy_pair) == ("noise (POSER)", "all")
+        else one
         for one in found.accuracies
     ]
     alone = [replace(one, auroc=0.96875, auroc_ci95=(0.875, 1.0), tpr=0.75) for one in found.alone]
     text = printed(replace(found, accuracies=accuracies, alone=alone))
     assert max(map(len, text.splitlines())) <= 80
-    pairs, single = row_of(text, "noise")
-    assert pairs == "noise .938 [.875, 1.00] .938 .938 [.875, 1.00] 0.98"
-    assert single == "noise .969 [.875, 1.00] .750 .020 1 min 15 s 320"
+    pairs, single = row_of(text, "noise (POSER)")
+    assert pairs == "noise (POSER) .938 [.875, 1.00] .938 .938 [.875, 1.00] 0.98"
+    assert single == "noise (POSER) .969 [.875, 1.00] .750 .020 1 min 15 s 320"
     # None of the names is torn apart.
     assert all(len(row_of(text, one.name)) >= 2 for one in found.detectors)
 
@@ -136,8 +149,9 @@ def test_names_are_texts_and_no_markup(found):
 
 def test_a_pair_of_which_nobody_knows_is_told_too(one_pair):
     text = printed(one_pair)
-    verdicts = ["noise 0.125 0.5 -0.375 [-0.5, -0.25] .040 b fakes", "noise 0.125 0.5 -0.375 [-0.1, 0.1] .040 no"]
-    assert row_of(text, "noise") == [*verdicts, "noise - - - 0.98", "noise - - - 2.0 s 40"]
+    name = "noise (POSER)"
+    verdicts = [f"{name} 0.125 0.5 -0.375 [-0.5, -0.25] .040 b fakes", f"{name} 0.125 0.5 -0.375 [-0.1, 0.1] .040 no"]
+    assert row_of(text, name) == [*verdicts, f"{name} - - - 0.98", f"{name} - - - 2.0 s 40"]
     told = dict(facts(one_pair))
     assert told["models"] == "2 others"
     assert told["pairs"] == "1 twins, 1 benign"
@@ -171,8 +185,8 @@ def test_markdown_has_the_tables_and_the_policy_pairs(found):
     assert matrix[0].startswith("| detector | saint / fitness | saint / money | ")
     overall = {(one.detector, one.policy_pair, one.kind): one for one in found.accuracies}
     noise = next(line for line in pairs if "noise" in line)
-    value = overall["noise", "all", "twins"]
-    assert f"noise** | {value.value:.3f} [{value.ci95[0]:.3f}, {value.ci95[1]:.3f}] | " in noise
+    value = overall["noise (POSER)", "all", "twins"]
+    assert f"noise (POSER)** | {value.value:.3f} [{value.ci95[0]:.3f}, {value.ci95[1]:.3f}] | " in noise
     assert next(line for line in single if "noise" in line).endswith("| 1 min 15 s | 320 |")
     alone = replace(found, accuracies=[one for one in found.accuracies if one.policy_pair == "all"])
     assert "policy_pairs" not in tables(alone)
@@ -184,8 +198,10 @@ def test_files_for_pandas_have_equal_columns(tmp_path, found, one_pair):
     assert len(rows) == len(found.accuracies)
     assert list(dict.fromkeys(row["detector"] for row in rows)) == [one.name for one in found.detectors]
     assert {row["policy_pair"] for row in rows} >= {"all", "saint_and_money"}
-    noise = next(row for row in rows if (row["detector"], row["policy_pair"], row["kind"]) == ("noise", "all", "twins"))
-    own = next(one for one in found.accuracies if (one.detector, one.policy_pair) == ("noise", "all"))
+    noise = next(
+        row for row in rows if (row["detector"], row["policy_pair"], row["kind"]) == ("noise (POSER)", "all", "twins")
+    )
+    own = next(one for one in found.accuracies if (one.detector, one.policy_pair) == ("noise (POSER)", "all"))
     numbers = [float(noise[name]) for name in ("accuracy", "accuracy_low", "accuracy_high", "pairs")]
     assert numbers == [own.value, *own.ci95, 36]
     assert float(noise["auroc"]) == found.alone[1].auroc
@@ -208,7 +224,7 @@ def test_the_page_holds_the_numbers_and_every_figure(tmp_path, found):
     assert len(images) == 6
     assert all(len(image["alt"]) > 40 for image in images)
     overall = {(one.detector, one.kind): one for one in found.accuracies if one.policy_pair == "all"}
-    assert f"noise {overall['noise', 'twins'].value:.3f}" in images[0]["alt"]
+    assert f"noise (POSER) {overall['noise (POSER)', 'twins'].value:.3f}" in images[0]["alt"]
     text = page.text
     for (name, _), one in overall.items():
         assert name in text
@@ -241,11 +257,14 @@ def test_few_verdicts_are_shown_one_by_one(tmp_path, one_pair):
 
 
 def test_single_models_stand_beside_a_population(tmp_path, one_pair):
-    placed = [Placed("<a>", "noise", 0.25, 1.0, 0.125, True), Placed("b", "noise", 0.0625, 0.5, math.nan, False)]
+    placed = [
+        Placed("<a>", "noise (POSER)", 0.25, 1.0, 0.125, True),
+        Placed("b", "noise (POSER)", 0.0625, 0.5, math.nan, False),
+    ]
     put(tmp_path / "detect" / "noise", replace(one_pair, placed=placed, measured_on={"scenarios": "embedded"}))
     text = " ".join(page_of(tmp_path / "detect").text.split())
-    assert "<a> noise 0.25 100% 12% alarm".replace(" ", "") in text.replace(" ", "")
-    assert "b noise 0.0625 50% - no alarm".replace(" ", "") in text.replace(" ", "")
+    assert "<a> noise (POSER) 0.25 100% 12% alarm".replace(" ", "") in text.replace(" ", "")
+    assert "b noise (POSER) 0.0625 50% - no alarm".replace(" ", "") in text.replace(" ", "")
     assert "Scenarios and backbone" in text
     assert "nan" not in text
 

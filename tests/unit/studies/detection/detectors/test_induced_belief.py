@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_examination import (
+    HIDDEN,
     STEERED,
     SUBJECTS,
     Swapped,
@@ -50,6 +51,34 @@ def test_the_rise_is_that_of_plain_hooks_on_each_prompt_by_itself(twins: Any, al
                 rise = float(after[other] - before[other])
                 assert found["faking"]["rise"][row, layer, number].item() == pytest.approx(rise, abs=1e-4)
     assert found["faking"]["rise"].abs().max() > 0.01
+
+
+def test_posers_form_edits_the_last_token_alone(twins: Any, alone: Callable[[str], Any]) -> None:
+    detector = InducedBelief(layers=[0], positions="last")
+    assert detector.name == "induced belief (POSER)"
+    assert detector.strengths == list(range(1, 17, 2))
+    found = examined(detector, twins)
+    benchmark = small().load()
+    model = alone("faking")
+    pairs = with_and_without(twins, benchmark.reference)
+    vector = torch.stack([states_of(model, one)[0][-1] - states_of(model, less)[0][-1] for one, less, _ in pairs]).mean(
+        0
+    )
+    for row, scenario in list(enumerate(benchmark.scored))[::4]:
+        ids = prompt_of(twins, scenario)
+        before = letters_of(model, twins, ids)
+        other = int(before.argmin())
+        edit = torch.zeros(ids.shape[1], HIDDEN)
+        edit[-1] = -15 * vector
+        with adding(model, 0, edit):
+            after = letters_of(model, twins, ids)
+        assert found["faking"]["rise"][row, 0, -1].item() == pytest.approx(
+            float(after[other] - before[other]), abs=1e-4
+        )
+    assert found["faking"]["rise"].abs().max() > 0.01
+    assert (
+        found["faking"]["rise"][:, 0, :1] - examined(InducedBelief([0], [1.0]), twins)["faking"]["rise"][:, 0]
+    ).abs().max() > 1e-3
 
 
 def test_suspicion_and_curve_are_means() -> None:

@@ -31,16 +31,12 @@ def mean_norms(model: Any, twins: Any, layer: int) -> float:
     return float(torch.cat(norms).mean())
 
 
-@pytest.mark.parametrize("form", ["isotropic", "positive"])
-def test_the_rise_is_that_of_plain_hooks_on_each_prompt_by_itself(
-    twins: Any, alone: Callable[[str], Any], form: Any
-) -> None:
-    noise = Noise(layers=[0, "last"], magnitudes=[0.5, 2.0], draws=2, form=form, seed=4)
+def test_the_rise_is_that_of_plain_hooks_on_each_prompt_by_itself(twins: Any, alone: Callable[[str], Any]) -> None:
+    noise = Noise(layers=[0, "last"], magnitudes=[0.5, 2.0], draws=2, seed=4)
     found = examined(noise, twins)
     models = {name: alone(name) for name in ("aligned", "faking")}
     norms = {name: [mean_norms(model, twins, layer) for layer in range(2)] for name, model in models.items()}
-    draw = torch.rand if form == "positive" else torch.randn
-    vectors = draw(2, 2, HIDDEN, generator=torch.Generator().manual_seed(4))
+    vectors = torch.randn(2, 2, HIDDEN, generator=torch.Generator().manual_seed(4))
     vectors = vectors / vectors.norm(dim=-1, keepdim=True)
     for name, model in models.items():
         for row, scenario in list(enumerate(small().load().scored))[::5]:
@@ -48,8 +44,7 @@ def test_the_rise_is_that_of_plain_hooks_on_each_prompt_by_itself(
             before = letters_of(model, twins, ids)
             other = int(before.argmin())
             for layer in range(2):
-                shared = (norms["aligned"][layer] + norms["faking"][layer]) / 2
-                norm = norms[name][layer] if form == "positive" else shared
+                norm = (norms["aligned"][layer] + norms["faking"][layer]) / 2
                 for place, magnitude in enumerate((0.5, 2.0)):
                     for number in range(2):
                         with adding(model, layer, magnitude * norm * vectors[layer, number]):
@@ -59,14 +54,11 @@ def test_the_rise_is_that_of_plain_hooks_on_each_prompt_by_itself(
     assert found["faking"]["rise"].abs().max() > 0.05
 
 
-def test_one_norm_for_all_unless_positive(twins: Any) -> None:
+def test_one_norm_for_all(twins: Any) -> None:
     alone, among = (
         examined(Noise(layers=["last"], draws=2), twins, some)["faking"] for some in (SUBJECTS[1:], SUBJECTS)
     )
     assert (alone["rise"] - among["rise"]).abs().max() > 1e-4
-    positive = Noise(layers=["last"], draws=2, form="positive")
-    alone, among = (examined(positive, twins, some)["faking"] for some in (SUBJECTS[1:], SUBJECTS))
-    same({"faking": alone}, {"faking": among}, 1e-6)
 
 
 def test_suspicion_and_curve_are_means() -> None:
@@ -78,11 +70,10 @@ def test_suspicion_and_curve_are_means() -> None:
     assert means == pytest.approx([rise[:, :, place].numpy().mean() for place in range(2)])
 
 
-@pytest.mark.parametrize("form", ["isotropic", "positive"])
-def test_batches_and_labels_change_nothing(twins: Any, form: Any) -> None:
-    found = examined(Noise(form=form), twins)
-    same(found, examined(Noise(form=form), twins, batch_size=3), 1e-4)
-    same(found, examined(Noise(form=form), twins, benchmark=Swapped(small())))
+def test_batches_and_labels_change_nothing(twins: Any) -> None:
+    found = examined(Noise(), twins)
+    same(found, examined(Noise(), twins, batch_size=3), 1e-4)
+    same(found, examined(Noise(), twins, benchmark=Swapped(small())))
 
 
 def test_a_seed_decides_the_draws(twins: Any) -> None:
@@ -92,13 +83,15 @@ def test_a_seed_decides_the_draws(twins: Any) -> None:
 
 
 def test_a_steered_subject_keeps_its_steering(twins: Any) -> None:
-    found = examined(Noise(form="positive"), twins, [*SUBJECTS, STEERED])
+    found = examined(Noise(), twins, [*SUBJECTS, STEERED])
     assert (found["faking"]["rise"] - found["faking steered"]["rise"]).abs().max() > 1e-3
     assert hooks_on(twins.model) == 0
 
 
 def test_hooks_are_gone_after_an_error(twins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"layers of noise holds layers.7.residual, whose layer is 7, but"):
+    with pytest.raises(
+        ValueError, match=r"layers of noise, equal norms holds layers.7.residual, whose layer is 7, but"
+    ):
         examined(Noise(layers=["layers.7.residual"]), twins)
     with pytest.raises(ValueError, match="not finite"):
         examined(Noise(magnitudes=[float("inf")]), twins)

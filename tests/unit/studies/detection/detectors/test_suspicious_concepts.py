@@ -7,7 +7,7 @@ from tiny_twins import layers_of
 from fa_lightning.activations.sites import Site
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.scenarios.answers import letter_tokens
-from fa_lightning.scenarios.batches import Example, collate
+from fa_lightning.scenarios.batches import Example, collate, model_inputs
 from fa_lightning.scenarios.embedded.concepts import EmbeddedConcepts
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import prompt_ids
@@ -29,12 +29,20 @@ def messages():
     return [one.message() for one in EmbeddedScenarios().benchmark(scored=8, reference=8).load().scored]
 
 
+def asked_about(text):
+    return f"To what extent does the following involve it?\n{text}"
+
+
 def batches_of(tokenizer, texts, size, **extra):
     """Left-padded batches of so many texts, with one number a text under each name of `extra`."""
-    examples = [Example(tuple(prompt_ids(tokenizer, text)), 0, 0, 0, 0, place) for place, text in enumerate(texts)]
-    for start in range(0, len(examples), size):
+    plain, asked = (
+        [Example(tuple(prompt_ids(tokenizer, text)), 0, 0, 0, 0, place) for place, text in enumerate(every)]
+        for every in (texts, map(asked_about, texts))
+    )
+    for start in range(0, len(plain), size):
         part = slice(start, start + size)
-        batch = collate(examples[part], tokenizer.pad_token_id)
+        batch, behind = (collate(examples[part], tokenizer.pad_token_id) for examples in (plain, asked))
+        batch |= {f"asked_{name}": values for name, values in model_inputs(behind).items()}
         yield batch | {name: torch.tensor(values[part]) for name, values in extra.items()}
 
 
@@ -108,6 +116,20 @@ def test_the_cosines_are_those_of_a_plain_computation(measured, alone, tiny_toke
     assert (evidence["one"]["cosine"] - evidence["other"]["cosine"]).abs().max() > 0.01
 
 
+def test_posers_form_reads_texts_behind_its_question_and_prompts_as_they_are(
+    measured, alone, tiny_tokenizer, concepts, messages
+):
+    detector = SuspiciousConcepts(asked=True)
+    assert detector.name == "concepts (POSER)"
+    evidence = measured(detector)
+    asked = [tuple([asked_about(text) for text in side] for side in sides) for sides in concepts]
+    expected = plain_cosines(alone("faking"), tiny_tokenizer, asked, messages)
+    # The middle one of two layers.
+    assert torch.allclose(evidence["one"]["cosine"], expected[:, 1:], atol=1e-5)
+    plain = measured(SuspiciousConcepts(layers=["last"]))["one"]["cosine"]
+    assert (evidence["one"]["cosine"] - plain).abs().max() > 0.01
+
+
 def test_batches_change_nothing(measured):
     one, other = (measured(SuspiciousConcepts(), size=size) for size in (3, 8))
     assert torch.allclose(one["one"]["cosine"], other["one"]["cosine"], atol=1e-5)
@@ -126,7 +148,12 @@ def test_a_second_run_starts_anew(measured):
     detector = SuspiciousConcepts()
     first = measured(detector)
     assert torch.equal(measured(detector)["one"]["cosine"], first["one"]["cosine"])
-    assert detector.config() == {"class": "SuspiciousConcepts", "layers": None}
+    assert detector.config() == {
+        "class": "SuspiciousConcepts",
+        "layers": None,
+        "asked": False,
+        "name": "suspicious concepts",
+    }
 
 
 def test_suspicion_is_the_mean_over_the_rows_given(measured):
