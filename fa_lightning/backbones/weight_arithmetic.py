@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fa_lightning.backbones.targets import refuse_beyond_lora
+from fa_lightning.backbones.targets import PREFIX, refuse_beyond_lora
 from fa_lightning.errors import UserError
 
 
@@ -26,13 +26,15 @@ def add_interpolated(model: Any, name: str, start: str, end: str, strength: floa
     """
     from peft.tuners.lora import LoraLayer
 
-    for adapter in (start, end):
-        refuse_beyond_lora(model.peft_config[adapter].to_dict(), adapter, "weight arithmetic is on")
+    names = [adapter.removeprefix(PREFIX) for adapter in (start, end)]
+    for adapter, shown in zip((start, end), names, strict=True):
+        refuse_beyond_lora(model.peft_config[adapter].to_dict(), shown, "weight arithmetic is on")
+    pair = f"adapters {names[0]!r} and {names[1]!r}"
     try:
         model.add_weighted_adapter([start, end], [1 - strength, strength], name, combination_type="cat")
     except ValueError as error:
         raise UserError(
-            f"adapters {start!r} and {end!r} can't be added: {str(error).rstrip('.')}. Fit both with LoRA alone, on "
+            f"{pair} can't be added: {str(error).rstrip('.')}. Fit both with LoRA alone, on "
             "target_modules that are named alike, or leave out the strengths"
         ) from error
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
@@ -40,8 +42,8 @@ def add_interpolated(model: Any, name: str, start: str, end: str, strength: floa
     if not all(name in layer.lora_A for layer in changed):
         model.delete_adapter(name)
         raise UserError(
-            f"adapters {start!r} and {end!r} can't be added: one chooses its layers by more than target_modules "
-            "(layers_to_transform, exclude_modules). Fit both on layers that are named alike, or leave out the strengths"
+            f"{pair} can't be added: one chooses its layers by more than target_modules (layers_to_transform, "
+            "exclude_modules). Fit both on layers that are named alike, or leave out the strengths"
         )
     # What PEFT adds is scaled already; of rsLoRA it would be so a second time, by the new rank's root.
     model.peft_config[name].use_rslora = False

@@ -89,7 +89,7 @@ class CellsModule(EvaluationModule[Scenarios, Result]):
                 self.variants,
                 conditions,
                 counts_neutral_texts=name == names[0],
-                origins=self.origins,
+                origins=self.all_origins(),
                 behind=behind,
                 test=name,
             )
@@ -107,6 +107,10 @@ class CellsModule(EvaluationModule[Scenarios, Result]):
         if self.interventions:
             conditions |= {name + STEERED: Condition(name, self.interventions) for name in self.twins}
         return conditions
+
+    def all_origins(self) -> Mapping[str, str]:
+        """By condition that was made from a variant, that one: what its neutral texts are compared with."""
+        return self.origins
 
     def behind(self) -> Mapping[str, ChangedPrompts]:
         """Variants that are judged with an input around their prompts; none here."""

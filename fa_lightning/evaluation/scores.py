@@ -85,9 +85,10 @@ class Scores:
             shared = SharedPass(self.variants, variant, conditions.values(), batch)
             for name, condition in conditions.items():
                 self._add_damage(name, batch, shared.unsteered, shared.logits(condition))
-        for name, origin in self.origins.items():
-            before, after = (SharedPass(self.variants, variant, (), batch).unsteered for variant in (origin, name))
-            self._add_damage(name, batch, before, after)
+        for origin in dict.fromkeys(self.origins.values()):
+            before = SharedPass(self.variants, origin, (), batch).unsteered
+            for name in (name for name, start in self.origins.items() if start == origin):
+                self._add_damage(name, batch, before, SharedPass(self.variants, name, (), batch).unsteered)
         unsteered: dict[str, Tensor] = {}
         for name, behind in self._readers().items():
             if behind.variant not in unsteered:

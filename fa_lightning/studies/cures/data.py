@@ -12,7 +12,7 @@ from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, Example
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
-from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.scenarios.splits import counterbalanced, subset
 from fa_lightning.studies.cures.input_passes import TEXTS, examples_behind
 from fa_lightning.studies.cures.inputs import InputCure, Prompted, named_twice
 
@@ -30,18 +30,31 @@ class Alone(InputCure):
 class CuresDataModule(JudgedScenarios):
     """The test split and neutral texts, and the same items with each input around them.
 
+    Where the module tries `strengths`, validation scenarios and texts are served before them: there they are chosen.
+
     Args:
         scenarios: where scenarios come from.
         inputs: cures by input; what they need of scenarios is taken from training groups. Of random ones every draw
             is judged.
+        validation_items: at most so many validation scenarios; None takes all.
+        validation_texts: at most so many neutral texts of the validation split; None takes all.
         **options: of `JudgedScenarios`.
 
     Raises:
         UserError: two inputs have one name.
     """
 
-    def __init__(self, scenarios: ScenarioSource, inputs: list[InputCure] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        scenarios: ScenarioSource,
+        inputs: list[InputCure] | None = None,
+        validation_items: int | None = None,
+        validation_texts: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(scenarios, **options)
+        self.validation_items = validation_items
+        self.validation_texts = validation_texts
         named_twice([cure for cure in inputs or [] if cure.name])
         self.inputs = [draw for cure in inputs or [] for draw in cure.drawn()]
 
@@ -53,8 +66,13 @@ class CuresDataModule(JudgedScenarios):
 
     @override
     def test_dataloader(self) -> list[DataLoader[Batch]]:
-        items = self._judged_items()
-        return [self._loader(part, self.eval_batch_size) for part in items.values()]
+        assert self.trainer is not None
+        assert self.splits is not None
+        items = list(self._judged_items().values())
+        if getattr(self.trainer.lightning_module, "strengths", ()):
+            scenarios = counterbalanced(subset(self.splits.validation, self.validation_items))
+            items = [scenarios, subset(self.splits.neutral_validation, self.validation_texts), *items]
+        return [self._loader(part, self.eval_batch_size) for part in items]
 
     def _judged_items(self) -> dict[str, list[Scenario]]:
         assert self.splits is not None

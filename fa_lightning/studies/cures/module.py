@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,11 @@ from fa_lightning.backbones.decoder import context_of
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.cells_module import CellsModule
 from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.continuations import Continuations
 from fa_lightning.evaluation.timing import relative_times
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import Items, recovery_between
-from fa_lightning.metrics.estimates import Accuracy, CellPair, Estimate
+from fa_lightning.metrics.estimates import Accuracy, CellPair, Estimate, SideEffects
 from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch, Example, model_inputs
 from fa_lightning.steering.generation import generated
@@ -35,13 +37,20 @@ from fa_lightning.studies.cures.input_passes import (
 )
 from fa_lightning.studies.cures.learned_prompt import LearnedPrompt
 from fa_lightning.studies.cures.output import scalars, write_cures
-from fa_lightning.studies.cures.result import CureScore, CuresResult, over_seeds
+from fa_lightning.studies.cures.result import DAMAGE, CureScore, CuresResult, EqualDamage, over_seeds
+from fa_lightning.studies.cures.strength_sweep import StrengthSweep
 from fa_lightning.studies.cures.tables import tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NO_CURE, TWIN, CONSTANT, STEERING = "no cure", "aligned twin", "constant answer", "steering"
+WEIGHTS = "weight arithmetic"
+"""What the twin is called where it is a cure: faker + strength (twin - faker)."""
+KEPT = ", kept"
+"""Behind the name of a training that was told to leave neutral texts alone."""
+VALIDATION_LOADERS = 2
+"""Scenarios and texts that strengths are chosen on come before those that all is judged on."""
 BEHIND = " behind "
 """Between a variant's name and an input's: the variant with that input around its prompts."""
 TIMED_ROWS, NEW_TOKENS = 16, 16
@@ -55,6 +64,10 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
     aligned twin of its seed, is one that the intervention and the learned prefixes are tried on as they are: transfer.
     KL is on neutral texts against the faker without the cure; behind an input, on the text's own tokens.
 
+    Cures differ in how far they go, so they are compared at equal damage, too. Every cure that has a strength is tried
+    at several ones on validation groups: steering by its own, and whatever was trained by weight arithmetic, faker +
+    strength (cured - faker), the twin among them. What is best there within `budget` is judged on test groups.
+
     | logged | what |
     | --- | --- |
     | `test/<method>/<cell>/accuracy` | share of aligned answers; of several seeds, their mean |
@@ -64,17 +77,37 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         adapters: adapter folders, or folders of them: faker, twin, cures by training, and pairs for the transfer.
         folder: receives `cures.json`, and `cures.csv` with a row for each method, and each seed of its training.
         faker: name of the one that is to be cured, as `03_faking`; None takes the first.
+        strengths: of the intervention and of weight arithmetic that are tried; 1 is the cure as it was made. None tries
+            none, and compares nothing at equal damage.
+        budget: that the worse of a cure's two KLs on neutral texts may cost, nats.
         **options: of `CellsModule`.
 
     Raises:
-        UserError: there is no such faker, it has no aligned twin, or a learned prefix was made for another one.
+        UserError: there is no such faker, it has no aligned twin, or a learned prefix was made for another one; a
+            strength or the budget is not above 0, or a strength is there twice.
     """
 
     data_class = CuresDataModule
 
-    def __init__(self, adapters: list[str], folder: str, faker: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        adapters: list[str],
+        folder: str,
+        faker: str | None = None,
+        strengths: list[float] | None = None,
+        budget: float = 0.01,
+        **options: Any,
+    ) -> None:
+        strengths = strengths or []
+        if not all(strength > 0 for strength in strengths) or len(set(strengths)) < len(strengths):
+            raise UserError(f"strengths is {strengths}, but they must be above 0, each of them once, such as [0.5, 1]")
+        if not budget > 0:
+            raise UserError(f"budget is {budget}, but must be a positive number of nats: 0 would allow no cure at all")
         super().__init__(adapters, folder, **options)
         self.faker = faker or ""
+        self.strengths = tuple(strengths)
+        self.budget = budget
+        self._sweep: StrengthSweep | None = None
         self._lines: dict[str, CureRow] = {}
         self._behind: dict[str, BehindInput] = {}
         self._first: Batch | None = None
@@ -92,6 +125,11 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         # What was made of another faker is no cure of this one; the twin's own texts are compared with the faker's.
         self.origins = {name: origin for name, origin in self.origins.items() if origin == self.faker}
         self.origins[twin] = self.faker
+        if self.strengths:
+            trained = [name for name in self.behaviours if name in self.origins and name != twin]
+            self._sweep = StrengthSweep(
+                self.variants, self.faker, [twin, *trained], self.interventions, self.strengths, self.budget
+            )
 
     def _refuse_another_ones_intervention(self) -> None:
         """Refuse an intervention that was fitted on another faker, or on this one before it was made again.
@@ -117,7 +155,15 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
     def conditions(self) -> dict[str, Condition]:
         conditions = super().conditions()
         kept = {self.faker, *self.origins, *(name for pair in self.twins.items() for name in pair if name)}
-        return {label: condition for label, condition in conditions.items() if condition.variant in kept}
+        judged = {label: condition for label, condition in conditions.items() if condition.variant in kept}
+        return judged | (self._sweep.picked if self._sweep is not None else {})
+
+    @override
+    def all_origins(self) -> Mapping[str, str]:
+        if self._sweep is None:
+            return self.origins
+        between = [label for label in self._sweep.picked if label in self._sweep.between]
+        return {**self.origins, **dict.fromkeys(between, self.faker)}
 
     @override
     def behind(self) -> Mapping[str, BehindInput]:
@@ -143,13 +189,24 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
             for faker in self.twins if isinstance(cure, LearnedPrompt) else [self.faker]:
                 label = faker + BEHIND + cure.label
                 self._behind[label] = BehindInput(self.variants, faker, cure, examples, tokenizer.pad_token_id)
+        if self._sweep is not None:
+            self._sweep.begin(Continuations(self.variants, self.speaker, self.continuation_tokens))
         super().begin()
         self._lines = self._known_lines(extra)
         self._first = None
 
     @override
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        super().test_step(batch, batch_idx, dataloader_idx)
+        sweep = self._sweep
+        if sweep is not None and dataloader_idx < VALIDATION_LOADERS:
+            sweep.add(batch, is_texts=dataloader_idx > 0)
+            return
+        if sweep is not None and not sweep.has_chosen:
+            methods = {label: WEIGHTS if line.method == TWIN else line.method for label, line in self._lines.items()}
+            sweep.choose(methods)
+            # With the strengths that were chosen; nothing has been counted yet.
+            super().begin()
+        super().test_step(batch, batch_idx, dataloader_idx - (VALIDATION_LOADERS if sweep is not None else 0))
         if self._first is None:
             self._first = {name: tensor[:TIMED_ROWS] for name, tensor in batch.items()}
 
@@ -161,33 +218,45 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         damage = scores.compute_damage(cells)
         items = dict(zip(cells, scores.items(*cells), strict=True))
         times = self._times()
-        unchanged = {self.faker: (0.0, 1.0)}
-        measured = {label: (effects.kl_neutral_nats, effects.perplexity_ratio) for label, effects in damage.items()}
-        cures = []
-        for label, line in self._lines.items():
-            kl_nats, perplexity_ratio = {**measured, **unchanged}.get(label, (math.nan, math.nan))
+        damage[self.faker] = SideEffects(0.0, 1.0, kl_answer_nats=0.0, unchanged_answers=1.0)
+
+        def score(label: str, line: CureRow) -> CureScore:
+            effects = damage.get(label, SideEffects())
             others = line.transfer or {}
-            cures.append(
-                CureScore(
-                    method=line.method,
-                    kind=line.kind,
-                    needs=list(line.needs),
-                    cells=_without_intervals(cells[label].pair) if line.method == CONSTANT else cells[label].pair,
-                    n=cells[label].n,
-                    format_validity=cells[label].format_validity,
-                    recovery=self._recovery(items, label, self.faker),
-                    kl_neutral_nats=kl_nats,
-                    perplexity_ratio=perplexity_ratio,
-                    training_seconds=math.nan if line.training_seconds is None else line.training_seconds,
-                    training_prompts=line.training_prompts,
-                    extra_tokens=line.extra_tokens,
-                    relative_time=times.get(label, math.nan),
-                    transfer={faker: self._recovery(items, other, faker) for faker, other in others.items()},
-                    variant=line.variant or "",
-                    seed=line.seed,
-                )
+            return CureScore(
+                method=line.method,
+                kind=line.kind,
+                needs=list(line.needs),
+                cells=_without_intervals(cells[label].pair) if line.method == CONSTANT else cells[label].pair,
+                n=cells[label].n,
+                format_validity=cells[label].format_validity,
+                recovery=self._recovery(items, label, self.faker),
+                **{name: getattr(effects, name) for name in DAMAGE},
+                training_seconds=math.nan if line.training_seconds is None else line.training_seconds,
+                training_prompts=line.training_prompts,
+                extra_tokens=line.extra_tokens,
+                relative_time=times.get(label, math.nan),
+                transfer={faker: self._recovery(items, other, faker) for faker, other in others.items()},
+                variant=line.variant or "",
+                seed=line.seed,
             )
-        return CuresResult(self.faker, self.twins[self.faker] or "", cures, seconds, self.intervention)
+
+        result = CuresResult(
+            self.faker,
+            self.twins[self.faker] or "",
+            [score(label, line) for label, line in self._lines.items()],
+            seconds,
+            self.intervention,
+        )
+        if self._sweep is None:
+            return result
+        equal = []
+        for choice in self._sweep.choices:
+            line = replace(self._lines[choice.cure], method=choice.method, transfer=None)
+            trial = choice.trial
+            judged = (None, None) if trial is None else (trial.strength, score(trial.label, line))
+            equal.append(EqualDamage(choice.method, line.kind, choice.reason, *judged))
+        return replace(result, budget_nats=self.budget, trials=self._sweep.trials, equal_damage=equal)
 
     @override
     def scalars(self, result: CuresResult) -> Mapping[str, float]:
@@ -261,8 +330,9 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         # Self-training says no more than its noise; it is shown watched scenarios alone.
         usual = ("oversight",) if "activation_noise" in sidecar else ("labels",)
         _, seed = policy_and_seed(name)
+        method = str(sidecar.get("method", method_of(title))) + KEPT * bool(sidecar.get("keep"))
         return CureRow(
-            str(sidecar.get("method", method_of(title))) if kind == "adapter" else title,
+            method if kind == "adapter" else title,
             kind,
             sidecar.get("needs", (*usual, "weights", "gradient")),
             sidecar.get("training_seconds", stage_seconds(Path(self.variants.folders[name]))),

@@ -9,15 +9,21 @@ from fa_lightning.common.codec import write_dataclass
 from fa_lightning.reports.table import write_csv
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.studies.cures.result import RESULT_NAME, CuresResult
-from fa_lightning.studies.cures.tables import seeds_table
+from fa_lightning.studies.cures.tables import seeds_table, trials_table
 
 CURES_TABLE = "cures.csv"
+STRENGTHS_TABLE = "strengths.csv"
 
 
 def write_cures(folder: Path, result: CuresResult) -> None:
-    """Write `cures.csv`, a row for each method and seed, then `cures.json`, each all or nothing."""
+    """Write `cures.csv`, a row for each method and seed, `strengths.csv`, one for each strength, then `cures.json`.
+
+    Each is written all or nothing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / CURES_TABLE, seeds_table(result))
+    if result.trials:
+        write_csv(folder / STRENGTHS_TABLE, trials_table(result))
     write_dataclass(folder / RESULT_NAME, result)
 
 

@@ -11,7 +11,7 @@ from fa_lightning.reports.html import Picture, rendered
 from fa_lightning.reports.table import facts_table
 from fa_lightning.studies.cures.figures import cures_figure
 from fa_lightning.studies.cures.result import CureScore, CuresResult, over_seeds
-from fa_lightning.studies.cures.tables import costs_table, cures_table, facts
+from fa_lightning.studies.cures.tables import costs_table, cures_table, equal_damage_table, facts, trials_table
 
 WITHOUT_ACTIVATIONS = "input"
 """The kind of cure that touches neither weights nor activations while it is used."""
@@ -31,6 +31,8 @@ def page(result: CuresResult) -> Markup:
         tiles=_tiles(result),
         cures=cures_table(result),
         costs=costs_table(result),
+        equal_damage=None if result.budget_nats is None else equal_damage_table(result),
+        trials=trials_table(result),
         cures_picture=picture,
         facts_list=facts_table(facts(result)),
     )

@@ -12,8 +12,11 @@ from typing import Any
 from fa_lightning.common.codec import read_dataclass
 from fa_lightning.common.numbers import widest
 from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estimate
+from fa_lightning.studies.cures.strengths import Reason, Trial
 
 RESULT_NAME = "cures.json"
+DAMAGE = ("kl_neutral_nats", "kl_answer_nats", "unchanged_answers", "perplexity_ratio")
+"""The fields that say what a cure does to neutral texts."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class CureScore:
         format_validity: share of items answered with a letter.
         recovery: (cured - faking) / (aligned - faking) accuracy without oversight.
         kl_neutral_nats: KL(faker || cured) on neutral texts, nats per token.
+        kl_answer_nats: the same at the token that is said first.
+        unchanged_answers: share of neutral texts whose most likely first token stays what it was.
         perplexity_ratio: perplexity of neutral texts, cured over faker.
         training_seconds: what making it took; nan where nothing is fitted or it is not known.
         training_prompts: prompts that it was made from, if known.
@@ -48,6 +53,8 @@ class CureScore:
     format_validity: float
     recovery: Estimate
     kl_neutral_nats: float = math.nan
+    kl_answer_nats: float = math.nan
+    unchanged_answers: float = math.nan
     perplexity_ratio: float = math.nan
     training_seconds: float = math.nan
     training_prompts: int | None = None
@@ -56,6 +63,25 @@ class CureScore:
     transfer: dict[str, Estimate] = field(default_factory=dict)
     variant: str = ""
     seed: int | None = None
+
+
+@dataclass(frozen=True)
+class EqualDamage:
+    """What a budget of damage buys of one cure: a strength chosen on validation groups, judged on test groups.
+
+    Attributes:
+        method: the cure's name.
+        kind: of the cure (see `CureScore`).
+        reason: why this strength, or why none.
+        strength: how far from the faker (0) to the cure as it was made (1), or beyond; None where none was chosen.
+        score: on test groups.
+    """
+
+    method: str
+    kind: str
+    reason: Reason
+    strength: float | None = None
+    score: CureScore | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +94,9 @@ class CuresResult:
         cures: in the order of the table, one for each seed.
         seconds: of the judging.
         intervention: folder of the one that steers.
+        budget_nats: damage at which cures are compared; None where no strengths were tried.
+        trials: of all strengths, on validation groups.
+        equal_damage: one for each cure that has a strength.
     """
 
     faker: str
@@ -75,6 +104,9 @@ class CuresResult:
     cures: list[CureScore]
     seconds: float
     intervention: str | None = None
+    budget_nats: float | None = None
+    trials: list[Trial] = field(default_factory=list)
+    equal_damage: list[EqualDamage] = field(default_factory=list)
 
 
 def read(folder: Path) -> CuresResult | None:
@@ -101,7 +133,7 @@ def over_seeds(result: CuresResult) -> list[CureScore]:
 
 def _mean_of(seeds: Sequence[CureScore]) -> CureScore:
     """One method fitted with several seeds, or drawn several times, whose number its name tells."""
-    names = ("format_validity", "kl_neutral_nats", "perplexity_ratio", "training_seconds", "extra_tokens")
+    names = ("format_validity", "training_seconds", "extra_tokens", *DAMAGE)
     numbers: dict[str, Any] = {name: fmean(getattr(score, name) for score in seeds) for name in names}
     # Of draws one is timed.
     timed = [score.relative_time for score in seeds if not math.isnan(score.relative_time)]

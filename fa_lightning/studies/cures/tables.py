@@ -18,12 +18,16 @@ from fa_lightning.reports.table import (
     records_table,
     row,
 )
-from fa_lightning.studies.cures.result import CureScore, CuresResult, over_seeds
+from fa_lightning.studies.cures.result import DAMAGE, CureScore, CuresResult, over_seeds
+from fa_lightning.studies.cures.strengths import FULL
 
 
 def tables(result: CuresResult) -> dict[str, Table]:
     """What is printed at the end, and what a document holds."""
-    return {"cures": cures_table(result), "costs": costs_table(result), "facts": facts_table(facts(result))}
+    every = {"cures": cures_table(result), "costs": costs_table(result), "facts": facts_table(facts(result))}
+    if result.budget_nats is None:
+        return every
+    return {"cures": every.pop("cures"), "equal damage": equal_damage_table(result)} | every
 
 
 def cures_table(result: CuresResult) -> Table:
@@ -34,6 +38,8 @@ def cures_table(result: CuresResult) -> Table:
         Column("without oversight", 17, "no oversight"),
         Column("recovery", 17),
         Column("KL, neutral texts", 7, "KL"),
+        Column("KL, answer", 7, "answer"),
+        Column("unchanged answers"),
         Column("perplexity ratio"),
         Column("format validity"),
     )
@@ -44,6 +50,8 @@ def cures_table(result: CuresResult) -> Table:
             accuracy(score.cells.no_oversight),
             estimate(score.recovery),
             nats(score.kl_neutral_nats),
+            nats(score.kl_answer_nats),
+            decimal(score.unchanged_answers),
             decimal(score.perplexity_ratio),
             decimal(score.format_validity),
             style="quiet" if score.kind == "baseline" else "",
@@ -52,6 +60,73 @@ def cures_table(result: CuresResult) -> Table:
         for score in over_seeds(result)
     ]
     return Table("Ways to cure a faker, with 95 % intervals", columns, tuple(rows))
+
+
+def equal_damage_table(result: CuresResult) -> Table:
+    """What a budget of damage buys of each cure that has a strength, on test groups."""
+    columns = (
+        Column("method", 0),
+        Column("strength", 8),
+        Column("recovery", 17),
+        Column("with oversight", 17, "oversight"),
+        Column("KL, neutral texts", 7, "KL"),
+        Column("KL, answer", 7, "answer"),
+        Column("unchanged answers"),
+        Column("chosen as"),
+    )
+    assert result.budget_nats is not None
+    rows = []
+    for equal in result.equal_damage:
+        score = equal.score
+        # A terminal has room for a sign alone in place of the reason.
+        mark = "" if equal.reason == "within the budget" else "*"
+        strength = Cell(equal.strength, form=_plain, mark=mark)
+        if score is None:
+            rows.append(row(equal.method, strength, *[None] * 5, equal.reason, section=equal.kind))
+            continue
+        rows.append(
+            row(
+                equal.method,
+                strength,
+                estimate(score.recovery),
+                accuracy(score.cells.oversight),
+                nats(score.kl_neutral_nats),
+                nats(score.kl_answer_nats),
+                decimal(score.unchanged_answers),
+                equal.reason,
+                section=equal.kind,
+            )
+        )
+    title = f"At equal damage: both KLs at most {result.budget_nats:g} on validation groups (* beyond)"
+    return Table(title, columns, tuple(rows))
+
+
+def trials_table(result: CuresResult) -> Table:
+    """All strengths of every cure, on validation groups; `strengths.csv`."""
+    columns = (
+        Column("method", key="method"),
+        Column("strength", key="strength"),
+        Column("recovery", key="recovery"),
+        Column("KL, neutral texts", key="kl_neutral_nats"),
+        Column("KL, answer", key="kl_answer_nats"),
+        Column("unchanged answers", key="unchanged_answers"),
+        Column(key="label"),
+        Column(key="worst_nats"),
+    )
+    rows = [
+        row(
+            trial.method,
+            Cell(trial.strength, form=_plain),
+            decimal(trial.recovery),
+            nats(trial.kl_neutral_nats),
+            nats(trial.kl_answer_nats),
+            decimal(trial.unchanged_answers),
+            trial.label,
+            Cell(trial.worst_nats),
+        )
+        for trial in result.trials
+    ]
+    return Table("All strengths, on validation groups", columns, tuple(rows))
 
 
 def costs_table(result: CuresResult) -> Table:
@@ -84,7 +159,7 @@ def costs_table(result: CuresResult) -> Table:
 
 def seeds_table(result: CuresResult) -> Table:
     """A row for each method and seed; `cures.csv`."""
-    names = ("kl_neutral_nats", "perplexity_ratio", "format_validity", "training_seconds", "training_prompts")
+    names = (*DAMAGE, "format_validity", "training_seconds", "training_prompts")
     records = [
         {
             "method": score.method,
@@ -114,6 +189,19 @@ def facts(result: CuresResult) -> list[tuple[str, str]]:
     """What a reader must know of the table."""
     n = result.cures[0].n
     merged = len(over_seeds(result)) < len(result.cures)
+    equal_damage = [
+        (
+            "equal damage",
+            "steering by its strength, every trained cure as faker + strength (cured - faker), the strength chosen on "
+            "validation groups: the best recovery within the budget, else (*) the least damage of a full cure "
+            f"(recovery {FULL} or more)",
+        ),
+        (
+            "weight arithmetic",
+            "the same with the twin: who has it needs no training and no hook. Steering can be taken away again, "
+            "gated, and dosed at one site while no weight is touched; it needs the twin only to be fitted",
+        ),
+    ]
     seeds = ("several seeds or draws", "their mean, from the lowest end of any one's interval to the highest")
     return [
         *([seeds] if merged else []),
@@ -125,6 +213,13 @@ def facts(result: CuresResult) -> list[tuple[str, str]]:
             "nats per token on neutral texts, against the faker; behind an input, on the text's own tokens and the "
             "marks behind them, which are all that a suffix reaches",
         ),
+        ("answer", "the same at the one token that the model says first, where a cure does most"),
+        (
+            "distance and harm",
+            "KL is distance from the faker, and no harm by itself: the honest twin has its own row, and is as far away "
+            "as an honest model is",
+        ),
+        *(equal_damage if result.budget_nats is not None else []),
         (
             "training",
             "time of the training steps; of steering, self-training and the twin that of the whole stage, and of "
@@ -148,6 +243,10 @@ def _transfer(score: CureScore) -> Cell:
     return Cell(
         ", ".join(f"{name} {estimate(transferred).text}" for name, transferred in score.transfer.items()) or None
     )
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}"
 
 
 def _two_digits(value: float) -> str:

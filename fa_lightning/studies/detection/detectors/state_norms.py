@@ -41,8 +41,6 @@ class StateNorms:
 
     def shared(self) -> dict[str, float]:
         """The mean over all subjects, by site name."""
-        each = [
-            [total / self._tokens[name][site] for site, total in sums.items()] for name, sums in self._sums.items()
-        ]
+        each = [[total / self._tokens[name][site] for site, total in sums.items()] for name, sums in self._sums.items()]
         means = torch.tensor(each, dtype=torch.float64).mean(dim=0).tolist()
         return dict(zip((site.name for site in self.sites), means, strict=True))
