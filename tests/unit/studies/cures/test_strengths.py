@@ -94,7 +94,8 @@ class ByHand:
 
             def add(module: Any, inputs: Any, output: Any) -> Any:
                 new = (output[0] if isinstance(output, tuple) else output).clone()
-                new[:, slice(None) if everywhere else slice(-1, None)] += 0.4 * strength * self.vector
+                # In a text every token is the last one once, but for the first.
+                new[:, 1 if everywhere else -1 :] += 0.4 * strength * self.vector
                 return (new, *output[1:]) if isinstance(output, tuple) else new
 
             hook = self.plain.model.layers[0].register_forward_hook(add)
