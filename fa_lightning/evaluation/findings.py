@@ -10,7 +10,7 @@ from fa_lightning.evaluation.abilities import Ability
 from fa_lightning.evaluation.results import MODELS, Baseline, Evaluation, ExtraTest
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.text_baseline import text_only_answers
-from fa_lightning.metrics.cells import Cells, Items, answer_counts, recovery_between
+from fa_lightning.metrics.cells import Items, answer_counts, recovery_between
 from fa_lightning.metrics.draws import by_baseline, cells_over_draws, mean_over_draws
 from fa_lightning.metrics.estimates import Accuracy, SideEffects
 from fa_lightning.metrics.intervals import bootstrap_over_groups
@@ -32,7 +32,7 @@ def evaluation_of(scores: Scores) -> Evaluation:
         recovery=recovery,
         side_effects=effects.get("steered", SideEffects()),
         format_validity={name: cells[name].format_validity for name in MODELS},
-        baselines=_baselines(scores, cells, effects),
+        baselines=baselines_of(scores),
         answers={name: answer_counts(items) for name, items in zip(MODELS, scores.items(*MODELS), strict=True)},
         side_effects_aligned=effects.get("steered_aligned"),
         side_effects_twin=effects.get("aligned"),
@@ -57,8 +57,10 @@ def _abilities(faking: Items, steered: Items, effects: SideEffects | None) -> di
     return abilities
 
 
-def _baselines(scores: Scores, cells: dict[str, Cells], effects: dict[str, SideEffects]) -> dict[str, Baseline]:
-    """What is no model: of several draws their mean; a collective."""
+def baselines_of(scores: Scores) -> dict[str, Baseline]:
+    """The judged conditions that are no model: of several draws their mean; a collective."""
+    cells = scores.compute_cells()
+    effects = scores.compute_damage(cells)
     baselines = {}
     for name, draws in by_baseline(name for name in cells if name not in MODELS).items():
         damage = [effects[draw] for draw in draws if draw in effects]

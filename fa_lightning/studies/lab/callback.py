@@ -30,7 +30,8 @@ from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.lab.comparison import activation_maps, comparison_of
 from fa_lightning.studies.lab.data import LabDataModule
 from fa_lightning.studies.lab.pictures import draw_lab
-from fa_lightning.studies.lab.result import COMPARISON_NAME
+from fa_lightning.studies.lab.result import COMPARISON_NAME, SiteBaseline
+from fa_lightning.studies.lab.site_baselines import site_baselines
 from fa_lightning.studies.lab.sweep import (
     DoseCurve,
     UnitSweep,
@@ -161,7 +162,9 @@ class SteeringLab(pl.Callback):
         methods = self.transfer_methods or [winner.method]
         with lab.timed("transfer"):
             judge_transfer(lab, [lab.best_of(works, chosen, method) for method in methods], chosen)
-        self._finish(trainer, pl_module, lab, works, chosen, winner)
+        with lab.timed("baselines at every site"):
+            baselines = site_baselines(lab, pl_module, works, chosen, self.seed)
+        self._finish(trainer, pl_module, lab, works, chosen, winner, baselines)
         self._batches = {}
 
     def _check_names(self, pl_module: Any, works: Sequence[Work]) -> None:
@@ -215,6 +218,7 @@ class SteeringLab(pl.Callback):
         works: Sequence[Work],
         chosen: dict[str, SweepRow],
         winner: Work,
+        baselines: list[SiteBaseline],
     ) -> None:
         """Judge the winner as the main job does, and write everything down."""
         strength = chosen[winner.name].strength
@@ -228,7 +232,7 @@ class SteeringLab(pl.Callback):
             evaluation = replace(evaluation, overhead_ratio=overhead_ratio(lab.variants, edits, sample))
             texts = side_by_side(lab.variants, edits, sample)
             maps = activation_maps(lab, works, chosen, winner)
-            comparison = comparison_of(lab, works, chosen, winner, maps, texts)
+            comparison = replace(comparison_of(lab, works, chosen, winner, maps, texts), site_baselines=baselines)
             made_from = {"backbone": lab.variants.fingerprint, "store": lab.data.fingerprint()}
             save_interventions(self.folder, lab, works, chosen, winner, made_from, self.seed)
             write_dataclass(self.folder / COMPARISON_NAME, comparison, indent=1)

@@ -37,6 +37,7 @@ def page(results: LabResults) -> Markup:
         "layers_picture": _layers_picture(lab) if has_sites else None,
         "by_family": tables.family_sites_table(lab) if has_sites else None,
         "by_method": tables.method_sites_table(lab) if has_sites else None,
+        "site_baselines": tables.site_baselines_table(results),
         "units_picture": _units_picture(lab),
         "units": tables.units_table(lab),
         "doses_picture": _doses_picture(lab),

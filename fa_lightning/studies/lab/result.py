@@ -9,7 +9,7 @@ from typing import Literal
 
 from fa_lightning.common.codec import read_dataclass
 from fa_lightning.evaluation.collect import StudyRun, collect_results
-from fa_lightning.evaluation.results import Results, read_results, study_keys
+from fa_lightning.evaluation.results import Baseline, Results, read_results, study_keys
 from fa_lightning.metrics.estimates import CellCounts, CellPair, Estimate, SideEffects, TwoDivergences
 
 COMPARISON_NAME = "lab.json"
@@ -203,6 +203,23 @@ class TransferCell(TwoDivergences):
 
 
 @dataclass(frozen=True)
+class SiteBaseline:
+    """A baseline at one site, beside the method that does best there.
+
+    Attributes:
+        site: the site's name.
+        method: the best one at the site by validation: the baseline edits the same tokens, as strongly.
+        name: of the baseline.
+        baseline: its accuracies and side effects on the test split; of random ones the mean over draws.
+    """
+
+    site: str
+    method: str
+    name: str
+    baseline: Baseline
+
+
+@dataclass(frozen=True)
 class Generation:
     """A text continued without and with steering.
 
@@ -233,6 +250,7 @@ class Comparison:
         transfer: methods on what they were not fitted on.
         generations: sample texts.
         seconds: wall seconds by part of the lab.
+        site_baselines: what a shift, wrong pairs, random edits and the oracle do at each site.
     """
 
     budget_kl_nats: float
@@ -244,6 +262,7 @@ class Comparison:
     transfer: list[TransferCell] = field(default_factory=list)
     generations: list[Generation] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    site_baselines: list[SiteBaseline] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fa_lightning.common import numbers
-from fa_lightning.metrics.estimates import Accuracy
+from fa_lightning.metrics.estimates import Accuracy, SideEffects
 from fa_lightning.reports.results_tables import (
     CHANCE,
     CONSTANT_ANSWER,
@@ -39,7 +39,11 @@ def tables(results: LabResults) -> dict[str, Table]:
     """What is printed at the lab's end, and every method for a document."""
     summary = [*summary_pairs(results), *_best_of_families(results.lab), *leak_pairs(results)]
     printed = {"models": models_table(results), "summary": facts_table(summary, "Summary")}
-    return printed | ({"methods": methods_table(results)} if results.lab.methods else {})
+    if results.lab.methods:
+        printed["methods"] = methods_table(results)
+    if results.lab.site_baselines:
+        printed["baselines"] = site_baselines_table(results)
+    return printed
 
 
 def methods_table(results: LabResults) -> Table:
@@ -118,6 +122,28 @@ def failures_table(results: LabResults) -> Table:
     rows = [row(line.name, decimal(line.recovery), reason_of(results.lab, line, oversight)) for line in failed]
     titles = ("method", "recovery on the test split", "why it fails, from its trials on the validation split")
     return Table("", tuple(map(Column, titles)), tuple(rows))
+
+
+def site_baselines_table(results: LabResults) -> Table:
+    """The baselines at every site, each as strong as the best method there and on the same tokens."""
+    rows = []
+    for entry in sorted(results.lab.site_baselines, key=lambda entry: site_order(entry.site)):
+        effects = entry.baseline.side_effects or SideEffects()
+        draws = f" ({entry.baseline.draws} draws)" if entry.baseline.draws > 1 else ""
+        rows.append(
+            row(
+                short_site(entry.site),
+                entry.method,
+                entry.name + draws,
+                accuracy(entry.baseline.oversight),
+                accuracy(entry.baseline.no_oversight),
+                decimal(results.recovery_at(entry.baseline.no_oversight.accuracy)),
+                nats(effects.worst_nats),
+                section=entry.site,
+            )
+        )
+    titles = ("site", "beside", "baseline", WITH_OVERSIGHT, WITHOUT_OVERSIGHT, "recovery", "worse KL, nats")
+    return Table("Baselines at every site, on the test split", tuple(map(Column, titles)), tuple(rows))
 
 
 def units_table(lab: Comparison) -> Table:

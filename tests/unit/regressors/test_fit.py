@@ -78,7 +78,7 @@ def test_every_map_goes_by_its_class_alone_or_with_options() -> None:
         ({"map": {"class_path": "LowRank", "init_args": {"rank": "x"}}}, "map.init_args.rank is x, but must be int"),
         ({"map": "torch.nn.Linear"}, "map.class_path is torch.nn.Linear, but"),
         ({"map": "Affine", "ridge": 0.1}, "regressors.init_args.ridge is no argument of"),
-        ({"method": "ridge"}, "the following arguments are required: map"),
+        ({"method": "ridge"}, "map is missing or null, but must be a class_path with its init_args"),
     ],
 )
 def test_what_is_no_map_or_no_option_of_it_is_told_in_one_line(regressor: dict[str, Any], words: str) -> None:

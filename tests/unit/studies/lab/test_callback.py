@@ -213,6 +213,20 @@ def test_what_the_report_reads_is_what_the_table_holds(finished: Run) -> None:
     assert evaluation["side_effects"]["kl_neutral_nats"] == pytest.approx(float(row["kl_neutral_nats"]), rel=1e-3)
 
 
+def test_baselines_stand_at_every_site_and_are_the_main_jobs_at_the_winners(finished: Run) -> None:
+    entries = finished.read("lab.json")["site_baselines"]
+    sites = {row["site"] for row in finished.of("test") if "+" not in row["site"]}
+    names = {"identity", "mean shift", "norm-matched random", "shuffled pairs", "oracle swap"}
+    assert {(entry["site"], entry["name"]) for entry in entries} == {(site, name) for site in sites for name in names}
+    assert {
+        entry["baseline"]["draws"] for entry in entries if entry["name"] in ("shuffled pairs", "norm-matched random")
+    } == {5}
+    evaluation = finished.read("evaluation.json")
+    for entry in entries:
+        if (entry["site"], entry["method"]) == (evaluation["chosen"]["site"], evaluation["chosen"]["regressor"]):
+            assert entry["baseline"] == evaluation["baselines"][entry["name"]]
+
+
 def test_each_method_is_saved_at_its_best_site(finished: Run) -> None:
     folder = finished.folder / "interventions"
     assert {path.name for path in folder.iterdir()} == {
