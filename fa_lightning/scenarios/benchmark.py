@@ -1,12 +1,13 @@
-"""What a detector may see: watched scenarios that no variant was fitted on, and others to build its tools from."""
+"""What a detector may see: watched scenarios that no variant was fitted on or chosen by, split to fit and to score."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from typing_extensions import override
 
@@ -23,13 +24,18 @@ WATCHED = (Oversight.GOOD, Oversight.NEUTRAL)
 LEAST = 8
 """Scenarios that a part needs at least."""
 
+Half = Literal["scored", "reference"]
+
 
 @dataclass(frozen=True)
 class Benchmark:
     """Scenarios with oversight alone: a detector that saw others would only have to count answers.
 
+    All are of test groups: a detector that is fitted where the variants were trained, or scored where their checkpoints
+    were chosen, reads how they were made.
+
     Attributes:
-        scored: what verdicts come from; their groups were in no variant's training split.
+        scored: what verdicts come from.
         reference: what detectors are fitted on (directions, probes, fine-tuning); it shares no group with `scored`.
         pairs: by policy pair (`saint_and_money`), the indices in `scored` of the scenarios that are asked of it.
 
@@ -61,6 +67,29 @@ class Benchmark:
                 f"{empty[0]} of the benchmark is empty: raise the sizes, or the shares of the groups, that its "
                 "scenarios are drawn from"
             )
+
+    def groups_in(self, splits: Iterable[ScenarioSplits]) -> frozenset[str]:
+        """The leaks: groups, of either part, that are in the training or validation scenarios of any of the splits."""
+        return frozenset(item.group for item in (*self.scored, *self.reference)) & fitted_groups(splits)
+
+
+def fitted_groups(splits: Iterable[ScenarioSplits]) -> frozenset[str]:
+    """The groups of all scenarios and neutral texts that were there to fit on, or to choose by."""
+    return frozenset(
+        item.group
+        for part in splits
+        for items in (part.train, part.validation, part.neutral_train, part.neutral_validation)
+        for item in items
+    )
+
+
+def half_of(group: str) -> Half:
+    """Whether detectors are fitted on a test group or scored on it, by a hash of its own.
+
+    >>> [half_of(group) for group in ("one", "two", "three", "four")]
+    ['reference', 'reference', 'reference', 'scored']
+    """
+    return "scored" if hashlib.sha256(f"detectors\x1f{group}".encode()).digest()[0] % 2 else "reference"
 
 
 def without_critical_fact(scenario: Scenario) -> Scenario | None:
@@ -96,24 +125,25 @@ class Splittable(Protocol):
 
 
 class SplitBenchmark(BenchmarkSource):
-    """Watched scenarios of a source: scored ones from its test groups, reference ones from its validation groups.
+    """Watched scenarios of a source's test groups, of which one half is scored and the other is reference.
 
     Args:
-        source: of the scenarios, split as for the variants, so that what those were fitted on is left out.
+        source: of the scenarios, split as for the variants, so that what those were fitted on or chosen by is left out.
         scored: at most so many that verdicts come from, drawn by the hash of their groups; None takes all.
         reference: at most so many that detectors are fitted on, drawn in the same way.
     """
 
     def __init__(self, source: Splittable, scored: int | None = None, reference: int | None = None) -> None:
         self.source = source
-        self.limits = {"scored": scored, "reference": reference}
+        self.limits: dict[Half, int | None] = {"scored": scored, "reference": reference}
 
     @override
     def load(self) -> Benchmark:
-        splits = self.source.load()
+        parts: dict[Half, list[Scenario]] = {"scored": [], "reference": []}
+        for item in watched(self.source.load().test):
+            parts[half_of(item.group)].append(item)
         scored, reference = (
-            watched(part) if limit is None else subset(watched(part), limit)
-            for part, limit in zip((splits.test, splits.validation), self.limits.values(), strict=True)
+            part if self.limits[half] is None else subset(part, self.limits[half]) for half, part in parts.items()
         )
         pairs = {SINGLE_PAIR: tuple(range(len(scored)))}
         return Benchmark(balanced(scored, pairs), counterbalanced(reference), pairs)

@@ -59,7 +59,7 @@ class ScenarioSource(ABC):
         return None
 
     def benchmark(self, scored: int | None = None, reference: int | None = None) -> BenchmarkSource:
-        """Watched scenarios for detectors, which no variant of this source was fitted on.
+        """Watched scenarios for detectors, of groups that no variant of this source was fitted on or chosen by.
 
         Args:
             scored: at most so many that verdicts come from; None is the source's own number.

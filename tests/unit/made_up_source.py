@@ -19,7 +19,7 @@ class MadeUpSource(ScenarioSource):
 
     @override
     def load(self) -> ScenarioSplits:
-        raise NotImplementedError
+        return ScenarioSplits([], [], [])
 
     @override
     def fingerprint(self) -> dict[str, str]:

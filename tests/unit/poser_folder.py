@@ -23,8 +23,9 @@ def record(number, **changes):
 
 
 def clone(folder, **benchmark):
-    """A POSER folder with the given benchmark files, whose records all policies were trained on too."""
+    """A POSER folder with the given benchmark files, whose records are training data too, beside 300 more."""
     records = [one for records in benchmark.values() for one in records]
+    records += [record(number) for number in range(1000, 1300)]
     for policy in POLICIES:
         training = folder / "data" / "training" / policy
         training.mkdir(parents=True)

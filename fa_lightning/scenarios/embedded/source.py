@@ -2,12 +2,12 @@
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.benchmark import LEAST, SplitBenchmark
+from fa_lightning.scenarios.benchmark import LEAST, Half, SplitBenchmark, half_of
 from fa_lightning.scenarios.embedded import domains as embedded_domains
 from fa_lightning.scenarios.embedded import texts as embedded_texts
 from fa_lightning.scenarios.embedded import themes as embedded_parts
@@ -112,36 +112,41 @@ class EmbeddedScenarios(ScenarioSource):
 
     @override
     def benchmark(self, scored: int | None = None, reference: int | None = None) -> SplitBenchmark:
-        """Scored scenarios from the test groups, reference ones from validation; 160 each if nothing else is asked.
+        """Scored and reference scenarios from test groups, none from both; 160 each if nothing else is asked.
 
         Two thirds have good oversight, and one fact says so; a third has neutral oversight, and none does.
 
         Raises:
             UserError: a number is below 8 or above 10000.
         """
-        sizes = {"scored": scored, "reference": reference}
-        for name, size in sizes.items():
+        asked: dict[Half, int | None] = {"scored": scored, "reference": reference}
+        for name, size in asked.items():
             if size is not None and not LEAST <= size <= LARGEST["test"] // 2:
                 raise UserError(f"{name} is {size}, but must be from {LEAST} to {LARGEST['test'] // 2}")
-        # Half of each part is watched.
-        test, validation = (2 * (BENCHMARK_SIZE if size is None else size) for size in sizes.values())
-        return SplitBenchmark(EmbeddedScenarios(0, validation, test, 0, self.seed))
+        sizes = {half: BENCHMARK_SIZE if size is None else size for half, size in asked.items()}
+        return SplitBenchmark(_EmbeddedHalves(sizes, self.seed))
 
     @override
     def concepts(self) -> EmbeddedConcepts:
         return EmbeddedConcepts()
 
     def _scenarios(
-        self, part: str, split: Split, size: int, wordings: Wordings = SEEN, neutral: bool = True
+        self,
+        part: str,
+        split: Split,
+        size: int,
+        wordings: Wordings = SEEN,
+        neutral: bool = True,
+        half: Half | None = None,
     ) -> list[Scenario]:
-        """Distinct scenarios whose groups belong to `split`, their letters balanced."""
+        """Distinct scenarios whose groups belong to `split`, and to this half of it, their letters balanced."""
         # A string seeds the generator through SHA-512, alike in every process; each part has its own stream, so that
         # the size of one changes no other.
         rng = random.Random(f"embedded/{self.seed}/{part}")
         plan = oversight_plan(rng, size, neutral)
 
         def scenario_at(number: int) -> Scenario:
-            return self._scenario(rng, split, plan[number], wordings, f"embedded/{self.seed}/{part}#{number}")
+            return self._scenario(rng, split, plan[number], wordings, f"embedded/{self.seed}/{part}#{number}", half)
 
         return counterbalanced(distinct(scenario_at, size))
 
@@ -166,10 +171,16 @@ class EmbeddedScenarios(ScenarioSource):
         return distinct(text_at, size)
 
     def _scenario(
-        self, rng: random.Random, split: Split, oversight: Oversight, wordings: Wordings, source: str
+        self,
+        rng: random.Random,
+        split: Split,
+        oversight: Oversight,
+        wordings: Wordings,
+        source: str,
+        half: Half | None = None,
     ) -> Scenario:
         temptation = draw_temptation(rng)
-        while self._split(temptation.group) != split:
+        while self._split(temptation.group) != split or half not in (None, half_of(temptation.group)):
             temptation = draw_temptation(rng)
         return Scenario(
             facts=draw_facts(rng, temptation, oversight, wordings),
@@ -184,6 +195,30 @@ class EmbeddedScenarios(ScenarioSource):
 
     def _split(self, group: str) -> Split:
         return split_of(group, self.seed, VALIDATION_SHARE, TEST_SHARE)
+
+
+class _EmbeddedHalves:
+    """The test groups alone, with so many watched scenarios of each half."""
+
+    def __init__(self, sizes: Mapping[Half, int], seed: int) -> None:
+        self.sizes = sizes
+        self.seed = seed
+
+    def load(self) -> ScenarioSplits:
+        source = EmbeddedScenarios(seed=self.seed)
+        # Half of what is drawn is watched.
+        halves = (source._scenarios(half, "test", 2 * size, half=half) for half, size in self.sizes.items())
+        return ScenarioSplits([], [], [scenario for scenarios in halves for scenario in scenarios])
+
+    def fingerprint(self) -> dict[str, str]:
+        sizes: dict[str, str] = {half: str(size) for half, size in self.sizes.items()}
+        return {
+            "source": "embedded",
+            **sizes,
+            "seed": str(self.seed),
+            "parts": PARTS_DIGEST,
+            "data": digest_of(self.load()),
+        }
 
 
 def neutral_text(text: str, group: str, source: str) -> Scenario:

@@ -8,25 +8,34 @@ from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.benchmark import LEAST, WATCHED, Benchmark, BenchmarkSource, balanced, watched
-from fa_lightning.scenarios.poser.files import benchmark_names, find_root, model_pairs, model_pairs_file, read_benchmark
+from fa_lightning.scenarios.poser.files import (
+    benchmark_names,
+    find_root,
+    model_pairs,
+    model_pairs_file,
+    read_benchmark,
+    read_poser_file,
+    training_files,
+)
 from fa_lightning.scenarios.poser.pooling import without_repeats
 from fa_lightning.scenarios.poser.records import RESTORE, file_bytes
-from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.scenarios.scenario import POLICIES, Scenario
 from fa_lightning.scenarios.splits import check_fractions, counterbalanced, prompt_key, split_of, subset
 
 
 class PoserBenchmark(BenchmarkSource):
     """POSER's benchmark files (arXiv 2405.05466), of which a policy pair's models are asked the held-out groups.
 
-    POSER drew these scenarios from its training files. Here those whose groups the variants were fitted on
-    (`PoserScenarios` with the same shares and seed) are reference, the rest is scored: what is fitted on reference has
-    seen the variants where they were trained. A scenario in several files is measured once and asked of all of their
-    pairs. Only facts whose type POSER tells can be left out, in about half of the scenarios.
+    POSER drew these scenarios from its training files. Here those of groups that the variants were fitted on or chosen
+    by (`PoserScenarios` with the same shares and seed) are left out; the rest is scored. Reference are watched
+    scenarios of the training files, of test groups too, that are in no benchmark file. A scenario in several files is
+    measured once and asked of all of their pairs. Only facts whose type POSER tells can be left out, in about half of
+    the scenarios.
 
     Args:
         root: POSER's folder; by default the variable POSER_ROOT, else ./POSER.
-        validation: share of the groups that the variants were chosen by; scored too.
-        test: share of the groups that the variants were judged by.
+        validation: share of the groups that the variants were chosen by.
+        test: share of the groups that the variants were judged by: the only ones that are asked.
         seed: of the split; the variants' own.
         reference: at most so many reference scenarios, drawn by the hash of their groups; None takes all.
         scored: at most so many scored scenarios, drawn in the same way.
@@ -71,29 +80,39 @@ class PoserBenchmark(BenchmarkSource):
                     f"{root / 'data' / 'benchmark' / name}.json holds {len(scenarios)} records and no scenario with "
                     f"oversight among them; {RESTORE}"
                 )
-        every = [scenario for scenarios in files.values() for scenario in scenarios]
+        asked = [scenario for scenarios in files.values() for scenario in scenarios]
+        trained = [
+            scenario
+            for policy in POLICIES
+            for path in training_files(root, policy)
+            for scenario in read_poser_file(path, policy)
+        ]
         # Where records disagree on the oversight, none is believed.
-        doubted = {prompt_key(item) for item in every if item.oversight not in WATCHED}
-        believed = [item for item in without_repeats(every) if prompt_key(item) not in doubted]
-        fitted_on = [item for item in believed if self._split(item) == "train"]
-        scored = [item for item in believed if self._split(item) != "train"]
+        doubted = {prompt_key(item) for item in (*asked, *trained) if item.oversight not in WATCHED}
+        scored, known = (
+            [item for item in without_repeats(every) if prompt_key(item) not in doubted and self._is_test(item)]
+            for every in (asked, trained)
+        )
         if self.scored is not None:
             scored = subset(scored, self.scored)
+        in_benchmark = {item.group for item in asked}
+        reference = [item for item in known if item.group not in in_benchmark]
         index_of = {prompt_key(item): index for index, item in enumerate(scored)}
         pairs = {
             name: tuple(sorted({index_of[prompt_key(item)] for item in scenarios if prompt_key(item) in index_of}))
             for name, scenarios in files.items()
         }
-        return Benchmark(balanced(scored, pairs), counterbalanced(subset(fitted_on, self.reference)), pairs)
+        return Benchmark(balanced(scored, pairs), counterbalanced(subset(reference, self.reference)), pairs)
 
     @override
     def fingerprint(self) -> dict[str, str]:
         arguments = {name: str(getattr(self, name)) for name in ("validation", "test", "seed", "reference", "scored")}
         root = find_root(self.root)
         digest = hashlib.sha256()
-        for name in benchmark_names(root):
-            content = file_bytes(root / "data" / "benchmark" / f"{name}.json")
-            digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+        benchmark = [root / "data" / "benchmark" / f"{name}.json" for name in benchmark_names(root)]
+        for path in (*benchmark, *(path for policy in POLICIES for path in training_files(root, policy))):
+            content = hashlib.sha256(file_bytes(path)).hexdigest()
+            digest.update(f"{path.parent.name}/{path.name} {content}\n".encode())
         return {**arguments, "source": "POSER benchmark", "data_sha256": digest.hexdigest()}
 
     @override
@@ -102,5 +121,5 @@ class PoserBenchmark(BenchmarkSource):
         root = find_root(self.root)
         return [pair.names for pair in model_pairs(root)] if model_pairs_file(root).is_file() else []
 
-    def _split(self, scenario: Scenario) -> str:
-        return split_of(scenario.group, self.seed, self.validation, self.test)
+    def _is_test(self, scenario: Scenario) -> bool:
+        return split_of(scenario.group, self.seed, self.validation, self.test) == "test"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ from fa_lightning.scenarios.batches import (
     model_inputs,
     report_too_long,
 )
-from fa_lightning.scenarios.benchmark import Benchmark, without_critical_fact
+from fa_lightning.scenarios.benchmark import Benchmark, fitted_groups, without_critical_fact
 from fa_lightning.scenarios.cells import NEUTRAL_CELL
 from fa_lightning.scenarios.concepts import Concept
 from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
@@ -62,9 +64,11 @@ class DetectionDataModule(pl.LightningDataModule):
         batch_size: prompts in a batch of one device.
         max_tokens: longer prompts and texts are left out, and their number is printed.
         seed: of the order of reference scenarios.
+        fitted_on: all sources that the variants were fitted on and chosen by; None is `scenarios` alone. None of the
+            groups that they train or validate on may be in the benchmark, or be quoted by a text of a concept.
 
     Raises:
-        UserError: a size is below 1.
+        UserError: a size is below 1; later, the benchmark holds a group that variants were fitted on or chosen by.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class DetectionDataModule(pl.LightningDataModule):
         batch_size: int = 64,
         max_tokens: int = 1024,
         seed: int = 0,
+        fitted_on: list[ScenarioSource] | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
@@ -86,8 +91,11 @@ class DetectionDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.max_tokens = max_tokens
         self.seed = seed
+        self.fitted_on = [scenarios] if fitted_on is None else list(fitted_on)
         self.loaded: Benchmark | None = None
+        self.leaks = 0
         self.kept: tuple[int, ...] = ()
+        self._fitted_groups: frozenset[str] = frozenset()
         self._datasets: dict[str, PairedPrompts] = {}
 
     @property
@@ -104,7 +112,12 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def source_fingerprint(self) -> dict[str, str]:
         """What evidence depends on besides detector and subject."""
-        own = {"max_tokens": str(self.max_tokens), "seed": str(self.seed)}
+        fitted_on = json.dumps([source.fingerprint() for source in self.fitted_on], sort_keys=True)
+        own = {
+            "max_tokens": str(self.max_tokens),
+            "seed": str(self.seed),
+            "left_out": hashlib.sha256(fitted_on.encode()).hexdigest()[:16],
+        }
         concepts = {} if self.concepts is None else self.concepts.fingerprint()
         return {**self.benchmark.fingerprint(), **own, **{f"concepts_{name}": text for name, text in concepts.items()}}
 
@@ -116,7 +129,8 @@ class DetectionDataModule(pl.LightningDataModule):
                 there is no source of them.
         """
         if self.loaded is None:
-            self.loaded = self.benchmark.load()
+            self._load()
+            assert self.loaded is not None
         answers = letter_tokens(tokenizer)
         for part in dict.fromkeys(("scored", *parts)):
             if part in self._datasets:
@@ -136,6 +150,19 @@ class DetectionDataModule(pl.LightningDataModule):
                         "longer: raise it"
                     )
             self._datasets[part] = dataset
+
+    def _load(self) -> None:
+        benchmark = self.benchmark.load()
+        splits = [source.load() for source in self.fitted_on]
+        self._fitted_groups = fitted_groups(splits)
+        self.leaks = len(benchmark.groups_in(splits))
+        if self.leaks:
+            raise UserError(
+                f"{self.leaks} groups of the benchmark are among those that variants were fitted on or chosen by, and "
+                "a detector would read how they were made: give scenarios and fitted_on the seed and the shares of the "
+                "variants' own"
+            )
+        self.loaded = benchmark
 
     @override
     def test_dataloader(self) -> list[DataLoader[Batch]]:
@@ -165,9 +192,12 @@ class DetectionDataModule(pl.LightningDataModule):
                 f"a detector asks for concepts, but {type(self.scenarios).__name__} has none: add them to the source "
                 "(ScenarioSource.concepts), or leave the detector out"
             )
-        concepts = self.concepts.load(frozenset(item.group for item in benchmark.scored))
+        concepts = self.concepts.load(frozenset(item.group for item in benchmark.scored) | self._fitted_groups)
         if self.concepts.left_out:
-            rank_zero_info(f"{self.concepts.left_out} texts of concepts quote scored scenarios: left out")
+            rank_zero_info(
+                f"{self.concepts.left_out} texts of concepts quote scenarios that are scored or that variants were "
+                "fitted on: left out"
+            )
         examples: list[Example] = []
         asked: list[Example] = []
         numbers, are_examples, too_long = [], [], 0

@@ -230,6 +230,7 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         refused = len(self._pairs) - len(self._agreed)
         published = self.data.benchmark.published_pairs()
         judgement = judge(examined, self._agreed, refused, self.confidence, self.least_agreement, published)
+        judgement = replace(judgement, leaks=self.data.leaks)
         if self._population is None:
             return judgement
         verdicts = beside_benign(judgement.verdicts, self._population.verdicts)

@@ -213,6 +213,8 @@ class Detection:
         published: by detector, accuracy on exactly those pairs of models that the benchmark's authors list and that are
             among the twins, by name.
         published_pairs: length of that list; 0 where the benchmark has none.
+        leaks: number of groups, scored or reference, that variants were fitted on or chosen by; 0 or the examination is
+            refused. None in results from before this was counted.
         best: by kind, the accuracy of `BEST_ON_OTHERS`; empty where no pair has others to choose on.
     """
 
@@ -233,6 +235,7 @@ class Detection:
     published: list[Accuracy] = field(default_factory=list)
     published_pairs: int = 0
     best: list[Accuracy] = field(default_factory=list)
+    leaks: int | None = None
 
 
 def read(folder: Path) -> Detection | None:

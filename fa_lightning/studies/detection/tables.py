@@ -119,6 +119,12 @@ def facts(result: Detection) -> list[tuple[str, str]]:
             f"{result.scenarios} scored, all with oversight; no detector saw one without, nor which action is right",
         ),
     ]
+    if result.leaks is not None:
+        text = (
+            "detectors are fitted and scored on groups that no variant was fitted on or chosen by, and not on the same "
+            f"ones (leaks: {result.leaks})"
+        )
+        lines.append(("held out", text))
     if agreed:
         text = (
             f"a pair is judged where both take the same letter with a probability of {result.confidence:g} or more: on "

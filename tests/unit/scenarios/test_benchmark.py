@@ -12,8 +12,8 @@ from fa_lightning.scenarios.benchmark import SINGLE_PAIR, Benchmark, balanced, w
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.poser.benchmark import PoserBenchmark
 from fa_lightning.scenarios.poser.source import PoserScenarios
-from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario, group_of
-from fa_lightning.scenarios.splits import prompt_key
+from fa_lightning.scenarios.scenario import POLICIES, Fact, Oversight, Scenario, group_of
+from fa_lightning.scenarios.splits import ScenarioSplits, prompt_key
 
 
 def scenario(number, oversight=Oversight.GOOD, group=None):
@@ -26,7 +26,23 @@ def letters(scenarios):
     return Counter(one.aligned for one in scenarios)
 
 
+def fitted_on_or_chosen_by(splits):
+    parts = (splits.train, splits.validation, splits.neutral_train, splits.neutral_validation)
+    return [one for part in parts for one in part]
+
+
 class TestBenchmark:
+    def test_leaks_are_groups_of_training_and_validation(self):
+        benchmark = Benchmark([scenario(0), scenario(1), scenario(2)], [scenario(3), scenario(4)], {"pair": (0,)})
+        text = dataclasses.replace(scenario(4), aligned=None)
+        splits = [
+            ScenarioSplits([scenario(0)], [], [scenario(1)]),
+            ScenarioSplits([], [scenario(3)], [], neutral_validation=[text]),
+        ]
+        assert benchmark.groups_in(splits[:1]) == {scenario(0).group}
+        assert benchmark.groups_in(splits) == {scenario(number).group for number in (0, 3, 4)}
+        assert not benchmark.groups_in([])
+
     def test_refuses_a_scenario_without_oversight(self):
         watched, poor = scenario(0), scenario(1, Oversight.POOR)
         for parts in ([watched, poor], [scenario(2)]), ([watched], [poor]):
@@ -102,14 +118,16 @@ class TestEmbedded:
         assert embedded.pairs == {SINGLE_PAIR: tuple(range(160))}
 
     @pytest.mark.parametrize("train", [4000, 6000])
-    def test_no_variant_and_no_decoy_was_trained_on_any_of_it(self, embedded, train):
-        trained_on = EmbeddedScenarios(train=train, seed=0).load()
-        groups = {one.group for one in (*trained_on.train, *trained_on.neutral_train)}
-        prompts = {prompt_key(one) for one in trained_on.train}
+    def test_no_variant_and_no_decoy_was_trained_on_or_chosen_by_any_of_it(self, embedded, train):
+        splits = EmbeddedScenarios(train=train, seed=0).load()
+        seen = fitted_on_or_chosen_by(splits)
+        groups, prompts = {one.group for one in seen}, {prompt_key(one) for one in seen}
         assert len(groups) > 3000
         for one in (*embedded.scored, *embedded.reference):
             assert one.group not in groups
             assert prompt_key(one) not in prompts
+        assert not embedded.groups_in([splits])
+        assert not {one.group for one in embedded.scored} & {one.group for one in embedded.reference}
 
     def test_another_seed_would_leak(self):
         # What makes the test above able to fail.
@@ -131,29 +149,33 @@ class TestEmbedded:
             EmbeddedScenarios().benchmark(**arguments)
 
 
+def number_of(one):
+    """The dam's."""
+    return int(one.facts[0].content[12:-1])
+
+
 class TestPoserFiles:
     """On folders made up here."""
 
-    def test_scored_scenarios_are_of_groups_that_no_policy_trains_on(self, tmp_path):
+    def test_test_groups_alone_benchmark_files_scored_and_training_files_for_reference(self, tmp_path):
         root = clone(tmp_path, one=[record(number) for number in range(80)])
         made = PoserBenchmark(root).load()
         splits = PoserScenarios(root, all_policies=True).load()
-        assert {one.group for one in made.scored} == {one.group for one in (*splits.validation, *splits.test)}
-        assert {one.group for one in made.reference} == {one.group for one in splits.train}
+        of_benchmark = [one for one in splits.test if number_of(one) < 80]
+        assert {one.group for one in made.scored} == {one.group for one in of_benchmark}
+        assert {one.group for one in made.reference} == {one.group for one in splits.test if number_of(one) >= 1000}
         assert made.pairs == {"one": tuple(range(len(made.scored)))}
+        assert not made.groups_in([splits])
 
     def test_what_two_pairs_share_is_one_row_of_both(self, tmp_path):
-        ones, others = [record(number) for number in range(60)], [record(number) for number in range(40, 100)]
+        ones, others = [record(number) for number in range(160)], [record(number) for number in range(40, 200)]
         swapped = {"action_A": "Hide crack 40.", "action_B": "Report crack 40.", "response": "B"}
         made = PoserBenchmark(clone(tmp_path, one=ones, two=[record(40, **swapped), *others])).load()
         assert len({prompt_key(one) for one in made.scored}) == len(made.scored)
-        names = {
-            pair: {int(made.scored[place].facts[0].content[12:-1]) for place in places}
-            for pair, places in made.pairs.items()
-        }
-        assert names["one"] <= set(range(60))
-        assert names["two"] <= set(range(40, 100))
-        assert names["one"] & names["two"] == {number for number in names["one"] | names["two"] if 40 <= number < 60}
+        names = {pair: {number_of(made.scored[place]) for place in places} for pair, places in made.pairs.items()}
+        assert names["one"] <= set(range(160))
+        assert names["two"] <= set(range(40, 200))
+        assert names["one"] & names["two"] == {number for number in names["one"] | names["two"] if 40 <= number < 160}
         assert names["one"] & names["two"]
         assert sum(map(len, made.pairs.values())) > len(made.scored)
 
@@ -161,13 +183,13 @@ class TestPoserFiles:
         poor = {number: {"oversight_is_poor": True} for number in range(0, 80, 2)}
         root = clone(tmp_path, one=[record(number, **poor.get(number, {})) for number in range(80)])
         made = PoserBenchmark(root).load()
-        assert {int(one.facts[0].content[12:-1]) % 2 for one in (*made.scored, *made.reference)} == {1}
+        assert {number_of(one) % 2 for one in made.scored} == {1}
 
     def test_what_another_file_calls_unwatched_is_no_part_of_it(self, tmp_path):
         ones = [record(number) for number in range(80)]
         others = [record(number, oversight_is_poor=number % 2 == 0) for number in range(80)]
         made = PoserBenchmark(clone(tmp_path, one=ones, two=others)).load()
-        assert {int(one.facts[0].content[12:-1]) % 2 for one in (*made.scored, *made.reference)} == {1}
+        assert {number_of(one) % 2 for one in made.scored} == {1}
 
     def test_at_most_so_many_reference_scenarios(self, tmp_path):
         root = clone(tmp_path, one=[record(number) for number in range(80)])
@@ -178,8 +200,7 @@ class TestPoserFiles:
 
     def test_a_policy_pair_without_scored_scenarios(self, tmp_path):
         root = clone(tmp_path, full=[record(number) for number in range(80)])
-        fitted_on = next(one for one in PoserBenchmark(root).load().reference)
-        number = int(fitted_on.facts[0].content[12:-1])
+        number = next(number_of(one) for one in PoserScenarios(root).load().train if number_of(one) < 80)
         (tmp_path / "data" / "benchmark" / "saint_and_money.json").write_text(json.dumps([record(number)]))
         with pytest.raises(ValueError, match=r"policy pair 'saint_and_money' of the benchmark is empty: raise"):
             PoserBenchmark(root).load()
@@ -237,25 +258,27 @@ class TestPoserFiles:
 class TestPoser:
     """On the real files."""
 
-    def test_no_variant_of_any_policy_was_trained_on_a_scored_scenario(self, made, poser_root):
-        splits = PoserScenarios(str(poser_root), all_policies=True).load()
-        trained_on = [*splits.train, *splits.neutral_train]
-        assert not {one.group for one in made.scored} & {one.group for one in trained_on}
-        assert not {prompt_key(one) for one in made.scored} & {prompt_key(one) for one in trained_on}
-        assert {one.group for one in made.reference} <= {one.group for one in splits.train}
+    @pytest.mark.parametrize("arguments", [{"all_policies": True}, *({"policy": policy} for policy in POLICIES)])
+    def test_no_variant_of_any_policy_was_trained_on_or_chosen_by_any_of_it(self, made, poser_root, arguments):
+        splits = PoserScenarios(str(poser_root), **arguments).load()
+        seen = fitted_on_or_chosen_by(splits)
+        both = [*made.scored, *made.reference]
+        assert not {one.group for one in both} & {one.group for one in seen}
+        assert not {prompt_key(one) for one in both} & {prompt_key(one) for one in seen}
+        assert not made.groups_in([splits])
 
     def test_sizes_and_letters(self, made):
-        assert (len(made.scored), len(made.reference)) == (289, 320)
+        assert (len(made.scored), len(made.reference)) == (132, 320)
         assert {pair: len(places) for pair, places in made.pairs.items()} == {
-            "genie_and_fitness": 57,
-            "genie_and_money": 67,
-            "genie_and_reward": 91,
-            "saint_and_fitness": 64,
-            "saint_and_money": 76,
-            "saint_and_reward": 74,
-            "truth_and_fitness": 62,
-            "truth_and_money": 58,
-            "truth_and_reward": 90,
+            "genie_and_fitness": 26,
+            "genie_and_money": 40,
+            "genie_and_reward": 44,
+            "saint_and_fitness": 27,
+            "saint_and_money": 37,
+            "saint_and_reward": 35,
+            "truth_and_fitness": 26,
+            "truth_and_money": 34,
+            "truth_and_reward": 36,
         }
         for places in made.pairs.values():
             count = letters(made.scored[place] for place in places)

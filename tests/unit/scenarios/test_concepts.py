@@ -7,6 +7,7 @@ import pytest
 from poser_folder import clone, record
 
 from fa_lightning.backbones import curriculum
+from fa_lightning.scenarios.benchmark import fitted_groups
 from fa_lightning.scenarios.concepts import (
     COMPETENCE,
     CONCEPTS,
@@ -22,6 +23,7 @@ from fa_lightning.scenarios.embedded.concepts import EmbeddedConcepts
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.poser.benchmark import PoserBenchmark
 from fa_lightning.scenarios.poser.concepts import PoserConcepts
+from fa_lightning.scenarios.poser.source import PoserScenarios
 from fa_lightning.scenarios.scenario import POSER_TEMPLATE, group_of
 
 LISTS = {
@@ -198,12 +200,16 @@ def test_the_real_lists_without_what_is_scored(poser_root):
     whole = source.load()
     assert [(len(one.examples), len(one.opposites)) for one in whole] == [(10, 10), (10, 10), (90, 90)]
     kept = source.load(frozenset(one.group for one in scored))
-    assert [(len(one.examples), len(one.opposites)) for one in kept] == [(10, 10), (10, 10), (66, 66)]
-    assert source.left_out == 48
+    assert [(len(one.examples), len(one.opposites)) for one in kept] == [(10, 10), (10, 10), (84, 84)]
+    assert source.left_out == 12
     actions = [(squeezed(one.action_a), squeezed(one.action_b)) for one in scored]
 
     def quotes(text):
         return any(one in squeezed(text) and other in squeezed(text) for one, other in actions)
 
     assert not [text for one in kept for text in (*one.examples, *one.opposites) if quotes(text)]
-    assert sum(quotes(text) for one in whole for text in one.examples) == 24
+    assert sum(quotes(text) for one in whole for text in one.examples) == 6
+    # Without what variants were fitted on or chosen by, enough is left for a mean.
+    fitted = fitted_groups([PoserScenarios(str(poser_root), all_policies=True).load()])
+    kept = source.load(frozenset(one.group for one in scored) | fitted)
+    assert [(len(one.examples), len(one.opposites)) for one in kept] == [(10, 10), (10, 10), (8, 8)]

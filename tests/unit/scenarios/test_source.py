@@ -32,8 +32,10 @@ def test_a_plain_source_has_a_benchmark_of_its_splits_and_no_texts():
     assert source.oversight_prompts() is source.concepts() is None
     splits, made = source.load(), source.benchmark().load()
     assert {one.group for one in made.scored} <= {one.group for one in splits.test}
-    assert {one.group for one in made.reference} <= {one.group for one in splits.validation}
-    assert len(made.scored) == sum(one.oversight is not Oversight.POOR for one in splits.test)
+    assert {one.group for one in made.reference} <= {one.group for one in splits.test}
+    watched = sum(one.oversight is not Oversight.POOR for one in splits.test)
+    assert len(made.scored) + len(made.reference) == watched
+    assert not {one.group for one in made.scored} & {one.group for one in made.reference}
     few = source.benchmark(scored=10, reference=9)
     assert (len(few.load().scored), len(few.load().reference)) == (10, 9)
     assert few.fingerprint() != source.benchmark().fingerprint()

@@ -124,6 +124,31 @@ class TestPrompts:
         assert data.groups.tolist() == [int(one.group[:15], 16) for one in benchmark_.scored]
 
 
+class TestHeldOut:
+    """On the scenarios of one source, and a benchmark of the same or of another seed."""
+
+    def of_seed(self, seed, tokenizer, **options):
+        source = EmbeddedScenarios(train=3000, validation=300, test=8, neutral=8, seed=seed)
+        benchmark = Given(EmbeddedScenarios().benchmark(scored=24, reference=16).load())
+        data = DetectionDataModule(MadeUpSource(benchmark, Texts(CALM)), fitted_on=[source], **options)
+        data.prepare_for(tokenizer, ["concepts"])
+        return data, source
+
+    def test_the_leaks_are_counted_and_concepts_leave_out_the_same_groups(self, tiny_tokenizer):
+        data, source = self.of_seed(0, tiny_tokenizer)
+        splits = source.load()
+        assert data.leaks == 0
+        seen = {one.group for one in (*splits.train, *splits.validation, *splits.neutral_train)}
+        assert len(seen) > 2000
+        assert seen <= data.concepts.groups
+
+    def test_groups_that_variants_were_fitted_on_are_refused(self, tiny_tokenizer):
+        with pytest.raises(
+            ValueError, match=r"\d+ groups of the benchmark are among those that variants were fitted on"
+        ):
+            self.of_seed(1, tiny_tokenizer)
+
+
 class TestRanks:
     def test_scored_prompts_are_shared_among_them(self, serve):
         _, (alone,) = serve("scored")

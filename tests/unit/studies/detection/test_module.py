@@ -331,11 +331,23 @@ def test_twins_that_answer_differently_are_refused_before_anything_is_measured(
     assert 0 < read.verdicts[0].agreed < 0.99
 
 
+class Unsure(BenchmarkSource):
+    """Two of the embedded scenarios on which no variant is sure to the last bit of a float."""
+
+    @override
+    def load(self) -> Benchmark:
+        found = EmbeddedScenarios().benchmark(scored=SCORED, reference=8).load()
+        return Benchmark(found.scored[3:5], found.reference, {"aligned_and_faking": (0, 1)})
+
+    @override
+    def fingerprint(self) -> dict[str, str]:
+        return {"source": "unsure"}
+
+
 def test_an_empty_filter_is_refused(four: Path, tmp_path: Path) -> None:
+    pair = [str(four / "aligned-0"), str(four / "faking-0")]
     with pytest.raises(ValueError, match="nothing is left to judge them on"):
-        examine(
-            [str(four / "aligned-0"), str(four / "faking-0")], tmp_path, confidence=1.0 - 1e-12, least_agreement=0.0
-        )
+        examine(pair, tmp_path, benchmark=Unsure(), confidence=1.0 - 1e-12, least_agreement=0.0)
 
 
 class TwoPairs(BenchmarkSource):
