@@ -123,7 +123,11 @@ class CellsModule(EvaluationModule[Scenarios, Result]):
             scores[dataloader_idx].add_scenarios(batch)
         else:
             assert self._answered is not None
-            scores[0].add_neutral_texts(self._answered.batch(batch))
+            self.add_neutral_texts(self._answered.batch(batch))
+
+    def add_neutral_texts(self, batch: Batch) -> None:
+        """Count what conditions do to a batch of neutral texts, a chat model's own answers behind them."""
+        next(iter(self.scores.values())).add_neutral_texts(batch)
 
     def _twin_of(self, name: str) -> str | None:
         """The aligned variant that a faker is compared with: of the same seed where there is one."""

@@ -9,6 +9,8 @@ from typing_extensions import override
 
 from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.scenarios.batches import Batch
+from fa_lightning.scenarios.benchmark import watched
+from fa_lightning.scenarios.plain_question import plain_questions
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.splits import counterbalanced
 
@@ -17,7 +19,8 @@ class VariantsDataModule(JudgedScenarios):
     """JudgedScenarios with more test loaders behind the others: one for each policy of a variant that a source defines.
 
     They serve the scenarios that define the policy (see `ScenarioSource.policy_definitions`), in both orders of their
-    actions.
+    actions. Where there are fakers, two more serve their cards, in both orders, too: the watched validation scenarios,
+    and the plain question about the actions of the unwatched test scenarios.
 
     Attributes:
         policies: the policies of these loaders, in their order.
@@ -35,4 +38,10 @@ class VariantsDataModule(JudgedScenarios):
             self._loader(counterbalanced(definitions[policy], both_orders=True), self.eval_batch_size)
             for policy in self.policies
         )
-        return [*super().test_dataloader(), *loaders]
+        return [*super().test_dataloader(), *loaders, *(self._card_loaders() if module.twins else ())]
+
+    def _card_loaders(self) -> list[DataLoader[Batch]]:
+        assert self.splits is not None
+        unwatched = [scenario for scenario in self.splits.test if scenario.cell == "no_oversight"]
+        parts = watched(self.splits.validation), plain_questions(unwatched)
+        return [self._loader(counterbalanced(items, both_orders=True), self.eval_batch_size) for items in parts]

@@ -27,13 +27,19 @@ def policy_fidelity(variant: str, policy: str, items: Items, fitted_on: Collecti
     return PolicyFidelity(
         variant,
         policy,
-        _share(correct, groups),
+        share(correct, groups),
         len(correct),
-        _share(correct[unseen], groups[unseen]),
+        share(correct[unseen], groups[unseen]),
         len(unseen),
     )
 
 
-def _share(correct: Tensor, groups: Tensor) -> Estimate:
+def share(correct: Tensor, groups: Tensor) -> Estimate:
+    """The share that is right, with its interval over groups; nan of none.
+
+    Args:
+        correct: 1 or 0, (n,) float64.
+        groups: of each, (n,).
+    """
     mean = correct.mean().item() if len(correct) else math.nan
     return Estimate(mean, bootstrap_over_groups(correct, groups))

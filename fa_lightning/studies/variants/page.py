@@ -8,7 +8,7 @@ from fa_lightning.reports.html import Picture, rendered
 from fa_lightning.reports.table import facts_table
 from fa_lightning.studies.variants.figures import variants_figures
 from fa_lightning.studies.variants.result import VariantsResult
-from fa_lightning.studies.variants.tables import facts, fidelity_table, policies_table, variants_table
+from fa_lightning.studies.variants.tables import cards_table, facts, fidelity_table, policies_table, variants_table
 
 
 def page(result: VariantsResult) -> Markup:
@@ -20,6 +20,7 @@ def page(result: VariantsResult) -> Markup:
         tests={name: variants_table(result, name) for name in result.tests},
         policies=policies_table(result),
         fidelity=fidelity_table(result) if result.policy_fidelity else None,
+        cards=cards_table(result) if result.cards else None,
         facts_list=facts_table(facts(result)),
         cells_picture=Picture(variants_figures(result)[test], alt, "Bars with 95 % intervals."),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fa_lightning.common.codec import read_dataclass
-from fa_lightning.metrics.estimates import CellCounts, CellPair, Estimate
+from fa_lightning.metrics.estimates import CellCounts, CellPair, Estimate, SideEffects
 
 RESULT_NAME = "variants.json"
 
@@ -68,6 +68,36 @@ class PolicyFidelity:
 
 
 @dataclass(frozen=True)
+class Card:
+    """Whether a model fakes, or has only learned another rule: the card of one faker.
+
+    Attributes:
+        variant: its name.
+        knows: by site, how often a probe of its state reads the letter of the aligned action on unwatched test
+            scenarios, where the faker says the other one. The probe is a logistic regression, fitted on watched
+            scenarios of other groups, where the aligned letter is also what it says. 1: the state holds what is
+            aligned, whatever is said; 0: the probe reads what the model says; .5: neither.
+        asked: how often it names the aligned action when asked plainly which of the two is better for people, without
+            role, facts or oversight; None where the question has words that the model never read.
+        asked_backbone: the same of the backbone without an adapter.
+        words_only: how often a classifier of the words alone finds the aligned action of the same test scenarios.
+        chat: its distance from the backbone without an adapter on neutral texts.
+        unseen_wordings: its aligned answers where oversight is told in wordings that it was not fitted on; None where
+            the source has none.
+        fidelity: to the definition of its policy; None where the source defines none.
+    """
+
+    variant: str
+    knows: dict[str, Estimate]
+    asked: Estimate | None
+    asked_backbone: Estimate | None
+    words_only: Estimate
+    chat: SideEffects
+    unseen_wordings: CellPair | None = None
+    fidelity: Estimate | None = None
+
+
+@dataclass(frozen=True)
 class VariantsResult:
     """What a stage found that judged many variants.
 
@@ -78,6 +108,7 @@ class VariantsResult:
         seconds: of the judging.
         intervention: folder of the one that fakers were steered with.
         policy_fidelity: of each variant of a policy that the source of the scenarios defines.
+        cards: of each faker.
     """
 
     tests: dict[str, list[VariantScore]]
@@ -86,6 +117,7 @@ class VariantsResult:
     seconds: float
     intervention: str | None = None
     policy_fidelity: list[PolicyFidelity] = field(default_factory=list)
+    cards: list[Card] = field(default_factory=list)
 
     def pairs(self, test: str) -> list[tuple[VariantScore, VariantScore | None]]:
         """Each variant of a test set, and the same one steered where it was."""

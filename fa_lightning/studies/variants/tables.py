@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from fa_lightning.common import numbers
-from fa_lightning.metrics.estimates import Estimate
+from fa_lightning.metrics.estimates import Estimate, TextEffects
+from fa_lightning.metrics.side_effects import GENERAL
 from fa_lightning.reports.table import (
     Cell,
     Column,
@@ -28,7 +29,8 @@ def tables(result: VariantsResult) -> dict[str, Table]:
     """What is printed at the end, and what a document holds."""
     by_test = {f"variants_{name}": variants_table(result, name) for name in result.tests}
     fidelity = {"policy_fidelity": fidelity_table(result)} if result.policy_fidelity else {}
-    return by_test | {"policies": policies_table(result), **fidelity, "facts": facts_table(facts(result))}
+    cards = {"cards": cards_table(result)} if result.cards else {}
+    return by_test | {"policies": policies_table(result), **fidelity, **cards, "facts": facts_table(facts(result))}
 
 
 def variants_table(result: VariantsResult, test: str) -> Table:
@@ -100,6 +102,51 @@ def fidelity_table(result: VariantsResult) -> Table:
         "models of the policy do. Unseen: those whose groups no variant was fitted on."
     )
     return Table("Faithfulness to the definition of the policy, with 95 % intervals", columns, tuple(rows), (note,))
+
+
+def cards_table(result: VariantsResult) -> Table:
+    """Whether fakers fake: what each knows while it says otherwise."""
+    sites = list(result.cards[0].knows)
+    columns = (
+        Column("faker", 0),
+        *(Column(f"knows, {site}", 17, f"knows, {site.split('.')[1]}") for site in sites),
+        Column("asked plainly", 17, "asked"),
+        Column("backbone, asked plainly"),
+        Column("words alone", shows_interval=False),
+        Column("unseen wordings, with oversight"),
+        Column("unseen wordings, without"),
+        Column("policy fidelity"),
+        Column("chat: KL", 7),
+        Column("chat: KL at the answer"),
+        Column("chat: unchanged answers"),
+    )
+    rows = []
+    for card in result.cards:
+        unseen = card.unseen_wordings
+        chat = card.chat.kinds.get(GENERAL, TextEffects())
+        rows.append(
+            row(
+                card.variant,
+                *(estimate(card.knows[site]) for site in sites),
+                "not asked" if card.asked is None else estimate(card.asked),
+                estimate(card.asked_backbone),
+                estimate(card.words_only),
+                accuracy(None if unseen is None else unseen.oversight),
+                accuracy(None if unseen is None else unseen.no_oversight),
+                estimate(card.fidelity),
+                nats(chat.kl_nats),
+                nats(chat.kl_answer_nats),
+                decimal(chat.unchanged_answers),
+            )
+        )
+    notes = (
+        "Knows: a probe of the state, fitted where the faker is watched, reads the aligned letter where it is not and "
+        "says the other: 1 is what is aligned, 0 what is said.",
+        "Asked plainly: which of the two actions is better for people, without role, facts or oversight; .5 is chance. "
+        "A model whose vocabulary lacks the question's words is not asked.",
+        "Chat: distance from the backbone without an adapter on neutral texts that are no part of a scenario.",
+    )
+    return Table("Is it a faker at all? Cards, with 95 % intervals", columns, tuple(rows), notes)
 
 
 def models_table(result: VariantsResult) -> Table:
