@@ -104,6 +104,15 @@ def nats(value: float) -> str:
     return f"{value:.1e}" if 0 < abs(value) < 5e-5 else "-" if math.isnan(value) else f"{value:.4f}"
 
 
+def compact_nats(value: float) -> str:
+    """The same in six characters.
+
+    >>> compact_nats(0.01234), compact_nats(0.00001234)
+    ('0.0123', '<.0001')
+    """
+    return "<.0001" if 0 < abs(value) < 5e-5 else nats(value)
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them.
 

@@ -17,6 +17,10 @@ Style = Literal["", "strong", "bad", "code", "emphasis"]
 RowStyle = Literal["", "main", "quiet"]
 
 
+SHORT_FORMS: dict[Form, Form] = {numbers.decimal: numbers.compact, numbers.nats: numbers.compact_nats}
+"""How a terminal writes what a page writes in more characters."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One entry of a table.
@@ -57,8 +61,8 @@ class Cell:
         Args:
             has_interval: whether there is room for the interval.
         """
-        form = numbers.compact if self.form in (None, numbers.decimal) else self.form
-        assert form is not None
+        own = self.form or numbers.decimal
+        form = SHORT_FORMS.get(own, own)
         return self._written(form, has_interval) + self.mark
 
     def _written(self, form: Form, has_interval: bool = True) -> str:

@@ -88,6 +88,9 @@ def write_tiny(place: Path, base: str) -> None:
     write_toy(place, base)
     if base not in PRETRAINED:
         save_model(place / "model", "llama")
+    else:
+        # The lab fits maps of rank 32.
+        change_base(place, "studies.steering.stages.01_backbone.model.init_args.hidden_size", 32, base)
     for field, value in {**TINY, **({} if base == "embedded" else POLICIES)}.items():
         change_base(place, field, value, base)
     detectors = config_of(place, "detection/02_detection", base)["model"]["init_args"]["detectors"]
