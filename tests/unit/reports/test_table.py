@@ -49,7 +49,7 @@ def test_the_terminal_has_its_own_columns_in_short_forms():
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
     assert ".941 [.911, .971]" in text
-    assert "1.0e-05" in text
+    assert "<.0001" in text
     assert "[bold]e[/bold]" in text, "names are texts and no markup"
     assert "twin" not in text
     assert "KL is in nats." in text
