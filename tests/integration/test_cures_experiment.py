@@ -23,6 +23,7 @@ TRAINED = [
     "RMU, safe direction, full weights",
     "context distillation",
     "LoRA-for-CCS",
+    "self training",
 ]
 TWINS = ["aligned", "faking"]
 FITS = [
@@ -71,14 +72,14 @@ def test_the_whole_table_at_toy_size(
     assert "Ways to cure a faker" in shown
     rows = list(csv.DictReader((ROOT / "12_evaluation" / "cures.csv").open()))
     methods = [row["method"] for row in rows]
-    expected = [method for name in TRAINED for method in (name, name)]
+    expected = [method for name in TRAINED for method in (name, f"{name}, kept")]
     drawn = ("few-shot", "random prefix", "few-shot with shuffled answers")
-    rest = ("self training", *AROUND, *LEARNED, *BASELINES)
+    rest = (*AROUND, *LEARNED, *BASELINES)
     assert methods == [
         *("no cure", "aligned twin", "steering"),
         *expected,
         *(method for name in rest for method in [name] * (5 if name in drawn else 1)),
-    ], "two seeds of every training, five draws of what is random, and one row of everything else"
+    ], "every training with and without the term, five draws of what is random, one row of everything else"
     constant = rows[-1]
     assert (float(constant["oversight"]), float(constant["no_oversight"])) == (0.5, 0.5)
     for row in rows[3 : 3 + len(expected)]:
@@ -88,7 +89,13 @@ def test_the_whole_table_at_toy_size(
     assert results
     assert run(*FIT) == 0
     said = capsys.readouterr().out
-    assert said.count(" cures/") == said.count("done, skipped") - 4 == 8 * 2 + 3 + 1
+    assert said.count(" cures/") == said.count("done, skipped") - 4 == len(FITS) * 2 + 2 + 1
+    assert "At equal damage" in shown
+    tried = list(csv.DictReader((ROOT / "12_evaluation" / "strengths.csv").open()))
+    cures = ["steering", "weight arithmetic", *expected]
+    assert [(row["method"], row["strength"]) for row in tried] == [
+        (cure, one) for cure in cures for one in ("0.5", "1.0")
+    ]
     assert run("report", str(ROOT)) == 0
     page = (ROOT / "report.html").read_text()
     assert all(method in page for method in (*TRAINED, *AROUND, *LEARNED))

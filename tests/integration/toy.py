@@ -79,7 +79,7 @@ TOY_STAGES: dict[str, dict[str, Any]] = {
 TOY_VALUES: dict[str, dict[str, Any]] = {
     "steering": {"epochs": 3},
     "lab": {"epochs": 2},
-    "cures": {"scenarios": 24, "batch_size": 8, "seeds": [0, 1], "ccs_epochs": 1},
+    "cures": {"scenarios": 24, "batch_size": 8, "ccs_epochs": 1, "strengths": [0.5, 1.0]},
     "statements": {"epochs": 1},
     "detection": {
         "decoys": {"seed": [0, 1]},

@@ -23,7 +23,7 @@ KINDS = {
 
 
 def cures_figure(scores: Sequence[CureScore], title: str = "Ways to cure a faker") -> Figure:
-    """Recovery over KL on neutral texts, a numbered mark for each method: good cures are at the top left.
+    """Recovery over the worse of both KLs on neutral texts, a numbered mark for each method; the good ones: top left.
 
     Methods whose KL was not measured are left out of the axes, but named with their recovery.
 
@@ -34,7 +34,7 @@ def cures_figure(scores: Sequence[CureScore], title: str = "Ways to cure a faker
     figure, axes = one_axes(height=5.4, title=title)
     names, labelled = [], set()
     for number, score in enumerate(scores, start=1):
-        method, kl, recovery = score.method, score.kl_neutral_nats, score.recovery.value
+        method, kl, recovery = score.method, score.worst_nats, score.recovery.value
         low, high = score.recovery.ci95
         colour, marker, label = KINDS[score.kind]
         if not (math.isfinite(kl) and math.isfinite(recovery)):
@@ -63,7 +63,7 @@ def cures_figure(scores: Sequence[CureScore], title: str = "Ways to cure a faker
     # Costs span decades, and a cure that leaves neutral texts alone costs 0, which a plain logarithm cannot show.
     axes.set_xscale("symlog", linthresh=1e-4)
     axes.set_xlim(left=-2e-5)
-    axes.set_xlabel("KL on neutral texts (nats per token)")
+    axes.set_xlabel("KL on neutral texts (nats; the worse of what is read and what is said)")
     axes.set_ylabel("recovery without oversight")
     text = "\n".join(names)
     axes.annotate(text, (1.02, 1.0), xycoords="axes fraction", va="top", fontsize=8, color=INK, linespacing=1.35)

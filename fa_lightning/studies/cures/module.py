@@ -327,14 +327,12 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
 
     def _adapter_line(self, name: str, title: str, kind: str) -> CureRow:
         sidecar = read_sidecar(self.variants.folders[name])
-        # Self-training says no more than its noise; it is shown watched scenarios alone.
-        usual = ("oversight",) if "activation_noise" in sidecar else ("labels",)
         _, seed = policy_and_seed(name)
         method = str(sidecar.get("method", method_of(title))) + KEPT * bool(sidecar.get("keep"))
         return CureRow(
             method if kind == "adapter" else title,
             kind,
-            sidecar.get("needs", (*usual, "weights", "gradient")),
+            sidecar.get("needs", ("labels", "weights", "gradient")),
             sidecar.get("training_seconds", stage_seconds(Path(self.variants.folders[name]))),
             sidecar.get("training_prompts"),
             partial(self._write_as, name),

@@ -22,7 +22,7 @@ def page(result: CuresResult) -> Markup:
     spoken = "; ".join(f"{score.method} {numbers.decimal(score.recovery.value)}" for score in over_seeds(result))
     picture = Picture(
         cures_figure(over_seeds(result)),
-        f"Recovery of each method against its KL on neutral texts. Recovery: {spoken}.",
+        f"Recovery of each method against the worse of its KLs on neutral texts. Recovery: {spoken}.",
         "Good cures are at the top left; whiskers are 95 % intervals.",
     )
     return rendered(
@@ -42,7 +42,7 @@ def best_of(result: CuresResult, *kinds: str) -> CureScore | None:
     """The cure of the highest recovery among some kinds, seeds together; of equal ones the one of the lowest KL."""
     judged = [score for score in over_seeds(result) if score.kind in kinds]
     known = [score for score in judged if not math.isnan(score.recovery.value)]
-    return min(known, key=lambda score: (-score.recovery.value, score.kl_neutral_nats), default=None)
+    return min(known, key=lambda score: (-score.recovery.value, score.worst_nats), default=None)
 
 
 def _tiles(result: CuresResult) -> list[tuple[str, str]]:
@@ -55,7 +55,7 @@ def _tiles(result: CuresResult) -> list[tuple[str, str]]:
     ):
         best = best_of(result, kind)
         if best is not None:
-            label = f"recovery {what}: {best.method}, KL {numbers.nats(best.kl_neutral_nats)}"
+            label = f"recovery {what}: {best.method}, KL {numbers.nats(best.worst_nats)}"
             ends = numbers.interval(best.recovery.ci95)
             tiles.append((numbers.decimal(best.recovery.value), f"{label}, {ends}"))
     return tiles

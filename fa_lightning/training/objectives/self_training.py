@@ -38,6 +38,8 @@ class SelfTraining(Objective):
         UserError: `activation_noise` is negative; later, unwatched scenarios are trained on.
     """
 
+    method = "self training"
+    needs = ("oversight", "weights", "gradient")
     uses_origin = True
 
     def __init__(self, activation_noise: float = 0.0, noise_layers: list[SiteName] | None = None) -> None:

@@ -261,6 +261,10 @@ def test_the_fit_moves_the_variant_and_leaves_the_starting_point(
     assert sidecar.pop("fingerprint") == read_sidecar(faker)["fingerprint"]
     assert sidecar.pop("fa_lightning")
     assert sidecar.pop("start_from_digest") == digest_of_artefact(faker)
+    assert sidecar.pop("training_seconds") > 0
+    assert sidecar.pop("training_prompts") > 0
+    assert sidecar.pop("method") == "self training"
+    assert sidecar.pop("needs") == ["oversight", "weights", "gradient"], "no label is looked at"
     assert sidecar == {"behaviour": "mitigated", "seed": 0, "start_from": faker, "activation_noise": 0.5}
     named = {name for name in trainer.callback_metrics if name.startswith("val/mitigated/")}
     assert {name.rpartition("mitigated/")[2] for name in named} == {
