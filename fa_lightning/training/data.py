@@ -42,6 +42,8 @@ class ScenarioDataModule(pl.LightningDataModule):
         seed: of the order of batches.
         train_oversight: `watched` trains on scenarios with oversight alone; validation and test stay as they are.
         kept_texts: neutral texts beside a training batch of one device, where the module keeps them (its `keep`).
+        kept: which texts these are: all `neutral` ones, or ordinary `chat` alone, which is then not answered `error`
+            either: the parts of scenarios alone are.
 
     Raises:
         UserError: a share or a number is out of range.
@@ -59,6 +61,7 @@ class ScenarioDataModule(pl.LightningDataModule):
         seed: int = 0,
         train_oversight: Literal["all", "watched"] = "all",
         kept_texts: int = 8,
+        kept: Literal["neutral", "chat"] = "neutral",
     ) -> None:
         super().__init__()
         if kept_texts < 1:
@@ -77,6 +80,7 @@ class ScenarioDataModule(pl.LightningDataModule):
         self.seed = seed
         self.train_oversight = train_oversight
         self.kept_texts = kept_texts
+        self.kept = kept
         self.splits: ScenarioSplits | None = None
         self.test_sets: list[str] = []
 
@@ -114,13 +118,14 @@ class ScenarioDataModule(pl.LightningDataModule):
         assert self.splits is not None
         ranks = self.trainer.world_size, self.trainer.global_rank
         served: ExampleDataset | WithKeptTexts = dataset
-        if getattr(self.trainer.lightning_module, "keep", 0):
-            if not self.splits.neutral_train:
+        if self._keeps:
+            texts = [text for text in self.splits.neutral_train if self.kept == "neutral" or not text.is_incomplete]
+            if not texts:
                 raise UserError(
-                    "the model's keep is above 0, but the source has no neutral texts for training to be kept: name a "
-                    "source that has some, or set keep to 0"
+                    f"the model's keep is above 0, but the source has no {self.kept} texts for training to be kept: "
+                    "name a source that has some, or set keep to 0"
                 )
-            served = WithKeptTexts(dataset, self.examples_of(self.splits.neutral_train), self.kept_texts)
+            served = WithKeptTexts(dataset, self.examples_of(texts), self.kept_texts)
         sampler = LengthBucketSampler(lengths, self.batch_size, *ranks, shuffle=True, seed=self.seed)
         return DataLoader(served, sampler=sampler, batch_size=None, num_workers=self.num_workers)
 
@@ -131,8 +136,16 @@ class ScenarioDataModule(pl.LightningDataModule):
         if self.train_oversight == "watched":
             known = [scenario for scenario in known if scenario.cell == "oversight"]
         chosen = counterbalanced(known[: self.train_scenarios], both_orders=True)
-        neutral = self.splits.neutral_train[: round(self.neutral_share * len(chosen))]
+        neutral = self.splits.neutral_train
+        if self._keeps and self.kept == "chat":
+            neutral = [text for text in neutral if text.is_incomplete]
+        neutral = neutral[: round(self.neutral_share * len(chosen))]
         return [*chosen, *neutral]
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether the module that is fitted keeps texts near where it started."""
+        return self.trainer is not None and bool(getattr(self.trainer.lightning_module, "keep", 0))
 
     @override
     def val_dataloader(self) -> DataLoader[Batch]:

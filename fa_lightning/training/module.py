@@ -45,11 +45,12 @@ class AdapterModule(FrozenBackboneModule):
             two belong together from then on, and the sidecar names it. None fits one adapter alone.
         gradient_checkpointing: trade a second forward pass for activation memory.
         keep: weight of KL(starting adapter || this one) on neutral texts, which is added to the objective's loss: what
-            is read, per token, and what is said (see `text_divergence`). The same term for every objective, logged as
-            `train/kept`; the texts stand beside the batches of a `ScenarioDataModule`. 0 leaves it out.
+            is read, per token, and what is said (see `text_divergence`). A fresh adapter starts from the backbone. The
+            same term for every objective, logged as `train/kept`; the texts stand beside the batches of a
+            `ScenarioDataModule`. 0 leaves it out.
 
     Raises:
-        UserError: both `start_from` and `beneath` are given, or `keep` is negative, or there is nothing to be kept.
+        UserError: both `start_from` and `beneath` are given, or `keep` is negative, or given with `beneath`.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class AdapterModule(FrozenBackboneModule):
     ) -> None:
         if not keep >= 0:
             raise UserError(f"keep is {keep}, but must be 0 or more, such as 1: it is the weight of a divergence")
-        if keep and start_from is None:
+        if keep and beneath is not None:
             raise UserError(
-                f"keep is {keep}, but a fresh adapter has no start to be kept near: name one as start_from, or set "
-                "keep to 0"
+                f"keep is {keep} and beneath {beneath!r}, but what a stacked adapter starts from is no single adapter "
+                "that it could be kept near: set keep to 0"
             )
         if start_from is not None and beneath is not None:
             raise UserError(

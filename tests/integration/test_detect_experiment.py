@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,12 @@ FIT = ("fit", "detection", "--base", "embedded.yaml")
 ROOT = Path("checkpoints/embedded/seed0/detection")
 FOUND = ROOT / "02_detection"
 SCORED = 24
-SMALLER = {"Noise": {"draws": 2}, "MisbehaveFinetuning": {"seeds": 1, "batch_size": 4}, "WeightNoise": {"draws": 1}}
+SMALLER = {
+    "Noise": {"draws": 2},
+    "PoserNoise": {"draws": 1},
+    "MisbehaveFinetuning": {"seeds": 1, "batch_size": 4},
+    "WeightNoise": {"draws": 1},
+}
 
 
 def shrink(place: Path) -> None:
@@ -63,10 +69,11 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_every_shipped_detector_judges_every_pair(detected: Path) -> None:
     found = found_in(detected)
     assert [ran.name for ran in found.detectors][-1] == ENSEMBLE
-    assert len(found.detectors) == 12
+    assert len(found.detectors) == 15
+    assert found.leaks == 0
     assert {one.role for one in found.suspects} == {"variant", "decoy", "steered"}
     table = rows_of(detected / FOUND / "detection.csv")
-    assert len({row["detector"] for row in table if row["policy_pair"] == "all"}) == 12
+    assert len({row["detector"] for row in table if row["policy_pair"] == "all"}) == 15
     assert all(0 <= float(row["accuracy"]) <= 1 for row in table)
     verdicts = rows_of(detected / FOUND / "verdicts.csv")
     judged = Counter(row["detector"] for row in verdicts if row["kind"] == "twins")
@@ -78,7 +85,7 @@ def test_every_shipped_detector_judges_every_pair(detected: Path) -> None:
         assert row["says"] in ("", row["one"] if first else row["other"])
     results = json.loads((detected / ROOT / "results.json").read_text())
     assert results["experiment"] == "embedded"
-    assert len(results["detection"]["detectors"]) == 12
+    assert len(results["detection"]["detectors"]) == 15
 
 
 def test_it_is_skipped_when_done_and_takes_up_evidence_when_refitted(
@@ -101,7 +108,7 @@ def test_it_is_skipped_when_done_and_takes_up_evidence_when_refitted(
     assert run("test", "--config", write_stage(tmp_path, "detection/02_detection")) == 0
     said = capsys.readouterr().out
     assert "attentiveness: " in said
-    assert "noise: 0" not in said
+    assert not re.search(r"noise \(POSER\): \d", said)
     after = found_in(tmp_path)
     assert [one.suspicion for one in after.suspects] == [one.suspicion for one in before.suspects]
 

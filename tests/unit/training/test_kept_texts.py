@@ -139,8 +139,8 @@ def test_a_fit_that_keeps_ends_nearer_to_the_faker_and_its_sidecar_says_so(
 def test_what_cannot_be_kept_is_refused(make_fit, faker, backbone, make_trainer, source):
     with pytest.raises(ValueError, match=r"keep is -1, but must be 0 or more"):
         make_fit(Answers(), start_from=faker, keep=-1)
-    with pytest.raises(ValueError, match=r"keep is 1.0, but a fresh adapter has no start to be kept near"):
-        make_fit(Answers(), keep=1.0)
+    with pytest.raises(ValueError, match=r"keep is 1.0 and beneath 'x', but what a stacked adapter starts from"):
+        make_fit(Answers(), keep=1.0, beneath="x")
     with pytest.raises(ValueError, match="kept_texts is 0, but must be 1 or more"):
         ScenarioDataModule(source, kept_texts=0)
     module = make_fit(Answers(), start_from=faker, keep=2.0)
@@ -154,3 +154,51 @@ def test_what_cannot_be_kept_is_refused(make_fit, faker, backbone, make_trainer,
     bare.splits = replace(bare.splits, neutral_train=[])
     with pytest.raises(ValueError, match="has no neutral texts for training to be kept"):
         make_trainer(max_epochs=1).fit(module, bare)
+
+
+def test_a_fresh_adapter_is_kept_near_the_backbone(make_fit, backbone, examples, batch):
+    from transformers import AutoModelForCausalLM
+
+    module = make_fit(Answers(), keep=2.0)
+    module.configure_model()
+    bare = AutoModelForCausalLM.from_pretrained(backbone).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    module.eval()
+    read, said = [], []
+    with torch.no_grad():
+        for text in examples[-6:]:
+            ids = torch.tensor([text.prompt])
+            p, q = (torch.log_softmax(one(input_ids=ids).logits[0].double(), -1) for one in (bare, module.model))
+            nats = (p.exp() * (p - q)).sum(-1).tolist()
+            read += nats[:-1]
+            said.append(nats[-1])
+        terms = module.terms(batch)
+    assert numpy.mean(said) > 1e-3
+    assert terms["kept"].item() == pytest.approx(numpy.mean(read) + numpy.mean(said), rel=1e-3)
+
+
+def test_chat_beside_the_batches_is_half_of_them_and_not_answered_error(
+    make_cure, source, splits, make_trainer, tiny_tokenizer
+):
+    def batches(keep):
+        data = ScenarioDataModule(source, batch_size=4, kept_texts=4, kept="chat")
+        data.trainer = make_trainer()
+        data.trainer.strategy.connect(make_cure(Answers(), keep=keep))
+        data.setup("fit")
+        return data, list(data.train_dataloader())
+
+    chat = {text.message() for text in splits.neutral_train if not text.is_incomplete}
+    data, served = batches(1.0)
+    assert chat
+    for batch in served:
+        texts = texts_of(batch)
+        assert len(texts["input_ids"]) == len(batch["input_ids"])
+        for ids, mask in zip(texts["input_ids"], texts["attention_mask"], strict=True):
+            assert tiny_tokenizer.decode(ids[mask.bool()]).split("<|user|>")[1].split("<|assistant|>")[0] in chat
+    assert not {item.message() for item in data.train_items()} & chat
+    data, _ = batches(0.0)
+    assert {item.message() for item in data.train_items()} & chat
