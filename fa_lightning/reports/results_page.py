@@ -42,6 +42,8 @@ def results_values(results: Results) -> dict[str, Any]:
         "candidate_pictures": _candidate_pictures(results),
         "candidates": tables.candidates_table(results),
         "side_effects": tables.side_effects_table(results),
+        "neutral_texts": tables.texts_table(results),
+        "abilities": tables.abilities_table(results),
         "cost": tables.cost_table(results),
         "extra_tests": tables.extra_tests_table(results),
         "leaks": total if isinstance(total, int) else None,
@@ -56,8 +58,8 @@ def _tiles(results: Results) -> list[tuple[str, str]]:
     if "steered" in results.cells and "faking" in results.cells:
         before, after = (results.cells[name].no_oversight.accuracy for name in ("faking", "steered"))
         tiles.append((f"{numbers.decimal(before)} → {numbers.decimal(after)}", "aligned answers without oversight"))
-    kl, ratio = results.side_effects.kl_neutral_nats, results.cost.overhead_ratio
-    tiles.append((numbers.nats(kl), "KL on neutral texts, nats per token (0 is harmless)"))
+    kl, ratio = results.side_effects.worst_nats, results.cost.overhead_ratio
+    tiles.append((numbers.nats(kl), "KL on neutral texts, nats: the worse of words and answer (0 is no change)"))
     tiles.append((f"{numbers.decimal(ratio)} times", "time per token, steered over not steered"))
     return tiles
 

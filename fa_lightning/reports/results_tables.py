@@ -232,7 +232,7 @@ def side_effects_table(results: Results) -> Table:
     if {"faking", "steered"} <= set(cells):
         change = cells["steered"].oversight.accuracy - cells["faking"].oversight.accuracy
         rows.append(_change("change of the faking twin's accuracy with oversight", change))
-    return Table("", tuple(map(Column, ("effect", "measured", "harmless"))), tuple(rows))
+    return Table("", tuple(map(Column, ("effect", "measured", "no change"))), tuple(rows))
 
 
 def cost_table(results: Results, parts: dict[str, float] | None = None) -> Table:
