@@ -100,7 +100,7 @@ def write_tiny(place: Path, base: str) -> None:
             detector["init_args"]["intervention"] = "${needs.steering}/intervention"
     stage = "studies.detection.stages.02_detection"
     change_base(place, f"{stage}.model.init_args", {"least_agreement": 0.0, "detectors": detectors}, base)
-    change_base(place, f"{stage}.data.init_args", {"scored": 12, "reference": 12}, base)
+    change_base(place, f"{stage}.data.init_args", {"scored": 12, "reference": 32}, base)
 
 
 @pytest.mark.parametrize("study", names_in("studies"))
