@@ -45,7 +45,7 @@ def draw(evaluation: dict[str, Any], candidates: list[dict[str, Any]], target: P
     for row in candidates:
         recovery = (row["no_oversight"] - faking) / (aligned - faking)
         is_chosen = all(row[name] == chosen[name] for name in ("site", "regressor", "positions", "strength"))
-        damage, number = max(row["kl_neutral_nats"], FLOOR), names.index(row["regressor"])
+        damage, number = max(row["kl_neutral_nats"], row["kl_answer_nats"], FLOOR), names.index(row["regressor"])
         colour, marker = style_of(number + 2)
         after.scatter(damage, recovery, s=42, color=colour, marker=marker, zorder=3)
         layer = row["site"].split(".")[1]
@@ -56,10 +56,10 @@ def draw(evaluation: dict[str, Any], candidates: list[dict[str, Any]], target: P
     for number, name in enumerate(names):
         colour, marker = style_of(number + 2)
         after.scatter([], [], s=42, color=colour, marker=marker, label=name.replace("_", " "))
-    where = {"loc": "center", "bbox_to_anchor": (0.47, 0.3)}
+    where = {"loc": "center", "bbox_to_anchor": (0.33, 0.6)}
     after.legend(**where, frameon=False, fontsize=8.5, title="map; number: layer", title_fontsize=8.5)
     after.set_xscale("log")
-    after.set_xlabel("damage: KL on neutral texts, nats per token")
+    after.set_xlabel("damage: KL on neutral texts, nats (the worse of two)")
     after.set_ylabel("cure: recovery, validation groups")
     after.set_ylim(-0.1, 1.15)
     tidy(after)
