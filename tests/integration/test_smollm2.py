@@ -104,8 +104,8 @@ BASE: dict[str, Any] = {
                 "01_texts": {"matrix": {"loss": ["answers"], "end": ["kept"], "plain": [0]}},
                 "03_stacked": {"matrix": {"loss": ["answers"], "end": ["kept"]}},
                 "04_leakage": {
-                    "model": {"init_args": {"max_new_tokens": 4}},
-                    "data": {"init_args": {"samples": 1, "batch_size": 4}},
+                    "model": {"init_args": {"max_new_tokens": 8, "ngram": 4, "recited": 6}},
+                    "data": {"init_args": {"samples": 2, "batch_size": 4}},
                 },
             },
         },
