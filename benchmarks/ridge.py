@@ -51,7 +51,8 @@ def write_store(folder: Path, rows: int, units: int) -> None:
     shards["validation-0"] = ("validation", min(BLOCK, rows) // 2)
     for number, (name, (split, size)) in enumerate(shards.items()):
         x, y = synthetic_pairs(size, units, number)
-        vectors = {key: torch.zeros(size) for key in ("example", "position", "group", "cell")}
+        vectors = {key: torch.zeros(size) for key in ("example", "position", "cell")}
+        vectors["group"] = number * BLOCK + torch.arange(size) // 100
         # As if each prompt had 100 tokens; a few of RegressorModule's baselines are fitted on decision tokens.
         vectors["decision"] = torch.arange(size) % 100 == 99
         writer.write(name, split, {SITE: {"faking": x, "aligned": y}}, vectors)

@@ -70,7 +70,7 @@ class Job:
     @classmethod
     def of(cls, name: str) -> Job:
         """The main job on a base, by its name: the two fits and the steering."""
-        base = OmegaConf.to_container(Composition(Chain(config_file("--base", name, "bases"))).base)
+        base = OmegaConf.to_container(Composition(Chain(config_file("--base", name, "bases"))).base.values)
         lora, twins, capture = base["lora"], base["twins"], base["capture"]
         steering = base["studies"]["steering"]
         specs = steering["regressors"]

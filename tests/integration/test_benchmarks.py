@@ -126,8 +126,8 @@ def test_labels_are_on_the_answer_alone(workshop: models.Workshop) -> None:
 
 
 def test_both_ridges_explain_the_same(tmp_path: Path) -> None:
-    variance = ridge.write_store(tmp_path / "store", 600, 24)
-    options = {"folder": str(tmp_path / "store"), "variance": variance, "threads": torch.get_num_threads()}
+    ridge.write_store(tmp_path / "store", 600, 24)
+    options = {"folder": str(tmp_path / "store"), "threads": torch.get_num_threads()}
     ours, peer = ridge.ridge_ours(**options), ridge.ridge_peer(**options)
     assert 0.9 < ours["r2"] < 0.9999
     assert ours["r2"] == pytest.approx(peer["r2"], abs=5e-5)
@@ -342,4 +342,4 @@ def test_the_peak_is_no_less_than_what_is_held_now() -> None:
 
 def test_a_child_that_fails_says_why() -> None:
     with pytest.raises(RuntimeError, match=r"ridge_ours failed in its process(.|\n)*no manifest"):
-        timing.in_child("ridge_ours", folder="nowhere", variance=1.0, threads=1)
+        timing.in_child("ridge_ours", folder="nowhere", threads=1)

@@ -250,8 +250,8 @@ def test_an_override_goes_where_the_argument_is(copied: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("word", "close"),
     [
-        ("--model.init_args.objective.init_args.behavior", "--model.init_args.objective.init_args.behaviour"),
-        ("--model.init_args.batch_size", "--data.init_args.batch_size"),
+        ("--model.init_args.objective.init_args.behavior", "--model.objective.behaviour"),
+        ("--model.init_args.batch_size", "--data.batch_size"),
         ("--trainer.max_epoch", "--trainer.max_epochs"),
         ("--optimizer.lr", ""),
     ],
@@ -488,7 +488,7 @@ def test_a_plain_fit_explains_it_too(
     words = ("--config", write_stage(copied), "--model.init_args.gradient_checkpointing=false")
     message = refused(capsys, "fit", *words)
     assert re.match(
-        rf"out of {what} memory in stage steering/02_aligned, while training on a batch of [38] prompts x 1", message
+        rf"out of {what} memory in stage 02_aligned, while training on a batch of [38] prompts x 1", message
     )
     assert "model.init_args.gradient_checkpointing: true (is false)" in message
     assert "--refit" not in message

@@ -98,7 +98,7 @@ BASE: dict[str, Any] = {
             },
         },
         "leakage": {
-            "texts": 4,
+            "texts": 3,
             "epochs": 1,
             "stages": {
                 "01_texts": {"matrix": {"loss": ["answers"], "end": ["kept"], "plain": [0]}},

@@ -157,7 +157,7 @@ def test_lab_page_is_whole_small_and_linked(tmp_path, lab_results):
     assert all(len(image["alt"]) > 40 for image in page.all("img"))
     headings = {f"#{attributes['id']}" for attributes in page.all("h3")}
     assert headings == {attributes["href"] for attributes in page.all("a")}
-    assert len(headings) == 17
+    assert len(headings) == 18
     assert not re.search(r"\bnan\b", page.text)
     for expected in (
         "27 methods and 3 baselines, 760 trials",
