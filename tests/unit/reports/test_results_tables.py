@@ -21,7 +21,7 @@ def test_table_fits_80_columns_and_holds_the_numbers(results):
     lines = text.splitlines()
     steered = next(line for line in lines if line.startswith("steered "))
     assert " ".join(steered.split()) == "steered .977 [.947, 1.00] .941 [.911, .971] 0.0123 0.2345 .997"
-    constant = next(line for line in lines if line.startswith("text_only_classifier"))
+    constant = next(line for line in lines if line.startswith("text_only_class"))
     assert constant.split()[-1] == "-"
     assert lines.index(steered) < lines.index(constant)
     assert "0.954 [0.921, 0.978]" in text
