@@ -82,7 +82,12 @@ BASE: dict[str, Any] = {
         "detection": {
             "decoys": {"policy": ["saint"], "rank": [4], "seed": [6]},
             "decoy_train_scenarios": 4,
-            "stages": {"02_detection": {"data": {"init_args": {"scored": 8, "reference": 32}}}},
+            "stages": {
+                "02_detection": {
+                    "trainer": {"limit_test_batches": None},
+                    "data": {"init_args": {"scored": 8, "reference": 32}},
+                }
+            },
         },
         "cures": {
             "seeds": [0],
