@@ -93,6 +93,14 @@ def write_tiny(place: Path, base: str) -> None:
         change_base(place, "studies.steering.stages.01_backbone.model.init_args.hidden_size", 32, base)
     for field, value in {**TINY, **({} if base == "embedded" else POLICIES)}.items():
         change_base(place, field, value, base)
+    # The tokenizers know few words, so four examples of POSER's are longer than the context: they stay out there.
+    inputs = config_of(place, "cures/12_evaluation", base)["data"]["init_args"]["inputs"]
+    inputs = [shown for shown in inputs if base == "embedded" or "shots" not in shown["init_args"]]
+    for shown in inputs:
+        if "folder" in shown["init_args"]:
+            name = "soft_prompt" if "soft_prompt" in shown["init_args"]["folder"] else "greedy_coordinate_gradient"
+            shown["init_args"]["folder"] = f"${{needs.{name}}}/prompt"
+    change_base(place, "studies.cures.stages.12_evaluation.data.init_args.inputs", inputs, base)
     detectors = config_of(place, "detection/02_detection", base)["model"]["init_args"]["detectors"]
     for detector in detectors:
         detector.setdefault("init_args", {}).update(SMALLER.get(detector["class_path"].rpartition(".")[2], {}))
