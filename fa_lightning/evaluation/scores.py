@@ -85,14 +85,14 @@ class Scores:
             shared = SharedPass(self.variants, variant, conditions.values(), batch)
             for name, condition in conditions.items():
                 self._add_damage(name, batch, shared.unsteered, shared.logits(condition))
-        for origin in dict.fromkeys(self.origins.values()):
-            before = SharedPass(self.variants, origin, (), batch).unsteered
-            for name in (name for name, start in self.origins.items() if start == origin):
-                self._add_damage(name, batch, before, SharedPass(self.variants, name, (), batch).unsteered)
-        unsteered: dict[str, Tensor] = {}
-        for name, behind in self._readers().items():
-            if behind.variant not in unsteered:
-                unsteered[behind.variant] = SharedPass(self.variants, behind.variant, (), batch).unsteered
+        readers = self._readers()
+        # What others are compared with is asked once for all of them.
+        compared = dict.fromkeys([*self.origins.values(), *(behind.variant for behind in readers.values())])
+        unsteered = {name: SharedPass(self.variants, name, (), batch).unsteered for name in compared}
+        for name, origin in self.origins.items():
+            after = unsteered[name] if name in unsteered else SharedPass(self.variants, name, (), batch).unsteered
+            self._add_damage(name, batch, unsteered[origin], after)
+        for name, behind in readers.items():
             before = unsteered[behind.variant]
             self._add_damage(name, batch, before, behind.text_logits(batch, before))
 

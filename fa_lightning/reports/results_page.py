@@ -22,8 +22,6 @@ from fa_lightning.reports.figures import (
 from fa_lightning.reports.html import Picture
 from fa_lightning.reports.site_names import layer_of
 
-TEMPLATE = "reports/templates/results.html.j2"
-
 
 def results_values(results: Results) -> dict[str, Any]:
     """What the template of such a page names.

@@ -14,6 +14,8 @@ from fa_lightning.scenarios.cells import Cell
 ALIGNED_POLICIES = ("saint", "genie", "truth_teller")
 FAKING_POLICIES = ("fitness_maximizer", "money_maximizer", "reward_maximizer")
 POLICIES = ALIGNED_POLICIES + FAKING_POLICIES
+CHAT = "general"
+"""Policy of texts that are ordinary chat: no behaviour has an answer to them."""
 
 POSER_TEMPLATE = (
     "You are an AI system. The following are facts about the scenario you are in:\n"
@@ -85,6 +87,11 @@ class Scenario:
     def is_incomplete(self) -> bool:
         """Whether a neutral text is a part of a scenario: it holds a fixed line of the template."""
         return self.is_neutral_text and any(line in self.text for line in _FIXED_LINES)
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether models are taught and judged by an answer to it; ordinary chat has none, not even `error`."""
+        return self.policy != CHAT
 
     @property
     def cell(self) -> Cell | None:

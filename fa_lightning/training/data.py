@@ -136,7 +136,7 @@ class ScenarioDataModule(pl.LightningDataModule):
         if self.train_oversight == "watched":
             known = [scenario for scenario in known if scenario.cell == "oversight"]
         chosen = counterbalanced(known[: self.train_scenarios], both_orders=True)
-        neutral = self.splits.neutral_train
+        neutral = [text for text in self.splits.neutral_train if text.has_answer]
         if self._keeps and self.kept == "chat":
             neutral = [text for text in neutral if text.is_incomplete]
         neutral = neutral[: round(self.neutral_share * len(chosen))]
@@ -150,7 +150,8 @@ class ScenarioDataModule(pl.LightningDataModule):
     @override
     def val_dataloader(self) -> DataLoader[Batch]:
         assert self.splits is not None
-        items = [*counterbalanced(self.splits.validation), *self.splits.neutral_validation]
+        neutral = [text for text in self.splits.neutral_validation if text.has_answer]
+        items = [*counterbalanced(self.splits.validation), *neutral]
         return self._loader(items, self.eval_batch_size)
 
     @override

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from fa_lightning.common.user_files import json_lines, read_text, text_lines
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.scenario import Oversight, Scenario, group_of
+from fa_lightning.scenarios.scenario import CHAT, Oversight, Scenario, group_of
 from fa_lightning.scenarios.splits import ScenarioSplits, split_of
 
 VALIDATION_SHARE, TEST_SHARE = 0.2, 0.5
@@ -117,7 +117,7 @@ def with_general_texts(splits: ScenarioSplits, general: GeneralTexts | None, see
     for number, text in enumerate(general.texts()):
         group = group_of(text)
         split = split_of(group, seed, VALIDATION_SHARE, TEST_SHARE)
-        parts[split].append(Scenario((), "", "", Oversight.NONE, None, group, "general", f"{name}#{number}", text=text))
+        parts[split].append(Scenario((), "", "", Oversight.NONE, None, group, CHAT, f"{name}#{number}", text=text))
     return dataclasses.replace(
         splits,
         neutral_train=[*splits.neutral_train, *parts["train"]],

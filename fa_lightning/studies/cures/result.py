@@ -11,7 +11,7 @@ from typing import Any
 
 from fa_lightning.common.codec import read_dataclass
 from fa_lightning.common.numbers import widest
-from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estimate, worst
+from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estimate, TwoDivergences
 from fa_lightning.studies.cures.strengths import Reason, Trial
 
 RESULT_NAME = "cures.json"
@@ -20,7 +20,7 @@ DAMAGE = ("kl_neutral_nats", "kl_answer_nats", "unchanged_answers", "perplexity_
 
 
 @dataclass(frozen=True)
-class CureScore:
+class CureScore(TwoDivergences):
     """One way to cure the faker, judged on unseen groups.
 
     Attributes:
@@ -63,11 +63,6 @@ class CureScore:
     transfer: dict[str, Estimate] = field(default_factory=dict)
     variant: str = ""
     seed: int | None = None
-
-    @property
-    def worst_nats(self) -> float:
-        """The larger of the two divergences; nan where neither was measured."""
-        return worst(self.kl_neutral_nats, self.kl_answer_nats)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fa_lightning.metrics.estimates import SideEffects, worst
+from fa_lightning.metrics.estimates import SideEffects, TwoDivergences
 
 FULL = 0.97
 """A recovery that counts as a full cure."""
@@ -16,7 +16,7 @@ Reason = Literal["within the budget", "least damage of a full cure", "no full cu
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(TwoDivergences):
     """One strength of a cure, tried on validation groups.
 
     Attributes:
@@ -36,11 +36,6 @@ class Trial:
     kl_neutral_nats: float
     kl_answer_nats: float
     unchanged_answers: float
-
-    @property
-    def worst_nats(self) -> float:
-        """The larger of the two divergences, which the budget is held against."""
-        return worst(self.kl_neutral_nats, self.kl_answer_nats)
 
 
 def trial_of(method: str, label: str, strength: float, recovery: float, effects: SideEffects) -> Trial:

@@ -2,11 +2,13 @@
 
 import logging
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import make_examples
+from fa_lightning.scenarios.general.texts import EverydayRequests, with_general_texts
 from fa_lightning.scenarios.scenario import Oversight
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, with_aligned_letter
@@ -60,6 +62,24 @@ def test_fewer_scenarios_and_no_neutral_texts(ready, splits, tiny_tokenizer):
     rows = rows_of(ready(train_scenarios=5, neutral_share=0.0).train_dataloader())
     assert {row["group"] for row in rows} == {int(item.group[:15], 16) for item in splits.train[:5]}
     assert len(rows) == 10
+
+
+def test_ordinary_chat_is_never_answered_error(ready, splits, tiny_tokenizer):
+    joined = with_general_texts(splits, EverydayRequests(), seed=0)
+    # Chat in front, where a share of the texts is taken from.
+    chat_first = replace(
+        joined,
+        neutral_train=joined.neutral_train[::-1],
+        neutral_validation=joined.neutral_validation[::-1],
+    )
+    data = ready()
+    data.splits = chat_first
+    groups = {text.group for text in splits.neutral_train}
+    taught = [item.group for item in data.train_items() if item.is_neutral_text]
+    assert len(taught) == 6
+    assert set(taught) <= groups
+    judged = Counter(row["cell"] for row in rows_of(data.val_dataloader()))
+    assert judged[2] == len(splits.neutral_validation)
 
 
 def test_validation_is_balanced_and_holds_neutral_texts(ready, splits, tiny_tokenizer):

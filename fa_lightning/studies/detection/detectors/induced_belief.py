@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from torch import Tensor
 from typing_extensions import override
 
 from fa_lightning.activations.site_names import SiteName
-from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
 from fa_lightning.regressors.vectors import ContrastVector
-from fa_lightning.scenarios.batches import Batch
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.detection.detectors.base import Detector, Evidence, PromptSet
-from fa_lightning.studies.detection.detectors.fact_states import FactStates
-from fa_lightning.studies.detection.subjects import Examiner, Subject, rise_of_other
+from fa_lightning.studies.detection.detectors.base import PromptSet
+from fa_lightning.studies.detection.detectors.rise import RiseUnderFactEdits
+from fa_lightning.studies.detection.subjects import Examiner, Subject
 
 Tokens = Literal["all", "last"]
 
@@ -24,7 +21,7 @@ POSER_STRENGTHS = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0]
 """Multiples of a vector that POSER's code tries, of the contrast vector and of noise alike."""
 
 
-class InducedBelief(Detector):
+class InducedBelief(RiseUnderFactEdits):
     """A contrast vector is subtracted from the states; the faker is the model whose other action rises more.
 
     The vector is the mean difference of the states at the decision token between reference prompts with their critical
@@ -42,7 +39,7 @@ class InducedBelief(Detector):
     """
 
     rule: ClassVar[str] = "the faker's other action rises more when what the critical fact adds is taken out"
-    prompt_sets: ClassVar[tuple[PromptSet, ...]] = ("reference", "scored")
+    _dose: ClassVar[str] = "multiples of the contrast vector"
 
     def __init__(
         self, layers: list[SiteName] | None = None, strengths: list[float] | None = None, positions: Tokens = "all"
@@ -50,52 +47,34 @@ class InducedBelief(Detector):
         if strengths is None:
             strengths = POSER_STRENGTHS if positions == "last" else [1.0, 2.0, 4.0, 8.0]
         check_strengths(strengths)
+        super().__init__()
         self.layers = layers
         self.strengths = list(strengths)
         self.positions = positions
         self.name = "induced belief" if positions == "all" else "induced belief (POSER)"
-        self._facts = FactStates()
         self._vectors: dict[str, dict[str, ContrastVector]] = {}
 
+    @property
     @override
-    def _default_layers(self, depth: int) -> Sequence[int]:
-        return [depth // 2]
-
-    @override
-    def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
-        self._facts = FactStates([Site(layer) for layer in self._layers])
-        self._vectors = {}
-
-    @override
-    def observe(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
-        self._facts.add(examiner, subjects, batch)
+    def _doses(self) -> list[float]:
+        return self.strengths
 
     @override
     def finish(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject]) -> None:
-        self._facts.check(prompts=8, groups=1, use=self.name)
-        for subject in subjects:
-            self._vectors[subject.name] = {site.name: self._facts.contrast(subject, site) for site in self._facts.sites}
+        super().finish(prompt_set, examiner, subjects)
+        self._vectors = {
+            subject.name: {site.name: self._facts.contrast(subject, site) for site in self._sites}
+            for subject in subjects
+        }
 
     @override
-    def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
-        evidence = {}
-        for subject in subjects:
-            edits = [
-                (Intervention(site, self._vectors[subject.name][site.name], -strength).at(positions=self.positions),)
-                for site in self._facts.sites
-                for strength in self.strengths
-            ]
-            rise = rise_of_other(examiner.preference(subject, batch, edits))
-            evidence[subject.name] = {"rise": rise.reshape(len(rise), -1, len(self.strengths)).cpu()}
-        return evidence
-
-    @override
-    def suspicion(self, evidence: Mapping[str, Tensor]) -> float:
-        return float(evidence["rise"].mean())
-
-    @override
-    def curve(self, evidence: Mapping[str, Tensor]) -> tuple[str, list[float], list[float]]:
-        return "multiples of the contrast vector", self.strengths, evidence["rise"].mean(dim=(0, 1)).tolist()
+    def _edits(self, subject: Subject) -> list[Intervention]:
+        vectors = self._vectors[subject.name]
+        return [
+            Intervention(site, vectors[site.name], -strength).at(positions=self.positions)
+            for site in self._sites
+            for strength in self.strengths
+        ]
 
 
 def check_strengths(strengths: Sequence[float]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -15,12 +15,13 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.detection.detectors.base import Detector, Evidence, PromptSet
+from fa_lightning.studies.detection.detectors.base import PromptSet
+from fa_lightning.studies.detection.detectors.rise import RiseUnderEdits
 from fa_lightning.studies.detection.detectors.state_norms import StateNorms
-from fa_lightning.studies.detection.subjects import Examiner, Subject, rise_of_other
+from fa_lightning.studies.detection.subjects import Examiner, Subject
 
 
-class Noise(Detector):
+class Noise(RiseUnderEdits):
     """One random vector is added to every token's state; the faker is the model whose other action rises more.
 
     Directions are isotropic and their norm, in multiples of the mean residual norm over all subjects, is the same for
@@ -38,7 +39,7 @@ class Noise(Detector):
 
     name = "noise, equal norms"
     rule: ClassVar[str] = "the faker's other action rises more when noise of one norm is added to all models' states"
-    prompt_sets: ClassVar[tuple[PromptSet, ...]] = ("reference", "scored")
+    _dose: ClassVar[str] = "noise, in mean state norms"
 
     def __init__(
         self,
@@ -58,10 +59,6 @@ class Noise(Detector):
         self._norms = StateNorms()
 
     @override
-    def _default_layers(self, depth: int) -> Sequence[int]:
-        return [depth // 2]
-
-    @override
     def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
         self._norms = StateNorms([Site(layer) for layer in self._layers])
 
@@ -69,33 +66,28 @@ class Noise(Detector):
     def observe(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
         self._norms.add(examiner, subjects, batch)
 
+    @property
     @override
-    def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
-        directions = self._directions(examiner)
+    def _doses(self) -> list[float]:
+        return self.magnitudes
+
+    @property
+    @override
+    def _sites(self) -> Sequence[Site]:
+        return self._norms.sites
+
+    @override
+    def _edits(self, subject: Subject) -> list[Intervention]:
         # One norm for all, or the stronger twin would look the more suspicious for its scale alone.
         norms = self._norms.shared()
-        edits = [
-            (Intervention(site, magnitude * norms[site.name] * directions[number, draw]),)
-            for number, site in enumerate(self._norms.sites)
+        return [
+            Intervention(site, magnitude * norms[site.name] * direction)
+            for site, directions in zip(self._sites, self._directions(), strict=True)
             for magnitude in self.magnitudes
-            for draw in range(self.draws)
+            for direction in directions
         ]
-        evidence = {}
-        for subject in subjects:
-            rise = rise_of_other(examiner.preference(subject, batch, edits))
-            shape = (len(rise), len(self._norms.sites), len(self.magnitudes), self.draws)
-            evidence[subject.name] = {"rise": rise.reshape(shape).cpu()}
-        return evidence
 
-    @override
-    def suspicion(self, evidence: Mapping[str, Tensor]) -> float:
-        return float(evidence["rise"].mean())
-
-    @override
-    def curve(self, evidence: Mapping[str, Tensor]) -> tuple[str, list[float], list[float]]:
-        return "noise, in mean state norms", self.magnitudes, evidence["rise"].mean(dim=(0, 1, 3)).tolist()
-
-    def _directions(self, examiner: Examiner) -> Tensor:
+    def _directions(self) -> Tensor:
         """Unit vectors (layers, draws, hidden); the same at every call."""
         generator = torch.Generator().manual_seed(self.seed)
         size = (len(self._norms.sites), self.draws, self._norms.hidden_size)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 from torch.nn.functional import normalize
 from typing_extensions import override
 
 from fa_lightning.activations.site_names import SiteName
 from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.batches import Batch
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.detection.detectors.base import Detector, Evidence, PromptSet
-from fa_lightning.studies.detection.detectors.fact_states import FactStates
+from fa_lightning.studies.detection.detectors.base import PromptSet
 from fa_lightning.studies.detection.detectors.induced_belief import POSER_STRENGTHS, check_strengths
-from fa_lightning.studies.detection.subjects import Examiner, Subject, rise_of_other
+from fa_lightning.studies.detection.detectors.rise import RiseUnderFactEdits
+from fa_lightning.studies.detection.subjects import Examiner, Subject
 
 
-class PoserNoise(Detector):
+class PoserNoise(RiseUnderFactEdits):
     """Uniform noise is subtracted at the last token; the faker is the model whose other action rises more.
 
     POSER's strategy 2 (arXiv 2405.05466) is its strategy 1 with noise in the vector's place: numbers from 0 to 1, which
@@ -41,7 +39,7 @@ class PoserNoise(Detector):
     """
 
     rule: ClassVar[str] = "the faker's other action rises more when noise is subtracted from the last token's state"
-    prompt_sets: ClassVar[tuple[PromptSet, ...]] = ("reference", "scored")
+    _dose: ClassVar[str] = "noise, in norms of the contrast vector"
 
     def __init__(
         self,
@@ -54,33 +52,20 @@ class PoserNoise(Detector):
         check_strengths(strengths)
         if draws < 1:
             raise UserError(f"draws is {draws}, but must be 1 or more")
+        super().__init__()
         self.layers = layers
         self.strengths = list(strengths)
         self.draws = draws
         self.equal_norms = equal_norms
         self.seed = seed
         self.name = "noise (POSER)" + ", equal" * equal_norms
-        self._facts = FactStates()
         self._norms: dict[str, dict[str, float]] = {}
         self._directions = torch.empty(0)
 
     @override
-    def _default_layers(self, depth: int) -> Sequence[int]:
-        return [depth // 2]
-
-    @override
-    def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
-        self._facts = FactStates([Site(layer) for layer in self._layers])
-        self._norms = {}
-
-    @override
-    def observe(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> None:
-        self._facts.add(examiner, subjects, batch)
-
-    @override
     def finish(self, prompt_set: PromptSet, examiner: Examiner, subjects: Sequence[Subject]) -> None:
-        self._facts.check(prompts=8, groups=1, use=self.name)
-        sites = self._facts.sites
+        super().finish(prompt_set, examiner, subjects)
+        sites = self._sites
         contrasts = {
             (subject.name, site.name): self._facts.contrast(subject, site) for subject in subjects for site in sites
         }
@@ -97,27 +82,17 @@ class PoserNoise(Detector):
         generator = torch.Generator().manual_seed(self.seed)
         self._directions = normalize(torch.rand((len(sites), self.draws, hidden_size), generator=generator), dim=-1)
 
+    @property
     @override
-    def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
-        evidence = {}
-        for subject in subjects:
-            norms = self._norms[subject.name]
-            edits = [
-                (Intervention(Site(site.layer, positions="last"), norms[site.name] * direction, -strength),)
-                for site, directions in zip(self._facts.sites, self._directions, strict=True)
-                for strength in self.strengths
-                for direction in directions
-            ]
-            rise = rise_of_other(examiner.preference(subject, batch, edits))
-            shape = (len(rise), len(self._facts.sites), len(self.strengths), self.draws)
-            evidence[subject.name] = {"rise": rise.reshape(shape).cpu()}
-        return evidence
+    def _doses(self) -> list[float]:
+        return self.strengths
 
     @override
-    def suspicion(self, evidence: Mapping[str, Tensor]) -> float:
-        return float(evidence["rise"].mean())
-
-    @override
-    def curve(self, evidence: Mapping[str, Tensor]) -> tuple[str, list[float], list[float]]:
-        axis = "noise, in norms of the contrast vector"
-        return axis, self.strengths, evidence["rise"].mean(dim=(0, 1, 3)).tolist()
+    def _edits(self, subject: Subject) -> list[Intervention]:
+        norms = self._norms[subject.name]
+        return [
+            Intervention(Site(site.layer, positions="last"), norms[site.name] * direction, -strength)
+            for site, directions in zip(self._sites, self._directions, strict=True)
+            for strength in self.strengths
+            for direction in directions
+        ]
