@@ -55,7 +55,7 @@ def lora_config(model: Any, lora: LoraArguments) -> Any:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora_targets(model, lora.target_modules),
+        target_modules=lora_targets(model, lora.target_modules, lora.train_from),
         task_type="CAUSAL_LM",
     )
 

@@ -50,12 +50,22 @@ class LoraArguments:
         alpha: the update is scaled by alpha / rank.
         dropout: probability on the adapter's input.
         target_modules: linear layers that get an adapter, by name (`q_proj`), or `all-linear`.
+        train_from: depth of the first decoder block that gets one, 0 to 1: block round(depth * (blocks - 1)), as sites
+            are named. The blocks below stay the backbone's own.
+
+    Raises:
+        UserError: the depth is not from 0 to 1.
     """
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.0
     target_modules: list[str] | str = field(default_factory=lambda: ["q_proj", "v_proj"])
+    train_from: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.train_from <= 1:
+            raise UserError(f"lora.train_from is {self.train_from}, but must be a depth from 0 to 1, such as 0.6")
 
 
 @dataclass(frozen=True)

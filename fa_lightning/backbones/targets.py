@@ -34,24 +34,27 @@ def linear_layers(model: Any) -> Counter[str]:
     )
 
 
-def lora_targets(model: Any, target_modules: Collection[str] | str) -> list[str]:
+def lora_targets(model: Any, target_modules: Collection[str] | str, train_from: float = 0.0) -> list[str]:
     """The layers that an adapter goes into, as PEFT is to be told them.
 
     Names of layers stay as they are, but where layers outside the decoder blocks have the same name (a vision tower has
-    a `q_proj` too): then those in the blocks are named one by one.
+    a `q_proj` too), or blocks are left out: then those in the blocks are named one by one.
 
     Args:
         model: the backbone.
         target_modules: names of layers, or their ends; one name alone; or `all-linear`.
+        train_from: depth of the first block that is adapted, see `LoraArguments`.
 
     Raises:
         UserError: no layer has such a name, which PEFT passes over as long as one of the names is right; the names that
-            there are are listed with their number of layers.
+            there are are listed with their number of layers. Or none of that name is in the blocks from there on.
     """
     names = [target_modules] if isinstance(target_modules, str) else list(target_modules)
     if names == [ALL_LINEAR]:
         names = list(linear_layers(model))
-    blocks = f"{layers_path(model)}."
+    blocks = layers_path(model)
+    depth = len(decoder_layers(model)) - 1
+    adapted = tuple(f"{blocks}.{block}." for block in range(round(train_from * depth), depth + 1))
     paths = [path for path, _ in model.named_modules()]
     matched = {name: [path for path in paths if f".{path}".endswith(f".{name}")] for name in names}
     unknown = [name for name in names if not matched[name]]
@@ -64,7 +67,12 @@ def lora_targets(model: Any, target_modules: Collection[str] | str) -> list[str]
         )
     targets: list[str] = []
     for name in names:
-        inside = [path for path in matched[name] if path.startswith(blocks)]
+        inside = [path for path in matched[name] if path.startswith(adapted)]
+        if train_from and not inside:
+            raise UserError(
+                f"lora.train_from is {train_from}, but no layer called {name} is in the blocks from {adapted[0]}: "
+                "set it lower, or leave the name out of lora.target_modules"
+            )
         targets += inside if 0 < len(inside) < len(matched[name]) else [name]
     return targets
 

@@ -4,6 +4,7 @@ import copy
 import inspect
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,24 @@ def test_a_fresh_adapter_on_16_bit_weights_is_trained_in_float32(backbone):
 def test_one_name_and_all_linear_are_read_as_what_they_say(backbone, targets, adapted):
     model = attach_adapter(load_backbone(backbone), "faking", LoraArguments(2, 8, 0.0, targets))
     assert sum(name.endswith("lora_A.faking.weight") for name, _ in model.named_parameters()) == adapted
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "mlp.up_proj"], "all-linear"])
+@pytest.mark.parametrize("train_from", [0.0, 0.5, 0.6, 1.0])
+def test_blocks_below_the_depth_of_train_from_stay_the_backbones_own(make_backbone, targets, train_from):
+    folder = make_backbone(num_hidden_layers=4)
+    model = attach_adapter(load_backbone(folder), "faking", LoraArguments(2, 4, 0.0, targets, train_from))
+    first = {0.0: 0, 0.5: 2, 0.6: 2, 1.0: 3}[train_from]
+    adapted = Counter(name.split("layers.")[1][0] for name, one in model.named_parameters() if one.requires_grad)
+    # Two matrices in each of the layers.
+    assert adapted == {str(block): 2 * (2 if isinstance(targets, list) else 7) for block in range(first, 4)}
+
+
+def test_a_depth_that_no_target_reaches_or_that_is_none_is_refused(backbone):
+    with pytest.raises(UserError, match=r"no layer called layers.0.mlp.up_proj is in the blocks from model.layers.1."):
+        attach_adapter(load_backbone(backbone), "faking", LoraArguments(2, 4, 0.0, ["layers.0.mlp.up_proj"], 1.0))
+    with pytest.raises(UserError, match="train_from is 18, but must be a depth from 0 to 1"):
+        LoraArguments(train_from=18)
 
 
 def test_one_name_that_no_layer_has_is_refused_with_those_that_there_are(backbone):
