@@ -105,19 +105,25 @@ def refuse_change(stage: str, recorded: Mapping[str, Any], now: Mapping[str, Any
     Raises:
         UserError: naming the fields that differ, with both values, and how to refit.
     """
-    recorded, now = strict(recorded), json.loads(json.dumps(strict(now), default=str))
-    names = {key for key in {*recorded, *now} if key.startswith(INPUT)}
-    both = {key for key in names if key in recorded and key in now}
-    passed = (names - both) | {key.removeprefix(INPUT) for key in both}
-    compared = sorted({key for key in {*recorded, *now} if _counts(key)} - passed)
-    changed = [key for key in compared if recorded.get(key) != now.get(key)]
+    changed = changes(recorded, now)
     if changed:
-        lines = "\n".join(f"  {key}: was {recorded.get(key)!r}, is {now.get(key)!r}" for key in changed[:8])
+        lines = "\n".join(f"  {key}: was {was!r}, is {is_now!r}" for key, (was, is_now) in list(changed.items())[:8])
         more = f"\n  and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise UserError(
             f"stage {stage} was made from something else:\n{lines}{more}\nRun with --refit {stage} to make "
             "it and what depends on it again, or change the config back."
         )
+
+
+def changes(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two fingerprints differ, with both values; artefacts are compared as `refuse_change` says."""
+    recorded, now = strict(recorded), json.loads(json.dumps(strict(now), default=str))
+    names = {key for key in {*recorded, *now} if key.startswith(INPUT)}
+    both = {key for key in names if key in recorded and key in now}
+    passed = (names - both) | {key.removeprefix(INPUT) for key in both}
+    compared = sorted({key for key in {*recorded, *now} if _counts(key)} - passed)
+    values = {key: (recorded.get(key), now.get(key)) for key in compared}
+    return {key: (was, is_now) for key, (was, is_now) in values.items() if was != is_now}
 
 
 def digest_of(fingerprint: Mapping[str, Any]) -> str:

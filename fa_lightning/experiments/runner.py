@@ -22,6 +22,7 @@ from fa_lightning.experiments.compose import Composition
 from fa_lightning.experiments.fingerprint import INPUT, fingerprint_of, flat, refuse_change
 from fa_lightning.experiments.lightning_cli import lightning_cli
 from fa_lightning.experiments.locks import FolderLocks
+from fa_lightning.experiments.organisms import differences, organisms_of, take
 from fa_lightning.experiments.overrides import Overrides, config_words, refuse_wrong_values, words_by_stage
 from fa_lightning.experiments.plan import made_again, plan_of, progress_of, summary_of
 from fa_lightning.experiments.resume import ResumePoint
@@ -82,7 +83,7 @@ def _run(
         locks.take(trial_of(chain).outputs)
         with tried(chain):
             refuse_wrong_values(moved, trainer_config, laid, moved)
-            _run_all(locks, moved, [], trainer_config, laid, console)
+            _run_all(locks, moved, [], {}, trainer_config, laid, console)
         _say(console, "every stage ran; of a trial (trainer.fast_dev_run) nothing is kept")
         return
     remade = made_again(plan, refit)
@@ -104,7 +105,7 @@ def _run(
     # A stage that is run by itself ends the study only with all others; an optional one has results of its own.
     own = [stage for stage in plan if stage.optional] or [s for s in composition.stages(study) if not s.optional]
     was_done = all(stage.is_done() for stage in own)
-    data = _run_all(locks, plan, remade, trainer_config, words, console)
+    data = _run_all(locks, plan, remade, organisms_of(plan, chain), trainer_config, words, console)
     if all(stage.is_done() for stage in own):
         # The DataModule of another stage, run by itself, knows no twins.
         twins = data if plan[-1].title == own[-1].title else None
@@ -115,6 +116,7 @@ def _run_all(
     locks: FolderLocks,
     plan: list[Stage],
     remade: Sequence[Stage],
+    organisms: Mapping[str, Path],
     trainer_config: Path | None,
     words: Mapping[str, Sequence[str]],
     console: Console,
@@ -138,6 +140,15 @@ def _run_all(
             if recorded["state"] == "done":
                 stage.refuse_loss(recorded)
                 _say(console, f"{title}: done, skipped")
+                continue
+        if recorded is None and stage not in remade and stage.title in organisms:
+            organism = organisms[stage.title]
+            if other := differences(organism, fingerprint):
+                _say(console, f"{title}: {organism} is not taken, it was made otherwise ({other[0]})")
+            else:
+                take(organism, stage, fingerprint)
+                _say(console, f"{title}: taken from {organism}; --refit {stage.title} makes it from nothing")
+                locks.release(stage.folder)
                 continue
         checkpoint = None if stage in remade else _usable_checkpoint(stage, console, title)
         _say(console, f"{title}: {'started' if checkpoint is None else 'resumed'}")

@@ -1,0 +1,123 @@
+"""Twins that ship: finished adapters of a base, which a run takes in the place of a fit that would make the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from fa_lightning.backbones.adapters import SIDECAR
+from fa_lightning.common.files import whole_folder
+from fa_lightning.common.user_files import json_value, read_text
+from fa_lightning.errors import UserError
+from fa_lightning.experiments.chain import Chain
+from fa_lightning.experiments.fingerprint import changes
+from fa_lightning.experiments.shipped import PACKAGE
+from fa_lightning.experiments.stage import RECORD, Stage
+
+ORGANISMS = PACKAGE.parent / "organisms"
+"""Beside the package in a clone; a wheel has none, and fits its twins."""
+ADAPTER = "adapter"
+"""Folder of a stage that holds what it has fitted."""
+PATIENCE_SECONDS = 60.0
+"""How long other ranks wait for rank zero."""
+_FILES = ("adapter_config.json", "adapter_model.safetensors", SIDECAR)
+_FACTS = ("fingerprint", "metrics", "seconds", "precision")
+_MAY_DIFFER = ("version.", "scenarios.", "input.")
+"""Libraries, and records that another copy of the scenarios' source holds: groups stay in their splits. That the
+backbone is the same is seen when the adapter is loaded."""
+
+
+def organisms_of(plan: Sequence[Stage], chain: Chain) -> dict[str, Path]:
+    """Where the stages of a plan have an adapter that ships, by their titles.
+
+    Args:
+        plan: the stages of a run.
+        chain: that they are of.
+    """
+    folders = {stage.title: ORGANISMS / stage.folder.relative_to(chain.outputs) for stage in plan}
+    return {title: folder for title, folder in folders.items() if (folder / RECORD).is_file()}
+
+
+def differences(organism: Path, fingerprint: Mapping[str, Any]) -> list[str]:
+    """What a fit would do otherwise than the one that made an organism, each as a line that names the field.
+
+    Args:
+        organism: its folder.
+        fingerprint: of the stage as it would be fitted now.
+
+    Raises:
+        UserError: the organism's record is damaged.
+    """
+    found = changes(_record(organism)["fingerprint"], fingerprint)
+    return [f"{key}: {was!r}, here {now!r}" for key, (was, now) in found.items() if not key.startswith(_MAY_DIFFER)]
+
+
+def take(organism: Path, stage: Stage, fingerprint: Mapping[str, Any]) -> None:
+    """Make an organism the finished artefact of a stage, in one step; rank zero does, and the others wait for it.
+
+    Args:
+        organism: its folder.
+        stage: that has made nothing yet.
+        fingerprint: of the stage as it would be fitted now.
+
+    Raises:
+        UserError: the organism's record is damaged, or rank zero has not come to an end with it.
+    """
+    if getattr(rank_zero_only, "rank", 0):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not stage.is_done():
+            if time.monotonic() > deadline:
+                raise UserError(f"rank zero has not taken {organism} in {PATIENCE_SECONDS:.0f} s: its log says why")
+            time.sleep(0.1)
+        return
+    facts = {name: value for name, value in _record(organism).items() if name != "fingerprint"}
+    with whole_folder(stage.folder) as fresh:
+        (fresh / ADAPTER).mkdir()
+        for name in _FILES:
+            shutil.copyfile(organism / name, fresh / ADAPTER / name)
+        taken = replace(stage, folder=fresh)
+        taken.write("done", fingerprint, **facts, resumed=False, organism=True, artefacts=taken.artefacts())
+
+
+def ship(stage: Stage, chain: Chain, card: str) -> Path:
+    """Write what a finished stage has fitted as an organism, in bfloat16; an older one is replaced.
+
+    Args:
+        stage: done, with an adapter.
+        chain: that it is of.
+        card: text of its README.
+
+    Raises:
+        UserError: the stage is not done, or made no adapter.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    record, adapter = stage.record(), stage.folder / ADAPTER
+    if record is None or record["state"] != "done" or not (adapter / _FILES[0]).is_file():
+        raise UserError(f"{stage.title} is not done, or fitted no adapter: run it first, with `fit {stage.study}`")
+    folder = ORGANISMS / stage.folder.relative_to(chain.outputs)
+    with whole_folder(folder) as fresh:
+        for name in _FILES:
+            shutil.copyfile(adapter / name, fresh / name)
+        weights = load_file(fresh / _FILES[1])
+        save_file({name: one.to(torch.bfloat16) for name, one in weights.items()}, fresh / _FILES[1])
+        facts = {name: record[name] for name in _FACTS}
+        (fresh / RECORD).write_text(json.dumps(facts, indent=2, sort_keys=True) + os.linesep, encoding="utf-8")
+        (fresh / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def _record(organism: Path) -> dict[str, Any]:
+    record = json_value(read_text(organism / RECORD), str(organism / RECORD))
+    if not isinstance(record, dict) or not set(_FACTS) <= record.keys():
+        raise UserError(f"{organism / RECORD} lacks some of {', '.join(_FACTS)}: make the organism again")
+    return record
