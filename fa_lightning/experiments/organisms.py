@@ -30,9 +30,9 @@ PATIENCE_SECONDS = 60.0
 """How long other ranks wait for rank zero."""
 _FILES = ("adapter_config.json", "adapter_model.safetensors", SIDECAR)
 _FACTS = ("fingerprint", "metrics", "seconds", "precision")
-_MAY_DIFFER = ("version.", "scenarios.", "input.")
-"""Libraries, and records that another copy of the scenarios' source holds: groups stay in their splits. That the
-backbone is the same is seen when the adapter is loaded."""
+_MAY_DIFFER = ("version.", "scenarios.", "input.", "model.init_args.backbone.dtype")
+"""Libraries; records that another copy of the scenarios' source holds, whose groups stay in their splits; what the
+machine at hand is fast in. That the backbone is the same is seen when the adapter is loaded."""
 
 
 def organisms_of(plan: Sequence[Stage], chain: Chain) -> dict[str, Path]:

@@ -76,6 +76,7 @@ def test_an_organism_becomes_the_finished_stage(shipped, stage, chain):
         ("model.init_args.lora.rank", 8, ["model.init_args.lora.rank: 16, here 8"]),
         ("scenarios.poser", "another clone", []),
         ("version.torch", "2.14", []),
+        ("model.init_args.backbone.dtype", "bfloat16", []),
     ],
 )
 def test_only_what_would_make_another_fit_counts(shipped, field, value, told):
