@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from fa_lightning.activations.store_writer import StoreWriter
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.activity import doing
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs, padded_width
+
+Item = TypeVar("Item")
 
 Plan = dict[str, tuple[str, list[Example]]]
 """What each shard holds: shard identifier to (split, examples)."""
@@ -51,17 +53,9 @@ def record(variants: Variants, writer: StoreWriter, plan: Plan, sites: Sequence[
     Returns:
         The number of shards written.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     pending = writer.pending(list(plan))
     on_cpu = variants.device.type == "cpu"
-    console = Console()
-    hidden = writer.rank != 0 or not pending or not console.is_terminal
-    # Drawn seldom: the thread that draws takes a core from the CPU's passes.
-    progress = track(
-        pending, "capturing", disable=hidden, transient=True, console=console, refresh_per_second=2, update_period=0.5
-    )
+    progress = tracked(pending, "capturing", hidden=writer.rank != 0)
     with ThreadPoolExecutor(max_workers=1) as disk:
         writing: Future[Any] | None = None
         for shard_id in progress:
@@ -83,6 +77,19 @@ def record(variants: Variants, writer: StoreWriter, plan: Plan, sites: Sequence[
         if writing is not None:
             writing.result()
     return len(pending)
+
+
+def tracked(items: Sequence[Item], what: str, hidden: bool = False) -> Iterable[Item]:
+    """Items behind a progress bar, where there is a terminal to draw it on."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console()
+    disabled = hidden or not items or not console.is_terminal
+    # Drawn seldom: the thread that draws takes a core from the CPU's passes.
+    return track(
+        items, what, disable=disabled, transient=True, console=console, refresh_per_second=2, update_period=0.5
+    )
 
 
 def forward_batches(examples: Sequence[Example], tokens: int) -> Iterator[Sequence[Example]]:

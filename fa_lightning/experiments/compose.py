@@ -94,7 +94,11 @@ class Composition:
         # Laid over the whole, where a value that refers to the base is known: a key of it may be replaced by itself.
         context = over(
             self.base.values,
-            {"study": "${studies." + study + "}", "seed": self.chain.seed},
+            {
+                "study": "${studies." + study + "}",
+                "seed": self.chain.seed,
+                "base_folder": str(self.chain.folder.parent),
+            },
             stage,
             OmegaConf.select(self.base.values, laid) or {},
         )

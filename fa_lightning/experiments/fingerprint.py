@@ -44,6 +44,7 @@ SPEED = frozenset(
         "prefetch_factor",
         "gradient_checkpointing",
         "trust_remote_code",
+        "frozen_half",
     )
 )
 """Arguments of any class that cost or save time and memory, or allow something, and change no number."""

@@ -121,6 +121,10 @@ class ExampleDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.examples)
 
+    def every_example(self) -> Sequence[Example]:
+        """All prompts that batches may hold."""
+        return self.examples
+
     def __getitem__(self, indices: list[int]) -> Batch:
         return collate([self.examples[index] for index in indices], self.pad_token)
 

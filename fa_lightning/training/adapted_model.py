@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from fa_lightning.backbones.optimization import evaluating
 from fa_lightning.metrics.divergences import text_divergence
 from fa_lightning.scenarios.answers import answer_logits
 from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.training.frozen_half import FrozenHalf
 from fa_lightning.training.states import recorded_states
 
 ORIGIN = "start"
@@ -35,26 +36,30 @@ class AdaptedModel:
     Args:
         model: the PEFT model, with the adapter that learns active.
         origin: adapter that PEFT knows the origin by; `NO_ADAPTER` is the backbone alone.
+        frozen_half: where states that enter the first adapted block are kept; both models go on from them.
     """
 
-    def __init__(self, model: Any, origin: str = NO_ADAPTER) -> None:
+    def __init__(self, model: Any, origin: str = NO_ADAPTER, frozen_half: FrozenHalf | None = None) -> None:
         self.model = model
         self.origin = origin
+        self.frozen_half = frozen_half
 
     def answer_logits(self, batch: Batch) -> Tensor:
         """Logits (batch, vocabulary) of the token after each prompt."""
-        return answer_logits(self.model, model_inputs(batch)).float()
+        with self._going_on(batch):
+            return answer_logits(self.model, model_inputs(batch)).float()
 
     def origin_logits(self, batch: Batch) -> Tensor:
         """The same of the origin, without dropout and gradients."""
-        with undisturbed(self.model):
+        with undisturbed(self.model), self._going_on(batch):
             return answer_logits(self.model, model_inputs(batch), **self._as_origin(batch)).float()
 
     def divergence(self, texts: Batch) -> Tensor:
         """KL(origin || model) on left-padded texts, nats (see `text_divergence`)."""
-        with undisturbed(self.model):
-            origin = self.model(**model_inputs(texts), use_cache=False, **self._as_origin(texts)).logits
-        logits = self.model(**model_inputs(texts), use_cache=False).logits
+        with self._going_on(texts):
+            with undisturbed(self.model):
+                origin = self.model(**model_inputs(texts), use_cache=False, **self._as_origin(texts)).logits
+            logits = self.model(**model_inputs(texts), use_cache=False).logits
         return text_divergence(origin, logits, texts["attention_mask"])
 
     def states(self, batch: Batch, layers: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
@@ -67,9 +72,12 @@ class AdaptedModel:
             return self._states(batch, layers, **self._as_origin(batch))
 
     def _states(self, batch: Batch, layers: Sequence[int], **options: Any) -> tuple[dict[int, Tensor], Tensor]:
-        with recorded_states(decoder_layers(self.model), layers) as states:
+        with recorded_states(decoder_layers(self.model), layers) as states, self._going_on(batch):
             logits = answer_logits(self.model, model_inputs(batch), **options).float()
         return states, logits
+
+    def _going_on(self, batch: Batch) -> AbstractContextManager[None]:
+        return nullcontext() if self.frozen_half is None else self.frozen_half.going_on(batch)
 
     def _as_origin(self, batch: Batch) -> dict[str, Any]:
         # Named for each row, since a swap of the active adapter would freeze and thaw weights in the middle of a fit.

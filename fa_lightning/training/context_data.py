@@ -12,6 +12,7 @@ from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import (
     Batch,
+    Example,
     ExampleDataset,
     collate,
     make_examples,
@@ -81,6 +82,10 @@ class ContextDataset(ExampleDataset):
         super().__init__([plain for plain, _ in kept], tokenizer.pad_token_id)
         self.behind = [behind for _, behind in kept]
         refuse_beyond_positions(tokenizer, (behind.prompt for behind in self.behind))
+
+    @override
+    def every_example(self) -> Sequence[Example]:
+        return [*self.examples, *self.behind]
 
     @override
     def __getitem__(self, indices: list[int]) -> Batch:

@@ -71,6 +71,10 @@ class ContrastDataset(ExampleDataset):
         self.answers = answers
 
     @override
+    def every_example(self) -> Sequence[Example]:
+        return [*self.examples, *self.opposites, *self.plain, *self.plain_opposites]
+
+    @override
     def __getitem__(self, indices: list[int]) -> Batch:
         asked, plain = (
             collate([part[index] for part in pair for index in indices], self.pad_token)

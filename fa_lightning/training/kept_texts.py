@@ -32,6 +32,10 @@ class WithKeptTexts(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def every_example(self) -> Sequence[Example]:
+        """All prompts and texts that batches may hold."""
+        return [*self.dataset.every_example(), *self.texts]
+
     @override
     def __getitem__(self, indices: list[int]) -> Batch:
         chosen = [self.texts[index % len(self.texts)] for index in indices[: self.count]]

@@ -6,19 +6,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import adapter_config, attach_adapter, lora_config, ready_for_training
-from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments, OptimizerArguments
+from fa_lightning.backbones.arguments import BackboneArguments, DType, LoraArguments, OptimizerArguments
 from fa_lightning.backbones.optimization import adamw_with_warmup
+from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.backbones.targets import load_weights, refuse_beyond_lora
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.training.adapted_model import NO_ADAPTER, ORIGIN, AdaptedModel
 from fa_lightning.training.data import ScenarioDataModule
 from fa_lightning.training.frozen_backbone import FrozenBackboneModule
+from fa_lightning.training.frozen_half import FrozenHalf, first_adapted, prompts_served
 from fa_lightning.training.kept_texts import texts_of
 from fa_lightning.training.objectives.objective import Objective
 
@@ -48,6 +52,10 @@ class AdapterModule(FrozenBackboneModule):
             is read, per token, and what is said (see `text_divergence`). A fresh adapter starts from the backbone. The
             same term for every objective, logged as `train/kept`; the texts stand beside the batches of a
             `ScenarioDataModule`. 0 leaves it out.
+        frozen_half: folder for the states that enter the first adapted block, which fits share; before the first epoch
+            those of all prompts of training and validation are computed, and each epoch goes on from them. It stays
+            until it is deleted. None computes all blocks in every epoch.
+        frozen_half_dtype: of the states on disk; None is the backbone's.
 
     Raises:
         UserError: both `start_from` and `beneath` are given, or `keep` is negative, or given with `beneath`.
@@ -63,6 +71,8 @@ class AdapterModule(FrozenBackboneModule):
         beneath: str | None = None,
         gradient_checkpointing: bool = False,
         keep: float = 0.0,
+        frozen_half: str | None = None,
+        frozen_half_dtype: DType | None = None,
     ) -> None:
         if not keep >= 0:
             raise UserError(f"keep is {keep}, but must be 0 or more, such as 1: it is the weight of a divergence")
@@ -89,6 +99,8 @@ class AdapterModule(FrozenBackboneModule):
                 "beneath": beneath,
                 "gradient_checkpointing": gradient_checkpointing,
                 "keep": keep,
+                "frozen_half": frozen_half,
+                "frozen_half_dtype": frozen_half_dtype,
                 "_instantiator": "lightning.pytorch.cli.instantiate_module",
             }
         )
@@ -98,12 +110,15 @@ class AdapterModule(FrozenBackboneModule):
         self.start_from = start_from
         self.beneath = beneath
         self.keep = keep
+        self.frozen_half = frozen_half
+        self.frozen_half_dtype = frozen_half_dtype
+        self._frozen_half: FrozenHalf | None = None
         self.whole_weights = str(objective.method) if objective.needs_whole_weights else ""
 
     @property
     def adapted(self) -> AdaptedModel:
         """The model as the objective is given it."""
-        return AdaptedModel(self.model, NO_ADAPTER if self.start_from is None else ORIGIN)
+        return AdaptedModel(self.model, NO_ADAPTER if self.start_from is None else ORIGIN, self._frozen_half)
 
     @override
     def attach(self, backbone: Any) -> Any:
@@ -142,6 +157,9 @@ class AdapterModule(FrozenBackboneModule):
             notes["start_from"] = self.start_from
         if self.keep:
             notes["keep"] = self.keep
+        if self._frozen_half is not None:
+            states = self._frozen_half.states
+            notes["frozen_half"] = {"block": self._frozen_half.block, "dtype": str(states.dtype).removeprefix("torch.")}
         if self.beneath is not None:
             notes["beneath"] = str(Path(self.beneath))
         if self.objective.is_cure(self.start_from is not None):
@@ -165,7 +183,43 @@ class AdapterModule(FrozenBackboneModule):
                 f"keep is {self.keep}, but neutral texts stand beside the batches of a ScenarioDataModule, and the "
                 f"data is a {type(data).__name__}: set keep to 0"
             )
+        if self.frozen_half is not None and isinstance(self.trainer.strategy, ShardedStrategy):
+            raise UserError(
+                f"frozen_half is {self.frozen_half!r}, but this strategy cuts the weights over ranks, which then have "
+                "to run all blocks together: set frozen_half to null, or use configs/trainer/ddp.yaml"
+            )
         self.objective.begin(data)
+
+    @override
+    def on_train_start(self) -> None:
+        # A trial of one batch would compute the states of all.
+        if self.frozen_half is None or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if first_adapted(self.model) == 0:
+            rank_zero_info("frozen_half has no effect: the adapter begins at the first block (see lora.train_from)")
+            return
+        trainer = self.trainer
+        facts = {
+            "weights": self.fingerprint["weights"],
+            "backbone_dtype": self.backbone.dtype,
+            "load_in_4bit": self.backbone.load_in_4bit,
+            "precision": trainer.precision,
+        }
+        dtype = getattr(torch, self.frozen_half_dtype or self.backbone.dtype)
+        frozen_half = FrozenHalf(self.model, Path(self.frozen_half), facts, dtype)
+        frozen_half.fill(
+            [*prompts_served(trainer.train_dataloader), *prompts_served(trainer.val_dataloaders)],
+            self.tokenizer.pad_token_id,
+            trainer.global_rank,
+            trainer.world_size,
+            trainer.strategy.barrier,
+            trainer.precision_plugin.forward_context,
+        )
+        self._frozen_half = frozen_half
+
+    @override
+    def answer_logits(self, batch: Batch) -> Tensor:
+        return self.adapted.answer_logits(batch)
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

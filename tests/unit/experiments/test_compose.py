@@ -95,6 +95,14 @@ def test_a_base_lays_values_over_a_study_and_its_stages(world: World) -> None:
     assert config(stages["02_all"])["model"]["more"] == 16
 
 
+def test_a_base_may_name_a_folder_that_its_chains_share(world: World) -> None:
+    laid = {"first": {"stages": {"02_aligned": {"model": {"frozen_half": "${base_folder}/frozen_half"}}}}}
+    base = world({"pretraining": {"a": 1}, "studies": laid})
+    for seed in (0, 3):
+        found = config(stages_of(base, "first", seed=seed)["02_aligned"])
+        assert found["model"]["frozen_half"] == "checkpoints/toy/frozen_half"
+
+
 def test_a_base_extends_another(world: World, tmp_path: Path) -> None:
     world({"pretraining": {"a": 1}, "batch_size": 4, "twins": {"epochs": 9}})
     own = tmp_path / "mine.yaml"

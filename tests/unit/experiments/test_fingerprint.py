@@ -76,6 +76,7 @@ def test_it_holds_what_is_made() -> None:
         {"data__init_args__num_workers": 4},
         {"trainer__num_sanity_val_steps": 0, "trainer__log_every_n_steps": 7, "trainer__enable_progress_bar": False},
         {"model__init_args": {"rank": 4, "gradient_checkpointing": True, "trust_remote_code": True}},
+        {"model__init_args": {"rank": 4, "frozen_half": "checkpoints/toy/frozen_half", "frozen_half_dtype": None}},
         {"trainer__callbacks": CONFIG["trainer"]["callbacks"][1:]},
         {"data__init_args__scenarios": {"init_args": {"root": "others"}}},
     ],
@@ -92,6 +93,8 @@ def test_what_changes_no_artefact_does_not_count(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        # Rounded states are other states.
+        ("model__init_args__frozen_half_dtype", "bfloat16"),
         ("trainer__limit_train_batches", 2),
         ("trainer__max_steps", 5),
         ("trainer__overfit_batches", 1),
