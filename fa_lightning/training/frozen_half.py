@@ -253,4 +253,4 @@ def _reads_more(model: Any) -> UserError:
 
 
 def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"
+    return f"{size / 1e9:.2f} GB"

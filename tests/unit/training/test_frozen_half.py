@@ -339,7 +339,7 @@ def test_data_sets_tell_all_prompts_of_any_epoch(make_fit, deep, source, make_tr
 
 def test_a_full_disk_is_told_before_anything_is_written(make_fit, deep, examples, tmp_path, monkeypatch):
     monkeypatch.setattr(frozen_half.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(ValueError, match=r"need .* GB in .*, and 1e-06 GB are free: make room"):
+    with pytest.raises(ValueError, match=r"need .* GB in .*, and 0.00 GB are free: make room"):
         filled(ready(make_fit(Answers(), deep, **UPPER)), examples, tmp_path)
     assert not list(tmp_path.rglob("*.safetensors"))
 
