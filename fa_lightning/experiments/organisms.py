@@ -46,18 +46,24 @@ def organisms_of(plan: Sequence[Stage], chain: Chain) -> dict[str, Path]:
     return {title: folder for title, folder in folders.items() if (folder / RECORD).is_file()}
 
 
-def differences(organism: Path, fingerprint: Mapping[str, Any]) -> list[str]:
-    """What a fit would do otherwise than the one that made an organism, each as a line that names the field.
-
-    Args:
-        organism: its folder.
-        fingerprint: of the stage as it would be fitted now.
+def made_from(organism: Path) -> dict[str, Any]:
+    """The fingerprint of the fit that made an organism.
 
     Raises:
         UserError: the organism's record is damaged.
     """
-    found = changes(_record(organism)["fingerprint"], fingerprint)
-    return [f"{key}: {was!r}, here {now!r}" for key, (was, now) in found.items() if not key.startswith(_MAY_DIFFER)]
+    return dict(_record(organism)["fingerprint"])
+
+
+def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a fit would do otherwise than the one that made an organism, each as a line that names the field.
+
+    Args:
+        recorded: fingerprint of the organism.
+        now: of the stage as it would be fitted now.
+    """
+    found = changes(recorded, now)
+    return [f"{key}: {was!r}, here {here!r}" for key, (was, here) in found.items() if not key.startswith(_MAY_DIFFER)]
 
 
 def take(organism: Path, stage: Stage, fingerprint: Mapping[str, Any]) -> None:

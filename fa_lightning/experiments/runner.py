@@ -22,7 +22,7 @@ from fa_lightning.experiments.compose import Composition
 from fa_lightning.experiments.fingerprint import INPUT, fingerprint_of, flat, refuse_change
 from fa_lightning.experiments.lightning_cli import lightning_cli
 from fa_lightning.experiments.locks import FolderLocks
-from fa_lightning.experiments.organisms import differences, organisms_of, take
+from fa_lightning.experiments.organisms import differences, made_from, organisms_of, take
 from fa_lightning.experiments.overrides import Overrides, config_words, refuse_wrong_values, words_by_stage
 from fa_lightning.experiments.plan import made_again, plan_of, progress_of, summary_of
 from fa_lightning.experiments.resume import ResumePoint
@@ -143,7 +143,8 @@ def _run_all(
                 continue
         if recorded is None and stage not in remade and stage.title in organisms:
             organism = organisms[stage.title]
-            if other := differences(organism, fingerprint):
+            made = made_from(organism)
+            if other := differences(made, _known_to(made, fingerprint, cli)):
                 _say(console, f"{title}: {organism} is not taken, it was made otherwise ({other[0]})")
             else:
                 take(organism, stage, fingerprint)

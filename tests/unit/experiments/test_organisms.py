@@ -80,7 +80,7 @@ def test_an_organism_becomes_the_finished_stage(shipped, stage, chain):
     ],
 )
 def test_only_what_would_make_another_fit_counts(shipped, field, value, told):
-    assert organisms.differences(shipped, FINGERPRINT | {field: value}) == told
+    assert organisms.differences(organisms.made_from(shipped), FINGERPRINT | {field: value}) == told
 
 
 def test_a_stage_of_another_base_or_seed_has_none(shipped, stage, chain):
@@ -103,7 +103,7 @@ def test_a_kill_while_it_is_taken_leaves_nothing(shipped, stage, monkeypatch):
 def test_a_damaged_record_is_named(shipped):
     (shipped / "stage.json").write_text(json.dumps({"fingerprint": {}}))
     with pytest.raises(UserError, match=r"stage.json lacks some of fingerprint, metrics, seconds, precision"):
-        organisms.differences(shipped, FINGERPRINT)
+        organisms.made_from(shipped)
 
 
 def test_a_stage_that_is_not_done_is_not_shipped(stage, chain):
