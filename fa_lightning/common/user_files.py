@@ -118,19 +118,20 @@ def json_lines(text: str, path: Path | str) -> Iterator[tuple[int, Any]]:
             raise UserError(f"{path}, line {number} is {line[:60]!r}, but must be one whole JSON value") from error
 
 
-def json_value(text: str, path: Path | str, step: str = "copy or write it again") -> Any:
+def json_value(text: str, path: Path | str, step: str = "copy or write it again", **options: Any) -> Any:
     """The value in a JSON file.
 
     Args:
         text: of the file.
         path: of the file, for the message.
         step: what mends it, for the message.
+        **options: of `json.loads`.
 
     Raises:
         UserError: it is no JSON.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, **options)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path} is no valid JSON: {error.msg} at line {error.lineno}, column {error.colno} (character {error.pos} "
