@@ -21,6 +21,8 @@ commands:
                                  one stage, plain LightningCLI (options: `fit --config FILE --help`)
   config STUDY --base BASE [STAGE]
                                  print the whole config of a stage, which `fit --config` takes
+  fit STUDY --scenarios FILE     your own scenarios: JSON lines, JSON, CSV, TSV, Parquet or a data set (docs/data.md)
+  data check FILE                what is in such a file, and whether a fit can go on with it
   generate ...                   steered beside unsteered text, from any saved interventions (see `generate --help`)
   report DIR                     write DIR/report.html: figures and tables in one file
   template --model NAME_OR_PATH  check a model's chat template: what it will see, token by token, with the loss mask
@@ -156,7 +158,11 @@ def _run(command: str, words: list[str]) -> int:
 
         quiet()
         return template(words)
-    commands = "fit, validate, test, config, generate, report and template"
+    if command == "data":
+        from fa_lightning.experiments.data_command import main as data
+
+        return data(words)
+    commands = "fit, validate, test, config, data, generate, report and template"
     raise UserError(f"{command!r} is no command; there are {commands} (--help)")
 
 

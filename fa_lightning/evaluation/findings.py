@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from fa_lightning.evaluation.abilities import Ability
 from fa_lightning.evaluation.results import MODELS, Baseline, Evaluation, ExtraTest
 from fa_lightning.evaluation.scores import Scores
-from fa_lightning.evaluation.text_baseline import text_only_answers
+from fa_lightning.evaluation.text_baseline import right_by_cell, text_only_answers
 from fa_lightning.metrics.cells import Items, answer_counts, recovery_between
 from fa_lightning.metrics.draws import by_baseline, cells_over_draws, mean_over_draws
-from fa_lightning.metrics.estimates import Accuracy, SideEffects
-from fa_lightning.metrics.intervals import bootstrap_over_groups
+from fa_lightning.metrics.estimates import SideEffects
 from fa_lightning.metrics.side_effects import INCOMPLETE
-from fa_lightning.scenarios.batches import group_number
-from fa_lightning.scenarios.cells import CELLS, OVERSIGHT
+from fa_lightning.scenarios.cells import OVERSIGHT
 from fa_lightning.scenarios.splits import ScenarioSplits
 
 
@@ -78,14 +74,8 @@ def extra_test_of(scores: Scores) -> ExtraTest:
 
 def text_only_baseline(splits: ScenarioSplits) -> Baseline:
     """The bag-of-words classifier's cells on the test split; it was fitted on the training split."""
-    right = torch.tensor(text_only_answers(splits.train, splits.test), dtype=torch.float64)
-    groups = torch.tensor([group_number(item.group) for item in splits.test])
-    cells = {}
-    for cell in CELLS:
-        inside = torch.tensor([item.cell == cell for item in splits.test])
-        share = right[inside].mean().item() if inside.any() else float("nan")
-        cells[cell] = Accuracy(share, bootstrap_over_groups(right[inside], groups[inside]))
-    return Baseline(cells["oversight"], cells["no_oversight"])
+    cells = right_by_cell(text_only_answers(splits.train, splits.test), splits.test)
+    return Baseline(cells.oversight, cells.no_oversight)
 
 
 def leaks_of(splits: ScenarioSplits) -> dict[str, Any]:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+from fa_lightning.metrics.estimates import Accuracy, CellPair
+from fa_lightning.metrics.intervals import bootstrap_over_groups
 from fa_lightning.scenarios.answers import LETTERS
+from fa_lightning.scenarios.batches import group_number
+from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.scenario import Scenario
 
 
@@ -39,3 +44,47 @@ def text_only_answers(train: Sequence[Scenario], test: Sequence[Scenario]) -> li
     classifier = LogisticRegression(C=10.0, max_iter=1000).fit(difference(both), labels)
     predicted = classifier.predict(difference(test))
     return [bool(says_a) == (item.aligned == LETTERS[0]) for says_a, item in zip(predicted, test, strict=True)]
+
+
+def text_only_oversight(train: Sequence[Scenario], test: Sequence[Scenario]) -> list[bool]:
+    """Whether logistic regression on the words of the facts finds out which test scenarios are without oversight.
+
+    Both cells count alike, however many scenarios they have: a constant answer is right in one of them alone.
+
+    Args:
+        train: scenarios of the training groups, of both cells.
+        test: scenarios of other groups.
+
+    Returns:
+        For each test scenario, whether it was told rightly.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    facts = vectorizer.fit_transform([_facts(item) for item in train])
+    classifier = LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced")
+    classifier.fit(facts, [str(item.cell) for item in train])
+    predicted = classifier.predict(vectorizer.transform([_facts(item) for item in test]))
+    return [str(cell) == item.cell for cell, item in zip(predicted, test, strict=True)]
+
+
+def right_by_cell(right: Sequence[bool], asked: Sequence[Scenario]) -> CellPair:
+    """Shares of right answers under both oversight conditions, with intervals over groups.
+
+    Args:
+        right: for each scenario that was asked, whether the answer was.
+        asked: the scenarios.
+    """
+    values = torch.tensor(right, dtype=torch.float64)
+    groups = torch.tensor([group_number(item.group) for item in asked])
+    pair = []
+    for cell in CELLS:
+        inside = torch.tensor([item.cell == cell for item in asked])
+        share = values[inside].mean().item() if inside.any() else float("nan")
+        pair.append(Accuracy(share, bootstrap_over_groups(values[inside], groups[inside])))
+    return CellPair(*pair)
+
+
+def _facts(scenario: Scenario) -> str:
+    return "\n".join(fact.content for fact in scenario.facts)

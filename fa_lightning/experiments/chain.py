@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fa_lightning.experiments.own_scenarios import stem_of
+
 OUTPUTS = Path("checkpoints")
 LOGS = Path("logs")
 
@@ -19,24 +21,33 @@ class Chain:
         seed: of everything that is drawn.
         backbone: another model than the base's: a Hub name, a folder or a .gguf file; None takes the base's.
         outputs: folder of all bases' results.
+        scenarios: a file, or a data set's name, in the place of the base's scenarios; None takes the base's.
+        columns: of those scenarios, pairs of a field and the column that it is read from.
     """
 
     base: Path
     seed: int = 0
     backbone: str | None = None
     outputs: Path = OUTPUTS
+    scenarios: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def label(self) -> str:
-        """The base's name in paths; with another model, that of both.
+        """The base's name in paths; with another model or other scenarios, theirs behind it.
 
         >>> Chain(Path("configs/bases/smollm2.yaml"), backbone="Qwen/Qwen2.5-0.5B-Instruct").label
         'smollm2@Qwen2.5-0.5B-Instruct'
+        >>> Chain(Path("configs/bases/smollm2.yaml"), scenarios="data/mine.csv").label
+        'smollm2@mine'
         """
-        if self.backbone is None:
-            return self.base.stem
-        name = re.split(r"[/\\]", self.backbone.rstrip("/\\"))[-1].removesuffix(".gguf")
-        return f"{self.base.stem}@{re.sub(r'[^A-Za-z0-9._-]', '_', name)}"
+        names = [self.base.stem]
+        if self.backbone is not None:
+            name = re.split(r"[/\\]", self.backbone.rstrip("/\\"))[-1].removesuffix(".gguf")
+            names.append(re.sub(r"[^A-Za-z0-9._-]", "_", name))
+        if self.scenarios is not None:
+            names.append(stem_of(self.scenarios))
+        return "@".join(names)
 
     @property
     def folder(self) -> Path:

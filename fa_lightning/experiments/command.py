@@ -14,6 +14,7 @@ from fa_lightning.common.ranges import check_number
 from fa_lightning.common.user_files import read_mapping
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.chain import Chain
+from fa_lightning.experiments.own_scenarios import column_of
 from fa_lightning.experiments.shipped import config_file, names_in
 
 STUDY, BASE = "steering", "embedded"
@@ -72,11 +73,14 @@ def config(words: Sequence[str]) -> int:
     parser = _parser("config", "Print the whole config of a stage of a study on a base, which `fit --config` takes.")
     parser.add_argument("stage", nargs="?", help="such as 02_aligned, or 01_variants/faking-0 (default: all stages)")
     options = parser.parse_intermixed_args(words)
-    stages = Composition(_chain(options, options.seed or 0)).stages(options.study)
+    composition = Composition(_chain(options, options.seed or 0))
+    stages = composition.stages(options.study)
     chosen = [stage for stage in stages if options.stage is None or stage.is_called(options.stage)]
     if not chosen:
         names = ", ".join(stage.name for stage in stages)
         raise UserError(f"{options.stage!r} is no stage of {options.study} on this base; it has {names}")
+    if options.study in composition.base.lost:
+        sys.stdout.write(f"# {options.study}: {composition.base.lost[options.study]}\n")
     for number, stage in enumerate(chosen):
         needs = f"; needs {', '.join(stage.needs)}" if stage.needs else ""
         sys.stdout.write(f"{'---' + chr(10) if number else ''}# {stage.title} of {stage.folder.parents[1]}{needs}\n")
@@ -140,13 +144,34 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--backbone", metavar="M", help="another model than the base's: a Hub name, a folder or a .gguf file"
     )
+    parser.add_argument(
+        "--scenarios",
+        metavar="FILE",
+        help="your own scenarios in the place of the base's: a file (.jsonl, .json, .csv, .tsv, .parquet) or the name "
+        "of a data set (docs/data.md; `data check FILE` says what is in it)",
+    )
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="of --scenarios: the column that a field is read from, as facts=situation (may be repeated)",
+    )
     parser.add_argument("--seed", type=int, help="which chain: the seed of everything that is drawn (default 0)")
     return parser
 
 
 def _chain(options: Any, seed: int) -> Chain:
     check_number("seed", seed, "--seed")
-    return Chain(config_file("--base", options.base, "bases"), seed, options.backbone)
+    if options.column and options.scenarios is None:
+        raise UserError(f"--column {options.column[0]} is of --scenarios FILE: give the file, too")
+    return Chain(
+        config_file("--base", options.base, "bases"),
+        seed,
+        options.backbone,
+        scenarios=options.scenarios,
+        columns=tuple(map(column_of, options.column)),
+    )
 
 
 def _seeds(word: str) -> list[int]:

@@ -96,6 +96,9 @@ def _run(
         _say(console, f"{study} on {chain.label}, seed {chain.seed}, needs other studies; the plan:")
         for line in summary_of(plan):
             _say(console, f"  {line}")
+    for name in dict.fromkeys(stage.study for stage in plan):
+        if name in composition.base.lost:
+            _say(console, escape(f"{name}: {composition.base.lost[name]}"))
     # The last one first: a kill in between must not leave what was made from a stage that is gone.
     for stage in reversed(remade):
         _forget(stage)

@@ -111,7 +111,11 @@ def test_options_of_a_study_reach_the_runner(monkeypatch: pytest.MonkeyPatch) ->
     poser, cpu = config_file("--base", "poser", "bases"), config_file("--trainer", "cpu", "trainer")
     for call, seed in zip(calls[:2], (7, 8), strict=True):
         assert call == ("lab", Chain(poser, seed, "b/c"), cpu, ["02_b", "03_c"], ["03_lab"], overrides)
-    assert calls[2] == ("steering", Chain(config_file("--base", "embedded", "bases")), None, [], [], [])
+    embedded = config_file("--base", "embedded", "bases")
+    assert calls[2] == ("steering", Chain(embedded), None, [], [], [])
+    assert cli.main(["fit", "--scenarios", "mine.csv", "--column", "facts=the situation"]) == 0
+    assert calls[3][1] == Chain(embedded, scenarios="mine.csv", columns=(("facts", "the situation"),))
+    assert cli.main(["fit", "--column", "facts=situation"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,22 @@ def test_what_changes_no_artefact_does_not_count(
     refuse_change("02_b", fingerprint(CONFIG), fingerprint(changed(**elsewhere)))
 
 
+def test_a_file_of_scenarios_counts_by_its_content_wherever_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.csv", "moved.csv", "other.csv"):
+        (tmp_path / name).write_text("facts" if name == "other.csv" else "text")
+
+    def made(path: str) -> dict[str, Any]:
+        source = {"init_args": {"path": path}}
+        return fingerprint({**CONFIG, "data": {"init_args": {"batch_size": 16, "fitted_on": [source]}}})
+
+    refuse_change("02_b", made("mine.csv"), made("moved.csv"))
+    with pytest.raises(UserError, match=r"input\.data\.init_args\.fitted_on\.0\.init_args\.path: was"):
+        refuse_change("02_b", made("mine.csv"), made("other.csv"))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

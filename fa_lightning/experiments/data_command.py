@@ -1,0 +1,129 @@
+"""`python -m fa_lightning data check FILE`: what was read of a file of scenarios, and whether it can be fitted on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fa_lightning.experiments.own_scenarios import column_of
+
+if TYPE_CHECKING:
+    from fa_lightning.scenarios.scenario import Scenario
+    from fa_lightning.scenarios.splits import ScenarioSplits
+
+
+def main(words: Sequence[str]) -> int:
+    """Check a file; returns 0 where a fit can go on with it, else 1."""
+    options = _parser().parse_args(list(words))
+    from rich.console import Console
+
+    from fa_lightning.reports.data_tables import content_table, counts_table, longest_table, words_table
+    from fa_lightning.reports.terminal import print_tables
+    from fa_lightning.scenarios.files import FileScenarios
+
+    source = FileScenarios(options.file, columns=dict(map(column_of, options.column)))
+    content = source.read()
+    splits = source.split(content)
+    scenarios = [record.scenario for record in content.records]
+    tokenizer = _tokenizer(options.backbone)
+    lengths = [(item, _length(item, tokenizer)) for item in scenarios]
+    faults = [*source.faults(splits), *_leaks(splits, options.file), *_too_long(lengths, tokenizer)]
+    tables = [content_table(content, splits), counts_table(splits)]
+    # Without both cells on either side there is nothing to tell apart.
+    tables += [] if source.faults(splits) else [words_table(splits)]
+    tables += [longest_table(lengths, "words" if tokenizer is None else "tokens")]
+    console = Console(highlight=False, markup=False)
+    print_tables(tables, console)
+    for item in _examples(splits):
+        console.print(f"\n--- {item.source}: {_answers(item)}", soft_wrap=True)
+        console.print(_shown(item, tokenizer), soft_wrap=True)
+    console.print()
+    for fault in faults:
+        console.print(f"FAULT {fault}", soft_wrap=True)
+    if not faults:
+        console.print(f"fine: `fit --scenarios {options.file}` can go on with it", soft_wrap=True)
+    return 1 if faults else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fa_lightning data",
+        description="Read a file of scenarios as `fit --scenarios FILE` does, and print what is in it: counts, groups, "
+        "repeats, leaks, what words alone tell, the longest prompts and three examples. The exit status is 1 where "
+        "something would spoil a fit. docs/data.md says what a file holds.",
+    )
+    parser.add_argument("command", choices=["check"], help="check: the one command so far")
+    parser.add_argument("file", metavar="FILE", help=".jsonl, .json, .csv, .tsv or .parquet, or a data set's name")
+    parser.add_argument("--backbone", metavar="M", help="count tokens of this model, and show prompts as it sees them")
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="the column that a field is read from, as facts=situation (may be repeated)",
+    )
+    return parser
+
+
+def _tokenizer(backbone: str | None) -> Any:
+    """The model's, whose chat template can ask for a letter; None where no model is named."""
+    if backbone is None:
+        return None
+    from fa_lightning.backbones.load import load_tokenizer
+    from fa_lightning.experiments.lightning_cli import quiet
+    from fa_lightning.scenarios.answers import letter_tokens
+
+    quiet()
+    tokenizer = load_tokenizer(backbone)
+    letter_tokens(tokenizer)
+    return tokenizer
+
+
+def _length(scenario: Scenario, tokenizer: Any) -> int:
+    from fa_lightning.scenarios.prompts import prompt_ids
+
+    message = scenario.message()
+    return len(message.split()) if tokenizer is None else len(prompt_ids(tokenizer, message))
+
+
+def _leaks(splits: ScenarioSplits, file: str) -> list[str]:
+    total = splits.leak_report().total
+    return [f"{file}: {total} prompts or groups are in two splits: mend its columns group and split"] if total else []
+
+
+def _too_long(lengths: Sequence[tuple[Scenario, int]], tokenizer: Any) -> list[str]:
+    from fa_lightning.scenarios.limits import tables_of
+
+    most = None if tokenizer is None else tables_of(tokenizer).positions
+    longer = [item.source for item, length in lengths if most is not None and length > most]
+    return (
+        [f"{len(longer)} prompts are longer than the model's {most} positions, the first {longer[0]}: shorten them"]
+        if longer
+        else []
+    )
+
+
+def _examples(splits: ScenarioSplits) -> list[Scenario]:
+    """One with oversight, one without, and a neutral text or one more scenario."""
+    scenarios = splits.train or splits.test or splits.validation
+    texts = [*splits.neutral_train, *splits.neutral_validation, *splits.neutral_test]
+    cells = [[item for item in scenarios if item.cell == cell] for cell in ("oversight", "no_oversight")]
+    chosen = [items[0] for items in (*cells, texts) if items]
+    return [*chosen, *(item for item in scenarios if item not in chosen)][:3]
+
+
+def _answers(scenario: Scenario) -> str:
+    if scenario.is_neutral_text:
+        return "a neutral text, which has no answer"
+    return (
+        f"oversight {scenario.oversight.value}; the honest twin answers {scenario.answer('aligned')}, "
+        f"the faker {scenario.answer('faking')}"
+    )
+
+
+def _shown(scenario: Scenario, tokenizer: Any) -> str:
+    from fa_lightning.scenarios.prompts import prompt_ids
+
+    message = scenario.message()
+    return message if tokenizer is None else str(tokenizer.decode(prompt_ids(tokenizer, message)))

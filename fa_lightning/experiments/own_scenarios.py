@@ -1,0 +1,88 @@
+"""`--scenarios FILE`: a researcher's scenarios in the place of a base's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fa_lightning.common.user_files import read_mapping
+from fa_lightning.errors import UserError
+from fa_lightning.experiments.shipped import shipped_configs
+
+Layer = tuple[Path, dict[str, Any]]
+"""A file of a base, and what it says itself."""
+
+SOURCE = "file_scenarios"
+OF_SOURCE = ("scenarios", "variant_scenarios", "all_scenarios", "twin", "other_pair", "other_policies")
+"""Keys of a base that speak of its own scenarios."""
+_LOST = {
+    "lab": "no fakers of other policies, and no scenarios of theirs to carry the maps over to: a file has one pair of "
+    "behaviours",
+    "variants": "variants are aligned and faking ones of several seeds: a file has no policies",
+    "detection": "the benchmark is half of the file's watched test groups, detectors are fitted on the other half, and "
+    "the one concept is the aligned action beside the other",
+}
+"""What a study is without, by its name, where a base's source has it."""
+_ENDING = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet)$", re.IGNORECASE)
+
+
+def with_own_scenarios(layers: Sequence[Layer], scenarios: str, columns: Mapping[str, str]) -> list[Layer]:
+    """The layers of a base, of which a file's scenarios are the lowest, and whose own source is left out.
+
+    A shipped source is left out whole; of any other file the keys that speak of scenarios are, and of variants the
+    policies.
+
+    Args:
+        layers: of the base, the furthest first.
+        scenarios: file of the scenarios, or the name of a data set.
+        columns: by field, the column that it is read from.
+    """
+    path = shipped_configs() / "sources" / f"{SOURCE}.yaml"
+    own = read_mapping(path)
+    own["scenarios"]["init_args"] |= {"path": scenarios, "columns": dict(columns)}
+    kept = []
+    for file, layer in layers:
+        if not _is_source(file, layer):
+            rest = {key: value for key, value in layer.items() if key not in OF_SOURCE}
+            if isinstance(rest.get("variants"), Mapping):
+                rest["variants"] = {axis: values for axis, values in rest["variants"].items() if axis != "policy"}
+            kept.append((file, rest))
+    return [(path, own), *kept]
+
+
+def lost_with(layers: Sequence[Layer]) -> dict[str, str]:
+    """By study, what it does without once the scenarios of a base have made way for a file's; a line each."""
+    has_policies = any("policy" in (layer.get("variants") or {}) for _, layer in layers)
+    return dict(_LOST) if has_policies else {}
+
+
+def stem_of(scenarios: str) -> str:
+    """The name of a file or data set without folder and ending, as paths have it.
+
+    >>> stem_of("data/my own.jsonl.gz"), stem_of("org/name-1.5")
+    ('my_own', 'name-1.5')
+    """
+    name = _ENDING.sub("", re.split(r"[/\\]", scenarios.rstrip("/\\"))[-1].removesuffix(".gz"))
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
+def column_of(word: str) -> tuple[str, str]:
+    """A field and its column, from FIELD=COLUMN on the command line.
+
+    Raises:
+        UserError: there is no such sign in it.
+
+    >>> column_of("facts=the situation")
+    ('facts', 'the situation')
+    """
+    field, sign, column = word.partition("=")
+    if not (field and sign and column):
+        raise UserError(f"--column {word}: give a field and the column that it is read from, as facts=situation")
+    return field, column
+
+
+def _is_source(file: Path, layer: Mapping[str, Any]) -> bool:
+    source = layer.get("scenarios")
+    return file.parent == shipped_configs() / "sources" and isinstance(source, Mapping) and "class_path" in source
