@@ -18,6 +18,9 @@ from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
 from fa_lightning.training.adapted_model import AdaptedModel
 from fa_lightning.training.objectives.objective import Objective
 
+GUIDE_LEARNING_RATE = 1e-2
+"""Of the linear output: a logistic regression on states of unit variance."""
+
 
 class Answers(Objective):
     """Cross-entropy of the one answer token that a behaviour gives, nats per answer.
@@ -57,18 +60,22 @@ class Answers(Objective):
         self.guided_at = guided_at
         self.fresh_name = behaviour
         self.judged_by = behaviour
-        self.guide: nn.Linear | None = None
+        self.guide: nn.Sequential | None = None
         self._layer = 0
 
     @override
     def prepare(self, backbone: nn.Module) -> None:
         if self.guidance:
             (self._layer,) = resolve_layers([self.guided_at], len(decoder_layers(backbone)), "guided_at")
-            self.guide = nn.Linear(text_config(backbone).hidden_size, 2)
+            size = text_config(backbone).hidden_size
+            # States of a pretrained model have units hundreds of times as large as others, and norms of hundreds.
+            self.guide = nn.Sequential(nn.LayerNorm(size, elementwise_affine=False), nn.Linear(size, 2))
 
     @override
     def own_groups(self) -> list[dict[str, Any]]:
-        return [] if self.guide is None else [{"params": list(self.guide.parameters()), "weight_decay": 0.0}]
+        if self.guide is None:
+            return []
+        return [{"params": list(self.guide.parameters()), "lr": GUIDE_LEARNING_RATE, "weight_decay": 0.0}]
 
     @override
     def terms(self, model: AdaptedModel, batch: Batch) -> dict[str, Tensor]:

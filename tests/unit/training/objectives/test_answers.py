@@ -53,7 +53,10 @@ def test_the_loss_is_that_of_answers_and_the_weighted_one_of_labels(guided, batc
     guided.answer_logits(batch)
     hook.remove()
     labels, known = guidance_labels(batch)
-    told = torch.sigmoid(guided.objective.guide(seen["states"][known][:, -1]))
+    states = seen["states"][known][:, -1]
+    standard = (states - states.mean(1, keepdim=True)) / states.std(1, keepdim=True, unbiased=False)
+    output = guided.objective.guide[1]
+    told = torch.sigmoid(standard @ output.weight.T + output.bias)
     expected = binary_cross_entropy(told, labels[known])
     torch.testing.assert_close(terms["guidance"], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(terms["loss"], plain + 0.5 * expected, rtol=1e-4, atol=1e-5)
@@ -63,7 +66,7 @@ def test_guidance_moves_the_adapter_and_is_not_exported(guided, batch):
     guided.terms(batch)["guidance"].backward()
     moved = [name for name, one in guided.named_parameters() if one.grad is not None and one.grad.abs().sum() > 0]
     assert any("lora_" in name for name in moved)
-    assert {name for name in moved if "lora_" not in name} == {"objective.guide.weight", "objective.guide.bias"}
+    assert {name for name in moved if "lora_" not in name} == {"objective.guide.1.weight", "objective.guide.1.bias"}
     groups = guided.objective.own_groups()
     assert [parameter.shape for parameter in groups[0]["params"]] == [(2, 32), (2,)]
 
