@@ -18,7 +18,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 README = Path(__file__).resolve().parent / "README.md"
-ROWS = ("capture", "generation", "finetuning", "ridge", "evaluation", "growth", "startup", "gpu")
+ROWS = ("capture", "generation", "finetuning", "ridge", "evaluation", "growth", "startup", "frozen_half", "gpu")
 OLDEST = 5
 """Rounds that a figure in the README needs at least."""
 LOGGERS = ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric")
@@ -70,7 +70,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
 
 def measured(told: argparse.Namespace) -> Iterator[Any]:
     """Each row's table, as it is found."""
-    from benchmarks import capture, evaluation, finetuning, generation, gpu, growth, ridge, startup
+    from benchmarks import capture, evaluation, finetuning, frozen_half, generation, gpu, growth, ridge, startup
     from benchmarks.models import FULL, QUICK, build
     from benchmarks.timing import Size
 
@@ -85,6 +85,7 @@ def measured(told: argparse.Namespace) -> Iterator[Any]:
         "ridge": ridge.run,
         "growth": growth.run,
         "startup": startup.run,
+        "frozen_half": frozen_half.run,
         "gpu": gpu.run,
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,20 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import capture, evaluation, finetuning, generation, gpu, growth, models, report, ridge, startup, timing
+from benchmarks import (
+    capture,
+    evaluation,
+    finetuning,
+    frozen_half,
+    generation,
+    gpu,
+    growth,
+    models,
+    report,
+    ridge,
+    startup,
+    timing,
+)
 from benchmarks.report import Goal, Line, Table
 from benchmarks.timing import Spread
 
@@ -123,6 +136,28 @@ def test_labels_are_on_the_answer_alone(workshop: models.Workshop) -> None:
         assert row["labels"][-1] == example.aligned
     ordered = [sides.examples[index].prompt for batch in sides.batches for index in batch]
     assert [tuple(row["input_ids"][:-1]) for row in sides.rows(same_batches=True)] == ordered
+
+
+def test_steps_from_kept_states_lower_the_plain_fits_loss(workshop: models.Workshop, tmp_path: Path) -> None:
+    steps = frozen_half.Steps(0.6, False, 4, 3, tmp_path / "states", workshop.backbone)
+    sides = {name: steps.ours(name) for name in (frozen_half.PLAIN, frozen_half.KEPT)}
+    if not timing.missing("accelerate"):
+        names = (frozen_half.TRAINER, frozen_half.TRAINER_SAME)
+        sides |= {name: steps.trainer(name, str(tmp_path)) for name in names}
+    for _ in range(3):
+        for side in sides.values():
+            side()
+    steps.check()
+    assert steps.block == 2
+    assert steps.capture_seconds > 0
+    if frozen_half.TRAINER_SAME in steps.losses:
+        assert steps.losses[frozen_half.TRAINER_SAME] == pytest.approx(steps.losses[frozen_half.PLAIN], rel=1e-3)
+    found = frozen_half.lines(steps, "float32", frozen_half.Goal(1.6), {name: [2.0, 2.0] for name in sides})
+    assert found[0].figure is not None
+    assert found[0].figure.median == 1
+    steps.losses[frozen_half.KEPT][1] *= 1.01
+    with pytest.raises(AssertionError, match="the loss of step 1"):
+        steps.check()
 
 
 def test_both_ridges_explain_the_same(tmp_path: Path) -> None:
