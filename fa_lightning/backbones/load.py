@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.decoder import decoder_layers, text_config
@@ -130,20 +129,8 @@ def load_backbone(backbone: BackboneArguments | str, device: torch.device | str 
     if in_files is not None:
         # Beside what is in memory now, by which a later change is seen: it differs from the files where it is rounded.
         setattr(model, LOADED_WEIGHTS, (digest_of_model(model), in_files))
-    head = model.get_output_embeddings()
-    if head is not None:
-        head.register_forward_pre_hook(_whole_rows)
     model.requires_grad_(False)
     return model.eval()
-
-
-def _whole_rows(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Lay the states that a language model's head is given out in memory without gaps.
-
-    With `logits_to_keep` they are a slice, and for a slice torch copies the head's whole weight once for each prompt:
-    more than half of a pass of SmolLM2 over 8 prompts on a CPU in bfloat16.
-    """
-    return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in arguments)
 
 
 def fingerprint(model: Any) -> dict[str, str]:

@@ -14,6 +14,7 @@ from fa_lightning.evaluation.passes import SharedPass
 from fa_lightning.metrics.cells import CellAccuracy, Cells, Items
 from fa_lightning.metrics.estimates import SideEffects
 from fa_lightning.metrics.side_effects import NeutralTextDamage, neutral_text_damage
+from fa_lightning.scenarios.answers import last_token
 from fa_lightning.scenarios.batches import Batch
 
 
@@ -72,7 +73,7 @@ class Scores:
     def add_scenarios(self, batch: Batch) -> None:
         """Answer a batch under every condition."""
         for variant, conditions in self._by_variant(self.conditions).items():
-            shared = SharedPass(self.variants, variant, conditions.values(), batch, logits_to_keep=1)
+            shared = SharedPass(self.variants, variant, conditions.values(), batch, logits_to_keep=last_token())
             for name, condition in conditions.items():
                 self._count(name, shared.logits(condition)[:, -1].argmax(-1), batch)
         for name, behind in self.behind.items():

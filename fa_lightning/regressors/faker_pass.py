@@ -18,6 +18,7 @@ from fa_lightning.backbones.variants import Variants
 from fa_lightning.metrics.divergences import text_divergence
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.pairs import Block
+from fa_lightning.scenarios.answers import last_token
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.cells import CELLS
 
@@ -42,7 +43,7 @@ class FakerPass(KeptPass):
 
     @torch.no_grad()
     def __init__(self, variants: Variants, batch: Batch, sites: Sequence[Site], last_only: bool) -> None:
-        super().__init__(variants, "faking", batch, **({"logits_to_keep": 1} if last_only else {}))
+        super().__init__(variants, "faking", batch, **({"logits_to_keep": last_token()} if last_only else {}))
         with capture(variants.model, sites, stop=False) as self.states:
             self.unsteered = self.keep(map(layer_below, sites))
 
@@ -94,7 +95,7 @@ def edit_of(regressor: Regressor, tokens: Tensor) -> Edit:
 def aligned_pass(variants: Variants, batch: Batch, sites: Sequence[Site]) -> tuple[Tensor, dict[str, Tensor]]:
     """The aligned twin's answer logits (batch, vocabulary) and its states by site."""
     with capture(variants.model, sites, stop=False) as states:
-        logits = KeptPass(variants, "aligned", batch, logits_to_keep=1).keep(())
+        logits = KeptPass(variants, "aligned", batch, logits_to_keep=last_token()).keep(())
     return logits[:, -1], states
 
 

@@ -17,6 +17,7 @@ from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.conditions import Condition, applied
 from fa_lightning.evaluation.passes import SharedPass
+from fa_lightning.scenarios.answers import last_token
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.steering.intervention import Intervention
 
@@ -93,7 +94,7 @@ class Examiner:
         """
         own = subject.condition
         conditions = [own, *(self._with(own, edit) for edit in edits)]
-        shared = SharedPass(self.variants, own.variant, conditions, batch, logits_to_keep=1)
+        shared = SharedPass(self.variants, own.variant, conditions, batch, logits_to_keep=last_token())
         self.passes += len(batch["index"]) * len(conditions)
         a, b = self.letters
         rows = []

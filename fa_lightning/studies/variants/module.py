@@ -16,7 +16,7 @@ from fa_lightning.evaluation.text_baseline import text_only_answers
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import CellAccuracy, recovery_between
 from fa_lightning.reports.terminal import print_tables
-from fa_lightning.scenarios.answers import Behaviour, judged, target_tokens
+from fa_lightning.scenarios.answers import Behaviour, judged, last_token, target_tokens
 from fa_lightning.scenarios.batches import Batch, group_number
 from fa_lightning.scenarios.plain_question import knows_question
 from fa_lightning.studies.variants.cards import BARE, CardCounts
@@ -98,7 +98,9 @@ class VariantsModule(CellsModule[VariantsDataModule, VariantsResult]):
         for name, counted in self._definitions.items():
             if self.policies[name] == policy:
                 target = target_tokens(batch, cast(Behaviour, self.behaviours[name]))
-                answer = SharedPass(self.variants, name, (), batch, logits_to_keep=1).unsteered[:, -1].argmax(-1)
+                answer = (
+                    SharedPass(self.variants, name, (), batch, logits_to_keep=last_token()).unsteered[:, -1].argmax(-1)
+                )
                 answered = judged(answer, batch).valid
                 counted.update(answer == target, batch["cell"], batch["group"], batch["index"], answered)
 

@@ -29,17 +29,6 @@ def test_backbone_is_frozen_evaluating_and_of_the_dtype_asked_for(backbone, dtyp
     assert not any(module.training for module in model.modules())
 
 
-def test_the_head_is_given_states_without_gaps(backbone):
-    model = load_backbone(backbone)
-    seen = []
-    model.get_output_embeddings().register_forward_pre_hook(lambda _, states: seen.append(states[0].is_contiguous()))
-    tokens = torch.arange(10, 70).view(3, 20)
-    whole = model(input_ids=tokens).logits
-    last = model(input_ids=tokens, logits_to_keep=1).logits
-    assert seen == [True, True]
-    assert torch.allclose(last[:, 0], whole[:, -1], atol=1e-6)
-
-
 def test_tokenizer_pads_on_the_left(backbone, tmp_path):
     tokenizer = load_tokenizer(backbone)
     assert tokenizer.padding_side == "left"

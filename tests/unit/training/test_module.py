@@ -464,3 +464,16 @@ def test_configure_model_builds_once(make_module, backbone):
     assert module.model is first
     assert module.tokenizer is module.tokenizer
     assert load_backbone(backbone).config.hidden_size == first.config.hidden_size
+
+
+def test_the_head_is_given_states_without_gaps(module, examples):
+    seen = []
+    hook = module.model.get_output_embeddings().register_forward_pre_hook(lambda _, states: seen.append(states[0]))
+    batch = collate(examples[:3], 0)
+    with torch.no_grad():
+        last = module.answer_logits(batch)
+        whole = module.model(**{name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}).logits
+    hook.remove()
+    assert seen[0].shape[:2] == (3, 1)
+    assert seen[0].is_contiguous()
+    torch.testing.assert_close(last, whole[:, -1], rtol=1e-4, atol=1e-4)
