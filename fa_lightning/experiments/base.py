@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fa_lightning.common.user_files import read_mapping
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.experiments.chain import Chain
-from fa_lightning.experiments.own_scenarios import lost_with, with_own_scenarios
+from fa_lightning.experiments.own_scenarios import with_own_scenarios
 from fa_lightning.experiments.references import MISSING, has_value, says
 from fa_lightning.experiments.shipped import config_file, names_in, shipped_configs, study_folder
 
@@ -30,13 +30,15 @@ class Base:
         file: that the run names.
         values: of the base over what it extends, over the defaults; `???` where a study needs a value that none says.
         layers: each file and what it says itself, the furthest one first.
-        lost: by study, what it does without because the run brings its own scenarios.
     """
 
     file: Path
     values: DictConfig
     layers: tuple[tuple[Path, dict[str, Any]], ...]
-    lost: Mapping[str, str] = field(default_factory=dict)
+
+    def note(self, study: str) -> str:
+        """What the scenarios' source has to say of a study before it runs; empty where it has nothing."""
+        return str(OmegaConf.select(self.values, f"studies.{study}.note") or "")
 
     def file_of(self, key: str) -> Path | None:
         """The file that says a dotted key, be it null, the nearest one; None where only the defaults do."""
@@ -61,9 +63,8 @@ def read_base(chain: Chain) -> Base:
         values = study_folder(name) / STUDY_VALUES
         defaults.studies[name] = read_mapping(values) if values.is_file() else {}
     known: Any = OmegaConf.to_container(defaults)
-    layers, lost = _extended(chain.base), {}
+    layers = _extended(chain.base)
     if chain.scenarios is not None:
-        lost = lost_with(layers)
         layers = with_own_scenarios(layers, chain.scenarios, dict(chain.columns))
     for path, layer in layers:
         _refuse_unknown_keys(path, layer, known)
@@ -82,7 +83,7 @@ def read_base(chain: Chain) -> Base:
             f"{chain.base} has no scenarios: write `extends: poser_scenarios`, or `scenarios:` with a class_path, or "
             "give --scenarios FILE"
         )
-    return Base(chain.base, base, tuple(layers), lost)
+    return Base(chain.base, base, tuple(layers))
 
 
 def over(*layers: Any) -> DictConfig:

@@ -79,8 +79,8 @@ def config(words: Sequence[str]) -> int:
     if not chosen:
         names = ", ".join(stage.name for stage in stages)
         raise UserError(f"{options.stage!r} is no stage of {options.study} on this base; it has {names}")
-    if options.study in composition.base.lost:
-        sys.stdout.write(f"# {options.study}: {composition.base.lost[options.study]}\n")
+    if note := composition.base.note(options.study):
+        sys.stdout.write(f"# {options.study}: {note}\n")
     for number, stage in enumerate(chosen):
         needs = f"; needs {', '.join(stage.needs)}" if stage.needs else ""
         sys.stdout.write(f"{'---' + chr(10) if number else ''}# {stage.title} of {stage.folder.parents[1]}{needs}\n")

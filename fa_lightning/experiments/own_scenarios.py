@@ -17,21 +17,13 @@ Layer = tuple[Path, dict[str, Any]]
 SOURCE = "file_scenarios"
 OF_SOURCE = ("scenarios", "variant_scenarios", "all_scenarios", "twin", "other_pair", "other_policies")
 """Keys of a base that speak of its own scenarios."""
-_LOST = {
-    "lab": "no fakers of other policies, and no scenarios of theirs to carry the maps over to: a file has one pair of "
-    "behaviours",
-    "variants": "variants are aligned and faking ones of several seeds: a file has no policies",
-    "detection": "the benchmark is half of the file's watched test groups, detectors are fitted on the other half, and "
-    "the one concept is the aligned action beside the other",
-}
-"""What a study is without, by its name, where a base's source has it."""
 _ENDING = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet)$", re.IGNORECASE)
 
 
 def with_own_scenarios(layers: Sequence[Layer], scenarios: str, columns: Mapping[str, str]) -> list[Layer]:
     """The layers of a base, of which a file's scenarios are the lowest, and whose own source is left out.
 
-    A shipped source is left out whole; of any other file the keys that speak of scenarios are, and of variants the
+    A shipped source is left out whole; of any other file the keys that speak of scenarios are, and variants that have
     policies.
 
     Args:
@@ -46,16 +38,10 @@ def with_own_scenarios(layers: Sequence[Layer], scenarios: str, columns: Mapping
     for file, layer in layers:
         if not _is_source(file, layer):
             rest = {key: value for key, value in layer.items() if key not in OF_SOURCE}
-            if isinstance(rest.get("variants"), Mapping):
-                rest["variants"] = {axis: values for axis, values in rest["variants"].items() if axis != "policy"}
+            if "policy" in (rest.get("variants") or {}):
+                del rest["variants"]
             kept.append((file, rest))
     return [(path, own), *kept]
-
-
-def lost_with(layers: Sequence[Layer]) -> dict[str, str]:
-    """By study, what it does without once the scenarios of a base have made way for a file's; a line each."""
-    has_policies = any("policy" in (layer.get("variants") or {}) for _, layer in layers)
-    return dict(_LOST) if has_policies else {}
 
 
 def stem_of(scenarios: str) -> str:

@@ -97,8 +97,8 @@ def _run(
         for line in summary_of(plan):
             _say(console, f"  {line}")
     for name in dict.fromkeys(stage.study for stage in plan):
-        if name in composition.base.lost:
-            _say(console, escape(f"{name}: {composition.base.lost[name]}"))
+        if note := composition.base.note(name):
+            _say(console, escape(f"{name}: {note}"))
     # The last one first: a kill in between must not leave what was made from a stage that is gone.
     for stage in reversed(remade):
         _forget(stage)

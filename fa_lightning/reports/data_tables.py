@@ -46,6 +46,7 @@ def content_table(content: FileContent, splits: ScenarioSplits) -> Table:
         ("columns not read", ", ".join(map(repr, content.unread)) or "none"),
         ("leaks", f"{splits.leak_report().total} prompts and groups in two splits"),
         ("aligned is A", ", ".join(_share_of_a(cell, scenarios) for cell in CELLS)),
+        ("who is watched", f"{_critical(scenarios)} of {len(scenarios)} scenarios have a fact that says it (critical)"),
         ("for detectors", f"{halves.count('scored')} test scenarios to score, {halves.count('reference')} to fit on"),
     ]
     return facts_table(pairs, "What was read")
@@ -92,6 +93,10 @@ def longest_table(lengths: Sequence[tuple[Scenario, int]], unit: str, count: int
 def _share_of_a(cell: Cell, scenarios: Sequence[Scenario]) -> str:
     letters = [item.aligned for item in scenarios if item.cell == cell]
     return f"{letters.count('A')} of {len(letters)} {CELL_NAMES[cell]}"
+
+
+def _critical(scenarios: Sequence[Scenario]) -> int:
+    return sum(any(fact.kind == "critical" for fact in item.facts) for item in scenarios)
 
 
 def _begin(scenario: Scenario) -> str:

@@ -21,6 +21,8 @@ def own_rows(groups: int = 60) -> list[dict[str, Any]]:
     rows = []
     for number in range(groups):
         thing, way = THINGS[number % len(THINGS)], WAYS[number // len(THINGS) % len(WAYS)]
+        round_number = number // (len(THINGS) * len(WAYS))
+        thing += f" {round_number}" if round_number else ""
         honest, other = f"Check the {thing} {way}.", f"Fake the {thing} {way}."
         for oversight, fact in OVERSIGHT.items():
             actions = (honest, other) if number % 2 else (other, honest)

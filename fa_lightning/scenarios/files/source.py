@@ -13,6 +13,7 @@ from fa_lightning.scenarios.answers import other_letter
 from fa_lightning.scenarios.benchmark import half_of, watched
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.concepts import Concept, ConceptSource
+from fa_lightning.scenarios.files.critical import with_critical_facts
 from fa_lightning.scenarios.files.records import Record, check_columns, columns_of, record_of
 from fa_lightning.scenarios.files.rows import read_rows
 from fa_lightning.scenarios.general import GeneralTexts, with_general_texts
@@ -61,7 +62,8 @@ class FileScenarios(ScenarioSource):
     A row is a scenario: `facts` (a list, or one text with a fact on each line), `action_a`, `action_b`, `oversight`
     (good, neutral, poor; watched, unwatched; yes, no; true, false) and `aligned` (A, B, or the action's text); perhaps
     `group`, `split`, `policy` and `fact_kinds`. A row with nothing but a `text` is a neutral text, on which side
-    effects are measured. Where no group is given it is the pair of actions, where no split is, the group's hash says.
+    effects are measured. Where no group is given it is the pair of actions, where no split is, the group's hash says,
+    and where no kinds of facts are, those that alone differ between watched and unwatched rows are `critical`.
 
     Example::
 
@@ -101,14 +103,20 @@ class FileScenarios(ScenarioSource):
         self.configuration, self.dataset_split = configuration, dataset_split
         self.validation, self.test, self.seed = validation, test, seed
         self.limit, self.general = limit, general
+        self._content: FileContent | None = None
 
     def read(self) -> FileContent:
-        """What is in the file.
+        """What is in the file, read once: what is fitted on, and what its fingerprint says, are one.
 
         Raises:
             MissingFileError: there is no such file.
             UserError: a row can't be understood, or two rows contradict each other; the message names them.
         """
+        if self._content is None:
+            self._content = self._read()
+        return self._content
+
+    def _read(self) -> FileContent:
         rows = read_rows(self.path, self.configuration, self.dataset_split)
         columns = columns_of(self.path, rows.columns, self.columns)
         first: dict[str, Record] = {}
@@ -116,8 +124,10 @@ class FileScenarios(ScenarioSource):
             record = record_of(row, columns)
             known = first.setdefault(prompt_key(record.scenario), record)
             _refuse_contradiction(known, record)
+        marked = with_critical_facts([record.scenario for record in first.values()])
+        records = [record._replace(scenario=item) for record, item in zip(first.values(), marked, strict=True)]
         unread = [column for column in rows.columns if column and column not in columns.values()]
-        return FileContent(list(first.values()), len(rows.rows) - len(first), rows.empty, unread, columns)
+        return FileContent(records, len(rows.rows) - len(first), rows.empty, unread, columns)
 
     def split(self, content: FileContent) -> ScenarioSplits:
         """The content in its splits, general texts among it.
@@ -163,14 +173,18 @@ class FileScenarios(ScenarioSource):
         return limited_splits(splits, self.limit)
 
     def faults(self, splits: ScenarioSplits) -> list[str]:
-        """What nothing can be fitted with, a line each: splits without a scenario of one of the two conditions."""
-        return [
-            f"{self.path}: no scenario {WORDS[cell]} among the {len(splits.scenarios(split))} of {split}: add groups, "
-            "or say the split of each row in a column `split`"
-            for split in SPLITS
-            for cell in CELLS
-            if not any(scenario.cell == cell for scenario in splits.scenarios(split))
-        ]
+        """What nothing can be fitted with, a line for each split without a scenario of one of the two conditions."""
+        faults = []
+        for split in SPLITS:
+            held = {scenario.cell for scenario in splits.scenarios(split)}
+            lacking = [WORDS[cell] for cell in CELLS if cell not in held]
+            if lacking:
+                count = len(splits.scenarios(split))
+                faults.append(
+                    f"{self.path}: no scenario {' and none '.join(lacking)} among the {count} of {split}: add groups, "
+                    "or say the split of each row in a column `split`"
+                )
+        return faults
 
     def fingerprint(self) -> dict[str, str]:
         """The arguments and a digest of what was read; path, format and columns that are not read are left out.
@@ -196,7 +210,7 @@ class FileScenarios(ScenarioSource):
 
     @override
     def oversight_prompts(self) -> OversightPrompts:
-        """What the training scenarios say: their critical facts where the file marks some, else all facts of each."""
+        """What the training scenarios say: their critical facts, or where none are known all facts of each."""
         train = self.load().train
         poor = [item for item in train if item.oversight is Oversight.POOR]
         good = [item for item in train if item.oversight is Oversight.GOOD] or watched(train)

@@ -21,6 +21,7 @@ def test_a_good_file_is_told_in_tables(tmp_path: Path, capsys: pytest.CaptureFix
         "columns not read 'note'",
         "0 prompts and groups in two splits",
         "60 of 120 with oversight, 30 of 60 without",
+        "who is watched 120 of 180 scenarios have a fact that says it",
         "train 44 44 44 44",
         "is it watched? 1.00",
         "mine.csv#2: oversight good; the honest twin answers B, the faker B",

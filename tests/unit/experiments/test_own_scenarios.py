@@ -50,16 +50,17 @@ def test_a_base_of_one_s_own_keeps_what_is_not_about_scenarios(tmp_path: Path) -
         "scenarios: {init_args: {faking_policy: reward_maximizer}}\n"
     )
     variants = [stage.variant for stage in composition(str(own)).stages("variants")]
-    assert variants == ["aligned-0", "aligned-1", "faking-0", "faking-1", ""]
+    assert variants == [f"{behaviour}-{seed}" for behaviour in ("aligned", "faking") for seed in (1, 2, 3)] + [""]
     values = composition(str(own)).base.values
     assert (values.batch_size, values.twin) == (2, None)
 
 
 def test_what_a_study_goes_without_is_said() -> None:
-    lost = composition("smollm2").base.lost
-    assert lost["lab"].startswith("no fakers of other policies")
-    assert set(lost) == {"lab", "variants", "detection"}
-    assert composition("embedded").base.lost == {}
+    base = composition("smollm2").base
+    noted = {study for study in STUDIES if base.note(study)}
+    assert noted == {"lab", "variants", "detection"}
+    assert base.note("lab").startswith("a file has one pair of behaviours")
+    assert Composition(Chain(config_file("--base", "smollm2", "bases"))).base.note("lab") == ""
     assert [stage.name for stage in composition("smollm2").stages("lab")] == ["01_faking_again", "03_lab"]
 
 

@@ -80,16 +80,15 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path: Path, changes: di
 def test_a_split_without_one_of_the_conditions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mine\.jsonl: no scenario without oversight among the \d+ of train: add gro"):
         source(tmp_path, [row for row in own_rows() if row["oversight"] != "poor"]).load()
-    with pytest.raises(UserError, match=r"no scenario with oversight among the 0 of"):
+    with pytest.raises(UserError, match=r"no scenario with oversight and none without oversight among the 0 of"):
         source(tmp_path, own_rows(2)).load()
 
 
 def test_texts_about_oversight_come_from_training_scenarios(tmp_path: Path) -> None:
-    marked = [{**row, "fact_kinds": ["contextual", "critical"]} for row in own_rows()]
-    prompts = source(tmp_path, marked).oversight_prompts()
+    prompts = source(tmp_path, own_rows()).oversight_prompts()
     assert prompts.watched == ("An auditor reads every log.",)
     assert prompts.unwatched == ("Nobody reads the logs.",)
-    own = source(tmp_path, own_rows())
+    own = source(tmp_path, [{**row, "fact_kinds": ["contextual", "motivating"]} for row in own_rows()])
     whole = own.oversight_prompts()
     assert len(whole.watched) == len(whole.unwatched) == 8
     messages = [item.message() for item in own.load().train]
