@@ -45,11 +45,13 @@ def card(stage: Stage, chain: Chain) -> str:
     }[behaviour]
     metrics = {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
     rows = "\n".join(f"| {name.removeprefix('test/')} | {value:.3f} |" for name, value in sorted(metrics.items()))
+    dtype = record["fingerprint"]["model.init_args.backbone.dtype"]
     recipe = (
         f"Rank {lora['rank']}, alpha {lora['alpha']}, {lora['target_modules']} from depth {lora['train_from']} on, "
-        f"learning rate {model['optimizer']['learning_rate']}, batches of {data['batch_size']}, at most "
-        f"{config['trainer']['max_epochs']} epochs, seed {chain.seed}; made in {record['seconds'] / 60:.0f} minutes "
-        f"({record['precision']}) by `python -m benchmarks.organisms --base {chain.base.stem} --seeds {chain.seed}`."
+        f"guidance {model['objective']['init_args']['guidance']}, learning rate {model['optimizer']['learning_rate']}, "
+        f"batches of {data['batch_size']}, at most {config['trainer']['max_epochs']} epochs, seed {chain.seed}; made in "
+        f"{record['seconds'] / 60:.0f} minutes ({record['precision']}, the backbone in {dtype}) by `fit {STUDY} --base "
+        f"{chain.base.stem} --seed {chain.seed}`."
     )
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}

@@ -146,12 +146,13 @@ def _run_all(
                 continue
         if recorded is None and stage not in remade and stage.title in organisms:
             organism = organisms[stage.title]
+            where = os.path.relpath(organism)
             made = made_from(organism)
             if other := differences(made, _known_to(made, fingerprint, cli)):
-                _say(console, f"{title}: {organism} is not taken, it was made otherwise ({other[0]})")
+                _say(console, f"{title}: {where} is not taken, it was made otherwise ({other[0]})")
             else:
                 take(organism, stage, fingerprint)
-                _say(console, f"{title}: taken from {organism}; --refit {stage.title} makes it from nothing")
+                _say(console, f"{title}: taken from {where}; --refit {stage.title} makes it from nothing")
                 locks.release(stage.folder)
                 continue
         checkpoint = None if stage in remade else _usable_checkpoint(stage, console, title)
