@@ -49,8 +49,8 @@ def card(stage: Stage, chain: Chain) -> str:
     recipe = (
         f"Rank {lora['rank']}, alpha {lora['alpha']}, {lora['target_modules']} from depth {lora['train_from']} on, "
         f"guidance {model['objective']['init_args']['guidance']}, learning rate {model['optimizer']['learning_rate']}, "
-        f"batches of {data['batch_size']}, at most {config['trainer']['max_epochs']} epochs, seed {chain.seed}; made in "
-        f"{record['seconds'] / 60:.0f} minutes ({record['precision']}, the backbone in {dtype}) by `fit {STUDY} --base "
+        f"batches of {data['batch_size']}, at most {config['trainer']['max_epochs']} epochs, seed {chain.seed}; made "
+        f"in {record['seconds'] / 60:.0f} minutes ({record['precision']}, the backbone in {dtype}) by `fit {STUDY} --base "
         f"{chain.base.stem} --seed {chain.seed}`."
     )
     return f"""---
