@@ -50,8 +50,8 @@ def card(stage: Stage, chain: Chain) -> str:
         f"Rank {lora['rank']}, alpha {lora['alpha']}, {lora['target_modules']} from depth {lora['train_from']} on, "
         f"guidance {model['objective']['init_args']['guidance']}, learning rate {model['optimizer']['learning_rate']}, "
         f"batches of {data['batch_size']}, at most {config['trainer']['max_epochs']} epochs, seed {chain.seed}; made "
-        f"in {record['seconds'] / 60:.0f} minutes ({record['precision']}, the backbone in {dtype}) by `fit {STUDY} --base "
-        f"{chain.base.stem} --seed {chain.seed}`."
+        f"in {record['seconds'] / 60:.0f} minutes ({record['precision']}, the backbone in {dtype}) by "
+        f"`fit {STUDY} --base {chain.base.stem} --seed {chain.seed}`."
     )
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
