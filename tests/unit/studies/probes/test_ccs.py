@@ -73,7 +73,8 @@ def test_slots_are_normalised_by_themselves_and_by_the_rows_fitted_on_alone() ->
 def test_a_score_does_not_depend_on_the_rows_scored_beside_it() -> None:
     pairs, labels = contrast_states(200, HIDDEN, 1.0, seed=0)
     probe = fitted(pairs[:150], labels[:150])
-    torch.testing.assert_close(probe.score(pairs)[160:170], probe.score(pairs[160:170]))
+    # Products of other sizes round float32 otherwise on some processors.
+    torch.testing.assert_close(probe.score(pairs)[160:170], probe.score(pairs[160:170]), rtol=1e-5, atol=1e-6)
 
 
 def test_restarts_are_fitted_at_once_as_if_each_were_alone_and_the_lowest_loss_is_kept() -> None:
