@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -117,7 +116,7 @@ def ship(stage: Stage, chain: Chain, card: str) -> Path:
         weights = load_file(fresh / _FILES[1])
         save_file({name: one.to(torch.bfloat16) for name, one in weights.items()}, fresh / _FILES[1])
         facts = {name: record[name] for name in _FACTS}
-        (fresh / RECORD).write_text(json.dumps(facts, indent=2, sort_keys=True) + os.linesep, encoding="utf-8")
+        (fresh / RECORD).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (fresh / "README.md").write_text(card, encoding="utf-8")
     return folder
 
