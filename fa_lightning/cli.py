@@ -25,7 +25,7 @@ commands:
   data check FILE                what is in such a file, and whether a fit can go on with it
   generate ...                   steered beside unsteered text, from any saved interventions (see `generate --help`)
   report DIR                     write DIR/report.html: figures and tables in one file
-  template --model NAME_OR_PATH  check a model's chat template: what it will see, token by token, with the loss mask
+  template --backbone M          check a model's chat template: what it will see, token by token, with the loss mask
 
 studies: steering (the main job), lab, variants, mitigation, detection, cures, leakage, statements, probes
 bases:   embedded, poser, smollm2, small_llm, qlora, llama2_7b, or a YAML file of your own (docs/data.md)

@@ -8,7 +8,8 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,30 @@ _TEMPORARY = re.compile(r"\.writing-rank(\d+)-.+")
 
 class StoreFullError(UnavailableError):
     """The disk is full; what was written before is kept, and the same run resumes from there."""
+
+
+@contextmanager
+def full_disk_told(folder: Path, what: str, size: int) -> Iterator[None]:
+    """Say of a disk that is full what was to be written to it.
+
+    Args:
+        folder: that is written to.
+        what: is written.
+        size: of it, bytes.
+
+    Raises:
+        StoreFullError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoreFullError(
+            errno.ENOSPC,
+            f"the disk of {folder} is full: {what} needs {size} bytes, {shutil.disk_usage(folder).free} are free. "
+            "Nothing lost: make room and run again to resume",
+        ) from error
 
 
 class StoreWriter:
@@ -256,17 +281,11 @@ class StoreWriter:
 
     def _write_file(self, name: str, payload: bytes) -> None:
         """Put a file under its final name only once all its bytes are on the disk."""
-        try:
-            with whole_file(self.folder / name, temporary=f".writing-rank{self.rank}-{name}") as file:
-                file.write(payload)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise StoreFullError(
-                errno.ENOSPC,
-                f"the disk of {self.folder} is full: {name} needs {len(payload)} bytes, "
-                f"{shutil.disk_usage(self.folder).free} are free. Nothing lost: make room and run again to resume",
-            ) from error
+        with (
+            full_disk_told(self.folder, name, len(payload)),
+            whole_file(self.folder / name, temporary=f".writing-rank{self.rank}-{name}") as file,
+        ):
+            file.write(payload)
 
 
 def _identifier(shard_id: int | str) -> str:

@@ -14,7 +14,7 @@ from fa_lightning.common.ranges import check_number
 from fa_lightning.common.user_files import read_mapping
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.chain import Chain
-from fa_lightning.experiments.own_scenarios import column_of
+from fa_lightning.experiments.own_scenarios import add_column_option, column_of
 from fa_lightning.experiments.shipped import config_file, names_in
 
 STUDY, BASE = "steering", "embedded"
@@ -150,13 +150,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
         help="your own scenarios in the place of the base's: a file (.jsonl, .json, .csv, .tsv, .parquet) or the name "
         "of a data set (docs/data.md; `data check FILE` says what is in it)",
     )
-    parser.add_argument(
-        "--column",
-        action="append",
-        default=[],
-        metavar="FIELD=COLUMN",
-        help="of --scenarios: the column that a field is read from, as facts=situation (may be repeated)",
-    )
+    add_column_option(parser)
     parser.add_argument("--seed", type=int, help="which chain: the seed of everything that is drawn (default 0)")
     return parser
 

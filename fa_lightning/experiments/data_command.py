@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fa_lightning.experiments.own_scenarios import column_of
+from fa_lightning.experiments.own_scenarios import add_column_option, column_of
 
 if TYPE_CHECKING:
     from fa_lightning.scenarios.scenario import Scenario
@@ -56,13 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("command", choices=["check"], help="check: the one command so far")
     parser.add_argument("file", metavar="FILE", help=".jsonl, .json, .csv, .tsv or .parquet, or a data set's name")
     parser.add_argument("--backbone", metavar="M", help="count tokens of this model, and show prompts as it sees them")
-    parser.add_argument(
-        "--column",
-        action="append",
-        default=[],
-        metavar="FIELD=COLUMN",
-        help="the column that a field is read from, as facts=situation (may be repeated)",
-    )
+    add_column_option(parser)
     return parser
 
 

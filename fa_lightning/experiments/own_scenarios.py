@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,17 @@ def stem_of(scenarios: str) -> str:
     """
     name = _ENDING.sub("", re.split(r"[/\\]", scenarios.rstrip("/\\"))[-1].removesuffix(".gz"))
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
+def add_column_option(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told from which columns the fields of `--scenarios` or of its file are read."""
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="of the scenarios: the column that a field is read from, as facts=situation (may be repeated)",
+    )
 
 
 def column_of(word: str) -> tuple[str, str]:

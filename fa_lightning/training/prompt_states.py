@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fa_lightning.activations.store_writer import StoreFullError
+from fa_lightning.activations.store_writer import full_disk_told
 from fa_lightning.common.files import write_atomically
 from fa_lightning.errors import MissingFileError, UserError
 
@@ -133,16 +131,8 @@ class PromptStates:
         header = {PROMPTS: listed, CHECKSUM: _checksum(listed, stored)}
         file = self.folder / f"{hashlib.sha256(listed.encode()).hexdigest()[:16]}.safetensors"
         payload = save({STATES: stored}, metadata=header)
-        try:
+        with full_disk_told(self.folder, "a shard", len(payload)):
             write_atomically(file, payload)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise StoreFullError(
-                errno.ENOSPC,
-                f"the disk of {self.folder} is full: a shard needs {len(payload)} bytes, "
-                f"{shutil.disk_usage(self.folder).free} are free. What is written is kept: make room and run again",
-            ) from error
         return file
 
     def of_batch(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | None:

@@ -17,7 +17,7 @@ from fa_lightning.scenarios.files.critical import with_critical_facts
 from fa_lightning.scenarios.files.records import Record, check_columns, columns_of, record_of
 from fa_lightning.scenarios.files.rows import read_rows
 from fa_lightning.scenarios.general import GeneralTexts, with_general_texts
-from fa_lightning.scenarios.general.texts import TEST_SHARE, VALIDATION_SHARE
+from fa_lightning.scenarios.general.texts import TEST_SHARE, VALIDATION_SHARE, split_arguments
 from fa_lightning.scenarios.scenario import Oversight, Scenario, normalised
 from fa_lightning.scenarios.source import OversightPrompts, ScenarioSource
 from fa_lightning.scenarios.splits import (
@@ -200,12 +200,8 @@ class FileScenarios(ScenarioSource):
             digest.update(repr((facts, actions, scenario.group, scenario.policy, scenario.text, split)).encode())
         return {
             "source": type(self).__name__,
-            "validation": str(self.validation),
-            "test": str(self.test),
-            "seed": str(self.seed),
-            "limit": str(self.limit),
             "data_sha256": digest.hexdigest(),
-            **({} if self.general is None else {"general": self.general.fingerprint()}),
+            **split_arguments(self.validation, self.test, self.seed, self.limit, self.general),
         }
 
     @override

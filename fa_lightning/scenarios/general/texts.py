@@ -126,6 +126,15 @@ def with_general_texts(splits: ScenarioSplits, general: GeneralTexts | None, see
     )
 
 
+def split_arguments(
+    validation: float, test: float, seed: int, limit: int | None, general: GeneralTexts | None
+) -> dict[str, str]:
+    """What the splits of a source depend on beside its data, as fields of its fingerprint."""
+    arguments = {"validation": validation, "test": test, "seed": seed, "limit": limit}
+    fields = {name: str(value) for name, value in arguments.items()}
+    return fields if general is None else fields | {"general": general.fingerprint()}
+
+
 def _field(record: Any, column: str, where: str) -> str:
     value = record.get(column) if isinstance(record, dict) else None
     if not isinstance(value, str):

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.general import GeneralTexts, with_general_texts
+from fa_lightning.scenarios.general.texts import split_arguments
 from fa_lightning.scenarios.poser.benchmark import PoserBenchmark
 from fa_lightning.scenarios.poser.concepts import PoserConcepts
 from fa_lightning.scenarios.poser.files import (
@@ -139,12 +140,8 @@ class PoserScenarios(ScenarioSource):
         return {
             "source": type(self).__name__,
             "policies": ",".join(self.policies),
-            "validation": str(self.validation),
-            "test": str(self.test),
-            "seed": str(self.seed),
-            "limit": str(self.limit),
             "data_sha256": digest.hexdigest(),
-            **({} if self.general is None else {"general": self.general.fingerprint()}),
+            **split_arguments(self.validation, self.test, self.seed, self.limit, self.general),
         }
 
     @override

@@ -19,14 +19,11 @@ from fa_lightning.errors import UserError
 from fa_lightning.evaluation.cells_module import CellsModule
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.continuations import Continuations
-from fa_lightning.evaluation.timing import relative_times
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import Items, recovery_between
 from fa_lightning.metrics.estimates import Accuracy, CellPair, Estimate, SideEffects
 from fa_lightning.reports.terminal import print_tables
-from fa_lightning.scenarios.batches import Batch, Example, model_inputs
-from fa_lightning.steering.generation import generated
-from fa_lightning.steering.intervention import steering
+from fa_lightning.scenarios.batches import Batch, Example
 from fa_lightning.studies.cures.cure_rows import CureRow, method_of, stage_seconds
 from fa_lightning.studies.cures.data import Alone, CuresDataModule
 from fa_lightning.studies.cures.figures import cures_figure
@@ -40,6 +37,7 @@ from fa_lightning.studies.cures.output import scalars, write_cures
 from fa_lightning.studies.cures.result import DAMAGE, CureScore, CuresResult, EqualDamage, over_seeds
 from fa_lightning.studies.cures.strength_sweep import StrengthSweep
 from fa_lightning.studies.cures.tables import tables
+from fa_lightning.studies.cures.times import GenerationTimes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +51,6 @@ VALIDATION_LOADERS = 2
 """Scenarios and texts that strengths are chosen on come before those that all is judged on."""
 BEHIND = " behind "
 """Between a variant's name and an input's: the variant with that input around its prompts."""
-TIMED_ROWS, NEW_TOKENS = 16, 16
 
 
 class CuresModule(CellsModule[CuresDataModule, CuresResult]):
@@ -110,7 +107,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         self._sweep: StrengthSweep | None = None
         self._lines: dict[str, CureRow] = {}
         self._behind: dict[str, BehindInput] = {}
-        self._first: Batch | None = None
+        self._times: GenerationTimes
 
     @override
     def prepare_models(self) -> None:
@@ -192,8 +189,8 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         if self._sweep is not None:
             self._sweep.begin(Continuations(self.variants, self.speaker, self.continuation_tokens))
         super().begin()
+        self._times = GenerationTimes(self.variants, self.interventions, tokenizer.pad_token_id)
         self._lines = self._known_lines(extra)
-        self._first = None
 
     @override
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -207,8 +204,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
             # With the strengths that were chosen; nothing has been counted yet.
             super().begin()
         super().test_step(batch, batch_idx, dataloader_idx - (VALIDATION_LOADERS if sweep is not None else 0))
-        if self._first is None:
-            self._first = {name: tensor[:TIMED_ROWS] for name, tensor in batch.items()}
+        self._times.see(batch)
 
     @override
     def result(self) -> CuresResult:
@@ -217,7 +213,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         cells = scores.compute_cells()
         damage = scores.compute_damage(cells)
         items = dict(zip(cells, scores.items(*cells), strict=True))
-        times = self._times()
+        times = self._measured_times()
         damage[self.faker] = SideEffects(0.0, 1.0, kl_answer_nats=0.0, unchanged_answers=1.0)
 
         def score(label: str, line: CureRow) -> CureScore:
@@ -289,7 +285,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         twin = self.twins[self.faker] or ""
         others = [name for name, partner in self.twins.items() if name != self.faker and partner is not None]
         lines = {
-            self.faker: CureRow(NO_CURE, "reference", run=partial(self._write_as, self.faker)),
+            self.faker: CureRow(NO_CURE, "reference", run=partial(self._times.write_as, self.faker)),
             twin: self._adapter_line(twin, TWIN, "reference"),
         }
         if self.intervention is not None:
@@ -299,7 +295,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
                 # The twin is an adapter that labels and gradients made, and no map is fitted without it.
                 ("twin", "labels", "weights", "gradient"),
                 _sum(stage_seconds(Path(self.intervention)), lines[twin].training_seconds),
-                run=partial(self._write_as, self.faker, steered=True),
+                run=partial(self._times.write_as, self.faker, steered=True),
                 transfer={name: name + STEERED for name in others},
             )
         for name in self.behaviours:
@@ -317,7 +313,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
                 facts.get("training_seconds"),
                 facts.get("training_prompts"),
                 # Of several draws, which take equally long, the first is timed.
-                None if cure.draw else partial(self._write_behind, behind),
+                None if cure.draw else partial(self._times.write_behind, behind),
                 extra[cure.label],
                 {name: name + BEHIND + cure.name for name in others} if isinstance(cure, LearnedPrompt) else None,
                 seed=cure.draw,
@@ -335,36 +331,19 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
             sidecar.get("needs", ("labels", "weights", "gradient")),
             sidecar.get("training_seconds", stage_seconds(Path(self.variants.folders[name]))),
             sidecar.get("training_prompts"),
-            partial(self._write_as, name),
+            partial(self._times.write_as, name),
             variant=name,
             # A number behind a name may be anything: the sidecar knows what the fit was seeded with.
             seed=seed if seed == sidecar.get("seed") else None,
         )
 
-    def _write_as(self, variant: str, steered: bool = False) -> None:
-        assert self._first is not None
-        with self.variants.using(variant) as model, steering(model, self.interventions if steered else ()):
-            generated(model, model_inputs(self._first), self.tokenizer.pad_token_id, NEW_TOKENS, exactly=True)
-
-    def _write_behind(self, behind: BehindInput) -> None:
-        assert self._first is not None
-        with self.variants.using(behind.variant) as model:
-            # Finding and cutting the prompt is not timed, as it is not for the others.
-            inputs = behind.inputs(model, self._timed[behind.cure.label])
-            generated(model, inputs, self.tokenizer.pad_token_id, NEW_TOKENS, exactly=True)
-
-    def _times(self) -> dict[str, float]:
-        """Seconds of generation over those of the faker alone, by label; on rank zero, where one measures."""
-        if self._first is None or not self.trainer.is_global_zero:
+    def _measured_times(self) -> dict[str, float]:
+        """Relative times by label; on rank zero, where one measures."""
+        if not self.trainer.is_global_zero:
             return {}
-        test = next(iter(self.scores))
-        self._timed = {
-            behind.cure.label: behind.batch(self._first, test)
-            for label, behind in self._behind.items()
-            if label in self._lines and self._lines[label].run is not None
-        }
-        runs = {label: line.run for label, line in self._lines.items() if line.run is not None}
-        return relative_times(runs, self.variants.device, rounds=5)
+        timed = {label: behind for label, behind in self._behind.items() if label in self._lines}
+        inputs = [behind for label, behind in timed.items() if self._lines[label].run is not None]
+        return self._times.measured(self._lines, inputs, next(iter(self.scores)))
 
 
 def _without_intervals(cells: CellPair) -> CellPair:
