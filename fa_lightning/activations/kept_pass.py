@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fa_lightning.activations.capture import capture
 from fa_lightning.activations.edit import block_outputs, resumed
+from fa_lightning.activations.prefix import Prefix
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.scenarios.batches import Batch, model_inputs
@@ -33,16 +34,22 @@ class KeptPass:
         self.batch = batch
         self._options = {"use_cache": False, **options}
         self._outputs: dict[int, Any] = {}
+        self._prefix: Prefix | None = None
 
-    def keep(self, layers: Iterable[int]) -> Tensor:
+    def keep(self, layers: Iterable[int], prefix: bool = False) -> Tensor:
         """Make the whole pass, and keep a state for each token and each block in `layers`; -1 is none.
+
+        Args:
+            layers: blocks.
+            prefix: also keep keys and values, for `last_logits`; twice a key's size for each token and block.
 
         Returns:
             Logits (batch, tokens kept, vocabulary).
         """
         kept = sorted(set(layers) - {-1})
         with self.variants.using(self.variant) as model, block_outputs(model, kept) as self._outputs:
-            return self._logits(model)
+            self._prefix = Prefix.for_model(model) if prefix else None
+            return self._logits(model, model_inputs(self.batch), **(self._prefix.arguments() if self._prefix else {}))
 
     def keep_at(self, layer: int) -> None:
         """Make the pass up to block `layer` alone, and keep a state for each token."""
@@ -52,11 +59,11 @@ class KeptPass:
             # The blocks above would run for nothing: capture's early stop ends the pass at this one.
             capture(model, [Site(layer)]),
         ):
-            self._logits(model)
+            self._logits(model, model_inputs(self.batch))
 
     def release(self) -> None:
         """Let go of the states."""
-        self._outputs = {}
+        self._outputs, self._prefix = {}, None
 
     def logits(self, layer: int, *edits: AbstractContextManager[Any]) -> Tensor:
         """Logits (batch, tokens kept, vocabulary) with edits in place.
@@ -65,25 +72,52 @@ class KeptPass:
             layer: the last block that is not run again, of those that are kept; -1 runs all.
             *edits: blocks that put something into the variants' model, all of it above that block's output.
         """
-        with self._resumed(layer, edits) as model:
-            return self._logits(model)
+        with self._resumed(layer, self._output(layer), edits) as model:
+            return self._logits(model, model_inputs(self.batch))
+
+    def last_logits(self, layer: int, *edits: AbstractContextManager[Any]) -> Tensor:
+        """Logits (batch, 1, vocabulary) behind the prompts, with edits in place of their last tokens alone.
+
+        A call of one token behind a prefix that is kept; the same as `logits` up to rounding, which it is where no
+        prefix can be kept.
+
+        Args:
+            layer: as of `logits`.
+            *edits: as of `logits`.
+        """
+        if self._prefix is None:
+            return self.logits(layer, *edits)[:, -1:]
+        inputs = model_inputs(self.batch)
+        inputs |= {name: inputs[name][:, -1:] for name in ("input_ids", "position_ids")}
+        with self._resumed(layer, _last_token_of(self._output(layer)), edits) as model:
+            return self._logits(model, inputs, **self._prefix.without_last())
 
     def states_at(self, layer: int, site: Site, *edits: AbstractContextManager[Any]) -> Tensor:
         """States at `site` with edits in place, (batch, tokens, hidden); the blocks above do not run."""
-        with self._resumed(layer, edits) as model, capture(model, [site]) as states:
-            self._logits(model)
+        with self._resumed(layer, self._output(layer), edits) as model, capture(model, [site]) as states:
+            self._logits(model, model_inputs(self.batch))
         return states[site.name]
 
+    def _output(self, layer: int) -> Any:
+        return self._outputs[layer] if layer >= 0 else None
+
     @contextmanager
-    def _resumed(self, layer: int, edits: Iterable[AbstractContextManager[Any]]) -> Iterator[Any]:
+    def _resumed(self, layer: int, output: Any, edits: Iterable[AbstractContextManager[Any]]) -> Iterator[Any]:
         with self.variants.using(self.variant) as model, ExitStack() as stack:
             # An oracle runs the other twin when it is entered, from the first layer on: only then are layers skipped.
             for edit in edits:
                 stack.enter_context(edit)
             if layer >= 0:
-                stack.enter_context(resumed(model, layer, self._outputs[layer]))
+                stack.enter_context(resumed(model, layer, output))
             yield model
 
-    def _logits(self, model: Any) -> Tensor:
-        logits: Tensor = model(**model_inputs(self.batch), **self._options).logits
+    def _logits(self, model: Any, inputs: dict[str, Any], **cache: Any) -> Tensor:
+        logits: Tensor = model(**inputs, **(self._options | cache)).logits
         return logits
+
+
+def _last_token_of(output: Any) -> Any:
+    """What a block would have returned for the last token of each row alone."""
+    if isinstance(output, (tuple, list)):
+        return type(output)((output[0][:, -1:], *output[1:]))
+    return None if output is None else output[:, -1:]

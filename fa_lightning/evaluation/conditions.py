@@ -53,6 +53,12 @@ class Condition:
         sites = [intervention.site for intervention in self.interventions] + ([self.oracle] if self.oracle else [])
         return min((layer_below(site) for site in sites), default=None)
 
+    @property
+    def at_last_token(self) -> bool:
+        """Whether its edits change each prompt's last token and no other."""
+        edits = self.interventions
+        return bool(edits) and self.oracle is None and all(edit.site.positions == "last" for edit in edits)
+
     def everywhere(self) -> Condition:
         """The same edits on every token of a text that they may come to cover, see `rule_in_texts`."""
         oracle = None if self.oracle is None else in_texts(self.oracle)

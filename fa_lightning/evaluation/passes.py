@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,20 +10,23 @@ from torch import Tensor
 from fa_lightning.activations.kept_pass import KeptPass
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.conditions import Condition, edits_of
+from fa_lightning.scenarios.answers import last_token
 from fa_lightning.scenarios.batches import Batch
 
 
 class SharedPass:
     """The unsteered pass of a variant, and what it takes to run edits of it from their first layer on.
 
-    Holds one state for each token of the batch and each layer below which an edit starts.
+    Holds one state for each token of the batch and each layer below which an edit starts; with `answers_only`, keys and
+    values too, where an edit is of the last token alone and so costs no more than that token.
 
     Args:
         variants: the frozen variants.
         variant: the adapter that runs.
         conditions: what `logits` will be asked; all of this variant.
         batch: prompts, left-padded.
-        **options: of the model's forward, such as `logits_to_keep`.
+        answers_only: the logits behind each prompt are wanted, and no others.
+        logits_to_keep: of the model's forward; 0 makes those of all tokens.
 
     Attributes:
         unsteered: logits (batch, tokens kept, vocabulary).
@@ -32,11 +34,22 @@ class SharedPass:
 
     @torch.inference_mode()
     def __init__(
-        self, variants: Variants, variant: str, conditions: Iterable[Condition], batch: Batch, **options: Any
+        self,
+        variants: Variants,
+        variant: str,
+        conditions: Iterable[Condition],
+        batch: Batch,
+        answers_only: bool = False,
+        logits_to_keep: Tensor | int = 0,
     ) -> None:
-        self._pass = KeptPass(variants, variant, batch, **options)
-        layers = (condition.layer_below for condition in conditions)
-        self.unsteered = self._pass.keep(layer for layer in layers if layer is not None)
+        if answers_only:
+            logits_to_keep = last_token()
+        self._pass = KeptPass(variants, variant, batch, logits_to_keep=logits_to_keep)
+        conditions = list(conditions)
+        layers = {condition.layer_below for condition in conditions}
+        self._answers_only = answers_only
+        prefix = answers_only and any(condition.at_last_token for condition in conditions)
+        self.unsteered = self._pass.keep((layer for layer in layers if layer is not None), prefix)
 
     @torch.inference_mode()
     def logits(self, condition: Condition) -> Tensor:
@@ -44,4 +57,7 @@ class SharedPass:
         layer = condition.layer_below
         if layer is None:
             return self.unsteered
-        return self._pass.logits(layer, edits_of(self._pass.variants, condition, self._pass.batch))
+        edits = edits_of(self._pass.variants, condition, self._pass.batch)
+        if self._answers_only and condition.at_last_token:
+            return self._pass.last_logits(layer, edits)
+        return self._pass.logits(layer, edits)

@@ -13,8 +13,7 @@ from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.passes import SharedPass
 from fa_lightning.metrics.cells import CellAccuracy, Cells, Items
 from fa_lightning.metrics.estimates import SideEffects
-from fa_lightning.metrics.side_effects import NeutralTextDamage, neutral_text_damage
-from fa_lightning.scenarios.answers import last_token
+from fa_lightning.metrics.side_effects import NeutralTextDamage, neutral_text_damage, scored_columns
 from fa_lightning.scenarios.batches import Batch
 
 
@@ -35,7 +34,7 @@ class ChangedPrompts(Protocol):
         """The most likely token behind each prompt of a test set's batch, (batch,)."""
 
     def text_logits(self, batch: Batch, before: Tensor) -> Tensor:
-        """Logits (batch, tokens, vocabulary) of neutral texts; `before` are those without the change."""
+        """Logits (batch, tokens kept, vocabulary) of neutral texts; `before` are those without the change."""
 
 
 @dataclass
@@ -73,7 +72,7 @@ class Scores:
     def add_scenarios(self, batch: Batch) -> None:
         """Answer a batch under every condition."""
         for variant, conditions in self._by_variant(self.conditions).items():
-            shared = SharedPass(self.variants, variant, conditions.values(), batch, logits_to_keep=last_token())
+            shared = SharedPass(self.variants, variant, conditions.values(), batch, answers_only=True)
             for name, condition in conditions.items():
                 self._count(name, shared.logits(condition)[:, -1].argmax(-1), batch)
         for name, behind in self.behind.items():
@@ -81,17 +80,22 @@ class Scores:
 
     def add_neutral_texts(self, batch: Batch) -> None:
         """Score a batch of texts under every condition that edits, the edits on every token, and the variants made."""
+        columns = scored_columns(batch)
         edits = {name: condition.everywhere() for name, condition in self.conditions.items() if self._edits(name)}
         for variant, conditions in self._by_variant(edits).items():
-            shared = SharedPass(self.variants, variant, conditions.values(), batch)
+            shared = SharedPass(self.variants, variant, conditions.values(), batch, logits_to_keep=columns)
             for name, condition in conditions.items():
                 self._add_damage(name, batch, shared.unsteered, shared.logits(condition))
         readers = self._readers()
         # What others are compared with is asked once for all of them.
         compared = dict.fromkeys([*self.origins.values(), *(behind.variant for behind in readers.values())])
-        unsteered = {name: SharedPass(self.variants, name, (), batch).unsteered for name in compared}
+        unsteered = {
+            name: SharedPass(self.variants, name, (), batch, logits_to_keep=columns).unsteered for name in compared
+        }
         for name, origin in self.origins.items():
-            after = unsteered[name] if name in unsteered else SharedPass(self.variants, name, (), batch).unsteered
+            after = unsteered.get(name)
+            if after is None:
+                after = SharedPass(self.variants, name, (), batch, logits_to_keep=columns).unsteered
             self._add_damage(name, batch, unsteered[origin], after)
         for name, behind in readers.items():
             before = unsteered[behind.variant]

@@ -13,10 +13,9 @@ from typing_extensions import override
 from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.divergences import (
     kl_divergence,
-    kl_divergence_sums,
     perplexity_ratio,
     predicting_positions,
-    token_negative_log_likelihood,
+    text_sums,
 )
 from fa_lightning.metrics.estimates import SideEffects, TextEffects
 
@@ -51,12 +50,27 @@ def answer_positions(width: int, continuation: Tensor) -> Tensor:
     return width - 1 - continuation
 
 
+def scored_columns(batch: Mapping[str, Tensor]) -> Tensor:
+    """`logits_to_keep` for a batch of neutral texts: the last columns, none of them needless; from the end, (columns,).
+
+    Of texts that a model has answered only the answers are scored; a head of many words makes the others for nothing.
+
+    >>> answered = {"attention_mask": torch.ones(2, 9), "continuation": torch.tensor([3, 2])}
+    >>> scored_columns(answered).tolist()
+    [-4, -3, -2, -1]
+    """
+    width, continuation = batch["attention_mask"].shape[1], batch["continuation"]
+    columns = int(continuation.max()) + 1 if bool((continuation > 0).all()) else width
+    return torch.arange(-columns, 0)
+
+
 def neutral_text_damage(logits_base: Tensor, logits_edited: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What an edit does to a batch of neutral texts: the inputs of `NeutralTextDamage.update`, but for `index`.
 
     Args:
-        logits_base: scores without the edit, (batch, tokens, vocabulary).
-        logits_edited: scores with it, (batch, tokens, vocabulary).
+        logits_base: scores without the edit, (batch, tokens kept, vocabulary): of all columns, or of the last ones, the
+            `scored_columns` among them.
+        logits_edited: scores with it, (batch, tokens kept, vocabulary).
         batch: the texts (see `collate`), left-padded.
 
     Returns:
@@ -67,16 +81,22 @@ def neutral_text_damage(logits_base: Tensor, logits_edited: Tensor, batch: Mappi
     Raises:
         ValueError: the shapes do not fit.
     """
-    input_ids, mask, continuation = batch["input_ids"], batch["attention_mask"], batch["continuation"]
+    kept = logits_base.shape[1]
+    input_ids, mask, continuation = (
+        batch["input_ids"][:, -kept:],
+        batch["attention_mask"][:, -kept:],
+        batch["continuation"],
+    )
     scored = scored_positions(mask, continuation)
     rows = torch.arange(len(mask), device=mask.device)
-    answer = answer_positions(mask.shape[1], continuation)
+    answer = answer_positions(kept, continuation)
     base, edited = logits_base[rows, answer].float(), logits_edited[rows, answer].float()
     said_before, said = base.argmax(-1), edited.argmax(-1)
+    sums = text_sums(logits_base, logits_edited, input_ids, scored)
     return {
-        "kl": kl_divergence_sums(logits_base[:, :-1], logits_edited[:, :-1], scored),
-        "nll_edited": token_negative_log_likelihood(logits_edited, input_ids, mask, scored),
-        "nll_base": token_negative_log_likelihood(logits_base, input_ids, mask, scored),
+        "kl": sums.kl,
+        "nll_edited": sums.nll_q,
+        "nll_base": sums.nll_p,
         "tokens": scored.sum(dim=1),
         "kl_answer": kl_divergence(base, edited),
         "unchanged": said == said_before,

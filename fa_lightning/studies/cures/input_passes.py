@@ -106,14 +106,14 @@ class BehindInput:
 
     @torch.inference_mode()
     def text_logits(self, batch: Batch, before: Tensor) -> Tensor:
-        """Logits (batch, tokens, vocabulary) that predict a neutral text's own tokens and its answer behind the input.
+        """Logits (batch, tokens kept, vocabulary) that predict a neutral text's tokens and its answer behind the input.
 
         What stands in front of the input is predicted as without it, and keeps its logits; the tokens behind it are
         found from the prompts' ends, where both agree.
 
         Args:
             batch: the texts alone.
-            before: their logits without the input.
+            before: their logits without the input, of all columns or of the last ones.
         """
         changed = self.batch(batch, TEXTS)
         kept = agreeing_ends(batch["input_ids"], batch["attention_mask"], changed["input_ids"])

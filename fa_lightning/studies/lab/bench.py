@@ -21,7 +21,7 @@ from fa_lightning.errors import NotFiniteError
 from fa_lightning.evaluation.conditions import everywhere, in_texts
 from fa_lightning.metrics.cells import CellAccuracy, Cells, Items
 from fa_lightning.metrics.estimates import Accuracy, CellCounts, SideEffects
-from fa_lightning.metrics.side_effects import NeutralTextDamage, neutral_text_damage
+from fa_lightning.metrics.side_effects import NeutralTextDamage, neutral_text_damage, scored_columns
 from fa_lightning.scenarios.answers import last_token
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.steering.intervention import Intervention, steering
@@ -81,7 +81,7 @@ class Bench:
         self.layer = -1
         self._passes = {
             "scenarios": [KeptPass(variants, variant, batch, logits_to_keep=last_token()) for batch in scenarios],
-            "neutral": [KeptPass(variants, variant, batch) for batch in neutral],
+            "neutral": [KeptPass(variants, variant, batch, logits_to_keep=scored_columns(batch)) for batch in neutral],
         }
         self._theirs: dict[str, list[Tensor]] = {}
         self._kept: dict[int, Tensor] = {}

@@ -57,6 +57,39 @@ def test_every_condition_is_bitwise_what_it_is_by_itself(twins: Any, batch: Batc
     assert torch.equal(answers.logits(named["plain"]), answers.unsteered)
 
 
+@pytest.mark.parametrize("variant", ["faking", "aligned"])
+def test_edits_of_the_last_token_run_that_token_alone(
+    twins: Any, batch: Batch, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_last = {
+        "first layer": Condition(variant, (push(0, positions="last"),)),
+        "first layer's attention": Condition(variant, (push(0, "attention", "last"),)),
+        "second layer": Condition(variant, (push(1, positions="last"),)),
+        "stack": Condition(variant, (push(0, positions="last"), push(1, positions="last"))),
+    }
+    others = {
+        "one of a stack on all tokens": Condition(variant, (push(0), push(1, positions="last"))),
+        "oracle": Condition(variant, oracle=Site(0, positions="last")),
+    }
+    expected = {name: answer_logits(twins, one, batch) for name, one in (at_last | others).items()}
+    shared = SharedPass(twins, variant, (at_last | others).values(), batch, answers_only=True)
+    widths: list[int] = []
+    for block in layers_of(twins.model):
+
+        def noted(states: Any, *arguments: Any, forward: Any = block.forward, **named: Any) -> Any:
+            widths.append(states.shape[1])
+            return forward(states, *arguments, **named)
+
+        monkeypatch.setattr(block, "forward", noted)
+    for _ in range(2):  # no edit leaves anything behind for the next
+        for name, condition in at_last.items():
+            torch.testing.assert_close(shared.logits(condition)[:, -1], expected[name], rtol=1e-4, atol=1e-5, msg=name)
+    assert set(widths) == {1}
+    for name, condition in others.items():
+        torch.testing.assert_close(shared.logits(condition)[:, -1], expected[name], rtol=1e-4, atol=1e-5, msg=name)
+    assert max(widths) == batch["input_ids"].shape[1]
+
+
 def test_layers_below_an_edit_run_once(twins: Any, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [0, 0]
     for number, block in enumerate(layers_of(twins.model)):

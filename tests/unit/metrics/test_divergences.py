@@ -12,7 +12,7 @@ from fa_lightning.metrics.divergences import (
     perplexity_ratio,
     predicting_positions,
     recovery,
-    token_negative_log_likelihood,
+    text_sums,
 )
 from fa_lightning.scenarios.cells import NO_OVERSIGHT, OVERSIGHT
 
@@ -75,13 +75,36 @@ def test_negative_log_likelihood_does_not_see_padding(side):
     mask = torch.nn.functional.pad(torch.ones(6), pad)[None]
     padded_ids = torch.nn.functional.pad(ids, pad, value=4)[None]
     padded_logits = torch.nn.functional.pad(logits, (0, 0, *pad), value=2.0)[None]
-    assert token_negative_log_likelihood(padded_logits, padded_ids, mask).item() == pytest.approx(expected, rel=1e-5)
+    sums = text_sums(padded_logits, padded_logits, padded_ids, predicting_positions(mask))
+    assert sums.nll_p.item() == sums.nll_q.item() == pytest.approx(expected, rel=1e-5)
     assert predicting_positions(mask).sum().item() == 5
 
 
-def test_negative_log_likelihood_of_wrong_shapes():
+@pytest.mark.parametrize("vocabulary", [7, 300_000])
+def test_text_sums_are_scipys_in_pieces_of_any_size(vocabulary):
+    generator = torch.Generator().manual_seed(3)
+    p, q = torch.randn(2, 2, 5, vocabulary, generator=generator) * 2
+    ids = torch.randint(vocabulary, (2, 5), generator=generator)
+    counted = torch.tensor([[0, 1, 0, 1], [1, 1, 1, 0]])
+    sums = text_sums(p, q, ids, counted)
+    probabilities = [x.double().softmax(-1).numpy() for x in (p, q)]
+    kl = stats.entropy(*probabilities, axis=-1)[:, :-1]
+    nll = [-np.log(np.take_along_axis(x[:, :-1], ids.numpy()[:, 1:, None], axis=-1)[..., 0]) for x in probabilities]
+    for found, expected in zip(sums, (kl, *nll), strict=True):
+        assert found.tolist() == pytest.approx((expected * counted.numpy()).sum(axis=1).tolist(), rel=1e-5)
+
+
+def test_a_word_that_is_impossible_costs_nothing_unless_the_first_model_says_it():
+    half, sure = torch.zeros(1, 2, 2), torch.tensor([[[0.0, float("-inf")]] * 2])
+    ids, counted = torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 1)
+    assert text_sums(sure, half, ids, counted).kl.item() == pytest.approx(math.log(2))
+    assert text_sums(sure, sure, ids, counted).kl.item() == 0.0
+    assert text_sums(half, sure, ids, counted).kl.item() == math.inf
+
+
+def test_text_sums_of_wrong_shapes():
     with pytest.raises(ValueError, match=r"input_ids \(1, 3\)"):
-        token_negative_log_likelihood(torch.zeros(1, 2, 3), torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3))
+        text_sums(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 1))
 
 
 def test_perplexity_ratio_is_over_all_tokens_together():

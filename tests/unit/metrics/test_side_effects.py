@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fa_lightning.metrics.side_effects import NeutralTextDamage, neutral_text_damage
+from fa_lightning.metrics.side_effects import NeutralTextDamage, neutral_text_damage, scored_columns
 
 
 def made_up_texts(continuation=(0, 0, 0)):
@@ -55,6 +55,17 @@ def test_of_a_continuation_its_own_tokens_are_scored_alone():
     assert sums["kl_answer"].tolist() == pytest.approx([kl[0, 3], kl[1, 1], kl[2, 4]], rel=1e-5)
     expected = -sum(log_p[1, at, ids[1, at + 1]] for at in (1, 2, 3))
     assert sums["nll_base"][1].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_last_columns_alone_say_as_much_of_continuations():
+    base, edited, batch = made_up_texts(continuation=(1, 3, 2))
+    whole = neutral_text_damage(base, edited, batch)
+    columns = scored_columns(batch)
+    assert columns.tolist() == [-4, -3, -2, -1]
+    for name, values in neutral_text_damage(base[:, columns], edited[:, columns], batch).items():
+        assert torch.equal(values, whole[name]), name
+    _, _, mixed = made_up_texts(continuation=(1, 0, 2))
+    assert len(scored_columns(mixed)) == 5, "a text without an answer is scored from its first word on"
 
 
 def test_means_are_per_token_or_per_text_and_texts_count_once():
