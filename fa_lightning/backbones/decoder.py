@@ -44,6 +44,18 @@ def decoder_of(model: nn.Module) -> nn.Module:
     return model.get_submodule(layers_path(model).rpartition(".")[0])
 
 
+def first_adapted(model: nn.Module) -> int:
+    """Index of the first decoder block that an adapter or a trained weight is in; 0 where one is outside the blocks."""
+    blocks = f"{layers_path(model)}."
+    first = len(decoder_layers(model))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad or ".lora_" in name or ".modules_to_save." in name:
+            if not name.startswith(blocks):
+                return 0
+            first = min(first, int(name.removeprefix(blocks).partition(".")[0]))
+    return first
+
+
 _paths_found: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 """Where each model's blocks were found last: a walk over all modules for every batch would cost as much as a layer."""
 

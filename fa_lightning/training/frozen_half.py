@@ -19,7 +19,7 @@ from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.edit import block_outputs, resumed
 from fa_lightning.activations.record import FORWARD_TOKENS, forward_batches, tracked
 from fa_lightning.activations.sites import Site, hidden_of
-from fa_lightning.backbones.decoder import decoder_layers, decoder_of, layers_path, text_config
+from fa_lightning.backbones.decoder import decoder_layers, decoder_of, first_adapted, text_config
 from fa_lightning.backbones.optimization import evaluating
 from fa_lightning.common.activity import doing
 from fa_lightning.common.files import write_atomically
@@ -190,18 +190,6 @@ class FrozenHalf:
                 kept = batch["attention_mask"].flatten().nonzero().squeeze(1).to(hidden.device)
                 parts.append(hidden.flatten(0, 1).index_select(0, kept).to("cpu", self.states.dtype))
         return torch.cat(parts)
-
-
-def first_adapted(model: Any) -> int:
-    """Index of the first decoder block that an adapter or a trained weight is in; 0 where one is outside the blocks."""
-    blocks = f"{layers_path(model)}."
-    first = len(decoder_layers(model))
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad or ".lora_" in name or ".modules_to_save." in name:
-            if not name.startswith(blocks):
-                return 0
-            first = min(first, int(name.removeprefix(blocks).partition(".")[0]))
-    return first
 
 
 def refuse_dropout(model: Any, block: int) -> None:

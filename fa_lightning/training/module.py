@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from fa_lightning.backbones.adapters import adapter_config, attach_adapter, lora_config, ready_for_training
 from fa_lightning.backbones.arguments import BackboneArguments, DType, LoraArguments, OptimizerArguments
+from fa_lightning.backbones.decoder import first_adapted
 from fa_lightning.backbones.optimization import adamw_with_warmup
 from fa_lightning.backbones.sharding import ShardedStrategy
 from fa_lightning.backbones.targets import load_weights, refuse_beyond_lora
@@ -22,7 +23,7 @@ from fa_lightning.scenarios.batches import Batch
 from fa_lightning.training.adapted_model import NO_ADAPTER, ORIGIN, AdaptedModel
 from fa_lightning.training.data import ScenarioDataModule
 from fa_lightning.training.frozen_backbone import FrozenBackboneModule
-from fa_lightning.training.frozen_half import FrozenHalf, first_adapted, prompts_served
+from fa_lightning.training.frozen_half import FrozenHalf, prompts_served
 from fa_lightning.training.kept_texts import texts_of
 from fa_lightning.training.objectives.objective import Objective
 

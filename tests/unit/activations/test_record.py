@@ -15,6 +15,11 @@ from fa_lightning.activations.record import FORWARD_TOKENS, Plan, forward_batche
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.activations.store_writer import StoreWriter
+from fa_lightning.backbones.adapters import attach_adapter, save_adapter
+from fa_lightning.backbones.arguments import LoraArguments
+from fa_lightning.backbones.decoder import first_adapted
+from fa_lightning.backbones.load import load_backbone
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Example, collate, make_examples, padded_width
 
@@ -147,6 +152,46 @@ def test_any_named_variants_share_a_store_and_each_is_recorded_as_in_a_store_of_
     assert four.variants == names, "the store itself stays whole"
     with pytest.raises(KeyError, match=r"variant genie-0 is not in the store .*, which holds money-10, aligned"):
         four.of("genie-0")
+
+
+@pytest.mark.parametrize("sites", [[Site(1)], [Site(0), Site(1)]])
+def test_blocks_below_all_adapters_run_once_for_all_variants(
+    tmp_path: Path, make_backbone: Any, splits: Any, sites: list[Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_backbone(seed=3)
+    generator = torch.Generator().manual_seed(1)
+    for name in ("faking", "aligned"):
+        twin = attach_adapter(load_backbone(folder), name, LoraArguments(4, 8, 0.0, ["q_proj", "down_proj"], 1.0))
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
+        save_adapter(twin, name, tmp_path / name, {"behaviour": name})
+    variants = Variants.load({name: str(tmp_path / name) for name in ("faking", "aligned")})
+    assert first_adapted(variants.model) == 1
+    examples = make_examples(splits.train[:3], variants.tokenizer, letter_tokens(variants.tokenizer))
+    expected = {}
+    for name in ("faking", "aligned"):
+        with variants.using(name) as model:
+            expected[name] = [thought(model, example.prompt)["layers.1.residual"] for example in examples]
+    runs = 0
+    block = layers_of(variants.model)[0]
+
+    def counted(*arguments: Any, forward: Any = block.forward, **named: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(block, "forward", counted)
+    writer = StoreWriter(tmp_path / "store", {}, [site.name for site in sites])
+    record(variants, writer, plan := plan_shards({"train": examples}, 3), sites, decision_only=False)
+    writer.finish(list(plan))
+    assert runs == len(sites), "once for both, or for each where its own states are asked for"
+    store = ActivationStore.open(tmp_path / "store")
+    block_of_rows = store.block("train", 0, store.rows("train"))
+    for name, states in zip(store.variants, block_of_rows["layers.1.residual"], strict=True):
+        for example, alone in zip(examples, expected[name], strict=True):
+            torch.testing.assert_close(states[block_of_rows["example"] == example.index], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_two_ranks_write_what_one_writes(tmp_path: Path, twins: Any, examples: dict[str, list[Example]]) -> None:

@@ -11,14 +11,14 @@ from adapter_fits import ready
 
 from fa_lightning.backbones.adapters import attach_adapter, save_adapter
 from fa_lightning.backbones.arguments import LoraArguments
-from fa_lightning.backbones.decoder import decoder_layers
+from fa_lightning.backbones.decoder import decoder_layers, first_adapted
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.scenarios.batches import collate, model_inputs
 from fa_lightning.training import frozen_half
 from fa_lightning.training.context_data import ContextDataModule
 from fa_lightning.training.data import ScenarioDataModule
 from fa_lightning.training.export import AdapterExport
-from fa_lightning.training.frozen_half import FrozenHalf, first_adapted, prompts_served
+from fa_lightning.training.frozen_half import FrozenHalf, prompts_served
 from fa_lightning.training.kept_texts import KEPT
 from fa_lightning.training.objectives.answers import Answers
 from fa_lightning.training.objectives.context_distillation import ContextDistillation
