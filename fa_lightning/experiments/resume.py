@@ -1,7 +1,8 @@
-"""What a killed run goes on from: a whole checkpoint of every epoch, with the state of all that draws numbers."""
+"""What a killed run goes on from: whole checkpoints of epochs and long parts of them, with all that draws numbers."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,30 @@ from typing_extensions import override
 
 from fa_lightning.backbones.generators import generator_states, restore_generators
 from fa_lightning.common.files import whole_file
+from fa_lightning.scenarios.batches import ResumableLoader
 
 GENERATORS = "generators"
 """Key of a checkpoint: by rank, the state of each generator."""
 
 
 class ResumePoint(Checkpoint):
-    """Saves the state of a running stage at the end of every epoch; the runner adds it to every stage.
+    """Saves the state of a running stage at the end of every epoch and within long ones; every stage gets one.
+
+    Within an epoch it saves where the training loader can be gone on from (`ResumableLoader`), and between two
+    optimizer steps.
 
     Lightning's `ModelCheckpoint(save_last=True)` writes its last checkpoint only when it also writes a best one, and
     with `save_top_k=0` not before the fit ends. In this folder it is told to write none beside this one.
 
     Args:
         path: of the checkpoint; replaced each time, in one step.
+        seconds: between two checkpoints within an epoch: what a kill costs at most.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seconds: float = 300.0) -> None:
         self.path = path
+        self.seconds = seconds
+        self._saved = 0.0
         self._folder = path.parent.resolve()
 
     @override
@@ -41,8 +49,36 @@ class ResumePoint(Checkpoint):
                 callback.save_last = False
 
     @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved = time.monotonic()
+        loader = trainer.train_dataloader
+        if isinstance(loader, ResumableLoader):
+            # Lightning forgets its state where the loader was there before the checkpoint, as it is if an optimizer's
+            # schedule asks for the number of steps.
+            batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            loader.load_state_dict({"served": batches, "epoch": trainer.current_epoch})
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loader = trainer.train_dataloader
+        is_last = batch_idx + 1 >= trainer.num_training_batches
+        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not isinstance(loader, ResumableLoader) or is_last or not between_steps:
+            return
+        due = time.monotonic() - self._saved >= self.seconds
+        # Ranks' clocks differ, and all of them save or none does.
+        if trainer.strategy.broadcast(due):
+            self._save(trainer)
+
+    @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
+        self._saved = time.monotonic()
 
 
 class Resumable(pl.Callback):

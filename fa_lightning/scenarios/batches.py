@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import LetterTokens, other_letter
@@ -180,6 +181,9 @@ class LengthBucketSampler(DistributedSampler[Any]):
         rank: this rank.
         shuffle: shuffle items before bucketing and batches after; without it batches run from long to short.
         seed: of the shuffle.
+
+    Attributes:
+        skip: batches that the next pass leaves out at its beginning, and that one alone.
     """
 
     POOL = 32
@@ -196,6 +200,7 @@ class LengthBucketSampler(DistributedSampler[Any]):
     ) -> None:
         super().__init__(range(len(lengths)), num_replicas, rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
         self.lengths = lengths
+        self.skip = 0
         self.global_batch = batch_size * num_replicas
 
     def __len__(self) -> int:
@@ -212,10 +217,42 @@ class LengthBucketSampler(DistributedSampler[Any]):
             batches += [members[at : at + self.global_batch] for at in range(0, len(members), self.global_batch)]
         if self.shuffle:
             batches = [batches[at] for at in torch.randperm(len(batches), generator=generator).tolist()]
-        for batch in batches:
+        start, self.skip = self.skip, 0
+        for batch in batches[start:]:
             missing = -len(batch) % self.num_replicas
             filled = batch + [batch[at % len(batch)] for at in range(missing)]
             yield filled[self.rank :: self.num_replicas]
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """A loader of a `LengthBucketSampler` that a fit can go on from in the middle of an epoch.
+
+    Lightning keeps its state in checkpoints: how many batches of the epoch it has served.
+    """
+
+    _served = 0
+
+    @override
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self._served = self._order.skip
+        for batch in super().__iter__():
+            self._served += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it is."""
+        return {"served": self._served, "epoch": self._order.epoch}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from there in the next pass; from the beginning where the epoch was over."""
+        self._order.skip = state["served"] if state["served"] < len(self) else 0
+        # Lightning asks for the first batch before it says which epoch it is.
+        self._order.set_epoch(state["epoch"])
+
+    @property
+    def _order(self) -> LengthBucketSampler:
+        assert isinstance(self.sampler, LengthBucketSampler)
+        return self.sampler
 
 
 def example_loader(

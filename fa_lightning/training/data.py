@@ -16,6 +16,7 @@ from fa_lightning.scenarios.batches import (
     Example,
     ExampleDataset,
     LengthBucketSampler,
+    ResumableLoader,
     example_loader,
     make_examples,
 )
@@ -127,7 +128,7 @@ class ScenarioDataModule(pl.LightningDataModule):
                 )
             served = WithKeptTexts(dataset, self.examples_of(texts), self.kept_texts)
         sampler = LengthBucketSampler(lengths, self.batch_size, *ranks, shuffle=True, seed=self.seed)
-        return DataLoader(served, sampler=sampler, batch_size=None, num_workers=self.num_workers)
+        return ResumableLoader(served, sampler=sampler, batch_size=None, num_workers=self.num_workers)
 
     def train_items(self) -> list[Scenario]:
         """What is trained on, scenarios in both orders and neutral texts, before it is shuffled."""

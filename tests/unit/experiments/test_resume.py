@@ -36,9 +36,22 @@ class Killed(Exception):
 
 
 class KilledInTheSecondEpoch(pl.Callback):
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.current_epoch == 1:
+    def __init__(self, after: int = 1) -> None:
+        self.after = after
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 1 and batch_idx + 1 == self.after:
             raise Killed
+
+
+class Batches(pl.Callback):
+    """Notes which items every batch holds."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, list[int]]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append((trainer.current_epoch, batch_idx, batch["index"].tolist()))
 
 
 @pytest.fixture
@@ -95,12 +108,19 @@ def make(source: Any, adapters: dict[str, str], tmp_path: Path) -> Callable[[str
     return make
 
 
-def fit(place: Path, module: Any, data: Any, *callbacks: pl.Callback, resume: bool = False) -> Path:
+def fit(
+    place: Path,
+    module: Any,
+    data: Any,
+    *callbacks: pl.Callback,
+    resume: bool = False,
+    seconds: float = 300.0,
+    **options: Any,
+) -> Path:
     """Fit as the runner does, with a checkpoint of every epoch in `place`; returns it."""
-    trainer = trainer_in(
-        place, max_epochs=EPOCHS, reload_dataloaders_every_n_epochs=1, callbacks=[Resumable(), *callbacks]
-    )
-    trainer.callbacks.append(ResumePoint(place / "last.ckpt"))
+    options = {"max_epochs": EPOCHS, "reload_dataloaders_every_n_epochs": 1, **options}
+    trainer = trainer_in(place, callbacks=[Resumable(), *callbacks], **options)
+    trainer.callbacks.append(ResumePoint(place / "last.ckpt", seconds))
     pl.seed_everything(1234 if resume else 0, verbose=False)
     path = str(place / "last.ckpt") if resume else None
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
@@ -130,6 +150,41 @@ def test_a_resumed_fit_is_the_unbroken_one(make: Callable[[str], tuple[Any, Any]
     fit(tmp_path / "killed", *resumed, resume=True)
     expected, found = whole[0].state_dict(), resumed[0].state_dict()
     assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+def test_a_fit_goes_on_at_an_epoch_without_new_loaders(make: Callable[[str], tuple[Any, Any]], tmp_path: Path) -> None:
+    whole, batches = make("dropout"), Batches()
+    fit(tmp_path / "whole", *whole, batches, reload_dataloaders_every_n_epochs=0)
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", *make("dropout"), KilledInTheSecondEpoch(), reload_dataloaders_every_n_epochs=0)
+    resumed, later = make("dropout"), Batches()
+    fit(tmp_path / "killed", *resumed, later, resume=True, reload_dataloaders_every_n_epochs=0)
+    assert later.seen == [batch for batch in batches.seen if batch[0] >= 1]
+
+
+@pytest.mark.parametrize(("kind", "accumulate", "reload"), [("dropout", 1, 1), ("SPIN", 2, 0), ("unlearning", 1, 0)])
+def test_a_fit_goes_on_within_an_epoch(
+    make: Callable[[str], tuple[Any, Any]], tmp_path: Path, kind: str, accumulate: int, reload: int
+) -> None:
+    options = {"accumulate_grad_batches": accumulate, "reload_dataloaders_every_n_epochs": reload}
+
+    def small() -> tuple[Any, Any]:
+        module, data = make(kind)
+        data.batch_size = 6
+        return module, data
+
+    whole, batches = small(), Batches()
+    fit(tmp_path / "whole", *whole, batches, **options)
+    with pytest.raises(Killed):
+        # The batch that it is killed in is lost: the checkpoint is of the one before, or before its step.
+        fit(tmp_path / "killed", *small(), KilledInTheSecondEpoch(after=4), seconds=0, **options)
+    resumed, later = small(), Batches()
+    fit(tmp_path / "killed", *resumed, later, resume=True, **options)
+    first = 3 - 3 % accumulate
+    assert later.seen[0][:2] == (1, first)
+    assert later.seen == [batch for batch in batches.seen if batch[:2] >= (1, first)]
+    expected, found = whole[0].state_dict(), resumed[0].state_dict()
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
 
