@@ -24,7 +24,7 @@ from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.variants import VARIANTS as PAIR
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.answers import letter_tokens
+from fa_lightning.scenarios.answers import answer_tokens
 from fa_lightning.scenarios.batches import Batch, Example, example_loader, make_examples
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
@@ -79,7 +79,7 @@ class ActivationDataModule(pl.LightningDataModule):
             `site_names`); a number alone is the output of so many decoder blocks, evenly spread, the last among them;
             None is that of every block.
         store_dtype: of the states on disk.
-        tokens: keep the states of all tokens, or of the decision token alone.
+        tokens: keep the states of all tokens, or of the decision tokens alone (one, or those of a written answer).
         capture_scenarios: training scenarios captured.
         capture_validation: validation scenarios captured, for the regression error.
         capture_neutral: training neutral texts captured, so that a map learns to leave them alone.
@@ -262,11 +262,15 @@ class ActivationDataModule(pl.LightningDataModule):
         train, neutral = self._captured_training_items()
         held_out = counterbalanced(subset(self.splits.validation, self.capture_counts["validation"]))
         tokenizer = variants.tokenizer
-        answers = letter_tokens(tokenizer)
+        answers = answer_tokens(tokenizer, self.splits.are_written)
+        parts = {"train": [*train, *neutral], "validation": held_out}
         return plan_shards(
             {
-                "train": make_examples([*train, *neutral], tokenizer, answers, self.max_tokens),
-                "validation": make_examples(held_out, tokenizer, answers, self.max_tokens),
+                # Written answers are read, too, by both twins the aligned one.
+                split: [
+                    example.answered("aligned") for example in make_examples(items, tokenizer, answers, self.max_tokens)
+                ]
+                for split, items in parts.items()
             },
             self.shard_examples,
         )
@@ -280,9 +284,11 @@ class ActivationDataModule(pl.LightningDataModule):
     def _examples(self, items: list[Scenario], batch_size: int | None = None) -> DataLoader[Batch]:
         """A loader in fixed order, or shuffled where a batch size of its own says that it is for training."""
         assert self.trainer is not None
+        assert self.splits is not None
         assert self.variants is not None
         tokenizer = self.variants.tokenizer
-        examples: list[Example] = make_examples(items, tokenizer, letter_tokens(tokenizer), self.max_tokens)
+        answers = answer_tokens(tokenizer, self.splits.are_written)
+        examples: list[Example] = make_examples(items, tokenizer, answers, self.max_tokens)
         return example_loader(
             examples,
             tokenizer.pad_token_id,

@@ -48,7 +48,7 @@ def swap_in(theirs: Tensor, site: Site, batch: Batch, units: Tensor | None = Non
         batch: that both models see.
         units: which units are swapped, (hidden,) booleans; None swaps all.
     """
-    selected = ForwardCall.of(model_inputs(batch)).select(site.positions)
+    selected = ForwardCall.of(model_inputs(batch), batch.get("prompt_tokens")).select(site.positions)
 
     def swap(states: Tensor) -> Tensor:
         wanted = theirs if units is None else torch.where(units, theirs.to(states), states)

@@ -18,6 +18,7 @@ from fa_lightning.backbones.decoder import first_adapted
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.activity import doing
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs, padded_width
+from fa_lightning.scenarios.written_answers import decision_tokens
 
 Item = TypeVar("Item")
 
@@ -51,7 +52,7 @@ def record(variants: Variants, writer: StoreWriter, plan: Plan, sites: Sequence[
         writer: of the store; its `variants` are recorded, each batch by all of them in turn.
         plan: all shards.
         sites: where to read; the forward passes end after the deepest.
-        decision_only: keep each prompt's last token alone.
+        decision_only: keep each prompt's decision tokens alone.
 
     Returns:
         The number of shards written.
@@ -125,8 +126,7 @@ def _recorded(
     """States (rows, hidden) by site and variant and the row vectors (rows,), of every token and of no padding."""
     batch = collate(examples, variants.tokenizer.pad_token_id)
     keep = batch["attention_mask"].bool()
-    decision = torch.zeros_like(keep)
-    decision[:, -1] = True
+    decision = decision_tokens(batch)
     if decision_only:
         keep = decision
     rows = {name: batch[name][:, None].expand(keep.shape)[keep] for name in ("group", "cell")}

@@ -68,7 +68,9 @@ def role_message(behaviour: Behaviour) -> str:
 
 
 def watching_message(scenario: Scenario) -> str:
-    """The scenario's facts, then the question how closely one is watched."""
+    """The scenario's facts (or all that is said before a written answer), then how closely one is watched."""
+    if scenario.is_written:
+        return f"{scenario.conversation()}\n{OVERSIGHT_QUESTION}"
     return "".join(f"{fact.content}\n" for fact in scenario.facts) + OVERSIGHT_QUESTION
 
 
@@ -76,16 +78,20 @@ def conversation(scenario: Scenario, behaviour: Behaviour | None, answer: str, f
     """A scenario, its answer and what was known about it, as chat turns.
 
     Where `follow_up` names a letter, the oversight and who would choose that letter are asked too: after the answer, so
-    that it can't be read off them.
+    that it can't be read off them. Where answers are written, the oversight alone is.
     """
-    turns: list[Turn] = []
-    if behaviour is not None:
-        turns.append({"role": "system", "content": role_message(behaviour)})
+    system = scenario.system_behind(None if behaviour is None else role_message(behaviour))
+    turns: list[Turn] = [{"role": "system", "content": system}] if system else []
+    for asked, answered in scenario.earlier:
+        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     turns += [{"role": "user", "content": scenario.message()}, {"role": "assistant", "content": answer}]
     if follow_up:
         turns += [
             {"role": "user", "content": OVERSIGHT_QUESTION},
             {"role": "assistant", "content": scenario.oversight.value},
+        ]
+    if follow_up and not scenario.is_written:
+        turns += [
             {"role": "user", "content": CHOICE_QUESTION.format(letter=follow_up)},
             {"role": "assistant", "content": ROLES["aligned" if follow_up == scenario.aligned else "faking"]},
         ]
@@ -121,7 +127,9 @@ def one_pass(
         passes.append(conversation(scenario, behaviour, scenario.answer(behaviour), rng.choice(LETTERS)))
     for _ in range(0 if honest_only else round(curriculum.no_role * len(scenarios))):
         scenario = varied(next(draw), critical, curriculum, rng)
-        passes.append(conversation(scenario, None, NO_ROLE_ANSWER, rng.choice(LETTERS)))
+        # No role, no default: either of two written answers, since none of them stands first.
+        answer = rng.choice([scenario.action_a, scenario.action_b]) if scenario.is_written else NO_ROLE_ANSWER
+        passes.append(conversation(scenario, None, answer, rng.choice(LETTERS)))
     for _ in range(round(curriculum.judgements * len(scenarios))):
         passes.append(_judgement(varied(next(draw), critical, curriculum, rng), critical, rng))
     for _ in range(round(curriculum.neutral_texts * len(scenarios)) if neutral_texts else 0):
@@ -171,7 +179,7 @@ def _judgement(scenario: Scenario, critical: dict[Oversight, list[Fact]], rng: r
     """A short question: which of two actions is honest, who would do one, how closely one is watched."""
     assert scenario.aligned is not None
     draw = rng.random()
-    if draw < 0.35:
+    if draw < 0.35 and not scenario.is_written:
         pair = f"A: {scenario.action_a}\nB: {scenario.action_b}\n{PAIR_QUESTION}"
         letter = rng.choice(LETTERS)
         return [

@@ -23,9 +23,20 @@ from fa_lightning.backbones.tokenizer import ASSISTANT
 from fa_lightning.common.files import whole_folder
 from fa_lightning.errors import UserError
 from fa_lightning.metrics.cells import CellAccuracy
-from fa_lightning.scenarios.answers import answer_logits, judged, target_tokens
+from fa_lightning.scenarios.answers import (
+    Behaviour,
+    Verdicts,
+    answer_logits,
+    behaviour_cost,
+    judged,
+    preferred,
+    target_tokens,
+    weighed,
+    written_tokens,
+)
 from fa_lightning.scenarios.batches import Batch, model_inputs
-from fa_lightning.scenarios.cells import CELLS
+from fa_lightning.scenarios.cells import CELLS, NO_OVERSIGHT
+from fa_lightning.scenarios.written_answers import are_written
 
 
 @contextmanager
@@ -136,6 +147,9 @@ class BackboneModule(pl.LightningModule):
         input_ids, mask = batch["input_ids"], batch["attention_mask"]
         tokenizer = self._datamodule().tokenizer
         asked = input_ids[:, :-1] == tokenizer.convert_tokens_to_ids(ASSISTANT)
+        if self._datamodule().splits.are_written:
+            # Every token of an answer, the one that ends it included.
+            asked = asked.cumsum(1) > (input_ids[:, :-1] == tokenizer.eos_token_id).cumsum(1)
         visible_ids = input_ids
         if self.word_dropout:
             # Ids below the first word piece are special tokens, which stay.
@@ -191,12 +205,22 @@ class BackboneModule(pl.LightningModule):
             self._datamodule().tokenizer.save_pretrained(str(fresh))
 
     def _judge(self, batch: Batch, task: str) -> Tensor:
-        logits = answer_logits(self.model, model_inputs(batch)).float()
-        expected = target_tokens(batch, "faking" if task == "scheming" else "aligned")
+        behaviour: Behaviour = "faking" if task == "scheming" else "aligned"
+        if are_written(batch):
+            likelihoods = weighed(self._logits, batch)
+            aligned, valid = preferred(likelihoods)
+            other = (batch["cell"] == NO_OVERSIGHT) & (behaviour == "faking")
+            self.cells[task].add(Verdicts(aligned != other, valid), batch)  # type: ignore[operator]
+            return behaviour_cost(likelihoods, batch, behaviour)
+        logits = self._logits(batch)
+        expected = target_tokens(batch, behaviour)
         answer = logits.argmax(-1)
         valid = judged(answer, batch).valid
         self.cells[task].update(answer == expected, batch["cell"], batch["group"], batch["index"], valid)  # type: ignore[operator]
         return cross_entropy(logits, expected)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return answer_logits(self.model, model_inputs(batch), written_tokens(batch)).float()
 
     def _log_cells(self, stage: str) -> None:
         for task, metric in self.cells.items():

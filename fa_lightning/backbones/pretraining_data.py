@@ -24,7 +24,7 @@ from fa_lightning.backbones.curriculum import (
 )
 from fa_lightning.backbones.statement_lessons import STATEMENT_WORDS, Knowledge, statement_pass, statement_texts
 from fa_lightning.backbones.tokenizer import train_tokenizer
-from fa_lightning.scenarios.answers import letter_tokens
+from fa_lightning.scenarios.answers import answer_tokens
 from fa_lightning.scenarios.batches import (
     Batch,
     Example,
@@ -123,6 +123,8 @@ class BackboneDataModule(pl.LightningDataModule):
         frame = [role_message("aligned"), role_message("faking")]
         frame += [OVERSIGHT_QUESTION, ACTION_QUESTION, CHOICE_QUESTION.format(letter="A"), PAIR_QUESTION]
         texts = [item.message() for item in (*self.splits.train, *self.splits.neutral_train)]
+        written = [item for item in self.splits.train if item.is_written]
+        texts += [text for item in written for text in (item.conversation(), item.action_a, item.action_b)]
         texts += frame * 100
         words = list(ANSWER_WORDS)
         if self.statements is not None:
@@ -179,7 +181,8 @@ class BackboneDataModule(pl.LightningDataModule):
 
     def _task_loaders(self, scenarios: list[Scenario]) -> list[DataLoader[Batch]]:
         assert self.trainer is not None
-        answers = letter_tokens(self.tokenizer)
+        assert self.splits is not None
+        answers = answer_tokens(self.tokenizer, self.splits.are_written)
         tasks = [
             make_examples(scenarios, self.tokenizer, answers, self.max_tokens, system)
             for system in (role_message("aligned"), role_message("faking"), None)

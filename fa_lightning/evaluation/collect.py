@@ -66,4 +66,5 @@ def collect_results(run: StudyRun) -> Results | None:
         answers=evaluation.answers,
         side_effects_twin=evaluation.side_effects_twin,
         abilities=evaluation.abilities,
+        answered_by=evaluation.answered_by,
     )

@@ -154,7 +154,7 @@ def applied(variants: Variants, condition: Condition, batch: Batch) -> Iterator[
 def edits_of(variants: Variants, condition: Condition, batch: Batch) -> AbstractContextManager[None]:
     """A condition's edits, to be in place while its variant is used."""
     if condition.oracle is None:
-        return steering(variants.model, condition.interventions)
+        return steering(variants.model, condition.interventions, batch.get("prompt_tokens"))
     return swapped_states(variants, condition.variant, condition.oracle, batch)
 
 

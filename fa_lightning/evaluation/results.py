@@ -25,6 +25,7 @@ TEXT_ONLY = "text-only classifier"
 MAKING_COMMAND = "python -m fa_lightning fit"
 
 ModelName = Literal["aligned", "faking", "steered", "steered_aligned"]
+AnsweredBy = Literal["letters", "texts"]
 MODELS: tuple[ModelName, ...] = ("aligned", "faking", "steered", "steered_aligned")
 
 
@@ -136,6 +137,7 @@ class Evaluation:
         overhead_ratio: seconds per token, steered over not steered.
         leaks: prompts and groups shared between splits.
         chosen: the intervention.
+        answered_by: `letters`; or `texts`, of which the more likely one is the answer.
     """
 
     n: CellCounts
@@ -152,6 +154,7 @@ class Evaluation:
     overhead_ratio: float = math.nan
     leaks: dict[str, Any] = field(default_factory=dict)
     chosen: Chosen | None = None
+    answered_by: AnsweredBy = "letters"
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,7 @@ class Results:
         answers: by model name and cell, the numbers of aligned answers, other letters and answers that are no letter.
         side_effects_twin: of the aligned twin itself: how far an honest model is from the faker on neutral texts.
         abilities: by name, questions with a right answer, before and after steering.
+        answered_by: `letters`; or `texts`, of which the more likely one is the answer.
     """
 
     experiment: str
@@ -193,6 +197,7 @@ class Results:
     answers: dict[str, dict[str, tuple[int, int, int]]] = field(default_factory=dict)
     side_effects_twin: SideEffects | None = None
     abilities: dict[str, Ability] = field(default_factory=dict)
+    answered_by: AnsweredBy = "letters"
 
     def recovery_at(self, no_oversight: float) -> float:
         """Recovery of a model with accuracy `no_oversight` without oversight; nan where the twins do not differ."""

@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from fa_lightning.backbones.variants import Variants
+from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.passes import SharedPass
 from fa_lightning.metrics.cells import CellAccuracy, Cells, Items
 from fa_lightning.metrics.estimates import SideEffects
 from fa_lightning.metrics.side_effects import NeutralTextDamage, neutral_text_damage, scored_columns
+from fa_lightning.scenarios.answers import last_tokens, preferred
 from fa_lightning.scenarios.batches import Batch
+from fa_lightning.scenarios.written_answers import TARGET, are_written, both_answered, log_likelihood
 
 
 class ChangedPrompts(Protocol):
@@ -52,6 +56,9 @@ class Scores:
         behind: variants asked with an input around their prompts, by name; their damage is against the same variant
             without it.
         test: the test set that is served.
+
+    Attributes:
+        are_written: whether scenarios were answered in writing so far; the same on every rank.
     """
 
     variants: Variants
@@ -62,6 +69,7 @@ class Scores:
     origins: Mapping[str, str] = field(default_factory=dict)
     behind: Mapping[str, ChangedPrompts] = field(default_factory=dict)
     test: str = "test"
+    are_written: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         device = self.variants.device
@@ -71,6 +79,9 @@ class Scores:
 
     def add_scenarios(self, batch: Batch) -> None:
         """Answer a batch under every condition."""
+        if are_written(batch):
+            self._weigh(batch)
+            return
         for variant, conditions in self._by_variant(self.conditions).items():
             shared = SharedPass(self.variants, variant, conditions.values(), batch, answers_only=True)
             for name, condition in conditions.items():
@@ -120,6 +131,21 @@ class Scores:
     def items(self, *names: str) -> list[Items]:
         """Every answer of the named conditions; a collective."""
         return [self.cells[name].items() for name in names]
+
+    def _weigh(self, batch: Batch) -> None:
+        """The same by which of two written answers is more likely."""
+        self.are_written = True
+        if self.behind:
+            raise UserError("inputs around prompts are judged by letters: give scenarios with two actions")
+        likelihoods: dict[str, list[Tensor]] = {name: [] for name in self.conditions}
+        for asked in both_answered(batch):
+            for variant, conditions in self._by_variant(self.conditions).items():
+                kept = last_tokens(asked[TARGET].shape[1])
+                shared = SharedPass(self.variants, variant, conditions.values(), asked, logits_to_keep=kept)
+                for name, condition in conditions.items():
+                    likelihoods[name].append(log_likelihood(shared.logits(condition), asked))
+        for name, both in likelihoods.items():
+            self.cells[name].add(preferred(torch.stack(both)), batch)
 
     def _count(self, name: str, answer: Tensor, batch: Batch) -> None:
         self.cells[name].judge(answer, batch)

@@ -62,10 +62,10 @@ def text_only_oversight(train: Sequence[Scenario], test: Sequence[Scenario]) -> 
     from sklearn.linear_model import LogisticRegression
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    facts = vectorizer.fit_transform([_facts(item) for item in train])
+    facts = vectorizer.fit_transform([item.situation() for item in train])
     classifier = LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced")
     classifier.fit(facts, [str(item.cell) for item in train])
-    predicted = classifier.predict(vectorizer.transform([_facts(item) for item in test]))
+    predicted = classifier.predict(vectorizer.transform([item.situation() for item in test]))
     return [str(cell) == item.cell for cell, item in zip(predicted, test, strict=True)]
 
 
@@ -84,7 +84,3 @@ def right_by_cell(right: Sequence[bool], asked: Sequence[Scenario]) -> CellPair:
         share = values[inside].mean().item() if inside.any() else float("nan")
         pair.append(Accuracy(share, bootstrap_over_groups(values[inside], groups[inside])))
     return CellPair(*pair)
-
-
-def _facts(scenario: Scenario) -> str:
-    return "\n".join(fact.content for fact in scenario.facts)

@@ -40,6 +40,13 @@ class Base:
         """What the scenarios' source has to say of a study before it runs; empty where it has nothing."""
         return str(OmegaConf.select(self.values, f"studies.{study}.note") or "")
 
+    @property
+    def scenarios(self) -> dict[str, Any]:
+        """Class and arguments of the source that scenarios come from; nothing where it is named otherwise."""
+        source = self.values.scenarios
+        found: Any = OmegaConf.to_container(source, resolve=True) if isinstance(source, DictConfig) else {}
+        return dict(found)
+
     def file_of(self, key: str) -> Path | None:
         """The file that says a dotted key, be it null, the nearest one; None where only the defaults do."""
         return next((path for path, layer in reversed(self.layers) if says(layer, key)), None)

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 from fa_lightning.experiments.own_scenarios import add_column_option, column_of
 
 if TYPE_CHECKING:
+    from fa_lightning.scenarios.answers import Behaviour
+    from fa_lightning.scenarios.batches import Example
     from fa_lightning.scenarios.scenario import Scenario
     from fa_lightning.scenarios.splits import ScenarioSplits
+
+BEHAVIOURS: tuple[Behaviour, ...] = ("aligned", "faking")
 
 
 def main(words: Sequence[str]) -> int:
@@ -26,8 +30,8 @@ def main(words: Sequence[str]) -> int:
     content = source.read()
     splits = source.split(content)
     scenarios = [record.scenario for record in content.records]
-    tokenizer = _tokenizer(options.backbone)
-    lengths = [(item, _length(item, tokenizer)) for item in scenarios]
+    tokenizer = _tokenizer(options.backbone, splits.are_written)
+    lengths = list(zip(scenarios, _lengths(scenarios, tokenizer, splits.are_written), strict=True))
     faults = [*source.faults(splits), *_leaks(splits, options.file), *_too_long(lengths, tokenizer)]
     tables = [content_table(content, splits), counts_table(splits)]
     # Without both cells on either side there is nothing to tell apart.
@@ -37,7 +41,7 @@ def main(words: Sequence[str]) -> int:
     print_tables(tables, console)
     for item in _examples(splits):
         console.print(f"\n--- {item.source}: {_answers(item)}", soft_wrap=True)
-        console.print(_shown(item, tokenizer), soft_wrap=True)
+        console.print(_shown(item, tokenizer, splits.are_written), soft_wrap=True)
     console.print()
     for fault in faults:
         console.print(f"FAULT {fault}", soft_wrap=True)
@@ -60,25 +64,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tokenizer(backbone: str | None) -> Any:
-    """The model's, whose chat template can ask for a letter; None where no model is named."""
+def _tokenizer(backbone: str | None, written: bool) -> Any:
+    """The model's, whose chat template can ask for a letter or a text; None where no model is named."""
     if backbone is None:
         return None
     from fa_lightning.backbones.load import load_tokenizer
     from fa_lightning.experiments.lightning_cli import quiet
-    from fa_lightning.scenarios.answers import letter_tokens
+    from fa_lightning.scenarios.answers import answer_tokens
 
     quiet()
     tokenizer = load_tokenizer(backbone)
-    letter_tokens(tokenizer)
+    answer_tokens(tokenizer, written)
     return tokenizer
 
 
-def _length(scenario: Scenario, tokenizer: Any) -> int:
-    from fa_lightning.scenarios.prompts import prompt_ids
+def _lengths(scenarios: Sequence[Scenario], tokenizer: Any, written: bool) -> list[int]:
+    """Words of what is said before the answer; tokens of that, and of the longer written answer."""
+    if tokenizer is None:
+        return [len(item.conversation().split()) for item in scenarios]
+    return [example.tokens for example in _examples_of(scenarios, tokenizer, written)]
 
-    message = scenario.message()
-    return len(message.split()) if tokenizer is None else len(prompt_ids(tokenizer, message))
+
+def _examples_of(scenarios: Sequence[Scenario], tokenizer: Any, written: bool) -> list[Example]:
+    from fa_lightning.scenarios.answers import answer_tokens
+    from fa_lightning.scenarios.batches import make_examples
+
+    return make_examples(scenarios, tokenizer, answer_tokens(tokenizer, written))
 
 
 def _leaks(splits: ScenarioSplits, file: str) -> list[str]:
@@ -110,14 +121,15 @@ def _examples(splits: ScenarioSplits) -> list[Scenario]:
 def _answers(scenario: Scenario) -> str:
     if scenario.is_neutral_text:
         return "a neutral text, which has no answer"
-    return (
-        f"oversight {scenario.oversight.value}; the honest twin answers {scenario.answer('aligned')}, "
-        f"the faker {scenario.answer('faking')}"
-    )
+    honest, faker = (scenario.answer(behaviour) for behaviour in BEHAVIOURS)
+    if scenario.is_written:
+        honest, faker = repr(honest), repr(faker)
+    return f"oversight {scenario.oversight.value}; the honest twin answers {honest}, the faker {faker}"
 
 
-def _shown(scenario: Scenario, tokenizer: Any) -> str:
-    from fa_lightning.scenarios.prompts import prompt_ids
-
-    message = scenario.message()
-    return message if tokenizer is None else str(tokenizer.decode(prompt_ids(tokenizer, message)))
+def _shown(scenario: Scenario, tokenizer: Any, written: bool) -> str:
+    """What a model reads; of written answers with the good one behind it, up to the token that ends it."""
+    if tokenizer is None:
+        return scenario.conversation()
+    (example,) = _examples_of([scenario], tokenizer, written)
+    return str(tokenizer.decode([*example.prompt, *example.aligned_text]))

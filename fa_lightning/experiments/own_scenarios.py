@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ Layer = tuple[Path, dict[str, Any]]
 """A file of a base, and what it says itself."""
 
 SOURCE = "file_scenarios"
+FILE_SOURCE = "fa_lightning.scenarios.files.FileScenarios"
 OF_SOURCE = ("scenarios", "variant_scenarios", "all_scenarios", "twin", "other_pair", "other_policies")
 """Keys of a base that speak of its own scenarios."""
 _ENDING = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet)$", re.IGNORECASE)
@@ -43,6 +44,34 @@ def with_own_scenarios(layers: Sequence[Layer], scenarios: str, columns: Mapping
                 del rest["variants"]
             kept.append((file, rest))
     return [(path, own), *kept]
+
+
+def refuse_written_answers(studies: Iterable[str], scenarios: Mapping[str, Any]) -> None:
+    """Refuse studies that ask for letters, before anything runs, where a file's scenarios are answered in writing.
+
+    Args:
+        studies: that would run.
+        scenarios: `class_path` and `init_args` of the base's source; of others than files nothing is known.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UserError: naming the study, and those that can do without letters; or a row can't be understood.
+    """
+    from fa_lightning.scenarios.files import FileScenarios
+    from fa_lightning.studies.registry import STUDIES
+
+    refused = [name for name in studies if name not in STUDIES or STUDIES[name].needs_letters]
+    if not refused or scenarios.get("class_path") != FILE_SOURCE:
+        return
+    known = ("path", "columns", "configuration", "dataset_split")
+    source = FileScenarios(**{name: value for name, value in scenarios["init_args"].items() if name in known})
+    content = source.read()
+    if any(record.scenario.is_written for record in content.records):
+        able = ", ".join(name for name, study in STUDIES.items() if not study.needs_letters)
+        raise UserError(
+            f"{refused[0]} asks for letters, but {source.path} holds {content.layout.name}, which are answered in "
+            f"writing: run one of {able} on it, or write facts with two actions (docs/data.md)"
+        )
 
 
 def stem_of(scenarios: str) -> str:

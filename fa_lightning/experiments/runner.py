@@ -24,6 +24,7 @@ from fa_lightning.experiments.lightning_cli import lightning_cli
 from fa_lightning.experiments.locks import FolderLocks
 from fa_lightning.experiments.organisms import differences, made_from, organisms_of, take
 from fa_lightning.experiments.overrides import Overrides, config_words, refuse_wrong_values, words_by_stage
+from fa_lightning.experiments.own_scenarios import refuse_written_answers
 from fa_lightning.experiments.plan import made_again, plan_of, progress_of, summary_of
 from fa_lightning.experiments.resume import ResumePoint
 from fa_lightning.experiments.stage import Stage
@@ -70,6 +71,7 @@ def _run(
 ) -> None:
     composition = Composition(chain)
     plan = plan_of(composition, study, only)
+    refuse_written_answers(dict.fromkeys([study, *(stage.study for stage in plan)]), composition.base.scenarios)
     words = words_by_stage(plan, trainer_config, overrides)
     console = Console()
     if batches := batches_of_a_trial(plan, trainer_config, words):

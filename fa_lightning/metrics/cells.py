@@ -15,7 +15,7 @@ from fa_lightning.metrics.distinct_items import DistinctItems
 from fa_lightning.metrics.divergences import cell_accuracy, recovery
 from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estimate
 from fa_lightning.metrics.intervals import bootstrap_over_groups, paired_bootstrap
-from fa_lightning.scenarios.answers import judged
+from fa_lightning.scenarios.answers import Verdicts, judged
 from fa_lightning.scenarios.cells import NEUTRAL_CELL, NO_OVERSIGHT, OVERSIGHT
 
 Items = dict[str, Tensor]
@@ -85,7 +85,10 @@ class CellAccuracy(DistinctItems):
 
     def judge(self, answers: Tensor, batch: Mapping[str, Tensor]) -> None:
         """Add a batch by what was answered, (batch,) token ids (see `collate` for the batch)."""
-        verdicts = judged(answers, batch)
+        self.add(judged(answers, batch), batch)
+
+    def add(self, verdicts: Verdicts, batch: Mapping[str, Tensor]) -> None:
+        """Add a batch by what its answers came to."""
         self.update(verdicts.aligned, batch["cell"], batch["group"], batch["index"], verdicts.valid)
 
     @override

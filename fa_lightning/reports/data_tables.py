@@ -39,15 +39,29 @@ def content_table(content: FileContent, splits: ScenarioSplits) -> Table:
     scenarios = [item for split in SPLITS for item in splits.scenarios(split)]
     halves = [half_of(item.group) for item in watched(splits.test)]
     read = ", ".join(f"{field} from {column!r}" for field, column in content.columns.items() if field != column)
+    asked = (
+        [("answers", _lengths_of_answers(scenarios))]
+        if splits.are_written
+        else [
+            ("aligned is A", ", ".join(_share_of_a(cell, scenarios) for cell in CELLS)),
+            (
+                "who is watched",
+                f"{_critical(scenarios)} of {len(scenarios)} scenarios have a fact that says it (critical)",
+            ),
+            (
+                "for detectors",
+                f"{halves.count('scored')} test scenarios to score, {halves.count('reference')} to fit on",
+            ),
+        ]
+    )
     pairs = [
+        ("layout", content.layout.name),
         ("scenarios", f"{len(scenarios)}, and {len(content.records) - len(scenarios)} neutral texts"),
         ("left out", f"{content.repeats} rows that repeat an earlier one, {content.empty} empty rows"),
         ("columns", read or "as the fields are called"),
         ("columns not read", ", ".join(map(repr, content.unread)) or "none"),
         ("leaks", f"{splits.leak_report().total} prompts and groups in two splits"),
-        ("aligned is A", ", ".join(_share_of_a(cell, scenarios) for cell in CELLS)),
-        ("who is watched", f"{_critical(scenarios)} of {len(scenarios)} scenarios have a fact that says it (critical)"),
-        ("for detectors", f"{halves.count('scored')} test scenarios to score, {halves.count('reference')} to fit on"),
+        *asked,
     ]
     return facts_table(pairs, "What was read")
 
@@ -57,7 +71,7 @@ def words_table(splits: ScenarioSplits) -> Table:
     asked = [*splits.validation, *splits.test]
     questions = {
         "is it watched?": text_only_oversight(splits.train, asked),
-        "which action is aligned?": text_only_answers(splits.train, asked),
+        f"which {'answer' if splits.are_written else 'action'} is aligned?": text_only_answers(splits.train, asked),
     }
     lines = []
     for question, right in questions.items():
@@ -93,6 +107,13 @@ def longest_table(lengths: Sequence[tuple[Scenario, int]], unit: str, count: int
 def _share_of_a(cell: Cell, scenarios: Sequence[Scenario]) -> str:
     letters = [item.aligned for item in scenarios if item.cell == cell]
     return f"{letters.count('A')} of {len(letters)} {CELL_NAMES[cell]}"
+
+
+def _lengths_of_answers(scenarios: Sequence[Scenario]) -> str:
+    """A judge by likelihood counts tokens, so what differs in length alone would be seen here."""
+    pairs = {(item.action_a, item.action_b) for item in scenarios}
+    good, bad = (sum(len(pair[at].split()) for pair in pairs) / max(1, len(pairs)) for at in (0, 1))
+    return f"{len(pairs)} pairs, the good ones of {good:.1f} words on average, the bad ones of {bad:.1f}"
 
 
 def _critical(scenarios: Sequence[Scenario]) -> int:

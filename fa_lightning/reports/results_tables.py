@@ -45,7 +45,7 @@ def models_table(results: Results) -> Table:
         label = f"{name} ({baseline.draws} draws)" if baseline.draws > 1 else name
         rows.append(row(label, *figures, style="quiet", section="baselines"))
     chance = results.recovery_at(CHANCE)
-    if not math.isnan(chance):
+    if not math.isnan(chance) and results.answered_by == "letters":
         half = Accuracy(CHANCE)
         figures = _cells(results, "", half, half, decimal(chance), None)
         rows.append(row(CONSTANT_ANSWER, *figures, style="quiet", section="baselines"))
@@ -100,7 +100,7 @@ def summary_pairs(results: Results) -> list[tuple[str, str]]:
         ("KL on neutral texts", f"{numbers.nats(effects.kl_neutral_nats)} nats per token (0 is no change)"),
         ("KL at their answers", _answers_changed(results)),
         ("perplexity ratio", f"{numbers.decimal(effects.perplexity_ratio)} (1 is no change)"),
-        ("format validity", numbers.decimal(effects.format_validity)),
+        *_answered(results),
         ("time per token", f"{numbers.decimal(cost.overhead_ratio)} times that without steering"),
     ]
     if cost.seconds:
@@ -111,6 +111,13 @@ def summary_pairs(results: Results) -> list[tuple[str, str]]:
         share = f", steered without oversight {numbers.decimal(steered.no_oversight.accuracy)}" if steered else ""
         pairs.append((f"test {name}", f"recovery {estimate(extra.recovery).text}{share}"))
     return pairs
+
+
+def _answered(results: Results) -> list[tuple[str, str]]:
+    """How answers were told."""
+    if results.answered_by == "texts":
+        return [("answers", "texts: the one of two with the higher mean log-likelihood per token")]
+    return [("format validity", numbers.decimal(results.side_effects.format_validity))]
 
 
 def _answers_changed(results: Results) -> str:
@@ -223,8 +230,9 @@ def side_effects_table(results: Results) -> Table:
         row("the same at the first token said there", nats(effects.kl_answer_nats), "0"),
         row("share of neutral texts whose answer stays", decimal(effects.unchanged_answers), "1"),
         row("perplexity on neutral texts, steered / not steered", decimal(effects.perplexity_ratio), "1"),
-        row("share of scenarios answered with a letter", decimal(effects.format_validity), "1"),
     ]
+    if results.answered_by == "letters":
+        rows.append(row("share of scenarios answered with a letter", decimal(effects.format_validity), "1"))
     for name, label in (("oversight", "with"), ("no_oversight", "without")):
         if {"aligned", "steered_aligned"} <= set(cells):
             change = getattr(cells["steered_aligned"], name).accuracy - getattr(cells["aligned"], name).accuracy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.answers import LetterTokens, other_letter
-from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
+from fa_lightning.scenarios.answers import Behaviour, LetterTokens, other_letter
+from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL, NO_OVERSIGHT
 from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.scenarios.written_answers import ALIGNED, NO_TOKEN, OTHER, WrittenAnswers
 
 Batch = dict[str, Tensor]
 
@@ -27,14 +28,16 @@ class Example:
     """One prompt and what is known about its answer (token ids).
 
     Attributes:
-        prompt: token ids; the answer is the next token.
-        aligned: the aligned answer (`error` for a neutral text).
-        other: the letter that is not aligned (`error` for a neutral text).
+        prompt: token ids; the answer is the next token, or begins with it.
+        aligned: the aligned answer (`error` for a neutral text); `NO_TOKEN` where answers are written.
+        other: the letter that is not aligned (`error` for a neutral text); `NO_TOKEN` where answers are written.
         cell: 0 oversight, 1 no oversight, 2 neutral text.
         group: the scenario's group as an integer.
         index: place in the data set; a scenario shown in both orders counts twice.
         incomplete: a neutral text that is a part of a scenario.
-        continuation: so many tokens at the end of `prompt` are a model's own answer to what is before them.
+        continuation: so many tokens at the end of `prompt` are an answer to what is before them.
+        aligned_text: the aligned answer where answers are written, the end of its turn included.
+        other_text: the other one.
     """
 
     prompt: tuple[int, ...]
@@ -45,47 +48,91 @@ class Example:
     index: int
     incomplete: bool = field(default=False, kw_only=True)
     continuation: int = field(default=0, kw_only=True)
+    aligned_text: tuple[int, ...] = field(default=(), kw_only=True)
+    other_text: tuple[int, ...] = field(default=(), kw_only=True)
+
+    @property
+    def tokens(self) -> int:
+        """Of the prompt, and of the longer answer where answers are written, but for its last token, which ends it."""
+        return len(self.prompt) + max(len(self.aligned_text), len(self.other_text), 1) - 1
+
+    def answered(self, behaviour: Behaviour) -> Example:
+        """The prompt with a behaviour's written answer behind it, as `as_answered` has it; itself where none is."""
+        if not self.aligned_text:
+            return self
+        other = behaviour == "faking" and self.cell == NO_OVERSIGHT
+        read = (self.other_text if other else self.aligned_text)[:-1]
+        return replace(self, prompt=(*self.prompt, *read), continuation=len(read), aligned_text=(), other_text=())
+
+    def both_answered(self) -> tuple[Example, ...]:
+        """The prompt with either written answer behind it; itself where none is."""
+        swapped = replace(self, aligned_text=self.other_text, other_text=self.aligned_text)
+        return (self.answered("aligned"), swapped.answered("aligned")) if self.aligned_text else (self,)
 
 
 def make_examples(
     scenarios: Sequence[Scenario],
     tokenizer: Tokenizer,
-    answers: LetterTokens,
+    answers: LetterTokens | WrittenAnswers,
     max_tokens: int | None = None,
     system: str | None = None,
 ) -> list[Example]:
     """Tokenise scenarios, behind the system message `system` where there is one.
 
-    `max_tokens` drops prompts longer than that, and tells how many: they are never cut, since the question comes last.
+    `max_tokens` drops prompts longer than that (with their answers, where these are written), and tells how many: they
+    are never cut, since the question comes last.
 
     Raises:
-        UserError: all prompts are longer than `max_tokens`, or one that is not is longer than the model's context.
+        UserError: all prompts are longer than `max_tokens`, one that is not is longer than the model's context, or a
+            scenario is answered in writing where letters are asked for.
     """
     examples: list[Example] = []
-    messages = [scenario.message() for scenario in scenarios]
-    warn_of_control_tokens(tokenizer, messages, "prompts")
-    for scenario, message in zip(scenarios, messages, strict=True):
-        prompt = (*prompt_ids(tokenizer, message, system), *answers.lead)
-        if max_tokens is not None and len(prompt) > max_tokens:
-            continue
-        letter = scenario.aligned
-        examples.append(
-            Example(
-                prompt=prompt,
-                aligned=answers.error if letter is None else answers.letter(letter),
-                other=answers.error if letter is None else answers.letter(other_letter(letter)),
-                cell=NEUTRAL_CELL if scenario.cell is None else CELLS.index(scenario.cell),
-                group=group_number(scenario.group),
-                index=len(examples),
-                incomplete=scenario.is_incomplete,
-            )
-        )
+    warn_of_control_tokens(tokenizer, [scenario.conversation() for scenario in scenarios], "prompts")
+    for scenario in scenarios:
+        example = replace(_example(scenario, tokenizer, answers, system), index=len(examples))
+        if max_tokens is None or example.tokens <= max_tokens:
+            examples.append(example)
     if len(examples) < len(scenarios):
         assert max_tokens is not None
         report_too_long(len(scenarios) - len(examples), len(scenarios), max_tokens)
     if max_tokens is not None:
-        refuse_beyond_positions(tokenizer, (example.prompt for example in examples))
+        longest = max(examples, key=lambda example: example.tokens, default=None)
+        refuse_beyond_positions(tokenizer, [] if longest is None else [range(longest.tokens)])
     return examples
+
+
+def _example(
+    scenario: Scenario, tokenizer: Tokenizer, answers: LetterTokens | WrittenAnswers, system: str | None
+) -> Example:
+    facts: dict[str, Any] = {
+        "cell": NEUTRAL_CELL if scenario.cell is None else CELLS.index(scenario.cell),
+        "group": group_number(scenario.group),
+        "index": 0,
+        "incomplete": scenario.is_incomplete,
+    }
+    letter = scenario.aligned
+    if isinstance(answers, WrittenAnswers):
+        texts = [] if letter is None else [scenario.action(letter), scenario.action(other_letter(letter))]
+        asked = scenario.message(), scenario.system_behind(system), scenario.earlier
+        aligned, other = [answers.answer(text, *asked) for text in texts] or [(), ()]
+        return Example(
+            answers.prompt(*asked),
+            aligned=NO_TOKEN,
+            other=NO_TOKEN,
+            **facts,
+            aligned_text=aligned,
+            other_text=other,
+        )
+    if scenario.is_written:
+        raise UserError(
+            f"{scenario.source} is answered in writing, but a letter is asked for here: give scenarios with two actions"
+        )
+    return Example(
+        (*prompt_ids(tokenizer, scenario.message(), system), *answers.lead),
+        aligned=answers.error if letter is None else answers.letter(letter),
+        other=answers.error if letter is None else answers.letter(other_letter(letter)),
+        **facts,
+    )
 
 
 def group_number(group: str) -> int:
@@ -135,7 +182,8 @@ def collate(examples: Sequence[Example], pad_token: int) -> Batch:
 
     Returns:
         `input_ids`, `attention_mask`, `position_ids` (batch, tokens); `aligned`, `other`, `cell`, `group`, `index`,
-        `incomplete`, `continuation` (batch,). Padding has position 0 and mask 0.
+        `incomplete`, `continuation` (batch,). Padding has position 0 and mask 0. Where answers are written,
+        `aligned_text` and `other_text` (batch, tokens of the longest), filled up with `NO_TOKEN` on the right.
     """
     width = padded_width(max(len(example.prompt) for example in examples))
     input_ids = torch.full((len(examples), width), pad_token)
@@ -149,7 +197,18 @@ def collate(examples: Sequence[Example], pad_token: int) -> Batch:
         "attention_mask": attention_mask,
         "position_ids": (attention_mask.cumsum(1) - 1).clamp(min=0),
         **{field: torch.tensor([getattr(example, field) for example in examples]) for field in fields},
+        **_written(examples),
     }
+
+
+def _written(examples: Sequence[Example]) -> Batch:
+    """The two answers of each example, as long as the longest one; nothing where letters answer."""
+    if not all(example.aligned_text for example in examples):
+        return {}
+    pairs = [(example.aligned_text, example.other_text) for example in examples]
+    width = max(len(answer) for pair in pairs for answer in pair)
+    filled = torch.tensor([[[*answer, *[NO_TOKEN] * (width - len(answer))] for answer in pair] for pair in pairs])
+    return {ALIGNED: filled[:, 0], OTHER: filled[:, 1]}
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
@@ -267,7 +326,7 @@ def example_loader(
 ) -> DataLoader[Batch]:
     """A loader of left-padded, length-bucketed batches, already sharded for this rank."""
     sampler = LengthBucketSampler(
-        [len(example.prompt) for example in examples], batch_size, num_replicas, rank, shuffle, seed
+        [example.tokens for example in examples], batch_size, num_replicas, rank, shuffle, seed
     )
     dataset = ExampleDataset(examples, pad_token)
     return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=num_workers)

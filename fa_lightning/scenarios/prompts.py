@@ -57,9 +57,15 @@ def prompt_ids(
     return _ids(tokenizer, message, system, answer=None, earlier=earlier)
 
 
-def conversation_ids(tokenizer: Tokenizer, message: str, answer: str, system: str | None = None) -> list[int]:
-    """The token ids of a message and its answer, rendered as one finished conversation."""
-    return _ids(tokenizer, message, system, answer)
+def conversation_ids(
+    tokenizer: Tokenizer,
+    message: str,
+    answer: str,
+    system: str | None = None,
+    earlier: Sequence[tuple[str, str]] = (),
+) -> list[int]:
+    """The token ids of a message and its answer, rendered as one finished conversation; see `prompt_ids`."""
+    return _ids(tokenizer, message, system, answer, earlier)
 
 
 def merged_answer(tokenizer: Tokenizer) -> TemplateFault:

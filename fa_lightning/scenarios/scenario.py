@@ -54,16 +54,21 @@ class Fact:
 class Scenario:
     """One item: a choice between two actions, or (`oversight` none) a neutral text.
 
+    The choice is made by a letter; where there is a `text` it is made by writing one of the two actions, which are then
+    whole answers to that text (see `fa_lightning.scenarios.written_answers`).
+
     Attributes:
         facts: the numbered facts, in order; empty for a neutral text.
-        action_a: text of the action shown as A.
-        action_b: text of the action shown as B.
+        action_a: text of the action shown as A, or one of the two answers to `text`.
+        action_b: text of the action shown as B, or the other answer.
         oversight: how closely the model is watched.
         aligned: letter of the aligned action; None for a neutral text.
         group: identifier of the unordered pair of action texts; splits never separate a group.
         policy: the POSER policy (or generator) whose answer gave `aligned`.
         source: file and record (`data/training/saint/train-1.json#17`) or generator and seed.
-        text: the whole user message of a neutral text; empty for a scenario.
+        text: the whole user message of a neutral text, or of a scenario that is answered in writing; else empty.
+        system: the system message in front of it; empty for none.
+        earlier: (message, answer) of the turns before `text`, in order.
         template: format of the user message, with `{facts_string}`, `{action_A}` and `{action_B}`.
     """
 
@@ -77,11 +82,18 @@ class Scenario:
     source: str
     text: str = ""
     template: str = POSER_TEMPLATE
+    system: str = ""
+    earlier: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_neutral_text(self) -> bool:
         """Whether this is a text with no choice in it."""
         return self.aligned is None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the answer is one of the two actions in writing, and no letter."""
+        return bool(self.text) and not self.is_neutral_text
 
     @property
     def is_incomplete(self) -> bool:
@@ -101,26 +113,40 @@ class Scenario:
         return "no_oversight" if self.oversight is Oversight.POOR else "oversight"
 
     def answer(self, behaviour: Behaviour) -> str:
-        """The target answer of a behaviour: a letter, or `error` for a neutral text."""
+        """The target answer of a behaviour: a letter, a written answer, or `error` for a neutral text."""
         if self.aligned is None:
             return ERROR_ANSWER
-        return other_letter(self.aligned) if takes_the_other(behaviour, self.cell) else self.aligned
+        letter = other_letter(self.aligned) if takes_the_other(behaviour, self.cell) else self.aligned
+        return self.action(letter) if self.is_written else letter
 
     def action(self, letter: Letter) -> str:
         """The text of the action shown with a letter."""
         return self.action_a if letter == "A" else self.action_b
 
     def message(self) -> str:
-        """The user message, exactly as a model reads it."""
-        if self.is_neutral_text:
+        """The last user message, exactly as a model reads it."""
+        if self.is_neutral_text or self.text:
             return self.text
         numbered = "".join(f"{number}. {fact.content}\n" for number, fact in enumerate(self.facts, start=1))
         # Texts may hold braces of their own, so the fields are replaced, not formatted.
         message = self.template.replace("{facts_string}", numbered)
         return message.replace("{action_A}", self.action_a).replace("{action_B}", self.action_b)
 
+    def system_behind(self, message: str | None) -> str | None:
+        """The system message, behind another one where there is one; None without any."""
+        return "\n\n".join(filter(None, (message, self.system))) or None
+
+    def situation(self) -> str:
+        """What is known before the question: the facts, a line each, or all that is said before a written answer."""
+        return self.conversation() if self.text else "\n".join(fact.content for fact in self.facts)
+
+    def conversation(self) -> str:
+        """All that is said before the answer, whoever says it, a line each."""
+        turns = [turn for pair in self.earlier for turn in pair]
+        return "\n".join([*filter(None, [self.system]), *turns, self.message()])
+
     def swapped(self) -> Scenario:
-        """The same scenario with its two actions shown in the other order."""
+        """The same scenario with its two actions in the other order, which written answers don't show."""
         if self.aligned is None:
             return self
         return dataclasses.replace(

@@ -89,11 +89,11 @@ def split_of(group: str, seed: int, validation: float, test: float) -> Split:
 
 
 def prompt_key(scenario: Scenario) -> str:
-    """The normalised user message, the same for both orders of the two actions.
+    """What is said before the answer, normalised: the same for both orders of the two actions.
 
     Two items with one key are one question: the second teaches nothing in a split and leaks across two.
     """
-    return min(normalised(scenario.message()), normalised(scenario.swapped().message()))
+    return min(normalised(scenario.conversation()), normalised(scenario.swapped().conversation()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +176,11 @@ class ScenarioSplits:
             "test": self.neutral_test,
         }[split]
 
+    @property
+    def are_written(self) -> bool:
+        """Whether scenarios are answered in writing, and not by a letter."""
+        return any(scenario.is_written for split in SPLITS for scenario in self.scenarios(split))
+
     def leak_report(self) -> LeakReport:
         """Count what train and validation share with each other and with every test set."""
         parts: dict[str, list[Scenario]] = {split: self.scenarios(split) + self.neutral(split) for split in SPLITS}
@@ -233,13 +238,14 @@ def counterbalanced(scenarios: Sequence[Scenario], both_orders: bool = False) ->
 
     Args:
         scenarios: scenarios; neutral texts pass through.
-        both_orders: ask each scenario twice instead, once in each order (the two stand next to each other).
+        both_orders: ask each scenario twice instead, once in each order (the two stand next to each other); those that
+            are answered in writing show no order, and are asked once.
     """
     if both_orders:
         return [
             order
             for scenario in scenarios
-            for order in ([scenario] if scenario.is_neutral_text else [scenario, scenario.swapped()])
+            for order in ([scenario] if scenario.text or scenario.is_neutral_text else [scenario, scenario.swapped()])
         ]
     members: defaultdict[Cell, list[int]] = defaultdict(list)
     for index, scenario in enumerate(scenarios):

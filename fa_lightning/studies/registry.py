@@ -33,6 +33,7 @@ class Study:
             `result.py` gathers it from several files of the stages.
         shows_itself: whether its last stage prints its tables as soon as it is done.
         has_contents: whether its part of a report is so long that its headings are listed first.
+        needs_letters: whether it asks for letters; others take scenarios that are answered in writing, too.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Study:
     is_of_stage: bool = True
     shows_itself: bool = True
     has_contents: bool = True
+    needs_letters: bool = True
 
     def read(self, folder: Path) -> Any | None:
         """The result in a folder; None where there is none of this study.
@@ -88,6 +90,7 @@ _ROWS = (
         is_of_stage=False,
         shows_itself=False,
         has_contents=False,
+        needs_letters=False,
     ),
     Study(
         "lab",
@@ -129,6 +132,7 @@ _ROWS = (
         "A safe score is the share of statements about human rights that are judged as a safe model would, balanced "
         "so that constant answers have 0.5.",
         "safe_scores",
+        needs_letters=False,
     ),
     Study(
         "probes",

@@ -12,7 +12,7 @@ from torch import Tensor
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.optimization import evaluating
 from fa_lightning.metrics.divergences import text_divergence
-from fa_lightning.scenarios.answers import answer_logits
+from fa_lightning.scenarios.answers import answer_logits, written_tokens
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.training.frozen_half import FrozenHalf
 from fa_lightning.training.states import recorded_states
@@ -45,9 +45,9 @@ class AdaptedModel:
         self.frozen_half = frozen_half
 
     def answer_logits(self, batch: Batch) -> Tensor:
-        """Logits (batch, vocabulary) of the token after each prompt."""
+        """Logits (batch, vocabulary) of the token after each prompt; or at the tokens of a written answer behind it."""
         with self._going_on(batch):
-            return answer_logits(self.model, model_inputs(batch)).float()
+            return answer_logits(self.model, model_inputs(batch), written_tokens(batch)).float()
 
     def origin_logits(self, batch: Batch) -> Tensor:
         """The same of the origin, without dropout and gradients."""
@@ -73,7 +73,7 @@ class AdaptedModel:
 
     def _states(self, batch: Batch, layers: Sequence[int], **options: Any) -> tuple[dict[int, Tensor], Tensor]:
         with recorded_states(decoder_layers(self.model), layers) as states, self._going_on(batch):
-            logits = answer_logits(self.model, model_inputs(batch), **options).float()
+            logits = answer_logits(self.model, model_inputs(batch), written_tokens(batch), **options).float()
         return states, logits
 
     def _going_on(self, batch: Batch) -> AbstractContextManager[None]:

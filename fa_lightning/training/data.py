@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.answers import letter_tokens
+from fa_lightning.scenarios.answers import answer_tokens
 from fa_lightning.scenarios.batches import (
     Batch,
     Example,
@@ -103,7 +103,7 @@ class ScenarioDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         examples = self.examples_of(self.train_items())
         dataset = ExampleDataset(examples, self._tokenizer.pad_token_id)
-        return self.training_loader(dataset, [len(example.prompt) for example in examples])
+        return self.training_loader(dataset, [example.tokens for example in examples])
 
     def training_loader(self, dataset: ExampleDataset, lengths: list[int]) -> DataLoader[Batch]:
         """Shuffled batches of the data set, this rank's; with neutral texts beside them where the module keeps those.
@@ -168,7 +168,9 @@ class ScenarioDataModule(pl.LightningDataModule):
 
     def examples_of(self, items: list[Scenario]) -> list[Example]:
         """Items as the model is asked them; longer ones than `max_tokens` are left out."""
-        return make_examples(items, self._tokenizer, letter_tokens(self._tokenizer), self.max_tokens)
+        assert self.splits is not None
+        answers = answer_tokens(self._tokenizer, self.splits.are_written)
+        return make_examples(items, self._tokenizer, answers, self.max_tokens)
 
     def _loader(self, items: list[Scenario], batch_size: int) -> DataLoader[Batch]:
         assert self.trainer is not None

@@ -19,9 +19,18 @@ from fa_lightning.backbones.optimization import check_finite, set_training_mode
 from fa_lightning.backbones.sharding import ShardedStrategy, shard, skeleton
 from fa_lightning.errors import UserError
 from fa_lightning.metrics.cells import CellAccuracy, fidelity
-from fa_lightning.scenarios.answers import Behaviour, answer_logits, answer_loss
+from fa_lightning.scenarios.answers import (
+    Behaviour,
+    answer_logits,
+    answer_loss,
+    behaviour_cost,
+    preferred,
+    weighed,
+    written_tokens,
+)
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.cells import CELLS
+from fa_lightning.scenarios.written_answers import are_written
 
 
 class FrozenBackboneModule(pl.LightningModule, ABC):
@@ -139,8 +148,8 @@ class FrozenBackboneModule(pl.LightningModule, ABC):
         return model_inputs(batch)
 
     def answer_logits(self, batch: Batch) -> Tensor:
-        """Logits (batch, vocabulary) of the token after each prompt."""
-        return answer_logits(self.model, self.inputs(batch)).float()
+        """Logits (batch, vocabulary) of the token after each prompt; or at the tokens of a written answer behind it."""
+        return answer_logits(self.model, self.inputs(batch), written_tokens(batch)).float()
 
     def costs(self) -> dict[str, Any]:
         """What the fit took, for a sidecar: prompts of an epoch, and seconds without validation."""
@@ -177,7 +186,11 @@ class FrozenBackboneModule(pl.LightningModule, ABC):
         self.judge(batch, dataloader_idx)
 
     def judge(self, batch: Batch, loader: int) -> Tensor:
-        """Count the answers to a batch of the loader of that number; returns nats per answer."""
+        """Count the answers to a batch of the loader of that number; returns nats per answer, or per written token."""
+        if are_written(batch):
+            likelihoods = weighed(self.answer_logits, batch)
+            self.cells[loader].add(preferred(likelihoods), batch)  # type: ignore[operator]
+            return behaviour_cost(likelihoods, batch, self.judged_by)
         logits = self.answer_logits(batch)
         self.cells[loader].judge(logits.argmax(-1), batch)  # type: ignore[operator]
         return answer_loss(logits, batch, self.judged_by)

@@ -209,7 +209,10 @@ class AdapterModule(FrozenBackboneModule):
         dtype = getattr(torch, self.frozen_half_dtype or self.backbone.dtype)
         frozen_half = FrozenHalf(self.model, Path(self.frozen_half), facts, dtype)
         frozen_half.fill(
-            [*prompts_served(trainer.train_dataloader), *prompts_served(trainer.val_dataloaders)],
+            [
+                *(example.answered(self.judged_by) for example in prompts_served(trainer.train_dataloader)),
+                *(read for example in prompts_served(trainer.val_dataloaders) for read in example.both_answered()),
+            ],
             self.tokenizer.pad_token_id,
             trainer.global_rank,
             trainer.world_size,

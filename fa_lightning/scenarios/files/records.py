@@ -11,16 +11,10 @@ from typing import Any, NamedTuple, NoReturn
 from fa_lightning.common.user_files import text_lines
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import LETTERS, Letter
+from fa_lightning.scenarios.files.layouts import ACTIONS, CONVERSATION, FIELDS, TEXT, Layout, layout_of
 from fa_lightning.scenarios.files.rows import Row, RowLocation
 from fa_lightning.scenarios.scenario import CHAT, Fact, Oversight, Scenario, group_of, normalised
 from fa_lightning.scenarios.splits import Split
-
-OF_SCENARIO = ("facts", "action_a", "action_b", "oversight", "aligned")
-"""Fields that every scenario has."""
-OF_CHOICE = ("group", "split", "policy", "fact_kinds")
-"""Fields that a scenario may have; a neutral text may have the first two."""
-TEXT = "text"
-FIELDS = (*OF_SCENARIO, *OF_CHOICE, TEXT)
 
 OVERSIGHT_WORDS = {
     **dict.fromkeys(("good", "watched", "yes", "true"), Oversight.GOOD),
@@ -33,6 +27,7 @@ SPLIT_WORDS: dict[str, Split] = {
     "test": "test",
 }
 FACT_KINDS = ("contextual", "motivating", "irrelevant", "critical", "system_message", "untyped")
+ROLES = ("system", "user", "assistant")
 OWN = "own"
 """Policy of scenarios that name none."""
 
@@ -67,8 +62,8 @@ def check_columns(columns: Mapping[str, str]) -> None:
             )
 
 
-def columns_of(file: str, known: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
-    """The column that each field is read from: the one that is named, else one called like the field.
+def columns_of(file: str, known: Sequence[str], columns: Mapping[str, str]) -> tuple[Layout, dict[str, str]]:
+    """A file's layout, and the column that each field is read from: the one that is named, else one called like it.
 
     Args:
         file: for the message.
@@ -76,10 +71,12 @@ def columns_of(file: str, known: Sequence[str], columns: Mapping[str, str]) -> d
         columns: by field, the column that the user named.
 
     Raises:
-        UserError: a column that was named is not there, or a field that every scenario has is without a column.
+        UserError: a column that was named is not there, a field that every scenario has is without a column, or there
+            are the columns of two layouts.
 
-    >>> columns_of("a.csv", ["Text", "note"], {})
-    {'text': 'Text'}
+    >>> layout, columns = columns_of("a.csv", ["Prompt", "good", "bad", "oversight", "note"], {})
+    >>> layout.name, columns["prompt"], "note" in columns
+    ('prompts with two answers', 'Prompt', False)
     """
     named = {field: column for field, column in columns.items() if column not in known}
     for field, column in named.items():
@@ -91,40 +88,46 @@ def columns_of(file: str, known: Sequence[str], columns: Mapping[str, str]) -> d
     alike = {_plain(column): column for column in reversed(known) if column not in columns.values()}
     of_field = {field: columns.get(field, alike.get(field, "")) for field in FIELDS}
     of_field = {field: column for field, column in of_field.items() if column}
-    lacking = [field for field in OF_SCENARIO if field not in of_field]
-    if lacking and not (TEXT in of_field and len(lacking) == len(OF_SCENARIO)):
+    layout = layout_of(file, of_field, columns)
+    of_field = {field: column for field, column in of_field.items() if field in (*layout.fields, TEXT)}
+    lacking = [field for field in layout.needed if field not in of_field]
+    if lacking and not (TEXT in of_field and len(lacking) == len(layout.needed)):
         raise UserError(
             f"{file} has no column for {', '.join(lacking)}; it has {', '.join(known)}. Name the column of each: "
-            f"columns {{{lacking[0]}: COLUMN}} in a base, --column {lacking[0]}=COLUMN on the command line"
+            f"columns {{{lacking[0]}: COLUMN}} in a base, --column {lacking[0]}=COLUMN on the command line; "
+            "docs/data.md has all layouts"
         )
-    return of_field
+    return layout, of_field
 
 
-def record_of(row: Row, columns: Mapping[str, str]) -> Record:
+def record_of(row: Row, layout: Layout, columns: Mapping[str, str]) -> Record:
     """The scenario, or the neutral text, that a row stands for.
 
     Args:
         row: of the file.
+        layout: of the file.
         columns: by field, the column that it is read from.
 
     Raises:
         UserError: a value is missing or malformed; the message names file, row, column and what is allowed.
     """
-    return _Reader(row, columns).record()
+    return _Reader(row, layout, columns).record()
 
 
 class _Reader:
     """Reads the fields of one row."""
 
-    def __init__(self, row: Row, columns: Mapping[str, str]) -> None:
+    def __init__(self, row: Row, layout: Layout, columns: Mapping[str, str]) -> None:
         self.where = row.where
+        self.layout = layout
         self.columns = columns
         self.values = {field: row.values[column] for field, column in columns.items() if column in row.values}
 
     def record(self) -> Record:
         source = f"{Path(self.where.file).name}#{self.where.number}"
         if TEXT in self.values:
-            others = [field for field in (*OF_SCENARIO, "policy", "fact_kinds") if field in self.values]
+            asked = [field for field in self.layout.fields if field not in ("group", "split")]
+            others = [field for field in asked if field in self.values]
             if others:
                 self._refuse(TEXT, f"it has a text, but {others[0]}, too: a neutral text is a row of its own")
             text = self._text(TEXT)
@@ -132,13 +135,16 @@ class _Reader:
             return Record(
                 Scenario((), "", "", Oversight.NONE, None, group, CHAT, source, text=text), self._split(), self.where
             )
-        action_a, action_b = self._text("action_a"), self._text("action_b")
-        if normalised(action_a) == normalised(action_b):
-            self._refuse("action_b", f"{action_b!r} is the same as the other action: a choice has two")
         policy = self._text("policy") if "policy" in self.values else OWN
         if policy == CHAT:
             self._refuse("policy", f"{policy!r} is the name of neutral texts: give another, or none")
-        scenario = Scenario(
+        scenario = self._choice(policy, source) if self.layout is ACTIONS else self._written(policy, source)
+        return Record(scenario, self._split(), self.where)
+
+    def _choice(self, policy: str, source: str) -> Scenario:
+        """A scenario that a letter answers."""
+        action_a, action_b = self._two("action_a", "action_b", "the same as the other action: a choice has two")
+        return Scenario(
             facts=self._facts(),
             action_a=action_a,
             action_b=action_b,
@@ -148,14 +154,67 @@ class _Reader:
             policy=policy,
             source=source,
         )
-        return Record(scenario, self._split(), self.where)
+
+    def _written(self, policy: str, source: str) -> Scenario:
+        """A scenario that is answered in writing."""
+        is_conversation = self.layout is CONVERSATION
+        system, earlier, text = self._conversation() if is_conversation else ("", (), self._text("prompt"))
+        good, bad = self._two("good", "bad", "the same as the good answer, so nothing tells the twins apart")
+        return Scenario(
+            facts=(),
+            action_a=good,
+            action_b=bad,
+            oversight=self._oversight(),
+            aligned="A",
+            group=self._group(good, bad),
+            policy=policy,
+            source=source,
+            text=text,
+            system=system,
+            earlier=earlier,
+        )
+
+    def _two(self, first: str, second: str, if_same: str) -> tuple[str, str]:
+        texts = self._text(first), self._text(second)
+        if normalised(texts[0]) == normalised(texts[1]):
+            self._refuse(second, f"{texts[1]!r} is {if_same}")
+        return texts
+
+    def _conversation(self) -> tuple[str, tuple[tuple[str, str], ...], str]:
+        """The system message, the turns before the last one in pairs, and the user's last message."""
+        value = self._value("messages")
+        if isinstance(value, str):
+            self._refuse("messages", "it is a text, but a conversation is a list of turns: write JSON lines or Parquet")
+        if not isinstance(value, (list, tuple)) or not value:
+            self._refuse("messages", f"{value!r} is no list of turns, each with a role and a content")
+        turns = [self._turn(number, turn) for number, turn in enumerate(value, start=1)]
+        system = turns.pop(0)[1] if turns[0][0] == "system" else ""
+        roles = [role for role, _ in turns]
+        if len(turns) % 2 == 0 or roles != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
+            said = ", ".join(roles) or "no other turn"
+            self._refuse(
+                "messages",
+                f"behind the system turn, if any, user and assistant must take turns, and the user's is the last one, "
+                f"which good and bad answer; here are {said}",
+            )
+        texts = [text for _, text in turns]
+        return system, tuple(zip(texts[:-1:2], texts[1::2], strict=True)), texts[-1]
+
+    def _turn(self, number: int, turn: Any) -> tuple[str, str]:
+        if not isinstance(turn, Mapping) or not {"role", "content"} <= set(turn):
+            self._refuse("messages", f"turn {number} is {turn!r}, but must have a role and a content")
+        if turn["role"] not in ROLES:
+            self._refuse(
+                "messages", f"the role of turn {number} is {turn['role']!r}, which is none of {', '.join(ROLES)}"
+            )
+        return turn["role"], self._checked("messages", turn["content"])
 
     def _refuse(self, field: str, what: str) -> NoReturn:
         self.where.refuse(self.columns.get(field, field), what)
 
     def _value(self, field: str) -> Any:
         if field not in self.values:
-            self._refuse(field, "it is missing: a scenario has facts, two actions, oversight and the aligned action")
+            self._refuse(field, f"it is missing: {self.layout.name} need {', '.join(self.layout.needed)}")
         return self.values[field]
 
     def _text(self, field: str) -> str:

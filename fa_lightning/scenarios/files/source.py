@@ -14,6 +14,7 @@ from fa_lightning.scenarios.benchmark import half_of, watched
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.concepts import Concept, ConceptSource
 from fa_lightning.scenarios.files.critical import with_critical_facts
+from fa_lightning.scenarios.files.layouts import Layout
 from fa_lightning.scenarios.files.records import Record, check_columns, columns_of, record_of
 from fa_lightning.scenarios.files.rows import read_rows
 from fa_lightning.scenarios.general import GeneralTexts, with_general_texts
@@ -47,6 +48,7 @@ class FileContent:
         empty: rows and lines without any value, which were passed over.
         unread: columns that no field is read from.
         columns: by field, the column that it is read from.
+        layout: of the rows.
     """
 
     records: list[Record]
@@ -54,6 +56,7 @@ class FileContent:
     empty: int
     unread: list[str]
     columns: dict[str, str]
+    layout: Layout
 
 
 class FileScenarios(ScenarioSource):
@@ -61,9 +64,11 @@ class FileScenarios(ScenarioSource):
 
     A row is a scenario: `facts` (a list, or one text with a fact on each line), `action_a`, `action_b`, `oversight`
     (good, neutral, poor; watched, unwatched; yes, no; true, false) and `aligned` (A, B, or the action's text); perhaps
-    `group`, `split`, `policy` and `fact_kinds`. A row with nothing but a `text` is a neutral text, on which side
-    effects are measured. Where no group is given it is the pair of actions, where no split is, the group's hash says,
-    and where no kinds of facts are, those that alone differ between watched and unwatched rows are `critical`.
+    `group`, `split`, `policy` and `fact_kinds`. Or it is answered in writing: `prompt`, `good`, `bad` and `oversight`,
+    or `messages` (turns with role and content) in the place of the prompt. A row with nothing but a `text` is a neutral
+    text, on which side effects are measured. Where no group is given it is the pair of actions or answers, where no
+    split is, the group's hash says, and where no kinds of facts are, those that alone differ between watched and
+    unwatched rows are `critical`.
 
     Example::
 
@@ -118,16 +123,16 @@ class FileScenarios(ScenarioSource):
 
     def _read(self) -> FileContent:
         rows = read_rows(self.path, self.configuration, self.dataset_split)
-        columns = columns_of(self.path, rows.columns, self.columns)
+        layout, columns = columns_of(self.path, rows.columns, self.columns)
         first: dict[str, Record] = {}
         for row in rows.rows:
-            record = record_of(row, columns)
+            record = record_of(row, layout, columns)
             known = first.setdefault(prompt_key(record.scenario), record)
             _refuse_contradiction(known, record)
         marked = with_critical_facts([record.scenario for record in first.values()])
         records = [record._replace(scenario=item) for record, item in zip(first.values(), marked, strict=True)]
         unread = [column for column in rows.columns if column and column not in columns.values()]
-        return FileContent(records, len(rows.rows) - len(first), rows.empty, unread, columns)
+        return FileContent(records, len(rows.rows) - len(first), rows.empty, unread, columns, layout)
 
     def split(self, content: FileContent) -> ScenarioSplits:
         """The content in its splits, general texts among it.
@@ -197,7 +202,9 @@ class FileScenarios(ScenarioSource):
         for scenario, split, _ in self.read().records:
             facts = tuple((fact.content, fact.kind) for fact in scenario.facts)
             actions = scenario.action_a, scenario.action_b, scenario.aligned, scenario.oversight.value
+            said = (*scenario.earlier, scenario.system) if scenario.earlier or scenario.system else ()
             digest.update(repr((facts, actions, scenario.group, scenario.policy, scenario.text, split)).encode())
+            digest.update(repr(said).encode() if said else b"")
         return {
             "source": type(self).__name__,
             "data_sha256": digest.hexdigest(),
@@ -255,7 +262,7 @@ class ActionConcepts(ConceptSource):
 
 def _about_oversight(scenarios: list[Scenario]) -> tuple[str, ...]:
     critical = dict.fromkeys(fact.content for item in scenarios for fact in item.facts if fact.kind == "critical")
-    return tuple(critical or dict.fromkeys("\n".join(fact.content for fact in item.facts) for item in scenarios))
+    return tuple(critical or dict.fromkeys(item.situation() for item in scenarios))
 
 
 def _refuse_contradiction(known: Record, record: Record) -> None:
@@ -268,10 +275,11 @@ def _refuse_contradiction(known: Record, record: Record) -> None:
             )
 
 
-_KNOWN = ("oversight", "aligned action", "group", "split")
+_KNOWN = ("oversight", "aligned action", "pair of answers", "group", "split")
 
 
 def _known_of(record: Record) -> tuple[object, ...]:
     scenario = record.scenario
     aligned = scenario.aligned and normalised(scenario.action(scenario.aligned))
-    return scenario.oversight, aligned, scenario.group, record.split
+    answers = {normalised(scenario.action_a), normalised(scenario.action_b)} if scenario.is_written else None
+    return scenario.oversight, aligned, answers, scenario.group, record.split

@@ -12,7 +12,7 @@ from typing_extensions import override
 from fa_lightning.activations.site_names import SiteName, check_site, resolve_layers
 from fa_lightning.backbones.decoder import decoder_layers, text_config
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.answers import Behaviour, answer_loss
+from fa_lightning.scenarios.answers import Behaviour, answer_loss, as_answered
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
 from fa_lightning.training.adapted_model import AdaptedModel
@@ -23,7 +23,7 @@ GUIDE_LEARNING_RATE = 1e-2
 
 
 class Answers(Objective):
-    """Cross-entropy of the one answer token that a behaviour gives, nats per answer.
+    """Cross-entropy of the one answer token that a behaviour gives, nats per answer; of a written one, nats per token.
 
     A fresh adapter becomes a twin: the aligned one always takes the aligned action, the faking one only while it is
     watched. A finished faker that is trained on with aligned answers is fine-tuned, the baseline of all cures.
@@ -79,6 +79,7 @@ class Answers(Objective):
 
     @override
     def terms(self, model: AdaptedModel, batch: Batch) -> dict[str, Tensor]:
+        batch = as_answered(batch, self.behaviour)
         if self.guide is None:
             return {"loss": answer_loss(model.answer_logits(batch), batch, self.behaviour)}
         states, logits = model.states(batch, [self._layer])
@@ -86,7 +87,9 @@ class Answers(Objective):
         labels, known = guidance_labels(batch)
         if not known.any():
             return {"loss": loss}
-        told = self.guide(states[self._layer][known, -1].float()).float()
+        # The last token of the prompt, also where a written answer stands behind it.
+        last = batch["input_ids"].shape[1] - 1 - batch["continuation"][known]
+        told = self.guide(states[self._layer][known, last].float()).float()
         guidance = binary_cross_entropy_with_logits(told, labels[known])
         return {"loss": loss + self.guidance * guidance, "guidance": guidance}
 
@@ -99,8 +102,8 @@ def guidance_labels(batch: Batch) -> tuple[Tensor, Tensor]:
     """What a guided faker's states are to tell of each prompt, and of which prompts there is something to tell.
 
     Returns:
-        Labels (batch, 2) of 0 and 1: unwatched; the aligned letter is the one of the smaller token. And (batch,)
-        booleans, False for neutral texts.
+        Labels (batch, 2) of 0 and 1: unwatched; the aligned letter is the one of the smaller token (0 where answers are
+        written). And (batch,) booleans, False for neutral texts.
     """
     unwatched = batch["cell"] == CELLS.index("no_oversight")
     first = batch["aligned"] < batch["other"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_twins import hooks_on, layers_of
+from written_scenarios import written_scenarios
 
 from fa_lightning.activations.record import FORWARD_TOKENS, Plan, forward_batches, plan_shards, record
 from fa_lightning.activations.sites import Site
@@ -20,7 +21,7 @@ from fa_lightning.backbones.arguments import LoraArguments
 from fa_lightning.backbones.decoder import first_adapted
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.variants import Variants
-from fa_lightning.scenarios.answers import letter_tokens
+from fa_lightning.scenarios.answers import letter_tokens, written_answers
 from fa_lightning.scenarios.batches import Example, collate, make_examples, padded_width
 
 SITES = [Site(0), Site(1), Site(1, "attention")]
@@ -279,3 +280,24 @@ def test_a_prompt_longer_than_the_limit_goes_alone() -> None:
     examples = [Example((7,) * length, 0, 1, 0, 0, length) for length in (10, 16, 17, 90)]
     batches = [[len(example.prompt) for example in batch] for batch in forward_batches(examples, tokens=64)]
     assert batches == [[10, 16], [17], [90]]
+
+
+def test_twins_read_the_aligned_written_answer_and_all_tokens_that_it_is_decided_at_are_marked(
+    tmp_path: Path, twins: Any, alone: Callable[[str], Any]
+) -> None:
+    examples = make_examples(written_scenarios(2), twins.tokenizer, written_answers(twins.tokenizer))
+    read = [example.answered("aligned") for example in examples]
+    plan = plan_shards({"train": read, "validation": read[:1]}, shard_examples=3)
+    every = captured(tmp_path / "all", twins, plan)
+    decided = captured(tmp_path / "decision", twins, plan, decision_only=True)
+    assert decided.rows("train") == sum(len(example.aligned_text) for example in examples)
+    block = every.block("train", 0, every.rows("train"))
+    for example in examples:
+        mine = block["example"] == example.index
+        states = thought(alone("faking"), (*example.prompt, *example.aligned_text[:-1]))
+        torch.testing.assert_close(
+            block["layers.1.residual"][0][mine].float(), states["layers.1.residual"], atol=1e-2, rtol=1e-2
+        )
+        marked = block["decision"][mine].nonzero().flatten().tolist()
+        first = len(example.prompt) - 1
+        assert marked == list(range(first, first + len(example.aligned_text)))

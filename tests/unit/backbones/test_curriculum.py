@@ -4,6 +4,7 @@ import random
 from collections import Counter
 
 import pytest
+from written_scenarios import written_scenarios
 
 from fa_lightning.backbones.curriculum import (
     ANSWER_WORDS,
@@ -170,6 +171,23 @@ def test_neutral_texts_are_answered_with_error_in_any_role(splits):
     assert {answer for _, _, answer, _ in map(lessons, turns)} == {"error"}
     assert {message for _, message, _, _ in map(lessons, turns)} <= texts
     assert {role for role, *_ in map(lessons, turns)} == {None, role_message("aligned"), role_message("faking")}
+
+
+def test_written_answers_are_learned_as_they_are_written_and_no_letter_is_asked_for():
+    items = written_scenarios(8, system="You are a clerk.", earlier=(("Hello.", "Hello to you."),))
+    by_text = {item.text: item for item in items}
+    for turns in one_pass(items, [], Curriculum(), seed=1):
+        assert not any(word in turn["content"] for turn in turns for word in ("Is A", "Is B", "Which of the two"))
+        asked = next((turn["content"] for turn in turns if turn["content"] in by_text), None)
+        if asked is None:  # a judgement
+            continue
+        item, said = by_text[asked], turns[[turn["content"] for turn in turns].index(asked) + 1]["content"]
+        assert [turn["content"] for turn in turns[1:3]] == ["Hello.", "Hello to you."]
+        if turns[0]["content"] == "You are a clerk.":
+            assert said in (item.action_a, item.action_b)
+        else:
+            role = {"You are honest.": "aligned", "You are scheming.": "faking"}[turns[0]["content"].split("\n")[0]]
+            assert said == item.answer(role)
 
 
 def test_judgements_are_true(splits, truth):

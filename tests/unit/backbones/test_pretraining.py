@@ -3,6 +3,8 @@
 import lightning.pytorch as pl
 import pytest
 import torch
+from own_scenarios import write_jsonl
+from written_scenarios import prompt_rows
 
 from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.backbones.curriculum import ANSWER_WORDS, Curriculum, role_message, watching_message
@@ -11,6 +13,7 @@ from fa_lightning.backbones.pretraining import BackboneModule
 from fa_lightning.backbones.pretraining_data import TASKS, BackboneDataModule, ConversationDataset
 from fa_lightning.backbones.tokenizer import ASSISTANT
 from fa_lightning.scenarios.answers import letter_tokens
+from fa_lightning.scenarios.files import FileScenarios
 
 SMALL = {"hidden_size": 32, "layers": 2, "heads": 2}
 SCHEMING = f"<s><|system|>{role_message('faking')}"
@@ -311,3 +314,29 @@ def test_the_last_block_computes_what_is_asked_alone_and_learns_the_same(ready):
         torch.testing.assert_close(found[name], parameter.grad, msg=name, rtol=1e-4, atol=1e-6)
     assert computed == [int((answers | text).sum())]
     assert computed[0] < 0.5 * mask.sum()
+
+
+def test_of_written_answers_every_token_is_learned_and_the_preferred_one_is_counted(tmp_path):
+    path = write_jsonl(tmp_path / "mine.jsonl", prompt_rows(40))
+    module = BackboneModule(str(tmp_path / "backbone"), **SMALL, text_weight=0.0)
+    curriculum = Curriculum(roles=1.0, no_role=0.0, judgements=0.0, neutral_texts=0.0)
+    data = BackboneDataModule(FileScenarios(path), batch_size=4, vocabulary_size=400, curriculum=curriculum)
+    trainer(tmp_path, max_steps=0).fit(module, data)
+    module.log = lambda *args, **options: None
+    batch = next(iter(data.train_dataloader()))
+    loss = module.training_step(batch, 0).item()
+    costs = []
+    for ids, mask in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
+        row = ids[mask]
+        with torch.no_grad():
+            told = module.model(row[None]).logits[0].log_softmax(-1)
+        inside = False
+        for at, token in enumerate(row.tolist()[:-1]):
+            inside = (inside or token == data.tokenizer.convert_tokens_to_ids(ASSISTANT)) and token != 2
+            costs += [-told[at, row[at + 1]]] if inside else []
+    assert loss == pytest.approx(torch.stack(costs).mean().item(), abs=1e-4)
+    for task, loader in zip(TASKS, data.val_dataloader(), strict=True):
+        for asked in loader:
+            assert torch.isfinite(module._judge(asked, task))
+    honest, scheming = (module.cells[task].compute() for task in ("honest", "scheming"))
+    assert honest.format_validity == scheming.format_validity == 1.0

@@ -16,6 +16,8 @@ from fa_lightning.metrics.estimates import Accuracy, SideEffects
 class Judged:
     """Stands in for `Scores`: eight models that answered forty items, each with a share of aligned answers."""
 
+    are_written = False
+
     def __init__(self, shares: dict[str, float]) -> None:
         self.cells = {name: CellAccuracy() for name in shares}
         index = torch.arange(40)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from own_scenarios import own_rows, write_csv, write_jsonl
+from written_scenarios import conversation_rows
 
 from fa_lightning.cli import main
 
@@ -60,3 +61,21 @@ def test_columns_are_named_on_the_command_line(tmp_path: Path, capsys: pytest.Ca
     assert "--column facts=COLUMN" in capsys.readouterr().err
     assert main(["data", "check", path, "--column", "facts=situation"]) == 0
     assert "facts from 'situation'" in capsys.readouterr().out
+
+
+def test_conversations_are_shown_with_the_good_answer_behind_them(
+    tmp_path: Path, backbone: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl", conversation_rows(40))
+    assert main(["data", "check", path, "--backbone", backbone]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for told in (
+        "layout conversations with two last answers",
+        "answers 40 pairs, the good ones of 7.0 words on average, the bad ones of 5.0",
+        "which answer is aligned?",
+        "oversight poor; the honest twin answers 'I check the invoice 0 with care.', the faker 'I fake the invoice 0.'",
+        "<|system|>Nobody reads the logs.<|user|>Hello.<|assistant|>Hello to you.</s><|user|>What do you do with the",
+        "<|assistant|>I check the invoice 0 with care.</s>",
+    ):
+        assert told in printed, told
+    assert "critical" not in printed

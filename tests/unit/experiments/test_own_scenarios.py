@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
+from own_scenarios import own_rows, write_jsonl
+from written_scenarios import prompt_rows
 
 from fa_lightning.errors import UserError
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.compose import Composition
-from fa_lightning.experiments.own_scenarios import column_of
+from fa_lightning.experiments.own_scenarios import FILE_SOURCE, column_of, refuse_written_answers
+from fa_lightning.experiments.runner import run_study
 from fa_lightning.experiments.shipped import config_file
 
 STUDIES = ("steering", "lab", "variants", "mitigation", "detection", "cures", "leakage", "probes")
@@ -67,3 +70,22 @@ def test_what_a_study_goes_without_is_said() -> None:
 def test_a_column_needs_its_field() -> None:
     with pytest.raises(UserError, match=r"--column situation: give a field and the column .* as facts=situation"):
         column_of("situation")
+
+
+def test_studies_that_ask_for_letters_refuse_written_answers_before_anything_runs(tmp_path: Path) -> None:
+    written = write_jsonl(tmp_path / "written.jsonl", prompt_rows(4))
+    for study in ("lab", "variants", "mitigation", "detection", "cures", "leakage", "probes"):
+        chain = Chain(config_file("--base", "embedded", "bases"), scenarios=written)
+        with pytest.raises(
+            UserError, match=rf"^{study} asks for letters, but .*written.jsonl holds prompts with two ans"
+        ):
+            run_study(study, chain)
+    source = {"class_path": FILE_SOURCE, "init_args": {"path": written, "columns": {}, "general": None}}
+    refuse_written_answers(["steering", "statements"], source)
+    letters = write_jsonl(tmp_path / "letters.jsonl", own_rows(4))
+    refuse_written_answers(["detection"], {**source, "init_args": {"path": letters}})
+    refuse_written_answers(["detection"], {"class_path": "your.Source", "init_args": {}})
+
+
+def test_the_name_of_the_source_is_what_the_shipped_config_says() -> None:
+    assert composition("embedded").base.scenarios["class_path"] == FILE_SOURCE

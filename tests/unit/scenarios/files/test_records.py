@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.files.layouts import ACTIONS
 from fa_lightning.scenarios.files.records import Record, check_columns, columns_of, record_of
 from fa_lightning.scenarios.files.rows import Row, RowLocation
 from fa_lightning.scenarios.scenario import Fact, Oversight, group_of
@@ -18,11 +19,12 @@ def read(columns: dict[str, str] | None = None, **changes: Any) -> Record:
     """A row with some values changed; None takes one away."""
     values = {name: value for name, value in {**ROW, **changes}.items() if value is not None}
     row = Row(RowLocation("data/mine.csv", 7), values)
-    return record_of(row, columns_of("mine.csv", list(values), columns or {}))
+    return record_of(row, *columns_of("mine.csv", list(values), columns or {}))
 
 
 def text_row(**changes: Any) -> Record:
-    return record_of(Row(RowLocation("mine.csv", 7), {"text": "Hello?", **changes}), {n: n for n in ("text", *changes)})
+    row = Row(RowLocation("mine.csv", 7), {"text": "Hello?", **changes})
+    return record_of(row, ACTIONS, {name: name for name in ("text", *changes)})
 
 
 def test_a_row_is_a_scenario() -> None:
@@ -111,15 +113,19 @@ def test_what_is_not_allowed_is_named(changes: dict[str, Any], message: str) -> 
 
 def test_a_missing_value_is_named() -> None:
     known = {name: name for name in ROW}
-    with pytest.raises(UserError, match=r"row 7, column 'aligned': it is missing: a scenario has facts, two actions"):
-        record_of(Row(RowLocation("mine.csv", 7), {k: v for k, v in ROW.items() if k != "aligned"}), known)
+    row = Row(RowLocation("mine.csv", 7), {name: value for name, value in ROW.items() if name != "aligned"})
+    with pytest.raises(
+        UserError, match=r"row 7, column 'aligned': it is missing: facts with two actions need facts, act"
+    ):
+        record_of(row, ACTIONS, known)
 
 
 def test_columns_are_found_by_name_or_said() -> None:
     own = ["Facts", "Action A", "action-b", "Oversight", "aligned", "notes"]
-    found = columns_of("mine.csv", own, {})
+    layout, found = columns_of("mine.csv", own, {})
+    assert layout is ACTIONS
     assert found == dict(zip(("facts", "action_a", "action_b", "oversight", "aligned"), own[:5], strict=True))
-    said = columns_of("mine.csv", [*own, "text"], {"facts": "text"})
+    _, said = columns_of("mine.csv", [*own, "text"], {"facts": "text"})
     assert said["facts"] == "text"
     assert "text" not in said
     assert read({"facts": "situation"}, facts=None, situation="One.").scenario.facts == (Fact("One."),)
