@@ -217,8 +217,7 @@ class ActivationDataModule(pl.LightningDataModule):
             "capture": self.capture_counts,
             "max_tokens": self.max_tokens,
             "shard_examples": self.shard_examples,
-            "load_in_4bit": self.backbone.load_in_4bit,
-            "backbone_dtype": self.backbone.dtype,
+            **self.backbone.arithmetic(),
         }
 
     def _other_adapters(self) -> dict[str, str]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fa_lightning.backbones.arguments import LoraArguments
+from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.contents import adapter_marks, digest_of_artefact
-from fa_lightning.backbones.load import fingerprint
+from fa_lightning.backbones.gguf import is_gguf
+from fa_lightning.backbones.load import REVISION, fingerprint
 from fa_lightning.backbones.relocation import beside
-from fa_lightning.backbones.targets import linear_layers, lora_targets
+from fa_lightning.backbones.targets import linear_layers, lora_targets, refuse_unknown_layers
 from fa_lightning.common.files import whole_folder
 from fa_lightning.common.user_files import json_value, read_text
 from fa_lightning.errors import MissingFileError, UserError
@@ -51,17 +53,21 @@ def lora_config(model: Any, lora: LoraArguments) -> Any:
     """The arguments as PEFT takes them, for layers of `model` (see `lora_targets`)."""
     from peft import LoraConfig
 
+    refuse_unknown_layers(model, "exclude_modules", lora.exclude_modules)
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora_targets(model, lora.target_modules, lora.train_from),
+        exclude_modules=lora.exclude_modules or None,
+        use_rslora=lora.use_rslora,
+        revision=getattr(model, REVISION, None),
         task_type="CAUSAL_LM",
     )
 
 
 def ready_for_training(model: Any) -> Any:
-    """The backbone as adapters are laid on it: where its weights are packed (4-bit), the others are in float32."""
+    """The backbone as adapters are laid on it: where its weights are packed, the others are in float32."""
     # Packed weights are integers: no library's word for them has to be known.
     if all(parameter.is_floating_point() for parameter in model.parameters()):
         return model
@@ -135,6 +141,22 @@ def backbone_of(folder: str | Path) -> str:
             "(base_model_name_or_path); in a stage, `backbone` of its model or data says it, too"
         )
     return path or str(name)
+
+
+def named_backbone(backbone: BackboneArguments, folder: str | Path) -> BackboneArguments:
+    """The backbone as it is to be loaded: where it has no name, the one that an adapter folder was fitted on.
+
+    Raises:
+        MissingFileError, UserError: see `backbone_of`.
+    """
+    if backbone.name is not None:
+        return backbone
+    name = backbone_of(folder)
+    revision = backbone.revision
+    if revision is None and not is_gguf(name) and not Path(name).exists():
+        # A copy in a folder is of no revision, whichever it was made from.
+        revision = adapter_config(folder).get("revision")
+    return replace(backbone, name=name, revision=revision)
 
 
 def adapter_config(folder: str | Path) -> dict[str, Any]:

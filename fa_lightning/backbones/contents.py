@@ -60,14 +60,19 @@ def digest_of_artefact(path: str | Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def digest_of_backbone(name_or_path: str) -> str | None:
-    """Sixteen hex digits for the content of a backbone's folder or GGUF file; None where it is not on this machine."""
+def digest_of_backbone(name_or_path: str, revision: str | None = None) -> str | None:
+    """Sixteen hex digits for the content of a backbone's folder or GGUF file; None where it is not on this machine.
+
+    Args:
+        name_or_path: Hub name, local folder or GGUF file.
+        revision: branch, tag or commit on the Hub; None takes the main one that is in the cache.
+    """
     if is_gguf(name_or_path):
         try:
             return digest_of_gguf(name_or_path)[:16]
         except (MissingFileError, MissingPackageError):
             return None
-    folder = folder_of(name_or_path)
+    folder = folder_of(name_or_path, revision)
     return None if folder is None else digest_of_artefact(folder)
 
 

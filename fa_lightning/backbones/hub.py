@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from fa_lightning.backbones.gguf import folder_of_gguf, is_gguf
-from fa_lightning.errors import MissingFileError, UnavailableError
+from fa_lightning.errors import MissingFileError, UnavailableError, UserError
 
 REQUEST_SECONDS = 10.0
 FOLDER_OR_NAME = (
@@ -15,7 +15,7 @@ FOLDER_OR_NAME = (
 )
 
 
-def place_of(what: str, name_or_path: str) -> str:
+def place_of(what: str, name_or_path: str, revision: str | None = None) -> str:
     """What transformers is to load: a folder as it is, a name, or where the Hub can't be reached, its cached folder.
 
     Of a GGUF file it is the folder that holds the converted model.
@@ -27,14 +27,22 @@ def place_of(what: str, name_or_path: str) -> str:
     Args:
         what: `backbone` or `tokenizer`, for the message.
         name_or_path: Hub name, local folder or GGUF file.
+        revision: branch, tag or commit of a model on the Hub; None takes its main one.
 
     Raises:
         MissingFileError: a path leads nowhere, to another file or to an adapter alone.
+        UserError: a folder or file is to be of a revision, which they have none of.
         MissingPackageError: a GGUF file needs a package that is not installed.
-        UnavailableError: a GGUF file can't be converted; the Hub has no such model, does not hand it out before a
-            licence is accepted, or can't be reached and the model is not in the cache.
+        UnavailableError: a GGUF file can't be converted; the Hub has no such model or revision, does not hand it out
+            before a licence is accepted, or can't be reached and the model is not in the cache.
     """
     path = Path(name_or_path)
+    if revision is not None and name_or_path and (is_gguf(name_or_path) or path.exists()):
+        kind = "folder" if path.is_dir() else "file"
+        raise UserError(
+            f"revision is {revision!r}, but the {what} {name_or_path!r} is a {kind}, which has no revisions: leave "
+            "revision out, or give the model's name on the Hub"
+        )
     if is_gguf(name_or_path) and not path.is_dir():
         return str(folder_of_gguf(name_or_path))
     if name_or_path and path.is_dir():
@@ -48,18 +56,19 @@ def place_of(what: str, name_or_path: str) -> str:
         raise MissingFileError(f"the {what} is {name_or_path!r}, but that is a file: give the folder that it is in")
     if not name_or_path or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
         raise MissingFileError(f"the {what} is {name_or_path!r}, but there is no such folder. {FOLDER_OR_NAME}")
-    reason = _why_unreachable(what, name_or_path)
+    reason = _why_unreachable(what, name_or_path, revision)
     if reason is None:
         return name_or_path
     import huggingface_hub
 
-    cached = huggingface_hub.try_to_load_from_cache(name_or_path, "config.json")
+    cached = huggingface_hub.try_to_load_from_cache(name_or_path, "config.json", revision=revision)
     if isinstance(cached, str):
         return str(Path(cached).parent)
+    missing = "it" if revision is None else f"its revision {revision!r}"
     raise UnavailableError(
-        f"the {what} {name_or_path!r} (a name (no such folder here)) can't be loaded: it is not in the Hub's cache "
-        f"and {reason}. Fetch it once where there is a network (`hf download NAME --local-dir FOLDER`) and give that "
-        "folder"
+        f"the {what} {name_or_path!r} (a name (no such folder here)) can't be loaded: {missing} is not in the Hub's "
+        f"cache and {reason}. Fetch it once where there is a network (`hf download NAME --local-dir FOLDER`) and give "
+        "that folder"
     )
 
 
@@ -68,7 +77,7 @@ def folder_of(name_or_path: str, revision: str | None = None) -> Path | None:
 
     Args:
         name_or_path: Hub name or local folder.
-        revision: commit that was loaded from the Hub; None takes the main one that is in the cache.
+        revision: branch, tag or commit on the Hub; None takes the main one that is in the cache.
     """
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
@@ -85,19 +94,24 @@ def folder_of(name_or_path: str, revision: str | None = None) -> Path | None:
 
 
 @lru_cache(maxsize=64)
-def _why_unreachable(what: str, name: str) -> str | None:
+def _why_unreachable(what: str, name: str, revision: str | None) -> str | None:
     """Why the Hub can't hand out a model now; None where it can. Asked once in a process.
 
     Raises:
         UnavailableError: it never will, or not before the user has done something.
     """
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
-        huggingface_hub.get_hf_file_metadata(
-            huggingface_hub.hf_hub_url(name, "config.json"), timeout=REQUEST_SECONDS, token=huggingface_hub.get_token()
-        )
+        url = huggingface_hub.hf_hub_url(name, "config.json", revision=revision)
+        huggingface_hub.get_hf_file_metadata(url, timeout=REQUEST_SECONDS, token=huggingface_hub.get_token())
     except GatedRepoError as error:
         login = (
             "the account of the token in use has not got access yet"
@@ -112,6 +126,11 @@ def _why_unreachable(what: str, name: str) -> str | None:
         raise UnavailableError(
             f"the {what} {name!r} is neither a folder here nor a model on the Hub that you may see. Check the "
             "spelling; if it is private, run `hf auth login`, or set HF_TOKEN, and try again"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UnavailableError(
+            f"the {what} {name!r} has no revision {revision!r} on the Hub: give a branch, tag or commit that "
+            f"https://huggingface.co/{name}/commits lists, or leave revision out"
         ) from error
     except EntryNotFoundError as error:
         raise UnavailableError(

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fa_lightning.backbones.arguments import BackboneArguments
-from fa_lightning.backbones.decoder import decoder_layers, text_config
+from fa_lightning.backbones.decoder import text_config
 from fa_lightning.backbones.gguf import is_gguf
 from fa_lightning.backbones.hub import folder_of, place_of
 from fa_lightning.backbones.loading_report import refuse_gaps
+from fa_lightning.backbones.quantised import is_packed, loading_options, method_of, settle
 from fa_lightning.backbones.weights import digest_of_files, digest_of_model
 from fa_lightning.common.activity import doing
-from fa_lightning.errors import MissingPackageError, UnavailableError, UserError
+from fa_lightning.errors import UnavailableError, UserError
 from fa_lightning.scenarios.limits import TABLES, Tables
 
 LOADED_WEIGHTS = "fa_lightning_weights"
 """Attribute of a loaded backbone: digests of its weights as they were in memory then, and of those in its files."""
+REVISION = "fa_lightning_revision"
+"""Attribute of a loaded backbone: the revision that was asked for, which adapters note beside its name."""
 
 NEXT_STEPS = (
     "Give a folder that holds config.json, the weights and the tokenizer, or fetch the model once where there is a "
@@ -27,19 +29,25 @@ NEXT_STEPS = (
 )
 
 
-def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of `name_or_path`, padding on the left, with a padding token (EOS where it has none).
+def load_tokenizer(backbone: BackboneArguments | str) -> Any:
+    """The tokenizer of a backbone, padding on the left, with a padding token (EOS where it has none).
+
+    Args:
+        backbone: whose, as `load_backbone` takes it.
 
     Raises:
         UnavailableError: naming the model and what to do, when it is neither a folder nor reachable, gated, or not
             whole.
-        UserError: the tokenizer has neither a padding token nor EOS.
+        UserError: the tokenizer has neither a padding token nor EOS, or a folder is to be of a revision.
     """
     from transformers import AutoTokenizer
 
-    location = place_of("tokenizer", name_or_path)
+    arguments = _arguments(backbone)
+    name_or_path = arguments.required_name()
+    location = place_of("tokenizer", name_or_path, arguments.revision)
+    options = {"trust_remote_code": arguments.trust_remote_code, **revision_options(location, arguments)}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(location, **options)
     except Exception as error:
         # Each of its many back ends has errors of its own for a file that is missing or cut short.
         raise _unavailable("tokenizer", name_or_path, error) from error
@@ -52,16 +60,16 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> Any:
                 "set one of them in its tokenizer_config.json"
             )
         tokenizer.pad_token = tokenizer.eos_token
-    setattr(tokenizer, TABLES, _tables(location, trust_remote_code))
+    setattr(tokenizer, TABLES, _tables(location, options))
     return tokenizer
 
 
-def _tables(location: str, trust_remote_code: bool) -> Tables:
+def _tables(location: str, options: dict[str, Any]) -> Tables:
     """The tables of the model that lies beside a tokenizer; unknown where none does."""
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(location, **options)
     except (OSError, ValueError):
         return Tables()
     return Tables.of(config.get_text_config())
@@ -71,59 +79,51 @@ def _tables(location: str, trust_remote_code: bool) -> Tables:
 def load_backbone(backbone: BackboneArguments | str, device: torch.device | str | None = None) -> Any:
     """A causal LM, frozen and in evaluation mode.
 
-    Where `load_in_4bit`, nf4 with double quantisation through transformers and bitsandbytes (works on CPU too).
+    Where `load_in_4bit`, nf4 with double quantisation; where `load_in_8bit`, LLM.int8(): both through transformers and
+    bitsandbytes, on a CPU too. Models whose files are quantised by bitsandbytes, GPTQ or AWQ are loaded as they are.
 
     Args:
         backbone: which one and how it is loaded, or its name alone.
-        device: where to put it; needed at load time only where `load_in_4bit`.
+        device: where to put it; needed at load time only where it is quantised.
 
     Raises:
         UnavailableError: naming the model and what to do, when it is neither a folder nor reachable, gated, or not
             whole.
-        MissingPackageError: when `load_in_4bit` is asked for and bitsandbytes is not installed.
+        UserError: a folder is to be of a revision, quantised files are to be quantised again or by a method that was
+            never tried here, or the model has no such `attn_implementation`.
+        MissingPackageError: the package for such weights is not installed.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-    arguments = BackboneArguments(backbone) if isinstance(backbone, str) else backbone
+    arguments = _arguments(backbone)
     name_or_path = arguments.required_name()
-    location = place_of("backbone", name_or_path)
+    location = place_of("backbone", name_or_path, arguments.revision)
+    revision = revision_options(location, arguments)
     options: dict[str, Any] = {
         "dtype": getattr(torch, arguments.dtype),
         "trust_remote_code": arguments.trust_remote_code,
         "output_loading_info": True,
         # Reported below, in one line.
         "ignore_mismatched_sizes": True,
+        **revision,
     }
-    if arguments.load_in_4bit:
-        try:
-            import bitsandbytes  # noqa: F401
-        except ImportError as error:
-            raise MissingPackageError(
-                'load_in_4bit needs bitsandbytes: install it with `pip install "fa_lightning[quantization]"`'
-            ) from error
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=getattr(torch, arguments.dtype),
-        )
-        # Quantised weights can't be moved by `.to()` later, so they are put in place while they load.
-        options["device_map"] = {"": str(device or "cpu")}
+    if arguments.attn_implementation is not None:
+        options["attn_implementation"] = arguments.attn_implementation
     try:
+        comes_in = method_of(PreTrainedConfig.get_config_dict(location, **revision)[0])
+        options |= loading_options(arguments, comes_in, device or "cpu")
         model, report = AutoModelForCausalLM.from_pretrained(location, **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _unavailable("backbone", name_or_path, error) from error
+    except (UserError, MemoryError):
+        raise
+    except (OSError, ValueError, SafetensorError, ImportError) as error:
+        raise _no_such_attention(arguments, error) or _unavailable("backbone", name_or_path, error) from error
     refuse_gaps(name_or_path, report)
-    if arguments.load_in_4bit:
-        _tell_unpacked(name_or_path, model)
+    if is_packed(model):
+        settle(model, arguments)
     # Adapters note this name, by which they are loaded again elsewhere.
     model.name_or_path = name_or_path
-    for module in model.modules():
-        # On CPUs with AVX512-BF16 a 4-bit layer would repack itself at its first evaluation, round its scales, and from
-        # then on pass no gradient back: every fit that validates would go wrong in silence.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    setattr(model, REVISION, arguments.revision)
     source = folder_of(location, getattr(model.config, "_commit_hash", None))
     in_files = None if source is None else digest_of_files(source)
     if in_files is not None:
@@ -131,6 +131,25 @@ def load_backbone(backbone: BackboneArguments | str, device: torch.device | str 
         setattr(model, LOADED_WEIGHTS, (digest_of_model(model), in_files))
     model.requires_grad_(False)
     return model.eval()
+
+
+def held_in_bits(backbone: BackboneArguments) -> str | None:
+    """What makes a backbone one of few bits: an argument, or the method of its files; None where it is whole.
+
+    Raises:
+        UnavailableError: it can't be reached, or has no config.
+    """
+    from transformers import PreTrainedConfig
+
+    for argument in ("load_in_4bit", "load_in_8bit"):
+        if getattr(backbone, argument):
+            return f"{argument} is true"
+    location = place_of("backbone", backbone.required_name(), backbone.revision)
+    try:
+        method = method_of(PreTrainedConfig.get_config_dict(location, **revision_options(location, backbone))[0])
+    except (OSError, ValueError) as error:
+        raise _unavailable("backbone", backbone.required_name(), error) from error
+    return None if method is None else f"the backbone {backbone.name!r} comes quantised by {method}"
 
 
 def fingerprint(model: Any) -> dict[str, str]:
@@ -171,25 +190,6 @@ def check_fingerprint(actual: dict[str, str], expected: dict[str, str], what: st
             )
 
 
-def _tell_unpacked(name_or_path: str, model: Any) -> None:
-    """Warn where 4-bit loading leaves much of the weights as they are: it packs linear layers, and nothing else."""
-    matrices = {name: weight for name, weight in decoder_layers(model).named_parameters() if weight.ndim > 1}
-    whole = {name: weight for name, weight in matrices.items() if weight.is_floating_point()}
-    # Two numbers share a byte.
-    packed = sum(2 * weight.nbytes for name, weight in matrices.items() if name not in whole)
-    rest = sum(weight.numel() for weight in whole.values())
-    if whole and rest > 0.1 * (packed + rest):
-        largest = max(whole, key=lambda name: whole[name].numel())
-        dtype = str(whole[largest].dtype).removeprefix("torch.")
-        size = sum(weight.nbytes for weight in whole.values()) / 2**30
-        warnings.warn(
-            f"load_in_4bit packs {packed / (packed + rest):.0%} of the weights in the decoder blocks of "
-            f"{name_or_path!r}: the others are in no linear layer (such as {largest}: experts of a mixture?) and stay "
-            f"{dtype}, {size:.2g} GiB",
-            stacklevel=3,
-        )
-
-
 def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of a GPU or of the host.
 
@@ -199,6 +199,27 @@ def ran_out(error: BaseException) -> bool:
     marks = ("out of memory", "can't allocate memory", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
     is_worded_so = isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)
     return is_worded_so or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+
+
+def _arguments(backbone: BackboneArguments | str) -> BackboneArguments:
+    return BackboneArguments(backbone) if isinstance(backbone, str) else backbone
+
+
+def revision_options(location: str, arguments: BackboneArguments) -> dict[str, str]:
+    """What transformers is told of the revision: nothing where a folder holds it."""
+    return {} if arguments.revision is None or Path(location).is_dir() else {"revision": arguments.revision}
+
+
+def _no_such_attention(arguments: BackboneArguments, error: Exception) -> UserError | None:
+    """The error in our words, where it is about `attn_implementation`."""
+    words = str(error).lower()
+    if arguments.attn_implementation is None or not any(word in words for word in ("attention", "attn")):
+        return None
+    cause = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+    return UserError(
+        f"attn_implementation is {arguments.attn_implementation!r}, but {arguments.name!r} can't be loaded so: {cause}"
+        ". Set it to sdpa or eager, or leave it out"
+    )
 
 
 def _unavailable(what: str, name_or_path: str, error: Exception) -> UnavailableError:

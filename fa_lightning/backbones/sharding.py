@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.hub import place_of
+from fa_lightning.backbones.load import revision_options
 from fa_lightning.errors import UserError
 
 
@@ -106,11 +107,15 @@ def skeleton(backbone: BackboneArguments) -> Any:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder, trusted = place_of("backbone", backbone.required_name()), backbone.trust_remote_code
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+    folder = place_of("backbone", backbone.required_name(), backbone.revision)
+    trusted, revision = backbone.trust_remote_code, revision_options(folder, backbone)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted, **revision)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, backbone.dtype), trust_remote_code=trusted
+            config,
+            dtype=getattr(torch, backbone.dtype),
+            trust_remote_code=trusted,
+            attn_implementation=backbone.attn_implementation,
         )
     model.requires_grad_(False)
     return model.eval()

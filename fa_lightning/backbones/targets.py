@@ -23,14 +23,14 @@ PREFIX = "variant:"
 def linear_layers(model: Any) -> Counter[str]:
     """Linear layers of the decoder blocks, by the last part of their name, with how many there are of each.
 
-    GPT-2's `Conv1D`, which is a linear layer stored the other way round, is one.
+    GPT-2's `Conv1D`, which is a linear layer stored the other way round, is one, and so are those of GPTQ and AWQ.
     """
     from transformers.pytorch_utils import Conv1D
 
     return Counter(
         name.removesuffix(".base_layer").rpartition(".")[2]
         for name, module in decoder_layers(model).named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and ".lora_" not in name
+        if (isinstance(module, (torch.nn.Linear, Conv1D)) or hasattr(module, "qweight")) and ".lora_" not in name
     )
 
 
@@ -55,16 +55,9 @@ def lora_targets(model: Any, target_modules: Collection[str] | str, train_from: 
     blocks = layers_path(model)
     depth = len(decoder_layers(model)) - 1
     adapted = tuple(f"{blocks}.{block}." for block in range(round(train_from * depth), depth + 1))
+    refuse_unknown_layers(model, "target_modules", names, at_least_one=True)
     paths = [path for path, _ in model.named_modules()]
-    matched = {name: [path for path in paths if f".{path}".endswith(f".{name}")] for name in names}
-    unknown = [name for name in names if not matched[name]]
-    if unknown or not names:
-        held = ", ".join(f"{name} ({count} layers)" for name, count in linear_layers(model).items())
-        raise UserError(
-            f"target_modules is [{', '.join(names)}], but "
-            + (f"{type(model).__name__} has no layer called {unknown[0]}" if unknown else "at least one is needed")
-            + f"; its linear layers are {held}. Set model.init_args.lora.target_modules to some, or to {ALL_LINEAR}"
-        )
+    matched = {name: [path for path in paths if _is_called(path, name)] for name in names}
     targets: list[str] = []
     for name in names:
         inside = [path for path in matched[name] if path.startswith(adapted)]
@@ -75,6 +68,40 @@ def lora_targets(model: Any, target_modules: Collection[str] | str, train_from: 
             )
         targets += inside if 0 < len(inside) < len(matched[name]) else [name]
     return targets
+
+
+def refuse_unknown_layers(model: Any, argument: str, names: Collection[str], at_least_one: bool = False) -> None:
+    """Refuse names that no layer has, which PEFT passes over as long as one of them is right.
+
+    Args:
+        model: the backbone.
+        argument: of LoRA that holds the names.
+        names: of layers, or their ends.
+        at_least_one: whether there must be some.
+
+    Raises:
+        UserError: naming the first of them; the names that there are are listed with their number of layers.
+    """
+    paths = [path for path, _ in model.named_modules()]
+    unknown = [name for name in names if not any(_is_called(path, name) for path in paths)]
+    if not unknown and (names or not at_least_one):
+        return
+    held = ", ".join(f"{name} ({count} layers)" for name, count in linear_layers(model).items())
+    otherwise = f", or to {ALL_LINEAR}" if at_least_one else ", or leave it out"
+    raise UserError(
+        f"{argument} is [{', '.join(names)}], but "
+        + (f"{type(model).__name__} has no layer called {unknown[0]}" if unknown else "at least one is needed")
+        + f"; its linear layers are {held}. Set model.init_args.lora.{argument} to some{otherwise}"
+    )
+
+
+def _is_called(path: str, name: str) -> bool:
+    """Whether a layer is meant by a name, which is the end of its path.
+
+    >>> _is_called("model.layers.1.mlp.up_proj", "up_proj"), _is_called("model.layers.1.mlp.up_proj", "proj")
+    (True, False)
+    """
+    return f".{path}".endswith(f".{name}")
 
 
 _BEYOND_LORA = {"use_dora": "DoRA", "use_qalora": "QALoRA", "target_parameters": "LoRA of parameters"}

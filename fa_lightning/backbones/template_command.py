@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fa_lightning.backbones.arguments import BackboneArguments
+from fa_lightning.backbones.options import add_backbone_options, backbone_of_options
 from fa_lightning.common.user_files import read_yaml, refuse_garbled
 from fa_lightning.errors import MissingFileError, UserError
 
@@ -38,14 +40,14 @@ def main(words: Sequence[str]) -> int:
     from fa_lightning.backbones.load import load_tokenizer
     from fa_lightning.scenarios.template_check import check_template
 
-    tokenizer = load_tokenizer(stage.backbone, stage.trust_remote_code)
+    tokenizer = load_tokenizer(stage.backbone)
     scenarios = [_asked(options.prompt)] if options.prompt is not None else _all(stage.scenarios)
     # One in which the two behaviours owe different answers, where there is one.
     scenario = min(scenarios, key=lambda item: item.cell != "no_oversight")
     messages = [item.message() for item in scenarios]
     check = check_template(tokenizer, scenario, options.system, stage.max_tokens, messages)
     console = Console(highlight=False)
-    console.print(Text(f"What {stage.backbone} sees:"), soft_wrap=True)
+    console.print(Text(f"What {stage.backbone.name} sees:"), soft_wrap=True)
     console.print(_tokens(tokenizer, check, options.all))
     console.print(_facts(tokenizer, check, scenario, options.system))
     _judge(console, check)
@@ -57,16 +59,14 @@ class Stage:
     """What the check needs to know of a stage.
 
     Attributes:
-        backbone: name, folder or file of the model.
+        backbone: the model, as it would be loaded.
         scenarios: where the prompt comes from.
         max_tokens: the longest prompt that the stage keeps, where its config says so.
-        trust_remote_code: run code that comes with the model.
     """
 
-    backbone: str
+    backbone: BackboneArguments
     scenarios: ScenarioSource
     max_tokens: int | None = None
-    trust_remote_code: bool = False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,9 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "template: BOS once, a generation prompt, one token per answer, nothing lost. Only the tokenizer is loaded. "
         "The exit status is 1 where a fault is found; each is named with what mends it.",
     )
-    parser.add_argument(
-        "--backbone", metavar="NAME_OR_PATH", help="the model: a folder, a .gguf file or a name on the Hub"
-    )
+    add_backbone_options(parser, "the model: a folder, a .gguf file or a name on the Hub")
     parser.add_argument(
         "--config",
         type=Path,
@@ -88,7 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", metavar="TEXT", help="the user's message, in place of a scenario")
     parser.add_argument("--system", metavar="TEXT", help="a system message")
     parser.add_argument("--all", action="store_true", help="show every token, not only both ends and the special ones")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     return parser
 
 
@@ -101,9 +98,7 @@ def _stage(options: argparse.Namespace) -> Stage:
         raise UserError("--prompt is empty: give the text of a message, or leave it out to see a scenario")
     if options.backbone is None and options.config is None:
         raise UserError("template needs a model: give --backbone NAME_OR_PATH, or --config STAGE.yaml that names one")
-    stage = Stage(
-        options.backbone, EmbeddedScenarios(train=8, validation=8, test=40, neutral=8), None, options.trust_remote_code
-    )
+    stage = Stage(backbone_of_options(options), EmbeddedScenarios(train=8, validation=8, test=40, neutral=8))
     if options.config is None:
         return stage
     if not options.config.is_file():
@@ -112,18 +107,23 @@ def _stage(options: argparse.Namespace) -> Stage:
     backbone = model.get("backbone") or {}
     if not isinstance(backbone, Mapping):
         raise UserError(f"--config {options.config}: model.init_args.backbone is {backbone!r}, but must be a mapping")
-    if stage.backbone is None:
-        stage.backbone = backbone.get("name")
-    if stage.backbone is None:
-        raise UserError(f"--config {options.config} has no model.init_args.backbone.name: add --backbone NAME_OR_PATH")
-    stage.trust_remote_code |= bool(backbone.get("trust_remote_code"))
+    known = [field.name for field in fields(BackboneArguments)]
+    if unknown := [name for name in backbone if name not in known]:
+        raise UserError(
+            f"--config {options.config}: model.init_args.backbone has the key {unknown[0]!r}, but only "
+            f"{', '.join(known)} are its arguments"
+        )
     stage.max_tokens = data.get("max_tokens")
     for name, value, kind in (
-        ("model.init_args.backbone.name", stage.backbone, str),
+        ("model.init_args.backbone.name", backbone.get("name"), str),
+        ("model.init_args.backbone.revision", backbone.get("revision"), str),
         ("data.init_args.max_tokens", stage.max_tokens, int),
     ):
         if value is not None and not isinstance(value, kind):
             raise UserError(f"--config {options.config}: {name} is {value!r}, but must be {kind.__name__}")
+    stage.backbone = backbone_of_options(options, backbone)
+    if stage.backbone.name is None:
+        raise UserError(f"--config {options.config} has no model.init_args.backbone.name: add --backbone NAME_OR_PATH")
     if "scenarios" in data:
         stage.scenarios = _source(options.config, data["scenarios"])
     return stage
@@ -232,6 +232,7 @@ def _facts(tokenizer: Tokenizer, check: TemplateCheck, scenario: Scenario, syste
         "end of a turn": "nothing says where one ends"
         if end is None
         else f"{tokenizer.convert_ids_to_tokens(end)!r} ({end})",
+        "thinking": _thinking_line(tokenizer, written),
         "generation prompt": repr(generation_prompt(tokenizer)) if written else "none: the answer follows the text",
         "BOS": "the tokenizer has none"
         if tokenizer.bos_token is None
@@ -252,6 +253,16 @@ def _named(tokenizer: Tokenizer, kind: str) -> str:
 def _system_line(own_turn: bool, system: str | None) -> str:
     position = "the template writes it" if own_turn else "no template writes it: it stands in front of the user's words"
     return position + ("" if system else " (none given: --system TEXT)")
+
+
+def _thinking_line(tokenizer: Tokenizer, written: bool) -> str:
+    from fa_lightning.scenarios.prompts import skipped_thought, thinking_switch
+
+    switch, thought = (thinking_switch(tokenizer), skipped_thought(tokenizer)) if written else (None, "")
+    if thought:
+        without = f"{switch}=False leaves thoughts on" if switch else "the template has no switch for it"
+        return f"{without}: {thought!r} ends the thought, and the answer behind it is learned and judged"
+    return f"off by the template's switch ({switch}=False)" if switch else "nothing in the template says that it thinks"
 
 
 def _answer_lines(tokenizer: Tokenizer, answers: LetterTokens, scenario: Scenario) -> dict[str, str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
-from fa_lightning.backbones.adapters import backbone_of, read_sidecar, refuse_other_origins
+from fa_lightning.backbones.adapters import named_backbone, read_sidecar, refuse_other_origins
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
+from fa_lightning.backbones.quantised import is_packed
 from fa_lightning.backbones.targets import PREFIX, load_weights
 from fa_lightning.backbones.weight_arithmetic import add_interpolated
 from fa_lightning.errors import UserError
@@ -72,7 +72,8 @@ class Variants:
 
         sidecars = {name: read_sidecar(folder) for name, folder in adapters.items()}
         refuse_other_origins(adapters, sidecars)
-        backbone = replace(backbone, name=backbone.name or backbone_of(next(iter(adapters.values()))))
+        if backbone.name is None:
+            backbone = named_backbone(backbone, next(iter(adapters.values())))
         base = load_backbone(backbone, device)
         loaded = fingerprint(base)
         for name, sidecar in sidecars.items():
@@ -80,10 +81,10 @@ class Variants:
         model = base
         for name, folder in adapters.items():
             model = load_weights(model, folder, PREFIX + name)
-        if not backbone.load_in_4bit:
+        if not is_packed(base):
             model.to(device)
         model.requires_grad_(False)
-        variants = cls(model.eval(), load_tokenizer(backbone.required_name(), backbone.trust_remote_code))
+        variants = cls(model.eval(), load_tokenizer(backbone))
         variants.folders = dict(adapters)
         variants.stacked = {name: noted["beneath"] for name, noted in sidecars.items() if noted.get("beneath")}
         return variants

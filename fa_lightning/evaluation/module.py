@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import lightning.pytorch as pl
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import adapter_folders, backbone_of
+from fa_lightning.backbones.adapters import adapter_folders, named_backbone
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.backbones.variants import Variants
@@ -73,8 +73,9 @@ class EvaluationModule(pl.LightningModule, ABC, Generic[Data, Result]):
         """The backbone's tokenizer."""
         if self._variants is not None:
             return self._variants.tokenizer
-        name = self.backbone.name or backbone_of(next(iter(self.adapter_folders().values())))
-        return load_tokenizer(name, self.backbone.trust_remote_code)
+        if self.backbone.name is not None:
+            return load_tokenizer(self.backbone)
+        return load_tokenizer(named_backbone(self.backbone, next(iter(self.adapter_folders().values()))))
 
     @property
     def data(self) -> Data:

@@ -78,6 +78,8 @@ def read_base(chain: Chain) -> Base:
     base = _merged(known, layers, chain.base)
     if chain.backbone is not None:
         base.backbone.name = chain.backbone
+        # It was of the base's own model.
+        base.backbone.revision = None
     if base.backbone.name is not None:
         base.pretraining = None
     elif base.pretraining is None:

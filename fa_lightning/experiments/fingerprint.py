@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fa_lightning.backbones.adapters import backbone_of
+from fa_lightning.backbones.adapters import named_backbone
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.contents import adapter_marks, digest_of_artefact, digest_of_backbone, is_artefact
 from fa_lightning.errors import UserError
 
@@ -78,7 +79,8 @@ def fingerprint_of(
             ranks make of them together, which must be the same elsewhere.
     """
     fields: dict[str, Any] = {}
-    for key, value in flat(_without_display(config)).items():
+    values = flat(_without_display(config))
+    for key, value in values.items():
         own = _inside(value, folder)
         if not _counts(key):
             continue
@@ -87,7 +89,7 @@ def fingerprint_of(
         elif not (key.startswith("data.init_args.scenarios.") and _is_place(value)):
             # Where scenarios lie is no matter: their fingerprint says what they are.
             fields[key] = value
-            fields |= {INPUT + name: digest for name, digest in _inputs(key, value)}
+            fields |= {INPUT + name: digest for name, digest in _inputs(key, value, values)}
     for name in step_sizes:
         if (size := fields.pop(f"data.init_args.{name}", None)) is not None:
             fields[f"data.init_args.{name}{OF_ALL}"] = size * ranks
@@ -117,14 +119,26 @@ def refuse_change(stage: str, recorded: Mapping[str, Any], now: Mapping[str, Any
 
 
 def changes(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two fingerprints differ, with both values; artefacts are compared as `refuse_change` says."""
+    """The fields in which two fingerprints differ, with both values; artefacts are compared as `refuse_change` says.
+
+    An argument that the one does not know yet, and that is null or off in the other, is no difference.
+    """
     recorded, now = strict(recorded), json.loads(json.dumps(strict(now), default=str))
     names = {key for key in {*recorded, *now} if key.startswith(INPUT)}
     both = {key for key in names if key in recorded and key in now}
     passed = (names - both) | {key.removeprefix(INPUT) for key in both}
     compared = sorted({key for key in {*recorded, *now} if _counts(key)} - passed)
     values = {key: (recorded.get(key), now.get(key)) for key in compared}
-    return {key: (was, is_now) for key, (was, is_now) in values.items() if was != is_now}
+    return {
+        key: (was, is_now)
+        for key, (was, is_now) in values.items()
+        if was != is_now and not _is_new_and_off(key, recorded, now)
+    }
+
+
+def _is_new_and_off(key: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a field is a switch that only one of two fingerprints has, and is off there."""
+    return (key in recorded) != (key in now) and (recorded if key in recorded else now)[key] is False
 
 
 def digest_of(fingerprint: Mapping[str, Any]) -> str:
@@ -186,12 +200,13 @@ def _without_display(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**config, "trainer": {**trainer, "callbacks": kept}}
 
 
-def _inputs(key: str, value: Any) -> Iterator[tuple[str, str]]:
+def _inputs(key: str, value: Any, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The artefacts that an argument names, by the argument's name and with their digests."""
     if not _is_text(value):
         return
     if key.endswith(".backbone.name"):
-        if (digest := digest_of_backbone(value)) is not None:
+        revision = values.get(f"{key.removesuffix('name')}revision")
+        if (digest := digest_of_backbone(value, revision)) is not None:
             yield key, digest
         return
     if not _is_place(value) or not is_artefact(value):
@@ -200,7 +215,8 @@ def _inputs(key: str, value: Any) -> Iterator[tuple[str, str]]:
     backbones: set[str | None] = set()
     for mark in adapter_marks(Path(value)):
         try:
-            backbones.add(digest_of_backbone(backbone_of(mark.parent)))
+            fitted_on = named_backbone(BackboneArguments(), mark.parent)
+            backbones.add(digest_of_backbone(fitted_on.required_name(), fitted_on.revision))
         except (UserError, OSError):
             # Told when the adapter is loaded; a config may say where the backbone is.
             continue

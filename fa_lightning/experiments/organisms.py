@@ -29,7 +29,8 @@ PATIENCE_SECONDS = 60.0
 """How long other ranks wait for rank zero."""
 _FILES = ("adapter_config.json", "adapter_model.safetensors", SIDECAR)
 _FACTS = ("fingerprint", "metrics", "seconds", "precision")
-_MAY_DIFFER = ("version.", "scenarios.", "input.", "model.init_args.backbone.dtype")
+_FAST_IN = tuple(f"model.init_args.backbone.{name}" for name in ("dtype", "attn_implementation"))
+_MAY_DIFFER = ("version.", "scenarios.", "input.", *_FAST_IN)
 """Libraries; records that another copy of the scenarios' source holds, whose groups stay in their splits; what the
 machine at hand is fast in. That the backbone is the same is seen when the adapter is loaded."""
 

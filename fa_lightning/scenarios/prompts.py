@@ -7,10 +7,13 @@ from typing import Any
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.limits import id_beyond
+from fa_lightning.scenarios.thoughts import OFF, SWITCHES, empty_thought, marks_in
 
 Tokenizer = Any
 """A Hugging Face `PreTrainedTokenizerBase` (not imported here: it costs seconds)."""
 
+PLACEHOLDER = "The answer is two."
+"""An answer that no template writes by itself."""
 PROBE = "Please provide the letter of the action you would take in this scenario:\n"
 
 FIXED_DAY = (
@@ -44,8 +47,9 @@ def prompt_ids(
 ) -> list[int]:
     """The token ids of a prompt, up to where the model's answer begins.
 
-    A tokenizer with a chat template renders the message with it: the template alone writes BOS, and thinking is
-    switched off if the template has a switch for it. A tokenizer without a template gets the plain message, behind
+    A tokenizer with a chat template renders the message with it: the template alone writes BOS. Models that think are
+    asked to answer at once: by the template's switch, or behind an empty thought (see `skipped_thought`), and so does
+    every conversation go on. A tokenizer without a template gets the plain message, behind
     whatever special tokens the tokenizer adds itself.
 
     Args:
@@ -103,7 +107,8 @@ def missing_generation_prompt(tokenizer: Tokenizer, lead_ids: Sequence[int]) -> 
     """
     if not has_template(tokenizer):
         return None
-    ignored = _rendered(tokenizer, PROBE, None, None) == _rendered(tokenizer, PROBE, None, None, begin_answer=False)
+    turns = [{"role": "user", "content": PROBE}]
+    ignored = _checked(tokenizer, turns, begin_answer=True) == _checked(tokenizer, turns)
     lead = str(tokenizer.decode(list(lead_ids)))
     if not (ignored and lead.strip()) and (generation_prompt(tokenizer) + lead).strip():
         return None
@@ -148,6 +153,35 @@ def generation_prompt(tokenizer: Tokenizer) -> str:
     if not has_template(tokenizer):
         return ""
     return _rendered(tokenizer, PROBE.strip(), None, None).rpartition(PROBE.strip())[2]
+
+
+def thinking_switch(tokenizer: Tokenizer) -> str | None:
+    """The variable with which the chat template switches thoughts off; None where it has none."""
+    if not has_template(tokenizer):
+        return None
+    template, turns = tokenizer.get_chat_template(), [{"role": "user", "content": PROBE}]
+    for switch in SWITCHES:
+        if switch in template:
+            off, on = (_apply(tokenizer, turns, begin_answer=True, **{switch: value}) for value in (False, True))
+            if off != on:
+                return switch
+    return None
+
+
+def skipped_thought(tokenizer: Tokenizer) -> str:
+    """What is written behind every prompt so that a model that thinks answers at once; mostly nothing.
+
+    It is empty where the model does not think, as far as its chat template shows, and where the template skips the
+    thought itself, by its switch.
+    """
+    marks = marks_in(tokenizer.get_chat_template()) if has_template(tokenizer) else None
+    if marks is None:
+        return ""
+    turns = [{"role": "user", "content": PROBE.strip()}, {"role": "assistant", "content": PLACEHOLDER}]
+    asked = _checked(tokenizer, turns[:1], begin_answer=True).rpartition(PROBE.strip())[2]
+    behind = _checked(tokenizer, turns).rpartition(PROBE.strip())[2]
+    between = behind.removeprefix(asked).partition(PLACEHOLDER)[0] if behind.startswith(asked) else ""
+    return empty_thought(marks, asked, between, thinking_switch(tokenizer) is not None)
 
 
 def rendered(tokenizer: Tokenizer, message: str, answer: str) -> str:
@@ -204,6 +238,23 @@ def _rendered(
         turns.append({"role": "assistant", "content": answer})
     if system:
         turns = _with_system(tokenizer, turns, system)
+    whole, thought = _checked(tokenizer, turns, begin_answer), skipped_thought(tokenizer)
+    if not thought or answer is None:
+        return whole + thought if begin_answer else whole
+    prompt = _checked(tokenizer, turns[:-1], begin_answer=True) + thought
+    if whole.startswith(prompt):
+        return whole
+    # Templates keep what was thought out of a conversation: the answer stands behind the prompt as it was asked.
+    held = _checked(tokenizer, [*turns[:-1], {"role": "assistant", "content": PLACEHOLDER}])
+    return prompt + answer + held.rpartition(PLACEHOLDER)[2] if PLACEHOLDER in held else whole
+
+
+def _checked(tokenizer: Tokenizer, turns: list[dict[str, str]], begin_answer: bool = False) -> str:
+    """What the template writes.
+
+    Raises:
+        TemplateFault: it fails.
+    """
     try:
         return _apply(tokenizer, turns, begin_answer)
     except Exception as error:
@@ -231,16 +282,14 @@ def _with_system(tokenizer: Tokenizer, turns: list[dict[str, str]], system: str)
     return [{"role": "user", "content": f"{system}\n\n{turns[0]['content']}"}, *turns[1:]]
 
 
-def _apply(tokenizer: Tokenizer, turns: list[dict[str, str]], begin_answer: bool = False) -> str:
+def _apply(tokenizer: Tokenizer, turns: list[dict[str, str]], begin_answer: bool = False, **switches: bool) -> str:
     template = tokenizer.get_chat_template()
-    # Answers come at once: templates that can (Qwen 3's) are asked to close the thoughts before they begin. Others
-    # don't look at the word.
     return str(
         tokenizer.apply_chat_template(
             turns,
             chat_template=FIXED_DAY + template if "strftime_now" in template else None,
             tokenize=False,
             add_generation_prompt=begin_answer,
-            enable_thinking=False,
+            **{**OFF, **switches},
         )
     )

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fa_lightning.backbones.arguments import BackboneArguments
+from fa_lightning.backbones.options import add_backbone_options, backbone_of_options
 from fa_lightning.common.files import by_number, is_plain, output_file
 from fa_lightning.common.ranges import check_number
 from fa_lightning.common.user_files import read_text, refuse_garbled
@@ -139,12 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     where = parser.add_argument_group("model")
     where.add_argument("--experiment", type=Path, help=f"output folder of an experiment (default {DEFAULT_EXPERIMENT})")
     where.add_argument("--variant", choices=("faking", "aligned"), help="which twin of the experiment (default faking)")
-    where.add_argument(
-        "--backbone", help="in place of an experiment, any causal LM: a folder, a .gguf file or a Hub name"
-    )
-    where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    where.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
-    where.add_argument("--load-in-4bit", action="store_true", help='needs pip install "fa_lightning[quantization]"')
+    add_backbone_options(where, "in place of an experiment, any causal LM: a folder, a .gguf file or a Hub name")
     edit = parser.add_argument_group("steering")
     edit.add_argument(
         "--intervention",
@@ -249,17 +244,17 @@ def _loaded(options: argparse.Namespace) -> tuple[str, Any, Any, list[Interventi
     import torch
 
     from fa_lightning.backbones.load import fingerprint, load_backbone, load_tokenizer
+    from fa_lightning.backbones.quantised import is_packed
     from fa_lightning.backbones.variants import Variants
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    trusted = options.trust_remote_code
-    backbone = BackboneArguments(options.backbone, options.dtype, options.load_in_4bit, trusted)
+    backbone = backbone_of_options(options)
     if options.backbone is not None:
         model = load_backbone(backbone, device)
-        if not options.load_in_4bit:
+        if not is_packed(model):
             model.to(device)
         interventions = _interventions(options, options.intervention, model, fingerprint(model))
-        return "unsteered", nullcontext(model), load_tokenizer(options.backbone, trusted), interventions
+        return "unsteered", nullcontext(model), load_tokenizer(backbone), interventions
     experiment = options.experiment or DEFAULT_EXPERIMENT
     aligned, faking = artefacts_of(experiment)
     saved = options.intervention or [intervention_of(experiment)]

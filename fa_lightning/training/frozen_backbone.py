@@ -14,7 +14,7 @@ from typing_extensions import override
 from fa_lightning.backbones.adapters import read_sidecar
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.contents import digest_of_artefact
-from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
+from fa_lightning.backbones.load import check_fingerprint, fingerprint, held_in_bits, load_backbone, load_tokenizer
 from fa_lightning.backbones.optimization import check_finite, set_training_mode
 from fa_lightning.backbones.sharding import ShardedStrategy, shard, skeleton
 from fa_lightning.errors import UserError
@@ -82,7 +82,7 @@ class FrozenBackboneModule(pl.LightningModule, ABC):
     def tokenizer(self) -> Any:
         """The backbone's tokenizer."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.backbone.required_name(), self.backbone.trust_remote_code)
+            self._tokenizer = load_tokenizer(self.backbone)
         return self._tokenizer
 
     @override
@@ -111,9 +111,9 @@ class FrozenBackboneModule(pl.LightningModule, ABC):
 
     def _refuse_sharding(self) -> None:
         way = "lay configs/trainer/ddp.yaml over the stage, which keeps them whole on every GPU"
-        if self.backbone.load_in_4bit:
+        if packed := held_in_bits(self.backbone):
             raise UserError(
-                f"load_in_4bit is true, but 4-bit weights can't be cut over ranks: {way}, or set load_in_4bit to false"
+                f"{packed}, but weights in few bits can't be cut over ranks: {way}, or take the backbone unquantised"
             )
         if self.whole_weights:
             raise UserError(

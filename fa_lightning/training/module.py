@@ -202,8 +202,7 @@ class AdapterModule(FrozenBackboneModule):
         trainer = self.trainer
         facts = {
             "weights": self.fingerprint["weights"],
-            "backbone_dtype": self.backbone.dtype,
-            "load_in_4bit": self.backbone.load_in_4bit,
+            **self.backbone.arithmetic(),
             "precision": trainer.precision,
         }
         dtype = getattr(torch, self.frozen_half_dtype or self.backbone.dtype)

@@ -80,6 +80,47 @@ def test_the_update_is_scaled_by_alpha_over_rank(backbone):
     torch.testing.assert_close(layer(states), expected)
 
 
+def test_rank_stabilised_lora_is_scaled_by_alpha_over_the_ranks_root_and_comes_back_so(backbone, tmp_path):
+    base = load_backbone(backbone)
+    lora = LoraArguments(4, 8, 0.0, ["q_proj"], use_rslora=True)
+    model = attach_adapter(load_backbone(backbone), "faking", lora)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    a, b = layer.lora_A["faking"].weight, layer.lora_B["faking"].weight
+    with torch.no_grad():
+        b.normal_()
+    states = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    expected = states @ (base.model.layers[0].self_attn.q_proj.weight + 8 / 4**0.5 * b @ a).T
+    torch.testing.assert_close(layer(states), expected)
+    save_adapter(model, "faking", tmp_path, {})
+    with Variants.load({"faking": str(tmp_path)}).using("faking") as variant:
+        torch.testing.assert_close(variant.base_model.model.model.layers[0].self_attn.q_proj(states), expected)
+
+
+@pytest.mark.parametrize(
+    ("targets", "excluded", "left"),
+    [
+        ("all-linear", ["mlp.up_proj", "down_proj", "gate_proj"], {"q_proj", "k_proj", "v_proj", "o_proj"}),
+        (["q_proj", "v_proj"], ["layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj"], {"v_proj"}),
+    ],
+)
+def test_layers_that_are_left_out_get_no_adapter_and_plain_peft_knows(backbone, tmp_path, targets, excluded, left):
+    model = attach_adapter(
+        load_backbone(backbone), "faking", LoraArguments(2, 4, 0.0, targets, exclude_modules=excluded)
+    )
+    assert {name.split(".")[-4] for name, one in model.named_parameters() if one.requires_grad} == left
+    save_adapter(model, "faking", tmp_path, {})
+    assert sorted(json.loads((tmp_path / "adapter_config.json").read_text())["exclude_modules"]) == sorted(excluded)
+    variants = Variants.load({"faking": str(tmp_path)})
+    assert {name.split(".")[-4] for name, _ in variants.model.named_parameters() if "lora_" in name} == left
+
+
+def test_a_layer_to_leave_out_that_is_not_there_is_refused(backbone):
+    with pytest.raises(UserError, match=r"exclude_modules is \[up_prj\], but .* has no layer called up_prj"):
+        attach_adapter(load_backbone(backbone), "one", LoraArguments(exclude_modules=["up_prj"]))
+    with pytest.raises(UserError, match=r"No modules were targeted .*exclude_modules"):
+        attach_adapter(load_backbone(backbone), "one", LoraArguments(exclude_modules=["q_proj", "v_proj"]))
+
+
 def test_plain_peft_loads_the_folder(backbone, folders):
     from peft import PeftModel
 

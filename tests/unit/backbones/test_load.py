@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fa_lightning.backbones.adapters import attach_adapter
+from fa_lightning.backbones.adapters import attach_adapter, named_backbone, save_adapter
 from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
+from fa_lightning.backbones.variants import Variants
+from fa_lightning.errors import UserError
 from tests.conformance.models import make_model
 
 
@@ -66,6 +68,11 @@ import http.server, json, os, sys, threading, time
 class Hub(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self):
         asked.append(self.path)
+        if "/resolve/v9/" in self.path:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RevisionNotFound")
+            self.end_headers()
+            return
         code = {"gated": (403, "GatedRepo"), "missing": (404, "RepoNotFound"), "bare": (404, "EntryNotFound")}
         status, reason = code.get(self.path.split("/")[1], (500, ""))
         if self.path.startswith("/silent"):
@@ -86,6 +93,7 @@ os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{hub.server_port}"
 """
 ASK = """
 from fa_lightning.backbones import hub as access
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.load import load_backbone, load_tokenizer
 
 found = {}
@@ -97,7 +105,8 @@ for name in sys.argv[1].split(","):
     for kind, load in (("backbone", load_backbone), ("tokenizer", load_tokenizer)):
         start = time.perf_counter()
         try:
-            found[f"{kind} {name}"] = load(name).name_or_path, time.perf_counter() - start
+            asked_for = BackboneArguments(name, revision="v9") if name.startswith("pinned") else name
+            found[f"{kind} {name}"] = load(asked_for).name_or_path, time.perf_counter() - start
         except OSError as error:
             found[f"{kind} {name}"] = str(error), time.perf_counter() - start
 print("FOUND", json.dumps([found, asked]))
@@ -112,7 +121,7 @@ def hub_answers(backbone, tmp_path_factory):
     shutil.copytree(backbone, cached / "snapshots" / ("0" * 40))
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("0" * 40)
-    names = "gated/model,missing/model,bare/model,silent/model,closed/model,closed/cached"
+    names = "gated/model,pinned/model,missing/model,bare/model,silent/model,closed/model,closed/cached"
     environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
     ran = subprocess.run(
         [sys.executable, "-c", SERVER + ASK, names],
@@ -130,6 +139,7 @@ def hub_answers(backbone, tmp_path_factory):
     [
         ("gated/model", ["is gated", "Accept it on https://huggingface.co/gated/model", "`hf auth login`", "HF_TOKEN"]),
         ("missing/model", ["neither a folder here nor a model on the Hub that you may see", "spelling"]),
+        ("pinned/model", ["has no revision 'v9' on the Hub", "https://huggingface.co/pinned/model/commits"]),
         ("bare/model", ["has no config.json on the Hub"]),
         ("silent/model", ["the Hub can't be reached", "Timeout", "not in the Hub's cache", "hf download"]),
         ("closed/model", ["the Hub can't be reached", "Connect", "not in the Hub's cache", "hf download"]),
@@ -151,7 +161,7 @@ def test_what_is_in_the_cache_loads_without_the_hub(hub_answers):
         assert name == "closed/cached", "what adapters note is the name, not the cache's folder"
         assert seconds < 15
     requests = [path for path in asked if "/resolve/" in path]
-    assert len(requests) == 8, "each asks once for each of the four names"
+    assert len(requests) == 10, "each asks once for each of the five names"
 
 
 @pytest.mark.parametrize("path", ["/no/such/model", "./model", "a/b/model", ""])
@@ -448,3 +458,71 @@ def test_layers_that_the_config_leaves_out_are_told(tmp_path):
 def test_left_overs_that_are_no_weights_are_not_told(tmp_path, recwarn, family, tensors, config):
     load_backbone(with_weights(make_model(family), tmp_path, tensors, **config))
     assert not [one for one in recwarn if "no place for" in str(one.message)]
+
+
+@pytest.fixture
+def revisions(make_backbone, monkeypatch, tmp_path):
+    """Folders of the revisions of `some/model` in the Hub's cache: `main` and the tag `v2`."""
+    cached = tmp_path / "models--some--model"
+    (cached / "refs").mkdir(parents=True)
+    for number, name in enumerate(("main", "v2")):
+        commit = str(number) * 40
+        shutil.copytree(make_backbone(seed=20 + number), cached / "snapshots" / commit)
+        (cached / "refs" / name).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return {"main": str(cached / "snapshots" / ("0" * 40)), "v2": str(cached / "snapshots" / ("1" * 40))}
+
+
+def test_a_revision_is_another_model(revisions):
+    for revision, folder in ((None, "main"), ("main", "main"), ("v2", "v2"), ("1" * 40, "v2")):
+        arguments = BackboneArguments("some/model", revision=revision)
+        model = load_backbone(arguments)
+        assert fingerprint(model) == fingerprint(load_backbone(revisions[folder]))
+        assert model.name_or_path == load_tokenizer(arguments).name_or_path == "some/model"
+    assert fingerprint(load_backbone(revisions["main"])) != fingerprint(load_backbone(revisions["v2"]))
+    for load in (load_backbone, load_tokenizer):
+        with pytest.raises(OSError, match="its revision 'v3' is not in the Hub's cache"):
+            load(BackboneArguments("some/model", revision="v3"))
+
+
+def test_an_adapter_knows_the_revision_that_it_was_fitted_on(revisions, tmp_path):
+    model = lora(load_backbone(BackboneArguments("some/model", revision="v2")))
+    save_adapter(model, "faking", tmp_path / "adapter", {})
+    folder = str(tmp_path / "adapter")
+    assert named_backbone(BackboneArguments(), folder) == BackboneArguments("some/model", revision="v2")
+    assert Variants.load({"faking": folder}).fingerprint == fingerprint(load_backbone(revisions["v2"]))
+    # What is asked for goes before what was noted, and main's weights are others.
+    with pytest.raises(ValueError, match="was made for another backbone: its weights"):
+        Variants.load({"faking": folder}, BackboneArguments("some/model"))
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = revisions["v2"]
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    assert named_backbone(BackboneArguments(), folder) == BackboneArguments(revisions["v2"]), "a folder has none"
+
+
+@pytest.mark.parametrize("load", [load_backbone, load_tokenizer])
+def test_a_folder_has_no_revisions(backbone, load):
+    with pytest.raises(ValueError, match=r"revision is 'v2', but the .* is a folder, which has no revisions"):
+        load(BackboneArguments(backbone, revision="v2"))
+    with pytest.raises(ValueError, match="revision is empty"):
+        BackboneArguments(backbone, revision=" ")
+
+
+def test_attention_is_computed_as_asked_for_and_gives_the_same_numbers(backbone):
+    ids = torch.arange(10, 40)[None]
+    # A row that is padded, so that masks count.
+    mask = torch.ones_like(ids)
+    mask[0, :7] = 0
+    plain = load_backbone(backbone)
+    for kind in ("eager", "sdpa"):
+        model = load_backbone(BackboneArguments(backbone, attn_implementation=kind))
+        assert model.config._attn_implementation == kind
+        logits = model(ids, attention_mask=mask).logits[:, 7:]
+        torch.testing.assert_close(logits, plain(ids, attention_mask=mask).logits[:, 7:], atol=1e-4, rtol=1e-4)
+
+
+def test_attention_that_is_not_installed_is_refused_in_one_line(backbone, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    with pytest.raises(UserError, match=r"attn_implementation is 'flash_attention_2', but .* Set it to sdpa") as caught:
+        load_backbone(BackboneArguments(backbone, attn_implementation="flash_attention_2"))
+    assert "\n" not in str(caught.value)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fa_lightning.errors import UserError
-from fa_lightning.experiments.fingerprint import OF_ALL, digest_of, fingerprint_of, flat, refuse_change
+from fa_lightning.experiments.fingerprint import OF_ALL, changes, digest_of, fingerprint_of, flat, refuse_change
 
 CONFIG: dict[str, Any] = {
     "config": ["a.yaml"],
@@ -220,3 +220,29 @@ def test_a_backbone_in_a_gguf_file_counts_by_its_content(tmp_path: Path) -> None
         refuse_change("02_b", of("one.gguf"), of("other.gguf"))
     gone = of("gone.gguf")
     assert "input.model.init_args.backbone.name" not in gone
+
+
+def test_a_switch_that_is_new_and_off_is_no_change() -> None:
+    before = fingerprint(CONFIG)
+    after = fingerprint(changed(model__init_args={"rank": 4, "use_rslora": False, "revision": None, "excluded": []}))
+    assert changes(before, after) == changes(after, before) == {}
+    on = fingerprint(
+        changed(model__init_args={"rank": 4, "use_rslora": True, "revision": "v2", "excluded": ["q_proj"]})
+    )
+    assert set(changes(before, on)) == {
+        "model.init_args.use_rslora",
+        "model.init_args.revision",
+        "model.init_args.excluded.0",
+    }
+    # What a record says to be null is not what is off.
+    null = fingerprint(changed(model__init_args={"rank": 4, "use_rslora": None}))
+    off = fingerprint(changed(model__init_args={"rank": 4, "use_rslora": False}))
+    assert set(changes(null, off)) == {"model.init_args.use_rslora"}
+
+
+def test_a_backbone_counts_in_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fa_lightning.experiments.fingerprint.digest_of_backbone", lambda name, revision: str(revision))
+    for revision in ("v2", None):
+        backbone = {"name": "some/model", "revision": revision}
+        made = fingerprint(changed(model__init_args={"backbone": backbone}))
+        assert made["input.model.init_args.backbone.name"] == str(revision)

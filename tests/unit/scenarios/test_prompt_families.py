@@ -176,12 +176,6 @@ def test_the_fixed_day_is_one_that_a_calendar_knows(loaded, format):
     assert text == datetime.date(2024, 7, 26).strftime(format) + "|" + MESSAGE
 
 
-def test_a_template_without_a_switch_for_its_thoughts_leads_to_the_answer(loaded):
-    tokenizer = copy.deepcopy(loaded["qwen-3"])
-    tokenizer.chat_template = tokenizer.chat_template.replace("enable_thinking is false", "false")
-    assert tokenizer.decode(list(letter_tokens(tokenizer).lead)) == "<think>\n\n</think>\n\n"
-
-
 def test_a_template_is_chosen_among_several(loaded):
     tokenizer = copy.deepcopy(loaded["llama-3"])
     several = {"tool_use": "{{ 1 / 0 }}", "default": tokenizer.chat_template}

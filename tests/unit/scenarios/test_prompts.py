@@ -135,9 +135,9 @@ def test_chat_ml_on_byte_level_bpe():
 
 
 def test_lead_is_what_the_template_puts_before_every_answer():
-    tokenizer = byte_level(template=THINKING)
+    tokenizer = byte_level(template=THINKING.replace("think>", "note>"))
     answers = letter_tokens(tokenizer)
-    assert tokenizer.decode(list(answers.lead)) == "<think>\n\n</think>\n\n"
+    assert tokenizer.decode(list(answers.lead)) == "<note>\n\n</note>\n\n"
     assert tokens_of(tokenizer, answers) == ["A", "B", "error"]
 
 

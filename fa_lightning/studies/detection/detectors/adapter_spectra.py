@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fa_lightning.backbones.lora_layers import Factors, lora_factors
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence
 from fa_lightning.studies.detection.subjects import Examiner, Subject
@@ -110,7 +111,16 @@ def _overlaps(spectra: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _norm(layer: nn.Module) -> float:
-    """Frobenius norm of a layer's weight, quantised or not."""
+    """Frobenius norm of a layer's weight, quantised or not.
+
+    Raises:
+        UserError: it is packed by GPTQ or AWQ.
+    """
+    if hasattr(layer, "qweight"):
+        raise UserError(
+            "updates are compared with the weights that they are added to, which can't be read where the backbone "
+            "comes quantised by GPTQ or AWQ: leave AdapterSpectra out, or take the backbone as it was before"
+        )
     from peft.utils.integrations import dequantize_module_weight
 
     return float(dequantize_module_weight(layer).detach().float().norm())

@@ -142,7 +142,8 @@ def block_matrices(model: nn.Module) -> Weights:
         if not tensor.is_floating_point():
             raise UserError(
                 f"where is 'backbone', but the weights of {name} are quantised ({tensor.dtype}), and noise can't "
-                "be added to them: set load_in_4bit to false, or where to adapters"
+                "be added to them: take the backbone unquantised (load_in_4bit, load_in_8bit: false), or set where to "
+                "adapters"
             )
         if isinstance(tensor, nn.Parameter):
             matrices[name] = [tensor]

@@ -154,7 +154,9 @@ def test_batches_and_labels_change_nothing(twins: Any) -> None:
 def test_quantised_weights_are_refused_but_adapters_are_not(adapters: dict[str, str]) -> None:
     pytest.importorskip("bitsandbytes")
     packed = Variants.load(adapters, BackboneArguments(load_in_4bit=True))
-    with pytest.raises(ValueError, match=r"0\.self_attn\.q_proj.* are quantised .*set load_in_4bit to false, or where"):
+    with pytest.raises(
+        ValueError, match=r"0\.self_attn\.q_proj.* are quantised .*take the .* unquantised .*or set where"
+    ):
         examined(WeightNoise(**OPTIONS), packed)
     found = examined(WeightNoise(where="adapters", **OPTIONS), packed)
     assert found["faking"]["rise"].abs().max() > 0.01
