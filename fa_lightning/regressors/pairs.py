@@ -89,7 +89,9 @@ def _row_weights(block: Block, site: Site, fit: Fit) -> tuple[Tensor, Tensor]:
         # Examples are numbered with the scenarios first; neutral texts need no label and always count.
         weight = torch.where(neutral | (block["example"] < fit.scenarios), weight, 0.0)
     if fit.keep:
-        weight = torch.where(neutral, fit.keep, weight)
+        # Behind a text's last token the model speaks, and side effects there count as much as those on all its words.
+        words = torch.where(block["decision"], block["position"].clamp(min=1), 1)
+        weight = torch.where(neutral, fit.keep * words, weight)
     return torch.where(counted_rows(block, site, fit), weight, 0.0), neutral
 
 

@@ -278,14 +278,16 @@ def test_kept_pairs_ask_for_no_edit_of_neutral_texts_and_of_the_aligned_twin() -
         site.name: (torch.arange(4.0)[:, None], 10 + torch.arange(4.0)[:, None]),
         "decision": torch.tensor([False, True, False, True]),
         "cell": torch.tensor([0, 1, 2, 2]),
+        "position": torch.tensor([3, 4, 5, 6]),
     }
     state, wanted, weight = training_pairs(block, site, Fit(Affine, decision_weight=5.0, keep=0.5))
     rows = sorted(zip(state[:, 0].tolist(), wanted[:, 0].tolist(), weight.tolist(), strict=True))
-    assert rows == [(0, 10, 1), (1, 11, 5), (2, 2, 0.5), (3, 3, 0.5), (10, 10, 0.5), (11, 11, 2.5)]
+    # The last of seven tokens of a neutral text, where the answer is said, weighs as much as the six before it.
+    assert rows == [(0, 10, 1), (1, 11, 5), (2, 2, 0.5), (3, 3, 3.0), (10, 10, 0.5), (11, 11, 2.5)]
     only = Fit(Affine, decision_weight=float("inf"), keep=1.0)
     state, wanted, weight = training_pairs(block, site, only)
     rows = sorted(zip(state[:, 0].tolist(), wanted[:, 0].tolist(), weight.tolist(), strict=True))
-    assert rows == [(1, 11, 1), (2, 2, 1), (3, 3, 1), (11, 11, 1)]
+    assert rows == [(1, 11, 1), (2, 2, 1), (3, 3, 6), (11, 11, 1)]
     state, wanted, weight = training_pairs(block, site, Fit(Affine))
     assert torch.equal(wanted - state, torch.full((4, 1), 10.0))
     assert weight.tolist() == [1, 1, 1, 1]
