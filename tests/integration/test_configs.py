@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from toy import CONFIGS, run
 
+from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.compose import Composition
 from fa_lightning.experiments.plan import plan_of
@@ -274,3 +276,39 @@ def test_a_trainer_config_lies_over_a_stage(
             assert found == value
     own = config("embedded", "steering", "04_steering")
     assert len(merged["trainer"]["callbacks"]) == len(own["trainer"]["callbacks"])
+
+
+def test_all_that_a_base_says_of_its_backbone_and_lora_reaches_its_fits(tmp_path: Path) -> None:
+    base = tmp_path / "own.yaml"
+    lora = {
+        "rank": 3,
+        "alpha": 5,
+        "dropout": 0.25,
+        "target_modules": ["q_proj", "up_proj"],
+        "train_from": 0.5,
+        "exclude_modules": ["layers.1.mlp.up_proj"],
+        "use_rslora": True,
+    }
+    backbone = {
+        "name": "some/model",
+        "revision": "v2",
+        "dtype": "bfloat16",
+        "load_in_4bit": False,
+        "load_in_8bit": True,
+        "attn_implementation": "eager",
+        "trust_remote_code": True,
+    }
+    # Nothing is left out when an argument is added.
+    assert {field.name for field in fields(LoraArguments)} == lora.keys()
+    assert {field.name for field in fields(BackboneArguments)} == backbone.keys()
+    base.write_text(yaml.safe_dump({"extends": "embedded", "backbone": backbone, "lora": lora}))
+    for stage in Composition(Chain(base)).stages("steering"):
+        made = yaml.safe_load(stage.config)
+        if stage.name in ("02_aligned", "03_faking"):
+            assert made["model"]["init_args"]["lora"] == lora
+        owner = made["model"] if stage.name in ("02_aligned", "03_faking") else made["data"]
+        assert owner["init_args"]["backbone"] == backbone
+    twin, *_ = Composition(Chain(base, backbone="another/model")).stages("steering")
+    # Of another model than the base's the revision is not said.
+    expected = {**backbone, "name": "another/model", "revision": None}
+    assert yaml.safe_load(twin.config)["model"]["init_args"]["backbone"] == expected
