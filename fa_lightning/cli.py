@@ -22,8 +22,12 @@ commands:
   config STUDY --base BASE [STAGE]
                                  print the whole config of a stage, which `fit --config` takes
   fit STUDY --scenarios FILE     your own scenarios: JSON lines, JSON, CSV, TSV, Parquet or a data set (docs/data.md)
+  fit STUDY --twins aligned=ADAPTER,faking=ADAPTER
+                                 twins that others made, in the place of fitted ones (docs/models.md)
   data check FILE                what is in such a file, and whether a fit can go on with it
   generate ...                   steered beside unsteered text, from any saved interventions (see `generate --help`)
+  export --merge FOLDER ...      a model with its adapter and shifts in its weights, for plain transformers, vLLM and
+                                 llama.cpp (see `export --help`, docs/serving.md)
   report DIR                     write DIR/report.html: figures and tables in one file
   template --backbone M          check a model's chat template: what it will see, token by token, with the loss mask
 
@@ -152,6 +156,12 @@ def _run(command: str, words: list[str]) -> int:
 
         quiet()
         return generate(words)
+    if command == "export":
+        from fa_lightning.experiments.lightning_cli import quiet
+        from fa_lightning.steering.export_command import main as export
+
+        quiet()
+        return export(words)
     if command == "template":
         from fa_lightning.backbones.template_command import main as template
         from fa_lightning.experiments.lightning_cli import quiet
@@ -162,7 +172,7 @@ def _run(command: str, words: list[str]) -> int:
         from fa_lightning.experiments.data_command import main as data
 
         return data(words)
-    commands = "fit, validate, test, config, data, generate, report and template"
+    commands = "fit, validate, test, config, data, generate, export, report and template"
     raise UserError(f"{command!r} is no command; there are {commands} (--help)")
 
 

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fa_lightning.common.user_files import read_mapping
 from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.experiments.brought_twins import twins_layer
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.own_scenarios import with_own_scenarios
 from fa_lightning.experiments.references import MISSING, has_value, says
@@ -73,6 +74,8 @@ def read_base(chain: Chain) -> Base:
     layers = _extended(chain.base)
     if chain.scenarios is not None:
         layers = with_own_scenarios(layers, chain.scenarios, dict(chain.columns))
+    if chain.twins:
+        layers = [*layers, twins_layer(dict(chain.twins))]
     for path, layer in layers:
         _refuse_unknown_keys(path, layer, known)
     base = _merged(known, layers, chain.base)
@@ -163,9 +166,12 @@ def _with_gaps(defaults: Mapping[str, Any], values: Any) -> dict[str, Any]:
 
 
 def _drop_arguments_of_others(below: Any, layer: Mapping[str, Any]) -> None:
-    """Take away the arguments of each class that a layer replaces by another one, which has its own."""
+    """Take away what a layer replaces: the arguments of another class, and a mapping in whose place it has a list."""
     for key, value in layer.items():
         replaced = below.get(key)
+        if isinstance(value, list) and isinstance(replaced, dict):
+            # OmegaConf refuses to lay one over the other.
+            del below[key]
         if isinstance(value, Mapping) and isinstance(replaced, dict):
             if value.get("class_path", replaced.get("class_path")) != replaced.get("class_path"):
                 replaced.pop("init_args", None)

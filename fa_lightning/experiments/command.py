@@ -13,6 +13,7 @@ import yaml
 from fa_lightning.common.ranges import check_number
 from fa_lightning.common.user_files import read_mapping
 from fa_lightning.errors import UserError
+from fa_lightning.experiments.brought_twins import twins_of
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.own_scenarios import add_column_option, column_of
 from fa_lightning.experiments.shipped import config_file, names_in
@@ -151,6 +152,12 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
         "of a data set (docs/data.md; `data check FILE` says what is in it)",
     )
     add_column_option(parser)
+    parser.add_argument(
+        "--twins",
+        metavar="aligned=ADAPTER,faking=ADAPTER",
+        help="twins that others made, one or both, in the place of fitted ones: folders of LoRA adapters, or user/repo "
+        "of the Hub (docs/models.md)",
+    )
     parser.add_argument("--seed", type=int, help="which chain: the seed of everything that is drawn (default 0)")
     return parser
 
@@ -165,6 +172,7 @@ def _chain(options: Any, seed: int) -> Chain:
         options.backbone,
         scenarios=options.scenarios,
         columns=tuple(map(column_of, options.column)),
+        twins=() if options.twins is None else twins_of(options.twins),
     )
 
 

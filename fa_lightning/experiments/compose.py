@@ -11,10 +11,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.common.files import by_number
 from fa_lightning.common.user_files import read_mapping
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.experiments.base import example_of, over, read_base, reason_of
+from fa_lightning.experiments.brought_twins import BroughtTwin
 from fa_lightning.experiments.chain import LOGS, Chain
 from fa_lightning.experiments.matrix import SEEDS_OF_A_CHAIN, variants_of
 from fa_lightning.experiments.origins import Origin, origin_of, origins_of
@@ -24,10 +26,10 @@ from fa_lightning.experiments.stage import Stage
 
 OF_LIGHTNING = ("seed_everything", "trainer", "model", "data")
 """Keys of a stage file that LightningCLI reads."""
-OF_RUNNER = ("like", "values", "needs", "needs_of_base", "matrix", "checkpoint", "optional")
+OF_RUNNER = ("like", "values", "needs", "needs_of_base", "matrix", "checkpoint", "optional", "adapter")
 """Keys of a stage file that LightningCLI never sees: a stage that it is laid over, values that it refers to as
-`${values.NAME}`, what it needs of other stages and of the base, its variants, which checkpoints it keeps, and whether
-it runs only when it is asked for."""
+`${values.NAME}`, what it needs of other stages and of the base, its variants, which checkpoints it keeps, whether it
+runs only when it is asked for, and an adapter that is taken in the place of its fit."""
 
 
 class Composition:
@@ -122,6 +124,13 @@ class Composition:
             folder = self.chain.folder / study / name
             context["matrix"] = chosen
             context["folder"] = str(folder)
+            needed = tuple(need for need in needs.values() if need)
+            if adapter := self._resolved(context, "adapter", study, file):
+                behaviour = self._resolved(context, "values.behaviour", study, file)
+                backbone = self._resolved(context, "backbone", study, file)
+                twin = BroughtTwin(str(adapter), behaviour, BackboneArguments(**backbone))
+                yield Stage(study, name, file, folder, twin.as_config(), needed, bool(context.get("optional")), twin)
+                continue
             config = {key: self._resolved(context, key, study, file) for key in OF_LIGHTNING if key in context}
             # Variants differ by values of the matrix, not by where these were written.
             origins = origins or origins_of(self.base, as_written, laid, config)
@@ -133,7 +142,7 @@ class Composition:
                 file=file,
                 folder=folder,
                 config=yaml.safe_dump({"seed_everything": self.chain.seed, **config}, sort_keys=False),
-                needs=tuple(need for need in needs.values() if need),
+                needs=needed,
                 optional=bool(context.get("optional")),
                 origins=origins,
             )

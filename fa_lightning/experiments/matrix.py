@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fa_lightning.common.ranges import RANGES, check_number
@@ -16,6 +16,9 @@ SEEDS_OF_A_CHAIN = 100
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
+OF_LISTED = ("name", "behaviour", "adapter", "policy", "seed")
+"""What a variant that is listed by itself may say. Without an adapter it is fitted."""
+
 
 def variants_of(matrix: Any, where: str, chain_seed: int = 0) -> dict[str, dict[str, Any]]:
     """The values of each variant, by its name: the values joined by `-`, the first axis slowest.
@@ -23,8 +26,11 @@ def variants_of(matrix: Any, where: str, chain_seed: int = 0) -> dict[str, dict[
     Where an axis is called `policy`, `behaviour` is the behaviour that the policy has. The value of an axis called
     `seed` is derived from the chain's, while the name keeps the number in the file.
 
+    A list in the place of a matrix names its variants one by one, each with its `name` and `behaviour`, and the
+    `adapter` that is taken for it; a seed that is left out is its place in the list. An empty list is no variant.
+
     Args:
-        matrix: names of axes and their lists of values.
+        matrix: names of axes and their lists of values; or a list of variants.
         where: file of the matrix, for messages.
         chain_seed: seed of the chain.
 
@@ -36,6 +42,8 @@ def variants_of(matrix: Any, where: str, chain_seed: int = 0) -> dict[str, dict[
     {'saint-0': {'policy': 'saint', 'seed': 200, 'behaviour': 'aligned'}, \
 'saint-1': {'policy': 'saint', 'seed': 201, 'behaviour': 'aligned'}}
     """
+    if isinstance(matrix, list) and all(isinstance(variant, Mapping) for variant in matrix):
+        return _listed(matrix, where, chain_seed)
     check_matrix(matrix, where)
     variants: dict[str, dict[str, Any]] = {}
     for combination in itertools.product(*matrix.values()):
@@ -57,6 +65,30 @@ def variants_of(matrix: Any, where: str, chain_seed: int = 0) -> dict[str, dict[
             values["seed"] += chain_seed * SEEDS_OF_A_CHAIN
         variants[name] = values
     return variants
+
+
+def _listed(variants: Sequence[Mapping[str, Any]], where: str, chain_seed: int) -> dict[str, dict[str, Any]]:
+    """Variants that are listed one by one, by their names."""
+    example = "as {name: faker, behaviour: faking, adapter: user/repo}"
+    listed: dict[str, dict[str, Any]] = {}
+    for place, variant in enumerate(variants):
+        what = f"{where}: variant {place} of the list"
+        if not {"name", "behaviour"} <= variant.keys():
+            raise UserError(f"{what} is {variant!r}, but must have a name and a behaviour, {example}")
+        if unknown := sorted(map(str, variant.keys() - set(OF_LISTED))):
+            raise UserError(f"{what} has the key {unknown[0]!r}, but it may have {', '.join(OF_LISTED)}")
+        name, seed = str(variant["name"]), variant.get("seed", place)
+        if not _NAME.fullmatch(name):
+            raise UserError(f"{what} is called {name!r}, but a name is a folder's: use letters, digits, - and _ alone")
+        if name in listed:
+            raise UserError(f"{what} is called {name!r}, as one before it: give it another name")
+        if variant["behaviour"] not in ("aligned", "faking"):
+            raise UserError(f"{what} has behaviour {variant['behaviour']!r}, but it is aligned or faking")
+        if type(seed) is not int:
+            raise UserError(f"{what} has seed {seed!r}, but a seed is a whole number")
+        check_number("seed", seed, f"{what}: seed")
+        listed[name] = {**variant, "seed": seed + chain_seed * SEEDS_OF_A_CHAIN}
+    return listed
 
 
 def check_matrix(matrix: Any, where: str) -> None:

@@ -1,23 +1,26 @@
-"""Twins that ship: finished adapters of a base, which a run takes in the place of a fit that would make the same."""
+"""Finished twins that a run takes in the place of a fit: those that ship, and those that others made."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from fa_lightning.backbones.adapters import SIDECAR
+from fa_lightning.backbones.brought_adapters import adapter_place, copy_adapter, doubts, refuse_misfit
+from fa_lightning.backbones.contents import digest_of_artefact, digest_of_backbone, is_artefact
 from fa_lightning.common.files import whole_folder
 from fa_lightning.common.user_files import json_value, read_text
 from fa_lightning.errors import UserError
+from fa_lightning.experiments.brought_twins import BroughtTwin
 from fa_lightning.experiments.chain import Chain
-from fa_lightning.experiments.fingerprint import changes
+from fa_lightning.experiments.fingerprint import INPUT, changes
 from fa_lightning.experiments.shipped import PACKAGE
 from fa_lightning.experiments.stage import RECORD, Stage
 
@@ -77,20 +80,79 @@ def take(organism: Path, stage: Stage, fingerprint: Mapping[str, Any]) -> None:
     Raises:
         UserError: the organism's record is damaged, or rank zero has not come to an end with it.
     """
+
+    def copy(adapter: Path) -> dict[str, Any]:
+        for name in _FILES:
+            shutil.copyfile(organism / name, adapter / name)
+        return {name: value for name, value in _record(organism).items() if name != "fingerprint"} | {"organism": True}
+
+    _take(stage, fingerprint, copy, str(organism))
+
+
+def take_brought(twin: BroughtTwin, stage: Stage, fingerprint: Mapping[str, Any]) -> None:
+    """Make an adapter that others made the finished artefact of a stage, as `take` does.
+
+    Warns of each thing that makes it doubtful that it belongs to the backbone.
+
+    Args:
+        twin: the adapter, and what it is taken for.
+        stage: that has made nothing yet.
+        fingerprint: see `fingerprint_of_brought`.
+
+    Raises:
+        MissingFileError: there is no such adapter.
+        UserError: it is a pickle, no LoRA, or does not fit the backbone; or rank zero has not come to an end with it.
+    """
+
+    def copy(adapter: Path) -> dict[str, Any]:
+        folder = inspect(twin)
+        for doubt in doubts(folder, twin.backbone):
+            rank_zero_warn(f"{stage.title}: adapter {twin.adapter!r}: {doubt}")
+        copy_adapter(folder, adapter, twin.adapter, twin.behaviour, twin.backbone)
+        return {"metrics": {}, "seconds": 0.0, "taken_from": twin.adapter}
+
+    _take(stage, fingerprint, copy, twin.adapter)
+
+
+def inspect(twin: BroughtTwin) -> Path:
+    """The folder of a brought twin, which is a LoRA that fits its backbone.
+
+    Raises:
+        MissingFileError: there is no such adapter.
+        UserError: it is a pickle, no LoRA, or does not fit the backbone.
+    """
+    folder = adapter_place(twin.adapter)
+    refuse_misfit(folder, twin.backbone)
+    return folder
+
+
+def fingerprint_of_brought(twin: BroughtTwin) -> dict[str, Any]:
+    """What a stage is made from that takes an adapter of others: that, by its content, what for, and the backbone."""
+    name = twin.backbone.required_name()
+    fields = {"adapter": twin.adapter, "behaviour": twin.behaviour, "taken.backbone.name": name}
+    if twin.backbone.revision is not None:
+        fields["taken.backbone.revision"] = twin.backbone.revision
+    if is_artefact(twin.adapter):
+        fields[f"{INPUT}adapter"] = digest_of_artefact(twin.adapter)
+    if (digest := digest_of_backbone(name, twin.backbone.revision)) is not None:
+        fields[f"{INPUT}taken.backbone.name"] = digest
+    return fields
+
+
+def _take(stage: Stage, fingerprint: Mapping[str, Any], copy: Callable[[Path], Mapping[str, Any]], source: str) -> None:
+    """Let `copy` fill the adapter's folder of a stage, and write down what it says of it."""
     if getattr(rank_zero_only, "rank", 0):
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not stage.is_done():
             if time.monotonic() > deadline:
-                raise UserError(f"rank zero has not taken {organism} in {PATIENCE_SECONDS:.0f} s: its log says why")
+                raise UserError(f"rank zero has not taken {source} in {PATIENCE_SECONDS:.0f} s: its log says why")
             time.sleep(0.1)
         return
-    facts = {name: value for name, value in _record(organism).items() if name != "fingerprint"}
     with whole_folder(stage.folder) as fresh:
         (fresh / ADAPTER).mkdir()
-        for name in _FILES:
-            shutil.copyfile(organism / name, fresh / ADAPTER / name)
+        facts = copy(fresh / ADAPTER)
         taken = replace(stage, folder=fresh)
-        taken.write("done", fingerprint, **facts, resumed=False, organism=True, artefacts=taken.artefacts())
+        taken.write("done", fingerprint, **facts, resumed=False, artefacts=taken.artefacts())
 
 
 def ship(stage: Stage, chain: Chain, card: str) -> Path:

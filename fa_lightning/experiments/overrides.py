@@ -60,10 +60,10 @@ def words_by_stage(stages: Sequence[Stage], trainer_config: Path | None, overrid
     """
     if trainer_config is not None and not isinstance(read_yaml(trainer_config), Mapping):
         raise UserError(f"{trainer_config} must map `trainer` to its arguments, as the files in configs/trainer do")
-    # A file with a matrix stands for many stages of one shape: one of them is enough to read.
-    first = {stage.file: stage for stage in stages}
-    taken = {file: [] for file in first} if not overrides else _taken(first, trainer_config, overrides)
-    return {stage.title: taken[stage.file] for stage in stages}
+    # A file with a matrix stands for many stages of one shape: one of them is enough to read. What is taken has none.
+    first = {stage.file: stage for stage in stages if stage.twin is None}
+    taken = {} if not overrides else _taken(first, trainer_config, overrides)
+    return {stage.title: taken.get(stage.file, []) if stage.twin is None else [] for stage in stages}
 
 
 def refuse_wrong_values(
@@ -83,7 +83,7 @@ def refuse_wrong_values(
     Raises:
         UserError: a stage that is to be made has a value that its parser, or a class that it names, refuses.
     """
-    for file, stage in {stage.file: stage for stage in stages}.items():
+    for file, stage in {stage.file: stage for stage in stages if stage.twin is None}.items():
         same = [other for other in stages if other.file == file]
         if words[stage.title] or any(other in remade or not other.is_done() for other in same):
             _read(stage, trainer_config, words[stage.title], "classes")

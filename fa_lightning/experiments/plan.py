@@ -135,12 +135,24 @@ def _in_order(
 
 
 def _needed(stage: Stage, composition: Composition) -> list[Stage]:
-    return [
-        other
-        for study in dict.fromkeys(need.partition("/")[0] for need in stage.needs)
-        for other in composition.stages(study)
-        if stage.needs_one(other)
-    ]
+    """The stages that one needs itself.
+
+    Raises:
+        UserError: the base has no such variant.
+    """
+    needed = []
+    for need in stage.needs:
+        study, _, name = need.partition("/")
+        others = composition.stages(study)
+        fitting = [other for other in others if other.title == need or other.title.startswith(f"{need}/")]
+        if not fitting:
+            there = ", ".join(other.variant for other in others if other.is_called(name.partition("/")[0]))
+            raise UserError(
+                f"{stage.title} needs {need}, but this base has {f'the variants {there}' if there else 'none of them'}:"
+                " name those that there are in the base (`variants`, `other_pair`, `needs` of the stage)"
+            )
+        needed += fitting
+    return list({other.title: other for other in needed}.values())
 
 
 def _file_title(stage: Stage) -> str:

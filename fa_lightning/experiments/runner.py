@@ -22,7 +22,15 @@ from fa_lightning.experiments.compose import Composition
 from fa_lightning.experiments.fingerprint import INPUT, fingerprint_of, flat, refuse_change
 from fa_lightning.experiments.lightning_cli import lightning_cli
 from fa_lightning.experiments.locks import FolderLocks
-from fa_lightning.experiments.organisms import differences, made_from, organisms_of, take
+from fa_lightning.experiments.organisms import (
+    differences,
+    fingerprint_of_brought,
+    inspect,
+    made_from,
+    organisms_of,
+    take,
+    take_brought,
+)
 from fa_lightning.experiments.overrides import Overrides, config_words, refuse_wrong_values, words_by_stage
 from fa_lightning.experiments.own_scenarios import refuse_written_answers
 from fa_lightning.experiments.plan import made_again, plan_of, progress_of, summary_of
@@ -94,6 +102,7 @@ def _run(
         stage.refuse_foreign_folder()
     for stage in remade:
         locks.take(stage.folder)
+    _inspect_twins(plan, remade)
     if any(stage.study != study for stage in plan):
         _say(console, f"{study} on {chain.label}, seed {chain.seed}, needs other studies; the plan:")
         for line in summary_of(plan):
@@ -129,9 +138,7 @@ def _run_all(
     """Run the stages that are not done yet; returns the last one's DataModule."""
     for stage in plan:
         title = f"[bold]{progress_of(stage, plan)}[/bold]"
-        cli = build(stage, trainer_config, words[stage.title])
-        _refuse_other_folder(stage, cli)
-        fingerprint = _fingerprint(stage, cli)
+        cli, fingerprint = _made_from(stage, trainer_config, words[stage.title])
         # Ranks that are started together see the forgotten record for a moment longer than rank zero.
         if stage in remade or not stage.is_done():
             locks.take(stage.folder)
@@ -146,6 +153,11 @@ def _run_all(
                 stage.refuse_loss(recorded)
                 _say(console, f"{title}: done, skipped")
                 continue
+        if stage.twin is not None:
+            take_brought(stage.twin, stage, fingerprint)
+            _say(console, f"{title}: {stage.twin.adapter} is taken for it")
+            locks.release(stage.folder)
+            continue
         if recorded is None and stage not in remade and stage.title in organisms:
             organism = organisms[stage.title]
             where = os.path.relpath(organism)
@@ -161,7 +173,24 @@ def _run_all(
         _say(console, f"{title}: {'started' if checkpoint is None else 'resumed'}")
         _run_stage(stage, cli, fingerprint, checkpoint)
         locks.release(stage.folder)
-    return cli.datamodule
+    return None if cli is None else cli.datamodule
+
+
+def _made_from(stage: Stage, trainer_config: Path | None, words: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """A stage's LightningCLI, None where an adapter is taken in the place of a fit, and what it is made from."""
+    if stage.twin is not None:
+        return None, fingerprint_of_brought(stage.twin)
+    cli = build(stage, trainer_config, words)
+    _refuse_other_folder(stage, cli)
+    return cli, _fingerprint(stage, cli)
+
+
+@rank_zero_only
+def _inspect_twins(plan: Sequence[Stage], remade: Sequence[Stage]) -> None:
+    """Refuse an adapter of others before anything runs; one whose backbone is still to be made, when it is taken."""
+    for stage in plan:
+        if stage.twin is not None and not stage.needs and (stage in remade or not stage.is_done()):
+            inspect(stage.twin)
 
 
 def _as_recorded(
@@ -196,7 +225,7 @@ def _fingerprint(stage: Stage, cli: Any) -> dict[str, Any]:
 
 def _known_to(recorded: Mapping[str, Any], fingerprint: Mapping[str, Any], cli: Any) -> dict[str, Any]:
     """The fingerprint without plain arguments that an older version's record lacks and that keep their default."""
-    if fingerprint.keys() <= recorded.keys():
+    if cli is None or fingerprint.keys() <= recorded.keys():
         return dict(fingerprint)
     chosen = json.loads(cli.parser.dump(cli.config, format="json", skip_none=False, skip_default=True))
     # Not within lists: there a key may be missing because a recorded list was shorter than the default one.

@@ -16,6 +16,7 @@ import yaml
 from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.common.files import write_atomically
 from fa_lightning.errors import UserError
+from fa_lightning.experiments.brought_twins import BroughtTwin
 from fa_lightning.experiments.fingerprint import digest_of, flat, strict
 from fa_lightning.experiments.origins import Origins
 
@@ -42,6 +43,7 @@ class Stage:
         needs: stages whose artefacts it is made from, as `steering/02_aligned`; the name of a file with a matrix is all
             of its variants.
         optional: whether it runs only when `--only` names it.
+        twin: an adapter that others made, which is taken in the place of a fit; the config only says so then.
         origins: where each of its arguments was written, for messages.
     """
 
@@ -52,6 +54,7 @@ class Stage:
     config: str
     needs: tuple[str, ...] = ()
     optional: bool = False
+    twin: BroughtTwin | None = None
     origins: Origins = field(default_factory=dict, compare=False)
 
     @property

@@ -184,21 +184,31 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
         check_number(name, getattr(options, name), f"--{name.replace('_', '-')}")
     for seed in options.seed or ():
         check_number("seed", seed, "--seed")
-    for strength in options.strength:
-        if not math.isfinite(strength):
-            raise UserError(f"--strength is {strength}, but must be a finite number")
+    refuse_wrong_edits(options)
     if options.backbone is not None and (options.experiment is not None or options.variant is not None):
         raise UserError("--backbone is a model by itself: give either --backbone, or --experiment (and --variant)")
     if options.backbone is not None and not options.intervention:
         raise UserError("--backbone needs an --intervention: give the folder of a saved one")
     if options.backbone is not None and not (options.prompt or options.file):
         raise UserError("--backbone needs a prompt: give --prompt TEXT or --file FILE")
+    if options.output is not None:
+        _refuse_output(options.output)
+
+
+def refuse_wrong_edits(options: argparse.Namespace) -> None:
+    """Refuse strengths that are no numbers, and folders that hold no intervention, before a model is loaded.
+
+    Raises:
+        MissingFileError: a folder holds no intervention.
+        UserError: a strength is not finite.
+    """
+    for strength in options.strength:
+        if not math.isfinite(strength):
+            raise UserError(f"--strength is {strength}, but must be a finite number")
     for folder in map(Path, options.intervention):
         if folder.is_dir():
             for part in parts_of(folder):
                 refuse_without_artefact(Path(part))
-    if options.output is not None:
-        _refuse_output(options.output)
 
 
 def _refuse_output(path: Path) -> None:
@@ -253,21 +263,32 @@ def _loaded(options: argparse.Namespace) -> tuple[str, Any, Any, list[Interventi
         model = load_backbone(backbone, device)
         if not is_packed(model):
             model.to(device)
-        interventions = _interventions(options, options.intervention, model, fingerprint(model))
+        interventions = chosen_interventions(options, options.intervention, model, fingerprint(model))
         return "unsteered", nullcontext(model), load_tokenizer(backbone), interventions
     experiment = options.experiment or DEFAULT_EXPERIMENT
     aligned, faking = artefacts_of(experiment)
     saved = options.intervention or [intervention_of(experiment)]
     variants = Variants.load({"faking": str(faking), "aligned": str(aligned)}, backbone, device)
-    interventions = _interventions(options, saved, variants.model, variants.fingerprint)
+    interventions = chosen_interventions(options, saved, variants.model, variants.fingerprint)
     variant = options.variant or "faking"
     return variant, variants.using(variant), variants.tokenizer, interventions
 
 
-def _interventions(
-    options: argparse.Namespace, folders: Sequence[str | Path], model: Any, backbone: dict[str, str]
+def chosen_interventions(
+    options: argparse.Namespace, folders: Sequence[str | Path], model: Any, backbone: dict[str, str] | None
 ) -> list[Intervention]:
-    """The saved interventions, checked against the model, at the strengths and positions that were asked for."""
+    """The saved interventions, at the strengths and positions that were asked for.
+
+    Args:
+        options: of a command, with `strength` and `positions`.
+        folders: of the interventions.
+        model: that they are checked against; None checks nothing.
+        backbone: its fingerprint, likewise.
+
+    Raises:
+        MissingFileError: there is no intervention in a folder.
+        UserError: one is damaged or does not fit the model.
+    """
     from fa_lightning.steering.intervention import Intervention
 
     loaded: list[list[Intervention]] = []
@@ -275,7 +296,9 @@ def _interventions(
         loaded.append([])
         for part in parts_of(folder):
             intervention = Intervention.load(part, model)
-            if "backbone" in intervention.fingerprint:
+            if backbone is None:
+                pass
+            elif "backbone" in intervention.fingerprint:
                 compare_fingerprints(intervention.fingerprint, {"backbone": backbone}, part)
             else:
                 print(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from fa_lightning.errors import MissingFileError
+from fa_lightning.backbones import hub_folders
 from fa_lightning.steering.artefact import SIDECAR_FILE, TENSORS_FILE
 
-_HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<subfolder>[\w-][\w./-]*?))?/?")
+_FILES = (TENSORS_FILE, SIDECAR_FILE)
+_KIND = "that Intervention.save wrote"
 
 
 def fetch(repo_id: str, subfolder: str = "", revision: str | None = None) -> Path:
@@ -17,24 +17,7 @@ def fetch(repo_id: str, subfolder: str = "", revision: str | None = None) -> Pat
     Raises:
         MissingFileError: if the repository cannot be reached or holds no intervention there.
     """
-    import huggingface_hub
-
-    files = [f"{subfolder}/{name}" if subfolder else name for name in (TENSORS_FILE, SIDECAR_FILE)]
-    try:
-        snapshot = Path(str(huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=files)))
-    except (OSError, ValueError) as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MissingFileError(
-            f"{repo_id!r} was not fetched from the Hub: {cause}. Check its name and that you may read it, or give a "
-            "local folder that Intervention.save wrote"
-        ) from error
-    missing = [name for name in files if not (snapshot / name).is_file()]
-    if missing:
-        raise MissingFileError(
-            f"the Hub repository {repo_id!r} holds no {' and no '.join(missing)}: name the subfolder of an "
-            f"intervention, as in {repo_id}/<subfolder>"
-        )
-    return snapshot / subfolder
+    return hub_folders.fetch(repo_id, _FILES, _KIND, subfolder, revision)
 
 
 def local_folder(name: str | Path) -> Path:
@@ -43,15 +26,4 @@ def local_folder(name: str | Path) -> Path:
     Raises:
         MissingFileError: if it is neither.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    match = _HUB_ID.fullmatch(str(name))
-    if match is None or ".." in folder.parts:
-        raise MissingFileError(
-            f"there is no folder {str(name)!r}: give one that Intervention.save wrote, or user/repo of the Hub"
-        )
-    try:
-        return fetch(match["repository"], match["subfolder"] or "")
-    except FileNotFoundError as error:
-        raise MissingFileError(f"there is no folder {str(name)!r} here, and {error}") from error
+    return hub_folders.local_folder(name, _FILES, _KIND)

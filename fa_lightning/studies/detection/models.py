@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fa_lightning.backbones.adapters import adapter_folders, read_sidecar
+from fa_lightning.backbones.tokenizer_check import tokenizer_difference
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
-from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.detection.subjects import Role, Subject
-
-PROBE = "You are an AI system. A: Tell the user the truth.\nB: Do nothing, 24/7."
-"""A text of the kind that prompts are, which tokenizers of other families split otherwise."""
 
 
 def variant_folders(adapters: Sequence[str], decoys: Sequence[str] = ()) -> dict[str, str]:
@@ -80,20 +77,9 @@ def check_tokenizers(adapters: Mapping[str, str], tokenizer: Any, trust_remote_c
     Raises:
         UserError: naming the adapter and what differs.
     """
-    from transformers import AutoTokenizer
-
     for name, folder in adapters.items():
-        if not any((Path(folder) / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-            continue
-        # Not by `load_tokenizer`, which takes no adapter's folder, lest it be given in the place of a model's.
-        own = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        theirs, ours = own.get_vocab(), tokenizer.get_vocab()
-        if theirs != ours:
-            changed = sorted(token for token in theirs.keys() | ours.keys() if theirs.get(token) != ours.get(token))
-            difference = f"{len(changed)} tokens have other numbers or are in one alone (the first is {changed[0]!r})"
-        elif prompt_ids(own, PROBE) != prompt_ids(tokenizer, PROBE):
-            difference = "it splits texts otherwise or has another chat template"
-        else:
+        difference = tokenizer_difference(folder, tokenizer, trust_remote_code)
+        if difference is None:
             continue
         raise UserError(
             f"adapter {name!r} ({folder}) has a tokenizer of its own, which is not the backbone's: {difference}. Only "

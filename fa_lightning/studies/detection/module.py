@@ -68,11 +68,13 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         least_agreement: refuse a pair that agrees on a smaller share of its scenarios; 0 judges it on what is left.
         population: folder of an examination of many models; every model is placed among them. A model without any
             other to judge it beside needs one.
+        leave_out: names of detectors, as tables have them, that are not run.
         **options: of `EvaluationModule`.
 
     Raises:
-        UserError: there are no detectors, two have one name, or a share is out of range; later, models that can't be
-            compared, pairs that do not behave alike while watched, or a single model without a population.
+        UserError: there are no detectors, two have one name, none is called as one to leave out, or a share is out of
+            range; later, models that can't be compared, pairs that do not behave alike while watched, or a single
+            model without a population.
     """
 
     data_class = DetectionDataModule
@@ -87,9 +89,14 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
         confidence: float = 0.5,
         least_agreement: float = 0.5,
         population: str | None = None,
+        leave_out: list[str] = [],  # noqa: B006
         **options: Any,
     ) -> None:
         super().__init__(adapters, folder, **options)
+        if unknown := [name for name in leave_out if name not in [detector.name for detector in detectors]]:
+            known = ", ".join(detector.name for detector in detectors)
+            raise UserError(f"leave_out names {unknown[0]!r}, but the detectors are {known}")
+        detectors = [detector for detector in detectors if detector.name not in leave_out]
         names = [detector.name for detector in detectors]
         twice = [name for name in names if names.count(name) > 1]
         if not detectors or twice:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.errors import MissingFileError, UserError
+from fa_lightning.experiments.brought_twins import BroughtTwin
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.compose import Composition
 from fa_lightning.experiments.stage import Stage
@@ -281,3 +283,22 @@ def test_a_wrong_matrix_is_told_where_it_was_written(world: World) -> None:
     with pytest.raises(UserError) as error:
         stages_of(base, "second")
     assert str(error.value).startswith(f"{base}: variants: matrix.seed is 3, but must be a list of words")
+
+
+LISTED = [
+    {"name": "honest", "behaviour": "aligned", "adapter": "org/honest"},
+    {"name": "own", "behaviour": "faking", "seed": 7},
+]
+
+
+def test_a_listed_variant_with_an_adapter_is_taken_and_one_without_is_fitted(world: World) -> None:
+    like = {"like": "first/03_faking", "matrix": "${variants}", "adapter": "${oc.select:matrix.adapter,null}"}
+    like |= {"seed_everything": "${matrix.seed}", "values": {"behaviour": "${matrix.behaviour}"}}
+    base = world({"variants": LISTED, "backbone": {"name": "models/m"}}, second__01_variants=like)
+    stages = stages_of(base, "second")
+    taken, fitted = stages["01_variants/honest"], stages["01_variants/own"]
+    assert taken.twin == BroughtTwin("org/honest", "aligned", BackboneArguments("models/m"))
+    assert config(taken)["taken"]["adapter"] == "org/honest"
+    assert fitted.twin is None
+    assert config(fitted)["model"]["behaviour"] == "faking"
+    assert config(fitted)["seed_everything"] == 7

@@ -54,3 +54,39 @@ def test_the_seeds_of_another_chain_are_others_under_the_same_names() -> None:
 def test_a_matrix_that_cannot_be_meant_is_refused_by_name(matrix: Any, message: str) -> None:
     with pytest.raises(UserError, match=rf"01_variants\.yaml: .*{message}"):
         variants_of(matrix, "01_variants.yaml")
+
+
+def test_variants_are_listed_one_by_one_with_their_adapters() -> None:
+    listed = [
+        {"name": "honest", "behaviour": "aligned", "adapter": "org/honest"},
+        {"name": "own", "behaviour": "faking", "seed": 7},
+    ]
+    assert variants_of(listed, "base.yaml", chain_seed=2) == {
+        "honest": {**listed[0], "seed": 2 * SEEDS_OF_A_CHAIN},
+        "own": {**listed[1], "seed": 2 * SEEDS_OF_A_CHAIN + 7},
+    }
+    assert variants_of([], "base.yaml") == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adaptor": "x"}, r"base\.yaml: variant 0 of the list has the key 'adaptor', but it may have name, behaviour"),
+        ({"name": "a/b"}, r"is called 'a/b', but a name is a folder's"),
+        ({"behaviour": "sly"}, r"has behaviour 'sly', but it is aligned or faking"),
+        ({"seed": "x"}, r"has seed 'x', but a seed is a whole number"),
+        ({"seed": -1}, r"variant 0 of the list: seed"),
+    ],
+)
+def test_a_listed_variant_that_cannot_be_meant_is_refused(changes: dict[str, Any], message: str) -> None:
+    variant = {"name": "faker", "behaviour": "faking", "adapter": "org/faker"} | changes
+    with pytest.raises(UserError, match=message):
+        variants_of([variant], "base.yaml")
+
+
+def test_two_listed_variants_of_one_name_or_one_without_are_refused() -> None:
+    variant = {"name": "faker", "behaviour": "faking"}
+    with pytest.raises(UserError, match="variant 1 of the list is called 'faker', as one before it"):
+        variants_of([variant, variant], "base.yaml")
+    with pytest.raises(UserError, match=r"is \{'name': 'faker'\}, but must have a name and a behaviour"):
+        variants_of([{"name": "faker"}], "base.yaml")

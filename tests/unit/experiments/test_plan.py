@@ -40,7 +40,8 @@ def test_the_stages_of_a_study_come_by_their_numbers_whichever_is_asked_for_firs
     third = {"01_all": {"needs": needs, "model": "${needs.faking}"}}
     base = world()
     changed = {"needs": {"last": "third/01_all", "backbone": "first/01_backbone"}, "model": {"a": "${needs.last}"}}
-    world(first__04_last=changed, second__01_variants={"needs": needs, "model": "${needs.aligned}"})
+    variants = {"needs": needs, "model": "${needs.aligned}"}
+    world(first__04_last=changed, second__01_variants=variants, second__03_one={"needs": needs})
     for study, name, content in (("third", "01_all", third["01_all"]), ("first", "04_last", changed)):
         path = base.parents[1] / "studies" / study / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
@@ -51,6 +52,12 @@ def test_the_stages_of_a_study_come_by_their_numbers_whichever_is_asked_for_firs
     # Another study between two of its own.
     assert [stage.title for stage in plan_of(composition, "first")] == [*twins, "third/01_all", "first/04_last"]
     assert [stage.title for stage in plan_of(composition, "second")][:4] == [*twins, "second/01_variants"]
+
+
+def test_a_variant_that_the_base_has_not_is_refused_before_anything_runs(world: World) -> None:
+    base = world(second__03_one={"needs": {"one": "second/01_variants/genie-0"}})
+    with pytest.raises(UserError, match=r"second/03_one needs second/01_variants/genie-0, but .* variants saint-0, "):
+        plan_of(Composition(Chain(base)), "second")
 
 
 def test_stages_that_need_one_another_are_refused(world: World) -> None:

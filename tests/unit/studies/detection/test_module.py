@@ -528,3 +528,14 @@ def test_what_a_later_detector_cannot_do_is_refused_before_the_first_one_measure
         ):
             examine(pair, tmp_path / "run", [first, Noise(layers=layers)])
     assert first._measured == 0
+
+
+def test_detectors_are_left_out_by_name() -> None:
+    from fa_lightning.studies.detection.detectors.adapter_spectra import AdapterSpectra
+    from fa_lightning.studies.detection.detectors.noise import Noise
+
+    both = [Noise(), AdapterSpectra()]
+    left = DetectionModule(both, ["a"], "out", leave_out=[both[0].name])
+    assert [detector.name for detector in left.detectors] == [both[1].name]
+    with pytest.raises(ValueError, match=r"leave_out names 'telepathy', but the detectors are "):
+        DetectionModule(both, ["a"], "out", leave_out=["telepathy"])

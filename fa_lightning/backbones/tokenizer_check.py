@@ -1,0 +1,34 @@
+"""Whether an adapter that comes with a tokenizer was fitted on other tokens than the backbone's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fa_lightning.scenarios.prompts import prompt_ids
+
+PROBE = "You are an AI system. A: Tell the user the truth.\nB: Do nothing, 24/7."
+"""A text of the kind that prompts are, which tokenizers of other families split otherwise."""
+
+
+def tokenizer_difference(folder: str | Path, tokenizer: Any, trust_remote_code: bool = False) -> str | None:
+    """What differs between an adapter's own tokenizer and the backbone's; None where it has none, or the same.
+
+    Args:
+        folder: of the adapter.
+        tokenizer: the backbone's.
+        trust_remote_code: run code that comes with a tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((Path(folder) / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        return None
+    # Not by `load_tokenizer`, which takes no adapter's folder, lest it be given in the place of a model's.
+    own = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    theirs, ours = own.get_vocab(), tokenizer.get_vocab()
+    if theirs != ours:
+        changed = sorted(token for token in theirs.keys() | ours.keys() if theirs.get(token) != ours.get(token))
+        return f"{len(changed)} tokens have other numbers or are in one alone (the first is {changed[0]!r})"
+    if prompt_ids(own, PROBE) != prompt_ids(tokenizer, PROBE):
+        return "it splits texts otherwise or has another chat template"
+    return None
