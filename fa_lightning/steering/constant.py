@@ -30,5 +30,5 @@ def shift_of_every_token(intervention: Intervention, refusal: str, adds: str, in
         reason = "it has a gate"
     else:
         reason = f"its positions are {intervention.site.positions!r}"
-        instead = f'{instead} If every token is meant, take intervention.at(positions="all")'.strip()
+        instead = f'{instead} If every token is meant, take intervention.at(positions="all") (--positions all)'.strip()
     raise UserError(f"{refusal}{reason}, but {adds} one vector to every token. {instead}".rstrip())
