@@ -58,8 +58,7 @@ class SteeringEvaluation(pl.Callback):
     Args:
         folder: receives `intervention/`, `candidates.json` and `evaluation.json`.
         strengths: tried for every candidate.
-        tolerance: difference in mean accuracy that side effects may decide; some two standard errors of a difference
-            on 300 validation scenarios of which few are missed.
+        tolerance: difference in mean accuracy that side effects may decide.
         seed: of the random baseline.
         continuation_tokens: of a model that speaks, side effects are measured on so many tokens of its own answer to
             each neutral text; 0 measures them on the texts.
@@ -69,7 +68,7 @@ class SteeringEvaluation(pl.Callback):
         self,
         folder: str,
         strengths: list[float] = [1.0],  # noqa: B006
-        tolerance: float = 0.02,
+        tolerance: float = 0.01,
         seed: int = 0,
         continuation_tokens: int = 0,
     ) -> None:
