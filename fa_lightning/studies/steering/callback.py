@@ -20,9 +20,11 @@ from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import TWIN, Condition, interventions_of, judged_conditions, save_together
 from fa_lightning.evaluation.continuations import Continuations
 from fa_lightning.evaluation.findings import evaluation_of, extra_test_of, leaks_of, text_only_baseline
+from fa_lightning.evaluation.judges import Judge
 from fa_lightning.evaluation.results import CANDIDATES_NAME, EVALUATION_NAME, TEXT_ONLY, Chosen, Evaluation
 from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.timing import overhead_ratio, side_by_side
+from fa_lightning.evaluation.written_texts import WrittenTexts
 from fa_lightning.regressors.module import MapCandidate, RegressorModule
 from fa_lightning.reports.pictures import draw
 from fa_lightning.scenarios.batches import Batch
@@ -62,6 +64,8 @@ class SteeringEvaluation(pl.Callback):
         seed: of the random baseline.
         continuation_tokens: of a model that speaks, side effects are measured on so many tokens of its own answer to
             each neutral text; 0 measures them on the texts.
+        judge: of what the twins and the steered models write to test scenarios; None lets them write none. What it
+            says stands among the further test sets.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class SteeringEvaluation(pl.Callback):
         tolerance: float = 0.01,
         seed: int = 0,
         continuation_tokens: int = 0,
+        judge: Judge | None = None,
     ) -> None:
         if not strengths:
             raise UserError("strengths is empty, but at least one is needed: give [1.0]")
@@ -79,6 +84,7 @@ class SteeringEvaluation(pl.Callback):
         self.tolerance = tolerance
         self.seed = seed
         self.continuation_tokens = continuation_tokens
+        self.judge = judge
         self.best_score = -math.inf
         self._variants: Variants | None = None
         self._answered: dict[str, Continuations] = {}
@@ -86,6 +92,7 @@ class SteeringEvaluation(pl.Callback):
         self._judged: list[Scores] = []
         self._sample: Batch | None = None
         self._extra_tests: list[str] = []
+        self._texts: WrittenTexts | None = None
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -174,6 +181,8 @@ class SteeringEvaluation(pl.Callback):
         chosen, strength = self._choice(pl_module, pl_module.candidates())
         conditions = judged_conditions(pl_module, chosen, strength, self.seed)
         self._extra_tests = list(_data(trainer).splits.extra_tests)
+        if self.judge is not None:
+            self._texts = WrittenTexts(variants, conditions, self.judge)
         four = {name: conditions[name] for name in ("aligned", "faking", "steered", "steered_aligned")}
         self._judged = [
             Scores(variants, conditions, origins=TWIN),
@@ -191,6 +200,8 @@ class SteeringEvaluation(pl.Callback):
         if self._sample is None:
             self._sample = {name: tensor[:8] for name, tensor in batch.items()}
         self._judged[0 if dataloader_idx == 0 else dataloader_idx - 1].add_scenarios(batch)
+        if dataloader_idx == 0 and self._texts is not None:
+            self._texts.add_scenarios(batch)
 
     @override
     @doing("steering")
@@ -199,6 +210,8 @@ class SteeringEvaluation(pl.Callback):
         extra_tests = {
             name: extra_test_of(scores) for name, scores in zip(self._extra_tests, self._judged[1:], strict=True)
         }
+        if self._texts is not None:
+            extra_tests[self._texts.name] = self._texts.result()
         variants = self._ready_variants()
         interventions = self._chosen_interventions(trainer, pl_module)
         if trainer.is_global_zero and self._sample is not None:

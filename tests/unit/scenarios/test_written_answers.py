@@ -44,7 +44,13 @@ def by_hand(model, example, answer):
     return torch.stack([told[start + at - 1, token] for at, token in enumerate(answer)]).mean().item()
 
 
-ENDS = {"llama": "</s>", "qwen2": "<|im_end|>", "gemma2": "<end_of_turn>", "gemma3_text": "<end_of_turn>"}
+ENDS = {
+    "llama": "</s>",
+    "qwen2": "<|im_end|>",
+    "gemma2": "<end_of_turn>",
+    "gemma3_text": "<end_of_turn>",
+    "smollm2": "<|im_end|>",
+}
 
 
 @pytest.mark.parametrize("family", TEMPLATES)
