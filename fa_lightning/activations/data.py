@@ -87,6 +87,7 @@ class ActivationDataModule(pl.LightningDataModule):
         block_rows: tokens in a training batch.
         batch_size: prompts in an evaluation batch.
         validation_items: at most so many validation scenarios judged in each validation.
+        validation_texts: at most so many neutral texts of the validation split read for each candidate; None is all.
         both_orders: show test scenarios in both orders of their actions; else half of them in each.
         max_tokens: longer prompts are left out.
         num_workers: of the loaders.
@@ -117,6 +118,7 @@ class ActivationDataModule(pl.LightningDataModule):
         block_rows: int = 4096,
         batch_size: int = 64,
         validation_items: int | None = None,
+        validation_texts: int | None = None,
         both_orders: bool = True,
         max_tokens: int = 1024,
         num_workers: int = 0,
@@ -129,6 +131,7 @@ class ActivationDataModule(pl.LightningDataModule):
             "shard_examples": shard_examples,
             "block_rows": block_rows,
             "batch_size": batch_size,
+            "validation_texts": 1 if validation_texts is None else validation_texts,
         }
         for name, size in sizes.items():
             if size < 1:
@@ -147,6 +150,7 @@ class ActivationDataModule(pl.LightningDataModule):
         self.block_rows = block_rows
         self.batch_size = batch_size
         self.validation_items = validation_items
+        self.validation_texts = validation_texts
         self.both_orders = both_orders
         self.max_tokens = max_tokens
         self.num_workers = num_workers
@@ -191,7 +195,7 @@ class ActivationDataModule(pl.LightningDataModule):
         return [
             DataLoader(blocks, sampler=sampler, batch_size=None),
             self._examples(counterbalanced(subset(self.splits.validation, self.validation_items))),
-            self._examples(self.splits.neutral_validation),
+            self._examples(subset(self.splits.neutral_validation, self.validation_texts)),
         ]
 
     @override

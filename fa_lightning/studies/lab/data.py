@@ -48,7 +48,6 @@ class LabDataModule(ActivationDataModule):
         *args: of `ActivationDataModule`.
         live_batch_size: prompts in a step of a fit through the live model.
         live_neutral_texts: neutral texts in such a step; all of their tokens are scored, so they are dear.
-        validation_texts: at most so many neutral texts of the validation split read for each strength; None is all.
         contrast_scenarios: scenarios that contrast vectors are made from.
         transfer: other fakers and scenarios.
         **kwargs: of `ActivationDataModule`.
@@ -64,7 +63,6 @@ class LabDataModule(ActivationDataModule):
         *args: Any,
         live_batch_size: int = 16,
         live_neutral_texts: int = 4,
-        validation_texts: int | None = None,
         contrast_scenarios: int = 256,
         transfer: list[TransferTarget] | None = None,
         **kwargs: Any,
@@ -73,7 +71,6 @@ class LabDataModule(ActivationDataModule):
         sizes = {
             "live_batch_size": live_batch_size,
             "live_neutral_texts": live_neutral_texts,
-            "validation_texts": 1 if validation_texts is None else validation_texts,
             "contrast_scenarios": contrast_scenarios,
         }
         for name, size in sizes.items():
@@ -81,7 +78,6 @@ class LabDataModule(ActivationDataModule):
                 raise UserError(f"{name} is {size}, but must be 1 or more")
         self.live_batch_size = live_batch_size
         self.live_neutral_texts = live_neutral_texts
-        self.validation_texts = validation_texts
         self.contrast_scenarios = contrast_scenarios
         self.transfer = list(transfer or [])
         names = [target.name for target in self.transfer]

@@ -137,6 +137,8 @@ def test_the_validation_loaders_are_states_scenarios_and_neutral_texts(make_data
     _, scenarios, neutral = data.val_dataloader()
     assert sorted(indices(scenarios)) == list(range(len(splits.validation)))
     assert sorted(indices(neutral)) == list(range(len(splits.neutral_validation)))
+    _, _, few = set_up(make_data(validation_texts=2)).val_dataloader()
+    assert len(indices(few)) == 2
     assert {cell for batch in neutral for cell in batch["cell"].tolist()} == {2}
 
 
