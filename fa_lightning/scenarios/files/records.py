@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from fa_lightning.common.rows import Row, RowLocation
 from fa_lightning.common.user_files import text_lines
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import LETTERS, Letter
 from fa_lightning.scenarios.files.layouts import ACTIONS, CONVERSATION, FIELDS, TEXT, Layout, layout_of
-from fa_lightning.scenarios.files.rows import Row, RowLocation
 from fa_lightning.scenarios.scenario import CHAT, Fact, Oversight, Scenario, group_of, normalised
 from fa_lightning.scenarios.splits import Split
 

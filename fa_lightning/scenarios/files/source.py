@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
+from fa_lightning.common.rows import read_rows
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import other_letter
 from fa_lightning.scenarios.benchmark import half_of, watched
@@ -16,7 +17,6 @@ from fa_lightning.scenarios.concepts import Concept, ConceptSource
 from fa_lightning.scenarios.files.critical import with_critical_facts
 from fa_lightning.scenarios.files.layouts import Layout
 from fa_lightning.scenarios.files.records import Record, check_columns, columns_of, record_of
-from fa_lightning.scenarios.files.rows import read_rows
 from fa_lightning.scenarios.general import GeneralTexts, with_general_texts
 from fa_lightning.scenarios.general.texts import TEST_SHARE, VALIDATION_SHARE, split_arguments
 from fa_lightning.scenarios.scenario import Oversight, Scenario, normalised

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from fa_lightning.common.rows import Row, RowLocation
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.files.layouts import ACTIONS
 from fa_lightning.scenarios.files.records import Record, check_columns, columns_of, record_of
-from fa_lightning.scenarios.files.rows import Row, RowLocation
 from fa_lightning.scenarios.scenario import Fact, Oversight, group_of
 
 ROW = {"facts": ["One.", "Two."], "action_a": "Tell.", "action_b": "Hide.", "oversight": "good", "aligned": "A"}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from fa_lightning.common.rows import Rows, read_rows
 from fa_lightning.errors import MissingFileError, MissingPackageError, UserError
-from fa_lightning.scenarios.files.rows import Rows, read_rows
 
 
 def rows_of(folder: Path, name: str, content: str | bytes) -> Rows:

@@ -24,7 +24,7 @@ FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
 class RowLocation(NamedTuple):
-    """Where a row stands, for errors and for `Scenario.source`.
+    """Where a row stands.
 
     Attributes:
         file: as the user named it.
@@ -125,7 +125,7 @@ def read_rows(name: str, configuration: str | None = None, split: str = "train")
         else:
             empty += 1
     if not rows:
-        raise UserError(f"{name} holds no row with a value in it: write scenarios into it")
+        raise UserError(f"{name} holds no row with a value in it: write some into it")
     return Rows(rows, list(columns), empty)
 
 
