@@ -93,16 +93,17 @@ class Scores:
         """Score a batch of texts under every condition that edits, the edits on every token, and the variants made."""
         columns = scored_columns(batch)
         edits = {name: condition.everywhere() for name, condition in self.conditions.items() if self._edits(name)}
+        # What several are compared with is asked once for all of them.
+        unsteered: dict[str, Tensor] = {}
         for variant, conditions in self._by_variant(edits).items():
             shared = SharedPass(self.variants, variant, conditions.values(), batch, logits_to_keep=columns)
+            unsteered[variant] = shared.unsteered
             for name, condition in conditions.items():
                 self._add_damage(name, batch, shared.unsteered, shared.logits(condition))
         readers = self._readers()
-        # What others are compared with is asked once for all of them.
-        compared = dict.fromkeys([*self.origins.values(), *(behind.variant for behind in readers.values())])
-        unsteered = {
-            name: SharedPass(self.variants, name, (), batch, logits_to_keep=columns).unsteered for name in compared
-        }
+        for name in (*self.origins.values(), *(behind.variant for behind in readers.values())):
+            if name not in unsteered:
+                unsteered[name] = SharedPass(self.variants, name, (), batch, logits_to_keep=columns).unsteered
         for name, origin in self.origins.items():
             after = unsteered.get(name)
             if after is None:
