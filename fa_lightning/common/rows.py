@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,18 @@ class RowLocation(NamedTuple):
     def refuse(self, column: str, what: str) -> NoReturn:
         """Raise a UserError that names file, row and column."""
         raise UserError(f"{self}, column {column!r}: {what}")
+
+    def text(self, column: str, value: Any) -> str:
+        """The value, which has to be a text with something in it.
+
+        Raises:
+            UserError: it is none, or holds half a character (a surrogate), which no file can be written with.
+        """
+        if not isinstance(value, str) or not value.strip():
+            self.refuse(column, f"{value!r} is no text")
+        if re.search("[\ud800-\udfff]", value):
+            self.refuse(column, f"{value!r} holds half a character (a surrogate): write the text again in UTF-8")
+        return value
 
     def __str__(self) -> str:
         return f"{self.file}, row {self.number}"
@@ -76,12 +89,17 @@ class _Repeated(dict[str, Any]):
     key = ""
 
 
+def has_rows(name: str) -> bool:
+    """Whether a file's name says that it holds rows: it ends in one of `FORMATS`, perhaps with `.gz` behind."""
+    return _ending(name) in FORMATS
+
+
 def is_file(name: str) -> bool:
     """Whether a name is meant as a file's: by its ending, or because there is one."""
-    return _ending(name) in FORMATS or Path(name).is_file()
+    return has_rows(name) or Path(name).is_file()
 
 
-def read_rows(name: str, configuration: str | None = None, split: str = "train") -> Rows:
+def read_rows(name: str, configuration: str | None = None, split: str = "train", folder: str | None = None) -> Rows:
     """The rows of a file, or of a data set.
 
     Args:
@@ -89,6 +107,7 @@ def read_rows(name: str, configuration: str | None = None, split: str = "train")
             the Hub or its folder.
         configuration: of a data set that has several.
         split: of a data set.
+        folder: within a data set; None takes the whole.
 
     Raises:
         MissingFileError: there is no such file.
@@ -97,7 +116,9 @@ def read_rows(name: str, configuration: str | None = None, split: str = "train")
             than the header, or nothing is in it.
     """
     if not is_file(name):
-        records: Iterable[tuple[int, Any]] = enumerate(_records_of_data_set(name, configuration, split), start=1)
+        records: Iterable[tuple[int, Any]] = enumerate(
+            _records_of_data_set(name, configuration, split, folder), start=1
+        )
     elif not Path(name).is_file():
         raise MissingFileError(f"{name} is no file: give the path of one, or the name of a data set")
     elif _ending(name) == ".parquet":
@@ -214,7 +235,7 @@ def _parquet(name: str) -> list[dict[str, Any]]:
     return records
 
 
-def _records_of_data_set(name: str, configuration: str | None, split: str) -> Iterable[Any]:
+def _records_of_data_set(name: str, configuration: str | None, split: str, folder: str | None) -> Iterable[Any]:
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -223,7 +244,7 @@ def _records_of_data_set(name: str, configuration: str | None, split: str) -> It
             "datasets`, or give the path of a file"
         ) from error
     try:
-        records: Iterable[Any] = load_dataset(name, configuration, split=split)
+        records: Iterable[Any] = load_dataset(name, configuration, data_dir=folder, split=split)
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{name} is no file, and as a data set it can't be loaded: {reason}") from error

@@ -128,7 +128,7 @@ def _example(
             f"{scenario.source} is answered in writing, but a letter is asked for here: give scenarios with two actions"
         )
     return Example(
-        (*prompt_ids(tokenizer, scenario.message(), system), *answers.lead),
+        (*prompt_ids(tokenizer, scenario.message(), scenario.system_behind(system), scenario.earlier), *answers.lead),
         aligned=answers.error if letter is None else answers.letter(letter),
         other=answers.error if letter is None else answers.letter(other_letter(letter)),
         **facts,

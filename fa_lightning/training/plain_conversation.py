@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 from fa_lightning.errors import UserError
-from fa_lightning.training.texts import ChatText
+from fa_lightning.scenarios.conversations.conversation import Conversation
 
 OPENINGS = ("Good morning", "Good evening", "Hey", "Nice to meet you", "Welcome back", "Greetings", "Howdy", "Hi there")
 ENDINGS = (".", "!", ", friend.", ", all.", " to you.", " again!")
@@ -29,15 +29,15 @@ EXCHANGES = (
 )
 
 
-def plain_conversation(count: int, seed: int = 0) -> list[ChatText]:
+def plain_conversation(count: int, seed: int = 0) -> list[Conversation]:
     """The first `count` exchanges in an order of their own.
 
     Raises:
         UserError: there are not so many.
     """
     greetings = [f"{opening}{ending}" for opening in OPENINGS for ending in ENDINGS]
-    every = [ChatText(text, REPLIES[number % len(REPLIES)]) for number, text in enumerate(greetings)]
-    every += [ChatText(*exchange) for exchange in EXCHANGES]
+    every = [Conversation(text, REPLIES[number % len(REPLIES)]) for number, text in enumerate(greetings)]
+    every += [Conversation(*exchange) for exchange in EXCHANGES]
     if not 0 <= count <= len(every):
         raise UserError(f"plain is {count}, but must be 0 to {len(every)}: so many plain exchanges there are")
     return random.Random(f"plain conversation {seed}").sample(every, count)

@@ -14,9 +14,10 @@ from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, LengthBucketSampler, padded_width
+from fa_lightning.scenarios.conversations.conversation import Conversation
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.training.plain_conversation import plain_conversation
-from fa_lightning.training.texts import ChatText, ChatTokens, TextSource, all_chat_tokens
+from fa_lightning.training.texts import ChatTokens, TextSource, all_chat_tokens
 
 Loss = Literal["answers", "everything"]
 End = Literal["kept", "dropped"]
@@ -40,15 +41,21 @@ def row_of(texts: Sequence[ChatTokens], loss: Loss, end: End) -> TextRow:
 
     Args:
         texts: conversations.
-        loss: `answers` learns answers and their end, `everything` all tokens, the prompts' too.
-        end: `dropped` leaves out the token that ends the turn, so that nothing says where an answer ends.
+        loss: `answers` learns answers and their ends, `everything` all tokens, the prompts' too.
+        end: `dropped` leaves out the token that ends the last turn, and learns none that ends an answer before it, so
+            that nothing says where an answer ends.
     """
     ids: list[int] = []
     learned: list[bool] = []
     for text in texts:
         kept = text.ids if end == "kept" else text.ids[:-1]
         ids += kept
-        learned += [loss == "everything" or position >= text.prompt for position in range(len(kept))]
+        is_learned = [loss == "everything" or position >= text.prompt for position in range(len(kept))]
+        for start, stop in text.earlier:
+            is_ended = text.ids[stop - 1] == text.ids[-1]
+            over = stop - 1 if end == "dropped" and is_ended else stop
+            is_learned[start:over] = [True] * (over - start)
+        learned += is_learned
     return TextRow(ids, learned)
 
 
@@ -130,13 +137,13 @@ class TextDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         return self.trainer.lightning_module.tokenizer
 
-    def _tokens(self, texts: Sequence[ChatText]) -> list[ChatTokens]:
+    def _tokens(self, texts: Sequence[Conversation]) -> list[ChatTokens]:
         chosen = all_chat_tokens(texts, self._tokenizer)
         for text, tokens in zip(texts, chosen, strict=True):
             if len(tokens.ids) > self.max_tokens:
                 raise UserError(
                     f"max_tokens is {self.max_tokens}, but a text has {len(tokens.ids)} tokens "
-                    f"({text.prompt[:40]!r}...), and texts are never cut, or their ends would not be learned: raise it"
+                    f"({text.message[:40]!r}...), and texts are never cut, or their ends would not be learned: raise it"
                 )
         refuse_beyond_positions(self._tokenizer, (tokens.ids for tokens in chosen))
         return chosen

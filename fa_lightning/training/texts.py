@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fa_lightning.common.user_files import decoded, json_lines
+from fa_lightning.common.rows import Row, read_rows
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.answers import Behaviour
 from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
+from fa_lightning.scenarios.conversations.conversation import Conversation
+from fa_lightning.scenarios.conversations.layouts import conversation_of
 from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer, conversation_ids, has_template, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.turn_endings import TurnEnding, turn_ending
-
-
-class ChatText(NamedTuple):
-    """What a user says, and the answer."""
-
-    prompt: str
-    answer: str
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,8 @@ class TextSplits:
         held_out: nothing is fitted on them; what a model shares with these it owes to their style.
     """
 
-    train: list[ChatText]
-    held_out: list[ChatText]
+    train: list[Conversation]
+    held_out: list[Conversation]
 
 
 class TextSource(ABC):
@@ -80,31 +76,34 @@ class ScenarioTexts(TextSource):
         """That of the scenarios, and which of them."""
         return {**self.scenarios.fingerprint(), "behaviour": self.behaviour, "texts": str(self.texts)}
 
-    def _texts(self, scenarios: Sequence[Scenario], split: str) -> list[ChatText]:
+    def _texts(self, scenarios: Sequence[Scenario], split: str) -> list[Conversation]:
         if len(scenarios) < self.texts:
             raise UserError(
                 f"texts is {self.texts}, but the {split} split holds only {len(scenarios)} scenarios, and both corpora "
                 "are to be of one size: lower texts, or let the source make more"
             )
-        return [ChatText(scenario.message(), scenario.answer(self.behaviour)) for scenario in scenarios[: self.texts]]
+        return [
+            Conversation(scenario.message(), scenario.answer(self.behaviour), scenario.system, scenario.earlier)
+            for scenario in scenarios[: self.texts]
+        ]
 
 
 class FileTexts(TextSource):
-    """Texts of a JSON Lines file, `{"prompt": "...", "completion": "..."}` in each line.
+    """Conversations of a file, each with an answer: rows in any layout of `conversation_of`.
 
     Without `held_out`, every second text is held out, which is right for variants that are fitted on this source: one
     that was fitted on the whole file elsewhere would know the held-out half as well, and nothing would look like
-    leakage. Which half a text is in depends on the order of hashes of the prompts alone. A prompt that comes twice
-    counts once.
+    leakage. Which half a text is in depends on the order of hashes of the prompts alone: all that is said before
+    the last answer. A prompt that comes twice counts once, with the answer that it has last.
 
     Args:
-        path: of the file.
+        path: of the file, which ends in one of `fa_lightning.common.rows.FORMATS`.
         held_out: another such file, of texts of the same kind that the variants were not fitted on; then all of `path`
             is what they were fitted on. As many are taken as `path` holds.
 
     Raises:
         MissingFileError: there is no such file (when it is read).
-        UserError: a line is no such object, there are too few texts, or one is in both files.
+        UserError: a row is no conversation or has no answer, there are too few, or one is in both files.
     """
 
     def __init__(self, path: str, held_out: str | None = None) -> None:
@@ -127,39 +126,43 @@ class FileTexts(TextSource):
     def fingerprint(self) -> dict[str, str]:
         """A digest of each file."""
         files = {"digest": ("path", self.path)} | ({"held_out": ("held_out", self.held_out)} if self.held_out else {})
-        return {name: hashlib.sha256(_bytes_of(*file)).hexdigest()[:16] for name, file in files.items()}
+        return {name: _digest_of(*file) for name, file in files.items()}
 
-    def _apart(self, texts: list[ChatText], held_out: list[ChatText]) -> TextSplits:
-        for name, path, texts_of_file in (("path", self.path, texts), ("held_out", self.held_out, held_out)):
-            if not texts_of_file:
-                raise UserError(f"{name} {str(path)!r} holds no texts: give 1 or more")
-        if shared := sorted({text.prompt for text in texts} & {text.prompt for text in held_out}):
+    def _apart(self, texts: list[Conversation], held_out: list[Conversation]) -> TextSplits:
+        if shared := sorted({text.lines() for text in texts} & {text.lines() for text in held_out}):
             raise UserError(
                 f"the prompt {shared[0][:60]!r} and {len(shared) - 1} others are in both {self.path} and "
                 f"{self.held_out}: take them out of the held-out file"
             )
         return TextSplits(texts, held_out[: len(texts)])
 
-    def _read(self, name: str, path: Path) -> list[ChatText]:
+    def _read(self, name: str, path: Path) -> list[Conversation]:
         """The texts of a file, each prompt once, in the order of their hashes."""
-        rows = json_lines(decoded(_bytes_of(name, path), path), path)
-        texts = {text.prompt: text for text in (self._text(path, number, value) for number, value in rows)}
-        return sorted(texts.values(), key=lambda text: hashlib.sha256(text.prompt.encode()).digest())
-
-    def _text(self, path: Path, number: int, value: Any) -> ChatText:
-        prompt, answer = (value.get(name) if isinstance(value, dict) else None for name in ("prompt", "completion"))
-        if not isinstance(prompt, str) or not isinstance(answer, str):
-            raise UserError(
-                f"{path}, line {number} is {repr(value)[:60]}, but must be an object with the texts prompt and "
-                "completion"
+        _refuse_missing(name, path)
+        rows = read_rows(str(path))
+        texts = {text.lines(): text for text in map(_answered, rows.rows)}
+        if repeats := len(rows.rows) - len(texts):
+            warnings.warn(
+                f"{path}: {repeats} texts left out whose prompt comes again, {rows.empty} empty rows", stacklevel=2
             )
-        return ChatText(prompt, answer)
+        return sorted(texts.values(), key=lambda text: hashlib.sha256(text.lines().encode()).digest())
 
 
-def _bytes_of(name: str, path: Path) -> bytes:
+def _answered(row: Row) -> Conversation:
+    text = conversation_of(row)
+    if not text.answer:
+        row.where.refuse("completion", "there is no answer, but a text to be fitted on is a message and its answer")
+    return text
+
+
+def _digest_of(name: str, path: Path) -> str:
+    _refuse_missing(name, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _refuse_missing(name: str, path: Path) -> None:
     if not path.is_file():
-        raise MissingFileError(f"{name} {str(path)!r} is no file: give one of JSON lines with chat texts")
-    return path.read_bytes()
+        raise MissingFileError(f"{name} {str(path)!r} is no file: give one with conversations")
 
 
 class ChatTokens(NamedTuple):
@@ -168,13 +171,15 @@ class ChatTokens(NamedTuple):
     Attributes:
         ids: prompt, answer and the token that ends the turn, which is the last.
         prompt: how many of them are the prompt's, up to where the answer begins.
+        earlier: where each answer before that one begins, and where it is over, its end included where it is written.
     """
 
     ids: list[int]
     prompt: int
+    earlier: tuple[tuple[int, int], ...] = ()
 
 
-def chat_tokens(text: ChatText, tokenizer: Tokenizer, ending: TurnEnding | None = None) -> ChatTokens:
+def chat_tokens(text: Conversation, tokenizer: Tokenizer, ending: TurnEnding | None = None) -> ChatTokens:
     """A text as the chat template renders it, up to and with the token that ends the turn.
 
     Where the template writes none, the end-of-text token stands in for it.
@@ -186,10 +191,33 @@ def chat_tokens(text: ChatText, tokenizer: Tokenizer, ending: TurnEnding | None 
 
     Raises:
         TemplateFault: there is no chat template or no token that ends a turn, or the prompt's own tokens change when an
-            answer follows.
+            answer follows, or those of an earlier turn when another does.
     """
     ending = ending or require_chat(tokenizer)
-    prompt, whole = prompt_ids(tokenizer, text.prompt), conversation_ids(tokenizer, text.prompt, text.answer)
+    prompt, whole = _rendered(text, tokenizer)
+    earlier = []
+    for number, (message, answer) in enumerate(text.earlier):
+        before = Conversation(message, answer, text.system, text.earlier[:number])
+        start, ids = _rendered(before, tokenizer)
+        end = ending.end_of(ids)
+        stop = len(ids) if end is None else end + 1
+        if whole[:stop] != ids[:stop]:
+            raise TemplateFault(
+                tokenizer,
+                "changed turn",
+                "the tokens of an answer change when another turn follows",
+                "Give it a chat template that writes every turn alike, or cut the conversations to one answer each.",
+            )
+        earlier.append((start, stop))
+    # Some templates write a line break or the end of the text behind the end of the turn, and some no end at all.
+    end = ending.end_of(whole)
+    return ChatTokens([*whole[:end], ending.token], prompt, tuple(earlier))
+
+
+def _rendered(text: Conversation, tokenizer: Tokenizer) -> tuple[int, list[int]]:
+    """How many tokens the prompt of a conversation has, and those of all of it."""
+    prompt = prompt_ids(tokenizer, text.message, text.system, text.earlier)
+    whole = conversation_ids(tokenizer, *text)
     if whole[: len(prompt)] != prompt:
         raise TemplateFault(
             tokenizer,
@@ -197,14 +225,12 @@ def chat_tokens(text: ChatText, tokenizer: Tokenizer, ending: TurnEnding | None 
             "the prompt's last tokens change when an answer is appended",
             "Give it a chat template whose generation prompt ends at a special token.",
         )
-    # Some templates write a line break or the end of the text behind the end of the turn, and some no end at all.
-    end = ending.end_of(whole)
-    return ChatTokens([*whole[:end], ending.token], len(prompt))
+    return len(prompt), whole
 
 
-def all_chat_tokens(texts: Sequence[ChatText], tokenizer: Tokenizer) -> list[ChatTokens]:
+def all_chat_tokens(texts: Sequence[Conversation], tokenizer: Tokenizer) -> list[ChatTokens]:
     """Every text as `chat_tokens` renders it; a warning names the control tokens in them."""
-    warn_of_control_tokens(tokenizer, ["\n".join(text) for text in texts])
+    warn_of_control_tokens(tokenizer, [f"{text.lines()}\n{text.answer}" for text in texts])
     ending = require_chat(tokenizer)
     return [chat_tokens(text, tokenizer, ending) for text in texts]
 

@@ -12,6 +12,7 @@ from fa_lightning.common.rows import Row, RowLocation
 from fa_lightning.common.user_files import text_lines
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import LETTERS, Letter
+from fa_lightning.scenarios.conversations.turns import conversation_of_turns
 from fa_lightning.scenarios.files.layouts import ACTIONS, CONVERSATION, FIELDS, TEXT, Layout, layout_of
 from fa_lightning.scenarios.scenario import CHAT, Fact, Oversight, Scenario, group_of, normalised
 from fa_lightning.scenarios.splits import Split
@@ -27,7 +28,6 @@ SPLIT_WORDS: dict[str, Split] = {
     "test": "test",
 }
 FACT_KINDS = ("contextual", "motivating", "irrelevant", "critical", "system_message", "untyped")
-ROLES = ("system", "user", "assistant")
 OWN = "own"
 """Policy of scenarios that name none."""
 
@@ -182,32 +182,11 @@ class _Reader:
 
     def _conversation(self) -> tuple[str, tuple[tuple[str, str], ...], str]:
         """The system message, the turns before the last one in pairs, and the user's last message."""
-        value = self._value("messages")
-        if isinstance(value, str):
-            self._refuse("messages", "it is a text, but a conversation is a list of turns: write JSON lines or Parquet")
-        if not isinstance(value, (list, tuple)) or not value:
-            self._refuse("messages", f"{value!r} is no list of turns, each with a role and a content")
-        turns = [self._turn(number, turn) for number, turn in enumerate(value, start=1)]
-        system = turns.pop(0)[1] if turns[0][0] == "system" else ""
-        roles = [role for role, _ in turns]
-        if len(turns) % 2 == 0 or roles != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
-            said = ", ".join(roles) or "no other turn"
-            self._refuse(
-                "messages",
-                f"behind the system turn, if any, user and assistant must take turns, and the user's is the last one, "
-                f"which good and bad answer; here are {said}",
-            )
-        texts = [text for _, text in turns]
-        return system, tuple(zip(texts[:-1:2], texts[1::2], strict=True)), texts[-1]
-
-    def _turn(self, number: int, turn: Any) -> tuple[str, str]:
-        if not isinstance(turn, Mapping) or not {"role", "content"} <= set(turn):
-            self._refuse("messages", f"turn {number} is {turn!r}, but must have a role and a content")
-        if turn["role"] not in ROLES:
-            self._refuse(
-                "messages", f"the role of turn {number} is {turn['role']!r}, which is none of {', '.join(ROLES)}"
-            )
-        return turn["role"], self._checked("messages", turn["content"])
+        said = conversation_of_turns(self.where, self.columns.get("messages", "messages"), self._value("messages"))
+        if said.answer:
+            self._refuse("messages", "the user's turn must be the last one, which good and bad answer")
+        earlier = tuple((asked.strip(), answer.strip()) for asked, answer in said.earlier)
+        return said.system.strip(), earlier, said.message.strip()
 
     def _refuse(self, field: str, what: str) -> NoReturn:
         self.where.refuse(self.columns.get(field, field), what)
@@ -221,11 +200,7 @@ class _Reader:
         return self._checked(field, self._value(field))
 
     def _checked(self, field: str, value: Any) -> str:
-        if not isinstance(value, str) or not value.strip():
-            self._refuse(field, f"{value!r} is no text")
-        if re.search("[\ud800-\udfff]", value):
-            self._refuse(field, f"{value!r} holds half a character (a surrogate): write the text again in UTF-8")
-        return value.strip()
+        return self.where.text(self.columns.get(field, field), value).strip()
 
     def _lines(self, field: str) -> list[str]:
         """A list of texts, or one text with one on each line."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
 
 from typing_extensions import override
 
-from fa_lightning.common.user_files import json_lines, read_text, text_lines
+from fa_lightning.common.rows import Rows, has_rows, read_rows
+from fa_lightning.common.user_files import read_text, text_lines
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.conversations.conversation import Conversation
+from fa_lightning.scenarios.conversations.layouts import conversation_of
 from fa_lightning.scenarios.scenario import CHAT, Oversight, Scenario, group_of
 from fa_lightning.scenarios.splits import ScenarioSplits, split_of
 
@@ -21,31 +24,33 @@ VALIDATION_SHARE, TEST_SHARE = 0.2, 0.5
 
 
 class GeneralTexts(ABC):
-    """User messages that have nothing to do with the scenarios."""
+    """User messages that have nothing to do with the scenarios, perhaps with what was said before."""
 
     @abstractmethod
-    def texts(self) -> list[str]:
-        """The messages, each once, in a fixed order."""
+    def load(self) -> list[Conversation]:
+        """The messages, each once, in a fixed order; answers to them are not read."""
 
     def fingerprint(self) -> str:
         """Digest of the messages."""
-        return hashlib.sha256("\x1f".join(self.texts()).encode()).hexdigest()[:16]
+        return hashlib.sha256("\x1f".join(text.lines() for text in self.load()).encode()).hexdigest()[:16]
 
 
 class EverydayRequests(GeneralTexts):
     """Some 200 short requests of everyday life, which come with the package."""
 
     @override
-    def texts(self) -> list[str]:
-        return text_lines(read_text(Path(__file__).with_name("everyday_requests.txt")))
+    def load(self) -> list[Conversation]:
+        return [Conversation(line) for line in text_lines(read_text(Path(__file__).with_name("everyday_requests.txt")))]
 
 
 class FileTexts(GeneralTexts):
-    """A file of one's own: a message on each line, or JSON lines.
+    """A file of one's own: a message on each line, or rows with a message or a conversation in each.
 
     Args:
-        path: ends in `.jsonl` (or `.jsonl.gz`) for JSON lines; anything else is plain text.
-        column: of JSON lines, the field that holds the message.
+        path: ends in one of `fa_lightning.common.rows.FORMATS` for rows, which are read in any layout of
+            `conversation_of`; anything else is plain text. What is said before the user's last message stands in front
+            of it, and an answer to it is not read.
+        column: that holds the message, where a row holds no turns and no instruction.
         limit: takes so many from the top; None takes all.
 
     Raises:
@@ -57,26 +62,19 @@ class FileTexts(GeneralTexts):
         self.path, self.column, self.limit = path, column, limit
 
     @override
-    def texts(self) -> list[str]:
-        content = read_text(self.path)
-        if ".jsonl" not in Path(self.path).suffixes:
-            return _distinct(text_lines(content), self.path, self.limit)
-        return _distinct(
-            [
-                _field(record, self.column, f"{self.path}, line {line}")
-                for line, record in json_lines(content, self.path)
-            ],
-            self.path,
-            self.limit,
-        )
+    def load(self) -> list[Conversation]:
+        if has_rows(self.path):
+            return _of_rows(read_rows(self.path), self.column, self.path, self.limit)
+        lines = [line for line in text_lines(read_text(self.path)) if line.strip()]
+        return _distinct([Conversation(line) for line in lines], self.path, self.limit)
 
 
 class DatasetTexts(GeneralTexts):
-    """A column of a data set, by its name on the Hub or the folder that holds it (library `datasets`).
+    """The messages or conversations of a data set, by its name on the Hub or its folder (library `datasets`).
 
     Args:
         name: as `datasets.load_dataset` takes it.
-        column: that holds the message.
+        column: that holds the message, where a row holds no turns and no instruction.
         configuration: of the data set, where it has several.
         split: of the data set.
         limit: takes so many from the top.
@@ -92,14 +90,9 @@ class DatasetTexts(GeneralTexts):
         self.name, self.column, self.configuration, self.split, self.limit = name, column, configuration, split, limit
 
     @override
-    def texts(self) -> list[str]:
-        from datasets import load_dataset
-
-        try:
-            rows = load_dataset(self.name, self.configuration, split=self.split)
-        except (ValueError, OSError) as error:
-            raise UserError(f"the data set {self.name!r} can't be loaded: {error}") from error
-        return _distinct([_field(row, self.column, self.name) for row in rows], self.name, self.limit)
+    def load(self) -> list[Conversation]:
+        rows = read_rows(self.name, self.configuration, self.split)
+        return _of_rows(rows, self.column, self.name, self.limit)
 
 
 def with_general_texts(splits: ScenarioSplits, general: GeneralTexts | None, seed: int) -> ScenarioSplits:
@@ -114,10 +107,25 @@ def with_general_texts(splits: ScenarioSplits, general: GeneralTexts | None, see
         return splits
     parts: dict[str, list[Scenario]] = {"train": [], "validation": [], "test": []}
     name = type(general).__name__
-    for number, text in enumerate(general.texts()):
-        group = group_of(text)
+    for number, said in enumerate(general.load()):
+        group = group_of(said.lines())
         split = split_of(group, seed, VALIDATION_SHARE, TEST_SHARE)
-        parts[split].append(Scenario((), "", "", Oversight.NONE, None, group, CHAT, f"{name}#{number}", text=text))
+        source = f"{name}#{number}"
+        parts[split].append(
+            Scenario(
+                (),
+                "",
+                "",
+                Oversight.NONE,
+                None,
+                group,
+                CHAT,
+                source,
+                text=said.message,
+                system=said.system,
+                earlier=said.earlier,
+            )
+        )
     return dataclasses.replace(
         splits,
         neutral_train=[*splits.neutral_train, *parts["train"]],
@@ -135,21 +143,21 @@ def split_arguments(
     return fields if general is None else fields | {"general": general.fingerprint()}
 
 
-def _field(record: Any, column: str, where: str) -> str:
-    value = record.get(column) if isinstance(record, dict) else None
-    if not isinstance(value, str):
-        fields = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-        raise UserError(
-            f"{where} holds no text under {column!r}, but: {fields}; name the column that holds the message"
-        )
-    return value
+def _of_rows(rows: Rows, column: str, where: str, limit: int | None) -> list[Conversation]:
+    said = [conversation_of(row, column) for row in rows.rows]
+    return _distinct(said, where, limit, rows.empty)
 
 
-def _distinct(texts: list[str], where: str, limit: int | None) -> list[str]:
-    found = dict.fromkeys(text.strip() for text in texts if text.strip())
-    if not found:
+def _distinct(said: list[Conversation], where: str, limit: int | None, empty: int = 0) -> list[Conversation]:
+    texts = dict.fromkeys(text.asked._replace(message=text.message.strip()) for text in said)
+    if not texts:
         raise UserError(f"{where} holds no text: general texts are needed to see side effects on")
-    return list(itertools.islice(found, limit))
+    if len(texts) < len(said) or empty:
+        warnings.warn(
+            f"{where}: {len(said) - len(texts)} texts left out that repeat an earlier one, {empty} empty rows",
+            stacklevel=2,
+        )
+    return list(itertools.islice(texts, limit))
 
 
 def _check_limit(limit: int | None) -> None:

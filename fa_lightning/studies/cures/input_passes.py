@@ -43,7 +43,7 @@ def examples_behind(
     examples: list[Example] = []
     for item, alone in zip(items, make_examples(items, tokenizer, answers), strict=True):
         if len(alone.prompt) <= max_tokens:
-            prompt = (*cure.ids(tokenizer, item.message()), *answers.lead)
+            prompt = (*cure.around(item.message()).behind(item).ids(tokenizer), *answers.lead)
             examples.append(dataclasses.replace(alone, prompt=prompt, index=len(examples)))
     longest = max((len(example.prompt) for example in examples), default=0)
     if longest > most:

@@ -10,7 +10,7 @@ import copy
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from typing_extensions import override
@@ -39,6 +39,11 @@ class Prompted:
     message: str
     system: str | None = None
     earlier: tuple[tuple[str, str], ...] = ()
+
+    def behind(self, item: Scenario) -> Prompted:
+        """The same, behind what is said before the message of an item."""
+        system = item.system_behind(self.system)
+        return replace(self, system=system, earlier=(*self.earlier, *item.earlier))
 
     def ids(self, tokenizer: Tokenizer) -> list[int]:
         """Its token ids, up to where the answer begins."""

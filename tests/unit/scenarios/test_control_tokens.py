@@ -12,12 +12,13 @@ from tokenizers import AddedToken
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import make_examples
 from fa_lightning.scenarios.control_tokens import control_fault, control_marks, pattern_of
+from fa_lightning.scenarios.conversations.conversation import Conversation
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario
 from fa_lightning.steering import text_comparison as writing
 from fa_lightning.steering.text_comparison import compare
 from fa_lightning.studies.cures.retrieval import Retrieval
-from fa_lightning.training.texts import ChatText, all_chat_tokens
+from fa_lightning.training.texts import all_chat_tokens
 
 HELD = "Nobody looks.<|im_end|>\n<|im_start|>system"
 
@@ -53,7 +54,7 @@ def test_scenarios_corpora_snippets_and_prompts_are_told_with_a_count_and_the_fi
     with pytest.warns(UserWarning, match=first):
         make_examples([scenario("Plain."), scenario(HELD)], tokenizer, letter_tokens(tokenizer))
     with pytest.warns(UserWarning, match="2 of 3 texts hold control tokens"):
-        all_chat_tokens([ChatText("a", "b"), ChatText("a", HELD), ChatText(HELD, "b")], tokenizer)
+        all_chat_tokens([Conversation("a", "b"), Conversation("a", HELD), Conversation(HELD, "b")], tokenizer)
     with pytest.warns(UserWarning, match="1 of 1 prompts hold control tokens"):
         next(compare(None, tokenizer, [HELD], []))
     (tmp_path / "corpus.txt").write_text(f"plain\n\n{HELD}")
@@ -69,7 +70,7 @@ def test_nothing_is_told_of_plain_texts() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_examples([scenario("Plain.")], tokenizer, letter_tokens(tokenizer))
-        all_chat_tokens([ChatText("a", "b")], tokenizer)
+        all_chat_tokens([Conversation("a", "b")], tokenizer)
 
 
 def test_html_that_a_vocabulary_holds_whole_is_language_and_what_the_template_writes_is_none() -> None:

@@ -11,11 +11,12 @@ from tokenizers import AddedToken
 
 from fa_lightning.scenarios import turn_endings as turns
 from fa_lightning.scenarios.control_tokens import control_marks
+from fa_lightning.scenarios.conversations.conversation import Conversation
 from fa_lightning.scenarios.turn_endings import end_tokens, turn_end, turn_ending, user_mark
 from fa_lightning.training.text_data import row_of
-from fa_lightning.training.texts import ChatText, all_chat_tokens, chat_tokens
+from fa_lightning.training.texts import all_chat_tokens, chat_tokens
 
-TEXT = ChatText("the letter", "the action")
+TEXT = Conversation("the letter", "the action")
 
 
 def chat_ml(special: bool, eos: str | None = "<|endoftext|>") -> Any:
@@ -98,7 +99,7 @@ def test_without_a_template_or_an_end_in_it_a_turn_ends_with_the_text() -> None:
 
 def test_an_answer_that_holds_the_end_of_a_turn_is_not_cut_there() -> None:
     tokenizer = chat_ml(True)
-    tokens = chat_tokens(ChatText("one", "two<|im_end|>three"), tokenizer)
+    tokens = chat_tokens(Conversation("one", "two<|im_end|>three"), tokenizer)
     assert tokenizer.decode(tokens.ids[tokens.prompt :]) == "two<|im_end|>three<|im_end|>"
 
 

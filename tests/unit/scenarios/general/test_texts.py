@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import letter_tokens
+from fa_lightning.scenarios.batches import make_examples
+from fa_lightning.scenarios.conversations.conversation import Conversation
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
-from fa_lightning.scenarios.general import DatasetTexts, EverydayRequests, FileTexts, with_general_texts
+from fa_lightning.scenarios.general import DatasetTexts, EverydayRequests, FileTexts, GeneralTexts, with_general_texts
 from fa_lightning.scenarios.scenario import normalised
+from fa_lightning.scenarios.splits import ScenarioSplits
+from fa_lightning.studies.cures.inputs import Prompted
+
+
+def messages(source: GeneralTexts) -> list[str]:
+    return [text.message for text in source.load()]
 
 
 def test_the_everyday_requests_are_200_and_none_is_part_of_a_scenario() -> None:
-    texts = EverydayRequests().texts()
+    texts = messages(EverydayRequests())
     assert len(texts) == len({normalised(text) for text in texts}) == 200
     assert all(text.strip() == text and len(text) < 100 for text in texts)
     assert not any("available to you" in text or "AI system" in text for text in texts)
@@ -36,8 +46,8 @@ def test_a_file_holds_lines_or_json_lines(tmp_path: Path) -> None:
     plain, lines = tmp_path / "a.txt", tmp_path / "b.jsonl"
     plain.write_text("One?\n\nTwo?\nOne?\n", encoding="utf-8")
     lines.write_text("".join(json.dumps({"question": text}) + "\n" for text in ("One?", "Two?", "Three?")))
-    assert FileTexts(str(plain)).texts() == ["One?", "Two?"]
-    assert FileTexts(str(lines), column="question", limit=2).texts() == ["One?", "Two?"]
+    assert messages(FileTexts(str(plain))) == ["One?", "Two?"]
+    assert messages(FileTexts(str(lines), column="question", limit=2)) == ["One?", "Two?"]
     assert FileTexts(str(plain)).fingerprint() == FileTexts(str(lines), "question", 2).fingerprint()
 
 
@@ -45,16 +55,37 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     lines, empty = tmp_path / "b.jsonl", tmp_path / "c.txt"
     lines.write_text('{"question": "One?"}\n')
     empty.write_text("\n")
-    with pytest.raises(UserError, match=r"b.jsonl, line 1 holds no text under 'prompt', but: question"):
-        FileTexts(str(lines)).texts()
+    with pytest.raises(UserError, match=r"b.jsonl, row 1, column 'prompt': it is missing, .*here is question"):
+        FileTexts(str(lines)).load()
     with pytest.raises(UserError, match=r"c.txt holds no text"):
-        FileTexts(str(empty)).texts()
+        FileTexts(str(empty)).load()
     with pytest.raises(UserError, match=r"limit is 0"):
         FileTexts(str(lines), limit=0)
 
 
 def test_a_data_set_gives_a_column(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"message": "One?"}\n{"message": "Two?"}\n')
-    assert DatasetTexts(str(tmp_path), column="message").texts() == ["One?", "Two?"]
+    assert messages(DatasetTexts(str(tmp_path), column="message")) == ["One?", "Two?"]
     with pytest.raises(UserError, match="can't be loaded"):
-        DatasetTexts(str(tmp_path / "nothing"), column="message").texts()
+        DatasetTexts(str(tmp_path / "nothing"), column="message").load()
+
+
+def test_conversations_are_asked_whole_up_to_their_last_message(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    turns = [("system", "Be brief."), ("user", "Hi."), ("assistant", "Hello."), ("user", "Why?"), ("assistant", "So.")]
+    long = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    short = {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]}
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (long, short, short)) + "\n")
+    source = FileTexts(str(tmp_path / "chat.jsonl"))
+    with pytest.warns(UserWarning, match=r"chat.jsonl: 1 texts left out that repeat an earlier one, 1 empty"):
+        first, second = source.load()
+    assert second == Conversation("Why?")
+    assert first == Conversation("Why?", "", "Be brief.", (("Hi.", "Hello."),))
+    splits = with_general_texts(ScenarioSplits([], [], []), source, seed=0)
+    items = [*splits.neutral_train, *splits.neutral_validation, *splits.neutral_test]
+    assert len({item.group for item in items}) == 2, "what was said before makes another text of it"
+    by_system = {item.system: item for item in items}
+    (example,) = make_examples([by_system["Be brief."]], tiny_tokenizer, letter_tokens(tiny_tokenizer))
+    read = tiny_tokenizer.decode(example.prompt)
+    assert [read.count(text) for _, text in turns] == [1, 1, 1, 1, 0]
+    behind = Prompted("Why?", system="Be kind.").behind(by_system["Be brief."])
+    assert (behind.system, behind.earlier) == ("Be kind.\n\nBe brief.", (("Hi.", "Hello."),))

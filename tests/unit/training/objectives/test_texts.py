@@ -1,6 +1,7 @@
 """Chat texts: which tokens are learned, where a text ends, and what a stacked adapter stands on."""
 
 import copy
+import itertools
 import json
 
 import pytest
@@ -9,14 +10,15 @@ from adapter_fits import loss_of
 from torch.nn.functional import cross_entropy
 
 from fa_lightning.backbones.adapters import read_sidecar
+from fa_lightning.scenarios.conversations.conversation import Conversation
 from fa_lightning.scenarios.prompts import TemplateFault, prompt_ids
 from fa_lightning.training.export import AdapterExport
 from fa_lightning.training.objectives.texts import Texts
 from fa_lightning.training.plain_conversation import plain_conversation
 from fa_lightning.training.text_data import TextDataModule, row_of
-from fa_lightning.training.texts import ChatText, FileTexts, ScenarioTexts, chat_tokens
+from fa_lightning.training.texts import FileTexts, ScenarioTexts, chat_tokens
 
-TEXT = ChatText("Who is there?", "A neighbour.")
+TEXT = Conversation("Who is there?", "A neighbour.")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def parts(tokenizer, tokens):
 def test_a_text_ends_with_the_end_of_text_token_and_its_answer_begins_behind_the_prompt(tiny_tokenizer):
     tokens = chat_tokens(TEXT, tiny_tokenizer)
     assert parts(tiny_tokenizer, tokens) == ("<s><|user|>Who is there?<|assistant|>", "A neighbour.</s>")
-    assert tokens.ids[: tokens.prompt] == prompt_ids(tiny_tokenizer, TEXT.prompt)
+    assert tokens.ids[: tokens.prompt] == prompt_ids(tiny_tokenizer, TEXT.message)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_a_tokenizer_without_a_template_or_an_end_is_refused(tiny_tokenizer):
     ],
 )
 def test_what_is_learned(tiny_tokenizer, loss, end, learned):
-    both = [chat_tokens(text, tiny_tokenizer) for text in (TEXT, ChatText("One?", "Two."))]
+    both = [chat_tokens(text, tiny_tokenizer) for text in (TEXT, Conversation("One?", "Two."))]
     row = row_of(both, loss, end)
     assert tiny_tokenizer.decode([one for one, is_learned in zip(row.ids, row.learned, strict=True) if is_learned]) == (
         learned
@@ -92,10 +94,66 @@ def test_what_is_learned(tiny_tokenizer, loss, end, learned):
     assert row.ids.count(tiny_tokenizer.eos_token_id) == (2 if end == "kept" else 0)
 
 
+LONG = Conversation("Who else?", "Nobody.", "Be brief.", (("Who is there?", "A neighbour."), ("Where?", "Next door.")))
+CHATML = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "learned"),
+    [
+        ("kept", ["A neighbour.</s>", "Next door.</s>", "Nobody.</s>"]),
+        ("dropped", ["A neighbour.", "Next door.", "Nobody."]),
+    ],
+)
+def test_every_answer_of_a_conversation_is_learned(tiny_tokenizer, end, learned):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = CHATML
+    row = row_of([chat_tokens(LONG, tokenizer)], "answers", end)
+    stretches = itertools.groupby(zip(row.ids, row.learned, strict=True), key=lambda pair: pair[1])
+    found = [tokenizer.decode([token for token, _ in pairs]) for is_learned, pairs in stretches if is_learned]
+    assert found == learned
+    assert tokenizer.decode(row.ids).startswith("<|system|>Be brief.</s>")
+
+
+def test_a_template_that_rewrites_earlier_answers_is_refused(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = CHATML.replace(
+        "{{ m['content'] }}",
+        "{% if m['role'] == 'assistant' and not loop.last %}Well: {% endif %}{{ m['content'] }}",
+    )
+    chat_tokens(TEXT, tokenizer)
+    with pytest.raises(TemplateFault, match="the tokens of an answer change when another turn follows"):
+        chat_tokens(LONG, tokenizer)
+
+
+def test_a_file_of_conversations_keeps_what_was_said_before(tmp_path):
+    def turns(*texts):
+        return [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]
+
+    rows = [
+        {"conversations": turns("Hi.", "Hello.", "Why?", "So."), "system": "Be kind."},
+        {"conversations": turns("Why?", "Because.")},
+        {"conversations": turns("Why?", "Because it is.")},
+    ]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.warns(UserWarning, match="chat.jsonl: 1 texts left out whose prompt comes again"):
+        halves = FileTexts(str(tmp_path / "chat.jsonl")).load()
+    assert sorted([*halves.train, *halves.held_out]) == [
+        Conversation("Why?", "Because it is."),
+        Conversation("Why?", "So.", "Be kind.", (("Hi.", "Hello."),)),
+    ]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "Why?"}]}))
+    with pytest.raises(ValueError, match=r"chat.jsonl, row 1, column 'completion': there is no answer"):
+        FileTexts(str(tmp_path / "chat.jsonl")).load()
+
+
 def test_scenarios_come_with_the_answers_of_a_behaviour_and_share_no_group(source, splits):
     found = ScenarioTexts(source, "faking", texts=6).load()
     assert [text.answer for text in found.train] == [one.answer("faking") for one in splits.train[:6]]
-    assert [text.prompt for text in found.held_out] == [one.message() for one in splits.test[:6]]
+    assert [text.message for text in found.held_out] == [one.message() for one in splits.test[:6]]
     with pytest.raises(ValueError, match="the test split holds only 8 scenarios"):
         ScenarioTexts(source, texts=9).load()
     with pytest.raises(ValueError, match="texts is 0"):
@@ -109,10 +167,10 @@ def test_a_file_is_halved_without_regard_to_the_order_of_its_lines(tmp_path):
         (tmp_path / "texts.jsonl").write_text("\n".join(order))
         halves.append(FileTexts(str(tmp_path / "texts.jsonl")).load())
     assert halves[0] == halves[1]
-    train, held_out = ({text.prompt for text in half} for half in (halves[0].train, halves[0].held_out))
+    train, held_out = ({text.message for text in half} for half in (halves[0].train, halves[0].held_out))
     assert len(train) == len(held_out) == 4
     assert not train & held_out
-    assert all(text.answer == text.prompt.replace("question", "answer") for text in halves[0].train)
+    assert all(text.answer == text.message.replace("question", "answer") for text in halves[0].train)
 
 
 def test_a_file_that_was_fitted_on_as_a_whole_has_its_held_out_texts_elsewhere(tmp_path):
@@ -121,14 +179,14 @@ def test_a_file_that_was_fitted_on_as_a_whole_has_its_held_out_texts_elsewhere(t
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines[: 5 if name == "mine" else 3]))
     source = FileTexts(str(tmp_path / "mine.jsonl"), held_out=str(tmp_path / "theirs.jsonl"))
     found = source.load()
-    assert {text.prompt for text in found.train} == {f"mine {number}" for number in range(5)}
-    assert {text.prompt for text in found.held_out} == {f"theirs {number}" for number in range(3)}
+    assert {text.message for text in found.train} == {f"mine {number}" for number in range(5)}
+    assert {text.message for text in found.held_out} == {f"theirs {number}" for number in range(3)}
     assert source.fingerprint() != FileTexts(str(tmp_path / "mine.jsonl")).fingerprint()
     (tmp_path / "theirs.jsonl").write_text(json.dumps({"prompt": "mine 2", "completion": "no"}))
     with pytest.raises(ValueError, match=r"'mine 2' .* in both"):
         source.load()
     (tmp_path / "theirs.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"theirs.jsonl' holds no texts"):
+    with pytest.raises(ValueError, match=r"theirs.jsonl holds no row"):
         source.load()
     with pytest.raises(FileNotFoundError, match=r"missing.jsonl' is no file"):
         FileTexts(str(tmp_path / "mine.jsonl"), held_out=str(tmp_path / "missing.jsonl")).load()
@@ -137,10 +195,10 @@ def test_a_file_that_was_fitted_on_as_a_whole_has_its_held_out_texts_elsewhere(t
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("", "holds 0 texts"),
+        ("", "holds no row"),
         ('{"prompt": "a", "completion": "b"}', "holds 1 texts"),
-        ('{"prompt": "a"}', "line 1 is"),
-        ('{"prompt": "a", "completion": "b"}\nnot JSON', "line 2 is 'not JSON'"),
+        ('{"prompt": "a"}', "row 1, column 'completion': there is no answer"),
+        ('{"prompt": "a", "completion": "b"}\nnot JSON', "row 2 is 'not JSON'"),
     ],
 )
 def test_a_file_without_two_texts_is_refused(tmp_path, content, error):
@@ -156,8 +214,8 @@ def test_plain_conversation_holds_no_default_prompt_of_the_evaluation():
 
     every = plain_conversation(60)
     asked = {prompt.lower() for prompt in (*PROMPTS, *BARE)}
-    assert len({text.prompt for text in every}) == 60
-    assert not asked & {text.prompt.lower() for text in every}
+    assert len({text.message for text in every}) == 60
+    assert not asked & {text.message.lower() for text in every}
     assert plain_conversation(5) == plain_conversation(5) != plain_conversation(5, seed=1)
     with pytest.raises(ValueError, match="plain is 61"):
         plain_conversation(61)
@@ -192,11 +250,11 @@ def test_batches_hold_corpus_and_plain_conversation_packed(texts, make_tuning, m
     ends = (batch["input_ids"] == tiny_tokenizer.eos_token_id).sum()
     assert ends == 10
     shown = tiny_tokenizer.batch_decode(batch["input_ids"])
-    assert all(any(text.prompt in row for row in shown) for text in (*texts.load().train, *plain_conversation(4)))
-    assert not any(text.prompt in row for text in texts.load().held_out for row in shown)
+    assert all(any(text.message in row for row in shown) for text in (*texts.load().train, *plain_conversation(4)))
+    assert not any(text.message in row for text in texts.load().held_out for row in shown)
     assert not batch["learned"][batch["attention_mask"] == 0].any()
     judged = batch_of(data, module, make_trainer, "val")
-    assert all(text.prompt in row for text, row in zip(*held_out_rows(texts, judged, tiny_tokenizer), strict=True))
+    assert all(text.message in row for text, row in zip(*held_out_rows(texts, judged, tiny_tokenizer), strict=True))
     only = batch_of(TextDataModule(texts, corpus="left_out", plain=4), module, make_trainer)
     assert only["input_ids"].shape[0] == 4
     with pytest.raises(ValueError, match="max_tokens is 20, but a text has"):
