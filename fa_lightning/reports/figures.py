@@ -103,7 +103,7 @@ def confusion_figure(
     """A small table of counts for each model: rows are cells, columns what was answered, shades the row's shares.
 
     Args:
-        answers: by model name and cell, the numbers of aligned answers, other letters and answers that are no letter
+        answers: by model name and cell, the numbers of aligned answers, other ones and those that are neither
             (`metrics.cells.answer_counts`).
         title: the figure's title.
     """
@@ -120,7 +120,7 @@ def confusion_figure(
                 colour = "white" if share > 0.55 else INK
                 text = f"{number:,}\n{share:.0%}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-        axes.set_xticks(range(3), ["aligned", "other", "no letter"])
+        axes.set_xticks(range(3), ["aligned", "other", "neither"])
         axes.set_yticks(range(2), [label.replace(" ", "\n") for label in CELL_LABELS.values()])
         axes.tick_params(length=0)
         axes.set_title(name.replace("_", " "), fontsize=10.5, color=INK)

@@ -75,7 +75,7 @@ def _answers_picture(results: Results) -> Picture | None:
     if not results.answers:
         return None
     spoken = "; ".join(
-        f"{name} {CELL_LABELS.get(cell, cell)}: {aligned} aligned, {other} other, {neither} no letter"
+        f"{name} {CELL_LABELS.get(cell, cell)}: {aligned} aligned, {other} other, {neither} neither"
         for name, cells in results.answers.items()
         for cell, (aligned, other, neither) in cells.items()
     )

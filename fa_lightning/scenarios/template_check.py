@@ -8,6 +8,7 @@ from typing import get_args
 
 import torch
 
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import Behaviour, LetterTokens, find_letter_tokens, target_tokens
 from fa_lightning.scenarios.batches import Batch, collate, make_examples
 from fa_lightning.scenarios.control_tokens import control_fault
@@ -85,7 +86,15 @@ def check_template(
         system: the system message, if any.
         max_tokens: the longest prompt that the DataModule keeps; None where there is no limit.
         texts: messages of all scenarios, in which control tokens are looked for, too.
+
+    Raises:
+        UserError: the scenario is answered in writing.
     """
+    if scenario.is_written:
+        raise UserError(
+            f"{scenario.source} is answered in writing, and a template is checked with letters: leave --config out to "
+            "check the template, and see such scenarios as the model reads them with `data check FILE --backbone M`"
+        )
     message = scenario.message()
     held = control_fault(tokenizer, dict.fromkeys([message, *texts, *([system] if system else [])]), "messages")
     try:

@@ -25,9 +25,11 @@ from tokenizer_families import (
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaTokenizer
+from written_scenarios import written_scenarios
 
 from fa_lightning import cli
 from fa_lightning.backbones.load import load_tokenizer
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios import template_check
 from fa_lightning.scenarios.batches import collate
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
@@ -415,3 +417,8 @@ def test_control_tokens_in_users_texts_are_a_fault_with_a_count_and_the_first_te
     told = " ".join(" ".join(lines).split())
     assert f"FAULT control tokens in a text: {count} messages hold control tokens, the first" in told
     assert repr(HELD)[1:30] in told or not options
+
+
+def test_written_answers_are_shown_elsewhere(tiny_tokenizer):
+    with pytest.raises(UserError, match=r"made up#0 is answered in writing, and .*`data check FILE"):
+        check_template(tiny_tokenizer, written_scenarios(1)[0])
