@@ -11,7 +11,9 @@ from torch import Tensor
 from fa_lightning.activations.capture import capture
 from fa_lightning.activations.edit import block_outputs, resumed
 from fa_lightning.activations.prefix import Prefix
+from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.scenarios.batches import Batch, model_inputs
 
@@ -25,11 +27,15 @@ class KeptPass:
         variants: the frozen variants.
         variant: the adapter that runs.
         batch: prompts or texts.
+        shared: of this batch, where other variants run it, too.
         **options: of the model's forward, such as `logits_to_keep`.
     """
 
-    def __init__(self, variants: Variants, variant: str, batch: Batch, **options: Any) -> None:
+    def __init__(
+        self, variants: Variants, variant: str, batch: Batch, shared: SharedBlocks | None = None, **options: Any
+    ) -> None:
         self.variants = variants
+        self.shared = shared
         self.variant = variant
         self.batch = batch
         self._options = {"use_cache": False, **options}
@@ -46,10 +52,15 @@ class KeptPass:
         Returns:
             Logits (batch, tokens kept, vocabulary).
         """
-        kept = sorted(set(layers) - {-1})
-        with self.variants.using(self.variant) as model, block_outputs(model, kept) as self._outputs:
+        layers = set(layers)
+        with self.variants.using(self.variant) as model, ExitStack() as stack:
             self._prefix = Prefix.for_model(model) if prefix else None
-            return self._logits(model, model_inputs(self.batch), **(self._prefix.arguments() if self._prefix else {}))
+            if self.shared is not None:
+                lowest = min(layers, default=len(decoder_layers(model)))
+                stack.enter_context(self.shared.once(model, lowest, self._prefix))
+            self._outputs = stack.enter_context(block_outputs(model, sorted(layers - {-1})))
+            cache = self._prefix.arguments() if self._prefix else {}
+            return self._logits(model, model_inputs(self.batch), **cache)
 
     def keep_at(self, layer: int) -> None:
         """Make the pass up to block `layer` alone, and keep a state for each token."""

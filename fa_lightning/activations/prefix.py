@@ -56,3 +56,7 @@ class Prefix:
         for layer in cache.layers:
             layer.keys, layer.values = layer.keys[..., :-1, :], layer.values[..., :-1, :]
         return {self._name: cache, "use_cache": True}
+
+    def take_below(self, other: Prefix, layers: int) -> None:
+        """Have the first `layers` layers' keys and values from another one of the same batch, which ran them."""
+        self._cache.layers[:layers] = other._cache.layers[:layers]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from fa_lightning.activations.capture import truncated_forward
-from fa_lightning.activations.edit import block_outputs, resumed
+from fa_lightning.activations.edit import layer_below
+from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store_writer import StoreWriter
-from fa_lightning.backbones.decoder import first_adapted
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.activity import doing
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs, padded_width
@@ -146,16 +145,10 @@ def _states(
     inputs = {name: tensor.to(variants.device) for name, tensor in model_inputs(batch).items()}
     kept = keep.flatten().nonzero().squeeze(1).to(variants.device)
     states: dict[str, dict[str, Tensor]] = {site.name: {} for site in sites}
-    # Up to the first adapted block all variants are one model, which runs once.
-    shared = first_adapted(variants.model) - 1
-    share = len(names) > 1 and 0 <= shared < min(site.layer for site in sites)
-    outputs: dict[int, Any] = {}
+    shared = SharedBlocks(variants)
+    lowest = min(layer_below(site) for site in sites)
     for name in names:
-        with variants.using(name) as model, ExitStack() as stack:
-            if outputs:
-                stack.enter_context(resumed(model, shared, outputs[shared]))
-            elif share:
-                outputs = stack.enter_context(block_outputs(model, [shared]))
+        with variants.using(name) as model, shared.once(model, lowest):
             for site, hidden in truncated_forward(model, sites, **inputs).items():
                 states[site][name] = hidden.flatten(0, 1).index_select(0, kept).cpu()
     return states

@@ -11,6 +11,7 @@ import torch
 
 from fa_lightning.backbones.adapters import named_backbone, read_sidecar, refuse_other_origins
 from fa_lightning.backbones.arguments import BackboneArguments
+from fa_lightning.backbones.decoder import first_adapted
 from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.quantised import is_packed
 from fa_lightning.backbones.targets import PREFIX, load_weights
@@ -43,6 +44,7 @@ class Variants:
         self.beside: tuple[str, ...] = ()
         self.stacked: dict[str, str] = {}
         self._layers = _swapped_layers(model)
+        self._first_adapted: int | None = None
         self._bare = False
 
     @classmethod
@@ -106,6 +108,13 @@ class Variants:
         return PREFIX + name if PREFIX + name in self._peft_config else name
 
     @property
+    def first_adapted(self) -> int:
+        """Index of the first block that an adapter is in: below it all variants are the backbone."""
+        if self._first_adapted is None:
+            self._first_adapted = first_adapted(self.model)
+        return self._first_adapted
+
+    @property
     def is_pure_lora(self) -> bool:
         """Whether variants differ in nothing but adapters inside layers, so that two can be active at once."""
         return bool(self._layers)
@@ -128,7 +137,7 @@ class Variants:
         check_fingerprint(self.fingerprint, read_sidecar(folder).get("fingerprint", {}), f"adapter {folder!r}")
         load_weights(self.model, folder, PREFIX + name)
         self.model.requires_grad_(False).eval()
-        self._layers = _swapped_layers(self.model)
+        self._layers, self._first_adapted = _swapped_layers(self.model), None
         self.folders[name] = folder
 
     def add_interpolated(self, name: str, start: str, end: str, strength: float) -> None:
@@ -142,7 +151,7 @@ class Variants:
         if unknown:
             raise UserError(f"there is no variant {unknown[0]!r}; there are {', '.join(self.names)}")
         add_interpolated(self.model, PREFIX + name, self.adapter_of(start), self.adapter_of(end), strength)
-        self._layers = _swapped_layers(self.model)
+        self._layers, self._first_adapted = _swapped_layers(self.model), None
 
     def _refuse_taken(self, name: str, what: str) -> None:
         _refuse_name(name)

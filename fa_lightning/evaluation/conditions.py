@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.edit import edited, layer_below, swap_in
 from fa_lightning.activations.positions import rule_in_texts
+from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.files import whole_folder
@@ -151,17 +152,23 @@ def applied(variants: Variants, condition: Condition, batch: Batch) -> Iterator[
         yield model
 
 
-def edits_of(variants: Variants, condition: Condition, batch: Batch) -> AbstractContextManager[None]:
-    """A condition's edits, to be in place while its variant is used."""
+def edits_of(
+    variants: Variants, condition: Condition, batch: Batch, shared: SharedBlocks | None = None
+) -> AbstractContextManager[None]:
+    """A condition's edits, to be in place while its variant is used; `shared` where the batch runs elsewhere, too."""
     if condition.oracle is None:
         return steering(variants.model, condition.interventions, batch.get("prompt_tokens"))
-    return swapped_states(variants, condition.variant, condition.oracle, batch)
+    return swapped_states(variants, condition.variant, condition.oracle, batch, shared)
 
 
 @contextmanager
-def swapped_states(variants: Variants, variant: str, site: Site, batch: Batch) -> Iterator[None]:
+def swapped_states(
+    variants: Variants, variant: str, site: Site, batch: Batch, shared: SharedBlocks | None = None
+) -> Iterator[None]:
     """The states of the twin of `variant` on this very batch in place of the model's own at `site`."""
-    with variants.using("aligned" if variant == "faking" else "faking") as other:
+    with variants.using("aligned" if variant == "faking" else "faking") as other, ExitStack() as stack:
+        if shared is not None:
+            stack.enter_context(shared.once(other, layer_below(site)))
         theirs = truncated_forward(other, [site], **model_inputs(batch))[site.name]
     with edited(variants.model, site, swap_in(theirs, site, batch), (theirs.shape[0], theirs.shape[1])):
         yield

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.activations.kept_pass import KeptPass
+from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.conditions import Condition, edits_of
 from fa_lightning.scenarios.answers import last_token
@@ -27,6 +28,7 @@ class SharedPass:
         batch: prompts, left-padded.
         answers_only: the logits behind each prompt are wanted, and no others.
         logits_to_keep: of the model's forward; 0 makes those of all tokens.
+        shared: of this batch, where other variants run it, too.
 
     Attributes:
         unsteered: logits (batch, tokens kept, vocabulary).
@@ -41,10 +43,11 @@ class SharedPass:
         batch: Batch,
         answers_only: bool = False,
         logits_to_keep: Tensor | int = 0,
+        shared: SharedBlocks | None = None,
     ) -> None:
         if answers_only:
             logits_to_keep = last_token()
-        self._pass = KeptPass(variants, variant, batch, logits_to_keep=logits_to_keep)
+        self._pass = KeptPass(variants, variant, batch, shared, logits_to_keep=logits_to_keep)
         conditions = list(conditions)
         layers = {condition.layer_below for condition in conditions}
         self._answers_only = answers_only
@@ -57,7 +60,7 @@ class SharedPass:
         layer = condition.layer_below
         if layer is None:
             return self.unsteered
-        edits = edits_of(self._pass.variants, condition, self._pass.batch)
+        edits = edits_of(self._pass.variants, condition, self._pass.batch, self._pass.shared)
         if self._answers_only and condition.at_last_token:
             return self._pass.last_logits(layer, edits)
         return self._pass.logits(layer, edits)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import Condition
@@ -82,32 +83,33 @@ class Scores:
         if are_written(batch):
             self._weigh(batch)
             return
+        shared = SharedBlocks(self.variants)
         for variant, conditions in self._by_variant(self.conditions).items():
-            shared = SharedPass(self.variants, variant, conditions.values(), batch, answers_only=True)
+            one = SharedPass(self.variants, variant, conditions.values(), batch, answers_only=True, shared=shared)
             for name, condition in conditions.items():
-                self._count(name, shared.logits(condition)[:, -1].argmax(-1), batch)
+                self._count(name, one.logits(condition)[:, -1].argmax(-1), batch)
         for name, behind in self.behind.items():
             self._count(name, behind.answers(batch, self.test), batch)
 
     def add_neutral_texts(self, batch: Batch) -> None:
         """Score a batch of texts under every condition that edits, the edits on every token, and the variants made."""
-        columns = scored_columns(batch)
+        options: dict[str, Any] = {"logits_to_keep": scored_columns(batch), "shared": SharedBlocks(self.variants)}
         edits = {name: condition.everywhere() for name, condition in self.conditions.items() if self._edits(name)}
         # What several are compared with is asked once for all of them.
         unsteered: dict[str, Tensor] = {}
         for variant, conditions in self._by_variant(edits).items():
-            shared = SharedPass(self.variants, variant, conditions.values(), batch, logits_to_keep=columns)
-            unsteered[variant] = shared.unsteered
+            one = SharedPass(self.variants, variant, conditions.values(), batch, **options)
+            unsteered[variant] = one.unsteered
             for name, condition in conditions.items():
-                self._add_damage(name, batch, shared.unsteered, shared.logits(condition))
+                self._add_damage(name, batch, one.unsteered, one.logits(condition))
         readers = self._readers()
         for name in (*self.origins.values(), *(behind.variant for behind in readers.values())):
             if name not in unsteered:
-                unsteered[name] = SharedPass(self.variants, name, (), batch, logits_to_keep=columns).unsteered
+                unsteered[name] = SharedPass(self.variants, name, (), batch, **options).unsteered
         for name, origin in self.origins.items():
             after = unsteered.get(name)
             if after is None:
-                after = SharedPass(self.variants, name, (), batch, logits_to_keep=columns).unsteered
+                after = SharedPass(self.variants, name, (), batch, **options).unsteered
             self._add_damage(name, batch, unsteered[origin], after)
         for name, behind in readers.items():
             before = unsteered[behind.variant]

@@ -43,7 +43,7 @@ class FakerPass(KeptPass):
 
     @torch.no_grad()
     def __init__(self, variants: Variants, batch: Batch, sites: Sequence[Site], last_only: bool) -> None:
-        super().__init__(variants, "faking", batch, **({"logits_to_keep": last_token()} if last_only else {}))
+        super().__init__(variants, "faking", batch, logits_to_keep=last_token() if last_only else 0)
         with capture(variants.model, sites, stop=False) as self.states:
             self.unsteered = self.keep(map(layer_below, sites))
 

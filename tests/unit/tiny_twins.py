@@ -55,6 +55,23 @@ def twins(adapters: dict[str, str]) -> Any:
     return Variants.load(dict(adapters))
 
 
+def twins_above(backbone: str, root: Path) -> Any:
+    """Random twins of a backbone of two blocks that differ in the upper one alone."""
+    from fa_lightning.backbones.adapters import attach_adapter, save_adapter
+    from fa_lightning.backbones.load import load_backbone
+    from fa_lightning.backbones.variants import Variants
+
+    generator = torch.Generator().manual_seed(1)
+    for name in VARIANTS:
+        twin = attach_adapter(load_backbone(backbone), name, LoraArguments(4, 8, 0.0, ["q_proj", "down_proj"], 1.0))
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
+        save_adapter(twin, name, root / name, {"behaviour": name})
+    return Variants.load({name: str(root / name) for name in VARIANTS})
+
+
 @pytest.fixture
 def alone(adapters: dict[str, str]) -> Callable[[str], Any]:
     """One twin by itself, loaded by plain peft: the independent reference."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_twins import all_logits, answer_logits, hooks_on, layers_of
+from tiny_twins import all_logits, answer_logits, hooks_on, layers_of, twins_above
 
+from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.activations.sites import Component, Site
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.passes import SharedPass
@@ -88,6 +90,43 @@ def test_edits_of_the_last_token_run_that_token_alone(
     for name, condition in others.items():
         torch.testing.assert_close(shared.logits(condition)[:, -1], expected[name], rtol=1e-4, atol=1e-5, msg=name)
     assert max(widths) == batch["input_ids"].shape[1]
+
+
+def test_blocks_below_all_adapters_run_once_for_both_variants_and_the_oracle(
+    make_backbone: Any, splits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = twins_above(make_backbone(seed=3), tmp_path)
+    examples = make_examples(splits.test[:5], twins.tokenizer, letter_tokens(twins.tokenizer))
+    batch = collate(examples, twins.tokenizer.pad_token_id)
+    named = {
+        "aligned": Condition("aligned"),
+        "aligned, last token": Condition("aligned", (push(1, positions="last"),)),
+        "faking": Condition("faking"),
+        "faking, last token": Condition("faking", (push(1, positions="last"),)),
+        "faking, all tokens": Condition("faking", (push(1),)),
+        "oracle": Condition("faking", oracle=Site(1)),
+    }
+    expected = {name: answer_logits(twins, condition, batch) for name, condition in named.items()}
+    runs = 0
+    lowest = layers_of(twins.model)[0]
+
+    def counted(*arguments: Any, forward: Any = lowest.forward, **options: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(lowest, "forward", counted)
+    shared = SharedBlocks(twins)
+    for variant in ("aligned", "faking"):
+        own = {name: condition for name, condition in named.items() if condition.variant == variant}
+        one = SharedPass(twins, variant, own.values(), batch, answers_only=True, shared=shared)
+        for name, condition in own.items():
+            torch.testing.assert_close(one.logits(condition)[:, -1], expected[name], rtol=1e-4, atol=1e-5, msg=name)
+    assert runs == 1
+    below = Condition("faking", (push(0, positions="last"),))
+    one = SharedPass(twins, "faking", [below], batch, answers_only=True, shared=SharedBlocks(twins))
+    alone = answer_logits(twins, below, batch)
+    torch.testing.assert_close(one.logits(below)[:, -1], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_layers_below_an_edit_run_once(twins: Any, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
