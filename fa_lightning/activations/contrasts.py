@@ -15,8 +15,10 @@ from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Example, collate, model_inputs
 from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
 from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
+from fa_lightning.scenarios.conversations.conversation import Conversation
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import prompt_ids
+from fa_lightning.scenarios.written_answers import written_answers
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,18 @@ def oversight_contrast(
 
 
 def prompt_contrast(
-    variants: Variants, positive: Sequence[str], negative: Sequence[str], sites: Sequence[Site], batch_size: int = 64
+    variants: Variants,
+    positive: Sequence[str | Conversation],
+    negative: Sequence[str | Conversation],
+    sites: Sequence[Site],
+    batch_size: int = 64,
 ) -> Contrast:
-    """Pairs of messages of the user's own, read at the last token of the prompt.
+    """Pairs of messages or conversations, read at the last token of the prompt, or of the answer where there is one.
 
     Args:
         variants: the frozen pair, of which the faker alone runs.
-        positive: messages to steer towards.
-        negative: messages to steer away from, as many, in the same order.
+        positive: what to steer towards: messages of the user's, or conversations.
+        negative: what to steer away from, as many, in the same order.
         sites: where to read.
         batch_size: prompts in a forward pass.
 
@@ -103,15 +109,23 @@ def prompt_contrast(
     return _contrast(variants, towards, away, sites, batch_size)
 
 
-def _examples_of(variants: Variants, prompts: Sequence[str]) -> list[Example]:
+def _examples_of(variants: Variants, prompts: Sequence[str | Conversation]) -> list[Example]:
     examples = []
-    warn_of_control_tokens(variants.tokenizer, prompts, "prompts")
-    for index, text in enumerate(prompts):
-        ids = tuple(prompt_ids(variants.tokenizer, text))
+    tokenizer = variants.tokenizer
+    said = [Conversation(one) if isinstance(one, str) else one for one in prompts]
+    warn_of_control_tokens(tokenizer, [f"{one.lines()}\n{one.answer}" for one in said], "prompts")
+    writes = written_answers(tokenizer) if any(one.answer for one in said) else None
+    for index, one in enumerate(said):
+        ids = tuple(prompt_ids(tokenizer, one.message, one.system, one.earlier))
+        if writes is not None and one.answer:
+            asked = one.message, one.system, one.earlier
+            answer = writes.answer(one.answer, *asked)
+            # The end of a turn is no part of what is said: every answer has it.
+            ids = (*writes.prompt(*asked), *(answer if writes.ending is None else answer[:-1]))
         if not ids:
-            raise UserError(f"prompt {index} is {text!r}, which has no tokens: give it some text")
+            raise UserError(f"prompt {index} is {one.message!r}, which has no tokens: give it some text")
         examples.append(Example(ids, aligned=ids[-1], other=ids[-1], cell=NEUTRAL_CELL, group=0, index=index))
-    refuse_beyond_positions(variants.tokenizer, (example.prompt for example in examples))
+    refuse_beyond_positions(tokenizer, (example.prompt for example in examples))
     return examples
 
 

@@ -52,7 +52,8 @@ class AdaptedModel:
     def origin_logits(self, batch: Batch) -> Tensor:
         """The same of the origin, without dropout and gradients."""
         with undisturbed(self.model), self._going_on(batch):
-            return answer_logits(self.model, model_inputs(batch), **self._as_origin(batch)).float()
+            tokens = written_tokens(batch)
+            return answer_logits(self.model, model_inputs(batch), tokens, **self._as_origin(batch)).float()
 
     def divergence(self, texts: Batch) -> Tensor:
         """KL(origin || model) on left-padded texts, nats (see `text_divergence`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.answers import digit_tokens, letter_tokens
+from fa_lightning.scenarios.answers import DIGITS, AnswerTokens, Digit, digit_tokens, letter_tokens, other_digit
 from fa_lightning.scenarios.batches import (
     Batch,
     Example,
@@ -21,11 +22,16 @@ from fa_lightning.scenarios.batches import (
     collate,
     make_examples,
     model_inputs,
+    report_too_long,
 )
 from fa_lightning.scenarios.benchmark import without_critical_fact
+from fa_lightning.scenarios.cells import CELLS
+from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.scenario import Oversight
-from fa_lightning.scenarios.statements.templates import Template, template_named
+from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.scenarios.statements.preferences import WHICH_REPLY, Preference, read_preferences
+from fa_lightning.scenarios.statements.templates import Template, statement_ids, template_named
 from fa_lightning.training.data import ScenarioDataModule
 from fa_lightning.training.statement_data import (
     NO_CLAIM,
@@ -157,6 +163,73 @@ class ContrastScenarioDataModule(ScenarioDataModule):
         columns = [list(column) for column in zip(*kept, strict=True)]
         dataset = ContrastDataset(columns, answers=answers.choices, pad_token=tokenizer.pad_token_id)
         return self.training_loader(dataset, [len(example.prompt) for example in dataset.examples])
+
+
+class ContrastChoiceDataModule(ScenarioDataModule):
+    """ScenarioDataModule whose training batches are those of `ContrastDataset`, made of pairs of answers in a file.
+
+    A pair is asked as a choice: which reply is better, 0 or 1? Its opposite has the replies in the other order. Nothing
+    is claimed, so each prompt is its own plain one. Validation and test ask scenarios.
+
+    Args:
+        scenarios: where scenarios come from.
+        pairs: file, folder or data set of pairs (see `read_preferences`).
+        **options: of `ScenarioDataModule`; `train_scenarios` takes so many pairs at most.
+
+    Raises:
+        MissingFileError: there is no such file (when it is read).
+        UserError: a row holds no pair, or none is left that is within `max_tokens`.
+    """
+
+    def __init__(self, scenarios: ScenarioSource, pairs: str, **options: Any) -> None:
+        super().__init__(scenarios, **options)
+        self.pairs = pairs
+
+    @override
+    def source_fingerprint(self) -> dict[str, str]:
+        said = hashlib.sha256(repr(self._preferences()).encode()).hexdigest()[:16]
+        return {**super().source_fingerprint(), "pairs": said}
+
+    def _preferences(self) -> list[Preference]:
+        return read_preferences(self.pairs)[: self.train_scenarios]
+
+    @override
+    def train_dataloader(self) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        tokenizer: Any = self.trainer.lightning_module.tokenizer
+        digits = digit_tokens(tokenizer)
+        preferences = self._preferences()
+        prompts = [[item.render(WHICH_REPLY, None, digit)[0] for digit in DIGITS] for item in preferences]
+        warn_of_control_tokens(tokenizer, [pair[0] for pair in prompts], "prompts")
+        tokens = [[statement_ids(tokenizer, digits, prompt) for prompt in pair] for pair in prompts]
+        kept = [pair for pair in tokens if max(map(len, pair)) <= self.max_tokens]
+        if not kept:
+            raise UserError(
+                f"{self.pairs}: none of {len(tokens)} pairs of answers is within max_tokens={self.max_tokens}: give "
+                "some, or raise max_tokens"
+            )
+        report_too_long(len(tokens) - len(kept), len(tokens), self.max_tokens, "pairs of answers")
+        refuse_beyond_positions(tokenizer, (prompt for pair in kept for prompt in pair))
+        # Each pair in both orders, so that neither digit is right oftener.
+        forms = [(pair, digit) for pair in kept for digit in DIGITS]
+        asked = [_choice_example(pair, digit, digits, index) for index, (pair, digit) in enumerate(forms)]
+        other = [_choice_example(pair, other_digit(digit), digits, index) for index, (pair, digit) in enumerate(forms)]
+        dataset = ContrastDataset(
+            [asked, other, asked, other], answers=digits.choices, pad_token=tokenizer.pad_token_id
+        )
+        return self.training_loader(dataset, [len(example.prompt) for example in dataset.examples])
+
+
+def _choice_example(prompts: Sequence[tuple[int, ...]], digit: Digit, digits: AnswerTokens, index: int) -> Example:
+    """The prompt in which a digit stands for the chosen reply."""
+    return Example(
+        prompts[digit],
+        aligned=digits.digit(digit),
+        other=digits.digit(other_digit(digit)),
+        cell=CELLS.index("oversight"),
+        group=index // len(DIGITS),
+        index=index,
+    )
 
 
 def without_claim(question: Question, templates: dict[str, Template]) -> Question:

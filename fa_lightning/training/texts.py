@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fa_lightning.common.rows import Row, read_rows
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.answers import Behaviour
 from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.conversations.conversation import Conversation
-from fa_lightning.scenarios.conversations.layouts import conversation_of
+from fa_lightning.scenarios.conversations.files import read_answered
 from fa_lightning.scenarios.prompts import TemplateFault, Tokenizer, conversation_ids, has_template, prompt_ids
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
@@ -139,20 +138,11 @@ class FileTexts(TextSource):
     def _read(self, name: str, path: Path) -> list[Conversation]:
         """The texts of a file, each prompt once, in the order of their hashes."""
         _refuse_missing(name, path)
-        rows = read_rows(str(path))
-        texts = {text.lines(): text for text in map(_answered, rows.rows)}
-        if repeats := len(rows.rows) - len(texts):
-            warnings.warn(
-                f"{path}: {repeats} texts left out whose prompt comes again, {rows.empty} empty rows", stacklevel=2
-            )
+        said = read_answered(str(path))
+        texts = {text.lines(): text for text in said}
+        if repeats := len(said) - len(texts):
+            warnings.warn(f"{path}: {repeats} texts left out whose prompt comes again", stacklevel=2)
         return sorted(texts.values(), key=lambda text: hashlib.sha256(text.lines().encode()).digest())
-
-
-def _answered(row: Row) -> Conversation:
-    text = conversation_of(row)
-    if not text.answer:
-        row.where.refuse("completion", "there is no answer, but a text to be fitted on is a message and its answer")
-    return text
 
 
 def _digest_of(name: str, path: Path) -> str:

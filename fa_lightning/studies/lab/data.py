@@ -15,6 +15,7 @@ from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, Example, make_examples
+from fa_lightning.scenarios.conversations.files import digest_of, read_pairs
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import counterbalanced, prompt_key, subset
@@ -49,6 +50,8 @@ class LabDataModule(ActivationDataModule):
         live_batch_size: prompts in a step of a fit through the live model.
         live_neutral_texts: neutral texts in such a step; all of their tokens are scored, so they are dear.
         contrast_scenarios: scenarios that contrast vectors are made from.
+        contrast_pairs: file, folder or data set of pairs in any layout of `pair_of`, which vectors with the contrast
+            `prompts` are made from, towards the first of each; None takes the source's own texts about oversight.
         transfer: other fakers and scenarios.
         **kwargs: of `ActivationDataModule`.
 
@@ -64,6 +67,7 @@ class LabDataModule(ActivationDataModule):
         live_batch_size: int = 16,
         live_neutral_texts: int = 4,
         contrast_scenarios: int = 256,
+        contrast_pairs: str | None = None,
         transfer: list[TransferTarget] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -79,6 +83,7 @@ class LabDataModule(ActivationDataModule):
         self.live_batch_size = live_batch_size
         self.live_neutral_texts = live_neutral_texts
         self.contrast_scenarios = contrast_scenarios
+        self.contrast_pairs = contrast_pairs
         self.transfer = list(transfer or [])
         names = [target.name for target in self.transfer]
         if len(set(names)) < len(names):
@@ -91,7 +96,8 @@ class LabDataModule(ActivationDataModule):
 
     @override
     def source_fingerprint(self) -> dict[str, str]:
-        return {**super().source_fingerprint(), "oversight_prompts": repr(self.scenarios.oversight_prompts())}
+        own = {} if self.contrast_pairs is None else {"contrast_pairs": digest_of(read_pairs(self.contrast_pairs))}
+        return {**super().source_fingerprint(), "oversight_prompts": repr(self.scenarios.oversight_prompts()), **own}
 
     @override
     def setup(self, stage: str) -> None:
@@ -202,12 +208,16 @@ class LabDataModule(ActivationDataModule):
     def _read_contrast(self, kind: str) -> Contrast:
         variants = self.variants
         assert isinstance(variants, Variants)
+        if kind == "prompts" and self.contrast_pairs is not None:
+            pairs = read_pairs(self.contrast_pairs)
+            towards, away = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
+            return prompt_contrast(variants, towards, away, self.sites, self.batch_size)
         if kind == "prompts":
             texts = self.scenarios.oversight_prompts()
             if texts is None:
                 raise UserError(
-                    f"contrast is prompts, but {type(self.scenarios).__name__} has no oversight_prompts: add them to "
-                    "the source, or leave out the methods with this contrast"
+                    f"contrast is prompts, but {type(self.scenarios).__name__} has no oversight_prompts: name a "
+                    "file of pairs as contrast_pairs, or leave out the methods with this contrast"
                 )
             return prompt_contrast(variants, texts.watched, texts.unwatched, self.sites, self.batch_size)
         prompts, _ = self._captured_training_items()

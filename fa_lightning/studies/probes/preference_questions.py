@@ -10,14 +10,8 @@ from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import DIGITS, AnswerTokens, digit_tokens
 from fa_lightning.scenarios.scenario import normalised
 from fa_lightning.scenarios.splits import check_fractions, split_of
-from fa_lightning.scenarios.statements.preferences import read_preferences
-from fa_lightning.scenarios.statements.templates import Template
+from fa_lightning.scenarios.statements.preferences import WHICH_REPLY, read_preferences
 from fa_lightning.studies.probes.questions import ProbeExample, ProbeSource, Question, digest_of
-
-WHICH_REPLY = Template(
-    "which_reply",
-    "A conversation:\n{statement}\n\nWhich reply is better?\n- 0 for:{alternative_0}\n- 1 for:{alternative_1}\nAnswer:",
-)
 
 
 class PreferenceQuestions(ProbeSource):
@@ -27,8 +21,8 @@ class PreferenceQuestions(ProbeSource):
     prompt is the same one with its replies in the other order.
 
     Args:
-        source: a folder in the layout of hh-rlhf, or a name on the Hub, such as `Anthropic/hh-rlhf` (see
-            `read_preferences`).
+        source: a file of pairs, a folder in the layout of hh-rlhf, or a name on the Hub, such as `Anthropic/hh-rlhf`
+            (see `read_preferences`).
         subset: a folder within, such as `harmless-base`; None takes the whole.
         limit: at most so many pairs of its training part; each makes two rows.
         validation: share of the conversations for validation.

@@ -14,7 +14,12 @@ from fa_lightning.backbones.decoder import decoder_layers, text_config
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.training.adapted_model import AdaptedModel
-from fa_lightning.training.contrast_data import PLAIN, ContrastScenarioDataModule, ContrastStatementDataModule
+from fa_lightning.training.contrast_data import (
+    PLAIN,
+    ContrastChoiceDataModule,
+    ContrastScenarioDataModule,
+    ContrastStatementDataModule,
+)
 from fa_lightning.training.contrast_probe import ContrastProbe, ccs_loss
 from fa_lightning.training.objectives.objective import Objective
 
@@ -132,9 +137,10 @@ class LoraForCcs(Objective):
                 "trainer.precision to bf16-mixed or 32-true (model.init_args.backbone.dtype makes the backbone alone "
                 "smaller)"
             )
-        if not isinstance(data, (ContrastStatementDataModule, ContrastScenarioDataModule)):
+        known = (ContrastStatementDataModule, ContrastScenarioDataModule, ContrastChoiceDataModule)
+        if not isinstance(data, known):
             raise UserError(
-                "LoraForCcs needs ContrastStatementDataModule or ContrastScenarioDataModule as data, but it is a "
+                f"LoraForCcs needs {' or '.join(kind.__name__ for kind in known)} as data, but it is a "
                 f"{type(data).__name__}: set data.class_path to one of them, of fa_lightning.training.contrast_data"
             )
 

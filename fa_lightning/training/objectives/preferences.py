@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
+from fa_lightning.scenarios.written_answers import NO_TOKEN, TARGET, are_written, both_answered, log_likelihood
 from fa_lightning.training.adapted_model import AdaptedModel
 from fa_lightning.training.objectives.objective import Objective
 
@@ -31,7 +32,12 @@ def preference_loss(logits: Tensor, reference: Tensor, chosen: Tensor, rejected:
     """
     gains = log_softmax(logits, -1) - log_softmax(reference, -1)
     pairs = gains.gather(1, torch.stack([chosen, rejected], 1))
-    return -logsigmoid(beta * (pairs[:, 0] - pairs[:, 1])).mean()
+    return loss_of_gains(pairs[:, 0], pairs[:, 1], beta)
+
+
+def loss_of_gains(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """The same loss from what each answer gained on the reference, log p / q in nats, (batch,) each."""
+    return -logsigmoid(beta * (chosen - rejected)).mean()
 
 
 class Preference(Objective, ABC):
@@ -79,13 +85,24 @@ class Preference(Objective, ABC):
 class DirectPreference(Preference):
     """DPO on pairs of actions: the aligned one is preferred to the other (arXiv 2305.18290).
 
-    A neutral text has no pair of answers, and teaches nothing; mix none in.
+    A neutral text has no pair of answers, and teaches nothing; mix none in. Of written answers, those of a file of
+    pairs among them (`ChoiceDataModule`), the log-likelihood of all tokens counts, as in the paper.
 
     Args:
         beta: how dear it is to leave the reference; small values allow more.
     """
 
     method = "DPO"
+
+    @override
+    def terms(self, model: AdaptedModel, batch: Batch) -> dict[str, Tensor]:
+        if not are_written(batch):
+            return super().terms(model, batch)
+        gains = [
+            _whole_likelihood(model.answer_logits(read), read) - _whole_likelihood(model.origin_logits(read), read)
+            for read in both_answered(batch)
+        ]
+        return {"loss": loss_of_gains(gains[0], gains[1], self.beta)}
 
     @override
     def rejected(self, batch: Batch, reference: Tensor) -> Tensor:
@@ -106,5 +123,19 @@ class SelfPlay(Preference):
     method = "SPIN"
 
     @override
+    def terms(self, model: AdaptedModel, batch: Batch) -> dict[str, Tensor]:
+        if are_written(batch):
+            raise UserError(
+                "SelfPlay draws one token as the answer that is to lose, but these answers are written: take "
+                "DirectPreference, or scenarios that a letter answers"
+            )
+        return super().terms(model, batch)
+
+    @override
     def rejected(self, batch: Batch, reference: Tensor) -> Tensor:
         return torch.multinomial(reference.softmax(-1), 1)[:, 0]
+
+
+def _whole_likelihood(logits: Tensor, batch: Batch) -> Tensor:
+    """Log-likelihood of the whole answers of answered prompts, nats, (batch,)."""
+    return log_likelihood(logits, batch) * (batch[TARGET] != NO_TOKEN).sum(1)

@@ -14,7 +14,8 @@ from fa_lightning.activations.contrasts import Contrast, answer_contrast, oversi
 from fa_lightning.activations.sites import Site
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Example, make_examples
-from fa_lightning.scenarios.prompts import prompt_ids
+from fa_lightning.scenarios.conversations.conversation import Conversation
+from fa_lightning.scenarios.prompts import conversation_ids, prompt_ids
 
 SITES = [Site(0), Site(1, "attention")]
 
@@ -94,6 +95,16 @@ def test_prompts_are_the_users_own(twins: Any, last_state: LastState) -> None:
     contrast = prompt_contrast(twins, positive, negative, SITES)
     sides = [last_state([tuple(prompt_ids(twins.tokenizer, text)) for text in side]) for side in (positive, negative)]
     assert_holds(contrast, *sides)
+
+
+def test_answers_in_writing_are_read_at_their_last_word(twins: Any, last_state: LastState) -> None:
+    asked = Conversation("Who is there?", system="Be brief.", earlier=(("Hello.", "Hello to you."),))
+    sides = ([asked._replace(answer="A neighbour.")], [asked._replace(answer="Nobody at all.")])
+    contrast = prompt_contrast(twins, *sides, SITES)
+    ids = [conversation_ids(twins.tokenizer, *said) for (said,) in sides]
+    end = twins.tokenizer.eos_token_id
+    assert all(one[-1] == end for one in ids)
+    assert_holds(contrast, *(last_state([tuple(one[:-1])]) for one in ids))
 
 
 def test_states_are_plain_tensors(twins: Any) -> None:

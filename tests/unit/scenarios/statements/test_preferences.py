@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from fa_lightning.scenarios.statements.preferences import preferences_of, read_preferences, split_context
+from fa_lightning.scenarios.statements.preferences import read_preferences, split_context
 from fa_lightning.scenarios.statements.templates import Template
 
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant:"
@@ -59,16 +59,35 @@ def test_a_local_folder_is_read(tmp_path, suffix, monkeypatch):
 
 def test_missing_columns_and_files_are_told(tmp_path):
     write(tmp_path / "train.jsonl", [{"chosen": "a", "worse": "b"}])
-    with pytest.raises(ValueError, match=r"has no column rejected \(it has chosen, worse\)"):
+    with pytest.raises(ValueError, match=r"train.jsonl, row 1, column 'rejected': it is missing; here are chosen, wor"):
         read_preferences(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"holds no test\*\.jsonl"):
         read_preferences(str(tmp_path), "test")
 
 
-def test_equal_pairs_are_left_out_and_other_values_refused():
-    assert preferences_of([{"chosen": "a b", "rejected": "a b"}, pair(1)]) == [split_context(**pair(1))]
-    with pytest.raises(ValueError, match="row 1 holds str and NoneType"):
-        preferences_of([pair(0), pair(1, rejected=None)])
+def test_equal_pairs_are_left_out_and_counted_and_other_values_refused(tmp_path):
+    write(tmp_path / "train.jsonl", [{"chosen": "a b", "rejected": "a b"}, pair(1)])
+    with pytest.warns(UserWarning, match="1 of 2 rows left out"):
+        assert read_preferences(str(tmp_path)) == [split_context(**pair(1))]
+    write(tmp_path / "train.jsonl", [pair(0), pair(1, rejected=None)])
+    with pytest.raises(ValueError, match="row 2, column 'rejected': it is missing"):
+        read_preferences(str(tmp_path))
+
+
+def test_turns_say_what_marked_texts_say(tmp_path):
+    turns = [
+        {"role": "user", "content": "Question 1?"},
+        {"role": "assistant", "content": "Well."},
+        {"role": "user", "content": "Go on."},
+    ]
+    ends = ({"role": "assistant", "content": text} for text in ("Here it is.", "Her name is."))
+    chosen, rejected = ([*turns, end] for end in ends)
+    for row in (
+        {"prompt": turns, "chosen": chosen[-1:], "rejected": rejected[-1:]},
+        {"chosen": chosen, "rejected": rejected},
+    ):
+        write(tmp_path / "mine.jsonl", [row])
+        assert read_preferences(str(tmp_path / "mine.jsonl")) == [split_context(**pair(1))]
 
 
 def test_a_pair_is_asked_in_both_orders():
@@ -84,14 +103,14 @@ def test_a_pair_is_asked_in_both_orders():
 
 
 def test_what_can_not_be_read_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"source is '.*elsewhere', but there is no such folder.*train\.jsonl"):
+    with pytest.raises(ValueError, match=r"elsewhere is no file, and as a data set it can't be loaded"):
         read_preferences(str(tmp_path / "elsewhere"))
     whole = json.dumps(pair(1)) + "\n"
     for content, error in (
-        (whole + '{"chosen": "a", "rejected"\n', r"train\.jsonl, line 2 is .* one whole JSON value"),
-        (whole + "[1]", r"train\.jsonl, line 2 is \[1\], but must be an object with chosen and rejected"),
-        (whole + '{"chosen": "a", "rejected": 1}', r"train\.jsonl, line 2 holds str and int"),
-        ("", r"train\.jsonl is empty"),
+        (whole + '{"chosen": "a", "rejected"\n', r"train\.jsonl, row 2 is .* one whole JSON object"),
+        (whole + "[1]", r"train\.jsonl, row 2 is .\[1\]., but must be an object"),
+        (whole + '{"chosen": "a", "rejected": 1}', r"train\.jsonl, row 2, column 'rejected': '?1'? is n"),
+        ("", r"train\.jsonl holds no row"),
     ):
         (tmp_path / "train.jsonl").write_text(content)
         with pytest.raises(ValueError, match=error):
