@@ -46,6 +46,9 @@ SPEED = frozenset(
         "gradient_checkpointing",
         "trust_remote_code",
         "frozen_half",
+        "cache",
+        "timeout",
+        "retries",
     )
 )
 """Arguments of any class that cost or save time and memory, or allow something, and change no number."""

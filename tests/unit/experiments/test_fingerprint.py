@@ -74,6 +74,7 @@ def test_it_holds_what_is_made() -> None:
         {"trainer__devices": 8, "trainer__strategy": "ddp", "trainer__accelerator": "cuda", "trainer__logger": None},
         {"config": ["a.yaml", "ddp.yaml"]},
         {"data__init_args__num_workers": 4},
+        {"data__init_args__judge": {"init_args": {"cache": "elsewhere", "timeout": 5.0, "retries": 1}}},
         {"trainer__num_sanity_val_steps": 0, "trainer__log_every_n_steps": 7, "trainer__enable_progress_bar": False},
         {"model__init_args": {"rank": 4, "gradient_checkpointing": True, "trust_remote_code": True}},
         {"model__init_args": {"rank": 4, "frozen_half": "checkpoints/toy/frozen_half", "frozen_half_dtype": None}},
