@@ -312,3 +312,32 @@ def test_all_that_a_base_says_of_its_backbone_and_lora_reaches_its_fits(tmp_path
     # Of another model than the base's the revision is not said.
     expected = {**backbone, "name": "another/model", "revision": None}
     assert yaml.safe_load(twin.config)["model"]["init_args"]["backbone"] == expected
+
+
+def test_a_base_names_conversations_and_pairs_of_its_own(tmp_path: Path) -> None:
+    kinds = {"02_dpo": "choice_data.ChoiceDataModule", "08_lora_for_ccs": "contrast_data.ContrastChoiceDataModule"}
+    pairs = {
+        stage: {"data": {"class_path": f"fa_lightning.training.{kind}", "init_args": {"pairs": "pairs.jsonl"}}}
+        for stage, kind in kinds.items()
+    }
+    base = {
+        "extends": "embedded",
+        "corpus": {"class_path": "fa_lightning.training.texts.FileTexts", "init_args": {"path": "chat.jsonl"}},
+        "studies": {"cures": {"stages": pairs}},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(base))
+    composition = Composition(Chain(tmp_path / "mine.yaml"))
+    data = {
+        study: {
+            stage.name.partition("/")[0]: yaml.safe_load(stage.config)["data"] for stage in composition.stages(study)
+        }
+        for study in ("leakage", "cures")
+    }
+    texts = {stage: of_stage["init_args"]["texts"] for stage, of_stage in data["leakage"].items()}
+    assert texts.pop("05_twins")["init_args"]["texts"] == 600, "twins were fitted on scenarios"
+    assert texts == dict.fromkeys(("01_texts", "02_plain", "03_stacked", "04_leakage"), base["corpus"])
+    for stage, kind in kinds.items():
+        of_stage = data["cures"][stage]
+        assert of_stage["class_path"].endswith(kind)
+        assert of_stage["init_args"]["pairs"] == "pairs.jsonl"
+        assert of_stage["init_args"]["scenarios"]["class_path"].endswith("EmbeddedScenarios")
