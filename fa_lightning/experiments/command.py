@@ -62,7 +62,7 @@ def fit(words: Sequence[str]) -> int:
     overrides = read_overrides(others)
     trainer = None if options.trainer is None else config_file("--trainer", options.trainer, "trainer")
     # All of them before the first one runs: a seed may be out of range.
-    for chain in [_chain(options, seed) for seed in options.seeds or [options.seed or 0]]:
+    for chain in [chain_of(options, seed) for seed in options.seeds or [options.seed or 0]]:
         run_study(options.study, chain, trainer, options.refit, options.only, overrides)
     return 0
 
@@ -74,7 +74,7 @@ def config(words: Sequence[str]) -> int:
     parser = _parser("config", "Print the whole config of a stage of a study on a base, which `fit --config` takes.")
     parser.add_argument("stage", nargs="?", help="such as 02_aligned, or 01_variants/faking-0 (default: all stages)")
     options = parser.parse_intermixed_args(words)
-    composition = Composition(_chain(options, options.seed or 0))
+    composition = Composition(chain_of(options, options.seed or 0))
     stages = composition.stages(options.study)
     chosen = [stage for stage in stages if options.stage is None or stage.is_called(options.stage)]
     if not chosen:
@@ -137,6 +137,12 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "study", nargs="?", default=STUDY, help=f"one of {', '.join(names_in('studies'))} (default {STUDY})"
     )
+    add_chain_options(parser)
+    return parser
+
+
+def add_chain_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told which base and which chain of it is meant, and what takes the place of the base's own."""
     parser.add_argument(
         "--base",
         default=BASE,
@@ -159,10 +165,15 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
         "of the Hub (docs/models.md)",
     )
     parser.add_argument("--seed", type=int, help="which chain: the seed of everything that is drawn (default 0)")
-    return parser
 
 
-def _chain(options: Any, seed: int) -> Chain:
+def chain_of(options: Any, seed: int) -> Chain:
+    """The chain that a command was asked about.
+
+    Raises:
+        MissingFileError: there is no such base.
+        UserError: the seed is out of range, a column is named without scenarios, or twins are no pairs.
+    """
     check_number("seed", seed, "--seed")
     if options.column and options.scenarios is None:
         raise UserError(f"--column {options.column[0]} is of --scenarios FILE: give the file, too")

