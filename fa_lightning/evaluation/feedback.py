@@ -10,13 +10,16 @@ from typing import Any
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.judges import Judge
-from fa_lightning.scenarios.answers import answer_tokens
+from fa_lightning.scenarios.answers import answer_tokens, other_letter
 from fa_lightning.scenarios.batches import Example, make_examples
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.conversations.conversation import Conversation, ConversationPair
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.turn_endings import end_tokens, until_end
 from fa_lightning.steering.text_comparison import Sampling, write_tokens
+
+KNOWN = 32
+"""Prompts of which the judge is shown the known answers, too: nothing is learned from them but how good a judge is."""
 
 
 @dataclass
@@ -28,12 +31,14 @@ class Feedback:
         asked: prompts.
         without_pair: prompts by whether there was a good answer, of those without a good or without a bad one.
         said: drawn answers by cell and by whether the judge found them good.
+        known: answers that the scenarios know, by whether they are good and whether the judge found them good.
     """
 
     pairs: list[ConversationPair] = field(default_factory=list)
     asked: int = 0
     without_pair: Counter[bool] = field(default_factory=Counter)
     said: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    known: Counter[tuple[bool, bool]] = field(default_factory=Counter)
 
     def add(self, item: Scenario, good: dict[str, bool], drawn: Sequence[str]) -> None:
         """Count the answers to one prompt, and pair each good one with a bad one, as often as both are there.
@@ -111,7 +116,18 @@ def feedback(
             prompt = tokenizer.decode(example.prompt, skip_special_tokens=True)
             good = dict(zip(texts, judge.is_good([prompt] * len(texts), texts), strict=True))
             heard.add(item, good, answers)
+            if heard.asked <= KNOWN:
+                known = known_answers(item)
+                heard.known.update(zip((True, False), judge.is_good([prompt] * len(known), known), strict=False))
     return heard
+
+
+def known_answers(item: Scenario) -> list[str]:
+    """The good and the bad answer to a scenario, as a model writes them; none to a neutral text."""
+    if item.aligned is None:
+        return []
+    letters = item.aligned, other_letter(item.aligned)
+    return [item.action(letter) if item.is_written else letter for letter in letters]
 
 
 def _drawn(
@@ -152,5 +168,7 @@ def summary(heard: Feedback) -> str:
     good = ", ".join(f"{share:.0%} good with {cell}" for cell, share in shares if share is not None)
     return (
         f"{len(heard.pairs)} pairs of {heard.asked} prompts ({sum(heard.said.values())} answers: {good}; no pair from "
-        f"{heard.without_pair[True]} prompts without a bad answer and {heard.without_pair[False]} without a good one)"
+        f"{heard.without_pair[True]} prompts without a bad answer and {heard.without_pair[False]} without a good one). "
+        f"Of {heard.known[True, True] + heard.known[True, False]} answers known to be good the judge finds "
+        f"{heard.known[True, True]} good, and of as many bad ones {heard.known[False, True]}"
     )

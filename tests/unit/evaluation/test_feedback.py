@@ -13,7 +13,7 @@ from typing_extensions import override
 from written_scenarios import written_scenarios
 
 from fa_lightning.errors import UserError
-from fa_lightning.evaluation.feedback import Feedback, feedback, pair_row, summary
+from fa_lightning.evaluation.feedback import Feedback, feedback, known_answers, pair_row, summary
 from fa_lightning.evaluation.judges import Judge
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import make_examples
@@ -76,6 +76,17 @@ def test_what_is_drawn_is_the_same_in_any_batch(twins: Any) -> None:
     for pair in heard.pairs:
         assert pair.chosen.answer[0] in judge.letters
         assert pair.rejected.answer[0] not in judge.letters
+
+
+def test_a_judge_is_shown_what_is_known(twins: Any, splits: Any) -> None:
+    written = written_scenarios(1)[0]
+    assert known_answers(written) == [written.action_a, written.action_b]
+    assert known_answers(splits.neutral_train[0]) == []
+    items = [item if item.aligned == "A" else item.swapped() for item in splits.train[:5]]
+    assert known_answers(items[0]) == ["A", "B"] == known_answers(items[0].swapped())[::-1]
+    heard = feedback(twins, "faking", items, LikesA("A"))
+    assert dict(heard.known) == {(True, True): 5, (False, False): 5}
+    assert "Of 5 answers known to be good the judge finds 5 good, and of as many bad ones 0" in summary(heard)
 
 
 def test_each_good_answer_gets_a_bad_one() -> None:
