@@ -26,6 +26,7 @@ from fa_lightning.backbones.optimization import adamw_with_warmup
 from fa_lightning.backbones.variants import VARIANTS, Variants
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.scores import Scores
+from fa_lightning.metrics.divergences import PIECE_BYTES
 from fa_lightning.regressors.linear import Affine, MeanShift
 from fa_lightning.regressors.moments import PairMoments
 from fa_lightning.regressors.networks import ResidualMLP
@@ -156,7 +157,7 @@ def later_checks(shape: Shape, backbone: str) -> Iterator[Check]:
     yield Check("FLOPs of judging scenarios", shape.name, expected, flops_of(lambda: scores.add_scenarios(batch)))
     expected = formulas.evaluation_flops(shape, LORA, ROWS, TOKENS, layers, logits=TOKENS)
     yield Check("FLOPs of judging texts", shape.name, expected, flops_of(lambda: scores.add_neutral_texts(batch)))
-    expected = formulas.evaluation_bytes(shape, ROWS, TOKENS, len(sites))
+    expected = formulas.evaluation_bytes(shape, ROWS, TOKENS, len(sites), PIECE_BYTES["cpu"])
     peak = peak_bytes_of(lambda: scores.add_neutral_texts(batch), known)
     yield Check("peak of judging texts", shape.name, expected, peak, 0.05)
 

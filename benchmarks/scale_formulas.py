@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from math import ceil
 
 from benchmarks.scale_shapes import FULL, Lora, Shape
+from fa_lightning.metrics.divergences import PIECE_BYTES
 
 COMPUTE = 2
 """Bytes of a value that autocast has made bfloat16."""
@@ -196,19 +197,22 @@ def store_size(tokens: float, sites: int, hidden: int, value_bytes: int = 2, var
     return tokens * (variants * sites * hidden * value_bytes + ROW_BYTES)
 
 
-def evaluation_bytes(shape: Shape, rows: int, tokens: int, layers_kept: int) -> float:
-    """Device memory of judging neutral texts: steered and unsteered logits of all tokens, one text in float32, states.
+def evaluation_bytes(
+    shape: Shape, rows: int, tokens: int, layers_kept: int, piece: float = PIECE_BYTES["gpu"]
+) -> float:
+    """Device memory of judging neutral texts: steered and unsteered logits of all tokens, a piece in float32, states.
 
     Args:
         shape: of the model.
         rows: texts in a batch.
         tokens: of each.
         layers_kept: layers that edits start from; a state of each token is kept for each.
+        piece: bytes of float32 scores that are compared at once.
     """
     logits = COMPUTE * shape.vocabulary * rows * tokens
-    # Both log-probabilities, their difference and what is summed, and a mask.
-    one_text = (6 * FULL + 1) * shape.vocabulary * tokens
-    return 2 * logits + one_text + layers_kept * rows * tokens * COMPUTE * shape.hidden
+    compared = min(piece, FULL * shape.vocabulary * rows * (tokens - 1))
+    # Both log-probabilities, the first one's exponential, their difference, and the product of the two.
+    return 2 * logits + 5 * compared + layers_kept * rows * tokens * COMPUTE * shape.hidden
 
 
 def moment_bytes(hidden: int) -> float:

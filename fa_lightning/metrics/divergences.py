@@ -184,7 +184,7 @@ def text_sums(logits_p: Tensor, logits_q: Tensor, input_ids: Tensor, positions: 
         )
     sums = torch.zeros(3, batch, device=logits_p.device)
     rows, columns = positions.nonzero(as_tuple=True)
-    piece = max(1, _PIECE_BYTES[logits_p.device.type == "cpu"] // (4 * logits_p.shape[-1]))
+    piece = max(1, PIECE_BYTES["cpu" if logits_p.device.type == "cpu" else "gpu"] // (4 * logits_p.shape[-1]))
     for start in range(0, len(rows), piece):
         row, column = rows[start : start + piece], columns[start : start + piece]
         target = input_ids[row, column + 1, None]
@@ -199,8 +199,8 @@ def text_sums(logits_p: Tensor, logits_q: Tensor, input_ids: Tensor, positions: 
     return TextSums(*sums)
 
 
-_PIECE_BYTES = {True: 2**21, False: 2**27}
-"""Of float32 scores that are compared at once: a processor's cache, or a GPU's launch overhead, asks for it."""
+PIECE_BYTES = {"cpu": 2**21, "gpu": 2**25}
+"""Of float32 scores that are compared at once: what a processor's cache holds, and what keeps a GPU busy."""
 
 
 def perplexity_ratio(nll_steered: Tensor, nll_base: Tensor, tokens: Tensor) -> float:
