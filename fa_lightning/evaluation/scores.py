@@ -142,11 +142,11 @@ class Scores:
             raise UserError("inputs around prompts are judged by letters: give scenarios with two actions")
         likelihoods: dict[str, list[Tensor]] = {name: [] for name in self.conditions}
         for asked in both_answered(batch):
+            kept, shared = last_tokens(asked[TARGET].shape[1]), SharedBlocks(self.variants)
             for variant, conditions in self._by_variant(self.conditions).items():
-                kept = last_tokens(asked[TARGET].shape[1])
-                shared = SharedPass(self.variants, variant, conditions.values(), asked, logits_to_keep=kept)
+                one = SharedPass(self.variants, variant, conditions.values(), asked, logits_to_keep=kept, shared=shared)
                 for name, condition in conditions.items():
-                    likelihoods[name].append(log_likelihood(shared.logits(condition), asked))
+                    likelihoods[name].append(log_likelihood(one.logits(condition), asked))
         for name, both in likelihoods.items():
             self.cells[name].add(preferred(torch.stack(both)), batch)
 

@@ -56,7 +56,9 @@ class ResumePoint(Checkpoint):
             # Lightning forgets its state where the loader was there before the checkpoint, as it is if an optimizer's
             # schedule asks for the number of steps.
             batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            loader.load_state_dict({"served": batches, "epoch": trainer.current_epoch})
+            # A limit of batches ends an epoch before its loader does.
+            served = batches if batches < trainer.num_training_batches else 0
+            loader.load_state_dict({"served": served, "epoch": trainer.current_epoch})
 
     @override
     def on_train_batch_end(

@@ -8,6 +8,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from fa_lightning.errors import UserError
@@ -142,7 +143,7 @@ class LeakReport:
         return "\n".join(lines)
 
 
-@dataclass(slots=True)
+@dataclass
 class ScenarioSplits:
     """What a source hands over: scenarios and neutral texts, each in three parts that share no group.
 
@@ -176,7 +177,7 @@ class ScenarioSplits:
             "test": self.neutral_test,
         }[split]
 
-    @property
+    @cached_property
     def are_written(self) -> bool:
         """Whether scenarios are answered in writing, and not by a letter."""
         return any(scenario.is_written for split in SPLITS for scenario in self.scenarios(split))

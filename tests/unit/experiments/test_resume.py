@@ -153,13 +153,19 @@ def test_a_resumed_fit_is_the_unbroken_one(make: Callable[[str], tuple[Any, Any]
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
 
-def test_a_fit_goes_on_at_an_epoch_without_new_loaders(make: Callable[[str], tuple[Any, Any]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [1.0, 1, 2])
+@pytest.mark.parametrize("reload", [0, 1])
+def test_a_fit_goes_on_at_an_epoch(
+    make: Callable[[str], tuple[Any, Any]], tmp_path: Path, reload: int, limit: float
+) -> None:
+    """Also where a limit of batches ended it before the loader's own end."""
+    options = {"reload_dataloaders_every_n_epochs": reload, "limit_train_batches": limit}
     whole, batches = make("dropout"), Batches()
-    fit(tmp_path / "whole", *whole, batches, reload_dataloaders_every_n_epochs=0)
+    fit(tmp_path / "whole", *whole, batches, **options)
     with pytest.raises(Killed):
-        fit(tmp_path / "killed", *make("dropout"), KilledInTheSecondEpoch(), reload_dataloaders_every_n_epochs=0)
+        fit(tmp_path / "killed", *make("dropout"), KilledInTheSecondEpoch(), **options)
     resumed, later = make("dropout"), Batches()
-    fit(tmp_path / "killed", *resumed, later, resume=True, reload_dataloaders_every_n_epochs=0)
+    fit(tmp_path / "killed", *resumed, later, resume=True, **options)
     assert later.seen == [batch for batch in batches.seen if batch[0] >= 1]
 
 
