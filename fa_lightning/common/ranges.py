@@ -44,7 +44,7 @@ RANGES: dict[str, str] = {
         (
             *("num_workers", "probe_steps", "search_steps", "live_neutral_texts", "capture_neutral"),
             *("weight_decay", "text_weight", "retain_weight", "latent_weight", "answer_weight", "neutral_weight"),
-            *("regression_weight", "decision_weight", "activation_noise", "ridge", "temperature", "tolerance"),
+            *("regression_weight", "decision_weight", "keep", "activation_noise", "ridge", "temperature", "tolerance"),
             *(
                 "budget",
                 "judgements",
@@ -65,7 +65,7 @@ RANGES: dict[str, str] = {
         (
             *("warmup_fraction", "neutral_share", "poor_share", "swap_critical"),
             *("drop_irrelevant", "only_critical", "shuffle_facts", "obedient", "accuracy", "confidence"),
-            *("least_agreement", "keep"),
+            "least_agreement",
         ),
         _SHARE,
     ),

@@ -45,7 +45,9 @@ def test_a_number_out_of_range_is_named_with_its_place(arguments: dict[str, Any]
 
 def test_what_may_be_is_let_through() -> None:
     refuse_numbers(
-        stage(decision_weight=math.inf, batch_size=1, seed=2**32 - 1, warmup_fraction=1, layers=None, unknown=-5)
+        stage(
+            decision_weight=math.inf, keep=8, batch_size=1, seed=2**32 - 1, warmup_fraction=1, layers=None, unknown=-5
+        )
     )
     # Another package may give a name another meaning, such as -1 for "as large as it goes".
     refuse_numbers({"callbacks": [{"class_path": "theirs.Callback", "init_args": {"batch_size": -1}}]})
