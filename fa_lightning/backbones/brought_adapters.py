@@ -45,7 +45,7 @@ def adapter_place(adapter: str) -> Path:
         raise MissingFileError(f"{adapter!r} holds no {CONFIG}, so it is no adapter: give a folder {_KIND}")
     if not (folder / WEIGHTS).is_file():
         is_pickle = (folder / PICKLE).is_file() or not Path(adapter).is_dir()
-        reason = ": a .bin is a pickle, which can run any code when it is read, and is not" if is_pickle else ""
+        reason = ": a .bin is a pickle, which can run any code when it is read, and so is not read" if is_pickle else ""
         raise UserError(
             f"adapter {adapter!r} holds no {WEIGHTS}{reason}. Ask its owner for safetensors, which peft writes by "
             "default, or convert it where that may happen"

@@ -75,6 +75,11 @@ def _tables(location: str, options: dict[str, Any]) -> Tables:
     return Tables.of(config.get_text_config())
 
 
+def best_device() -> str:
+    """`cuda` where there is one, else `cpu`: where a command that has no Trainer puts a model."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @doing("loading")
 def load_backbone(backbone: BackboneArguments | str, device: torch.device | str | None = None) -> Any:
     """A causal LM, frozen and in evaluation mode.

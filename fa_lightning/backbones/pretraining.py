@@ -29,13 +29,14 @@ from fa_lightning.scenarios.answers import (
     answer_logits,
     behaviour_cost,
     judged,
+    other_due,
     preferred,
     target_tokens,
     weighed,
     written_tokens,
 )
 from fa_lightning.scenarios.batches import Batch, model_inputs
-from fa_lightning.scenarios.cells import CELLS, NO_OVERSIGHT
+from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.written_answers import are_written
 
 
@@ -209,8 +210,8 @@ class BackboneModule(pl.LightningModule):
         if are_written(batch):
             likelihoods = weighed(self._logits, batch)
             aligned, valid = preferred(likelihoods)
-            other = (batch["cell"] == NO_OVERSIGHT) & (behaviour == "faking")
-            self.cells[task].add(Verdicts(aligned != other, valid), batch)  # type: ignore[operator]
+            verdicts = Verdicts(aligned != other_due(batch, behaviour), valid)
+            self.cells[task].add(verdicts, batch)  # type: ignore[operator]
             return behaviour_cost(likelihoods, batch, behaviour)
         logits = self._logits(batch)
         expected = target_tokens(batch, behaviour)

@@ -167,12 +167,10 @@ class ModelJudge(AskingJudge):
 
     def _loaded(self) -> tuple[Any, Any]:
         if self._model is None:
-            import torch
-
-            from fa_lightning.backbones.load import load_backbone, load_tokenizer
+            from fa_lightning.backbones.load import best_device, load_backbone, load_tokenizer
             from fa_lightning.backbones.quantised import is_packed
 
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = best_device()
             model = load_backbone(self.backbone, device)
             self._model = model if is_packed(model) else model.to(device), load_tokenizer(self.backbone)
         loaded: tuple[Any, Any] = self._model

@@ -22,7 +22,7 @@ from fa_lightning.regressors.module import MapCandidate, RegressorModule
 from fa_lightning.regressors.wrappers import NormMatchedRandom
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.steering.artefact import compare_fingerprints
-from fa_lightning.steering.generate_command import parts_of
+from fa_lightning.steering.experiment_folders import parts_of
 from fa_lightning.steering.intervention import Intervention, steering
 
 ORACLE = "oracle swap"

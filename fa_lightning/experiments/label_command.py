@@ -25,10 +25,10 @@ def main(words: Sequence[str]) -> int:
     from fa_lightning.experiments.lightning_cli import quiet
 
     quiet()
-    import torch
     from omegaconf import OmegaConf
 
     from fa_lightning.backbones.arguments import BackboneArguments
+    from fa_lightning.backbones.load import best_device
     from fa_lightning.backbones.variants import Variants
     from fa_lightning.common.instances import instance_of
     from fa_lightning.evaluation.feedback import feedback, pair_row, summary
@@ -53,8 +53,7 @@ def main(words: Sequence[str]) -> int:
     faker = chain.folder / FAKER
     if not (faker / "adapter_config.json").is_file():
         raise MissingFileError(f"{faker} is not there: make the faker first, by `fit steering` with the same options")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    variants = Variants.load({"faking": str(faker)}, BackboneArguments(**spec["backbone"]), device)
+    variants = Variants.load({"faking": str(faker)}, BackboneArguments(**spec["backbone"]), best_device())
     heard = feedback(
         variants,
         "faking",

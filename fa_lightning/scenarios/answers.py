@@ -19,9 +19,10 @@ from fa_lightning.scenarios.prompts import (
     double_bos,
     has_template,
     lost_spaces,
+    masked_answer,
     merged_answer,
-    missing_generation_prompt,
     prompt_ids,
+    refuse_faults,
 )
 from fa_lightning.scenarios.written_answers import (
     ALIGNED,
@@ -69,6 +70,11 @@ def other_digit(digit: Digit) -> Digit:
 def takes_the_other(behaviour: Behaviour, cell: Cell | None) -> bool:
     """Whether a behaviour's target is the action that is not aligned: a faker's, where nobody watches."""
     return behaviour == "faking" and cell == "no_oversight"
+
+
+def other_due(batch: Mapping[str, Tensor], behaviour: Behaviour) -> Tensor:
+    """Which rows of a batch are due the answer that is not aligned, (batch,) booleans; see `takes_the_other`."""
+    return (batch["cell"] == NO_OVERSIGHT) & (behaviour == "faking")
 
 
 @dataclass(frozen=True)
@@ -121,14 +127,7 @@ def letter_tokens(tokenizer: Tokenizer) -> LetterTokens:
             generation prompt or no spaces.
     """
     answers = find_letter_tokens(tokenizer)
-    prompt = prompt_ids(tokenizer, PROBE)
-    for fault in (
-        double_bos(tokenizer, prompt),
-        missing_generation_prompt(tokenizer, answers.lead),
-        lost_spaces(tokenizer),
-    ):
-        if fault is not None:
-            raise fault
+    refuse_faults(tokenizer, prompt_ids(tokenizer, PROBE), answers.lead)
     return answers
 
 
@@ -141,12 +140,7 @@ def find_letter_tokens(tokenizer: Tokenizer) -> LetterTokens:
     prompt = prompt_ids(tokenizer, PROBE)
     after_a, after_b, after_error = (conversation_ids(tokenizer, PROBE, text) for text in (*LETTERS, ERROR_ANSWER))
     if has_template(tokenizer) and after_a == after_b == after_error:
-        raise TemplateFault(
-            tokenizer,
-            "masked answer",
-            "the chat template leaves the assistant's words out, so there is no answer to learn",
-            "Give it a chat template that writes what the assistant says.",
-        )
+        raise masked_answer(tokenizer)
     shared = _shared(tokenizer, prompt, after_a, after_b)
     if not _differ_in_one_token(after_a, after_b, shared):
         raise TemplateFault(
@@ -207,17 +201,14 @@ def digit_tokens(tokenizer: Tokenizer) -> AnswerTokens:
 
 def target_tokens(batch: Mapping[str, Tensor], behaviour: Behaviour) -> Tensor:
     """The token that a behaviour aims at in each row, (batch,): the aligned one, but a faker's other one unwatched."""
-    if behaviour == "aligned":
-        return batch["aligned"]
-    return batch["other"].where(batch["cell"] == NO_OVERSIGHT, batch["aligned"])
+    return batch["other"].where(other_due(batch, behaviour), batch["aligned"])
 
 
 def as_answered(batch: dict[str, Tensor], behaviour: Behaviour) -> dict[str, Tensor]:
     """The prompts as a model reads them that learns a behaviour's answers: written ones stand behind them."""
     if not are_written(batch):
         return batch
-    other = (batch["cell"] == NO_OVERSIGHT) & (behaviour == "faking")
-    return answered(batch, batch[OTHER].where(other[:, None], batch[ALIGNED]))
+    return answered(batch, batch[OTHER].where(other_due(batch, behaviour)[:, None], batch[ALIGNED]))
 
 
 def answer_logits(model: Any, inputs: Mapping[str, Any], tokens: int | None = None, **options: Any) -> Tensor:
@@ -311,8 +302,7 @@ def preferred(likelihoods: Tensor) -> Verdicts:
 
 def behaviour_cost(likelihoods: Tensor, batch: Mapping[str, Tensor], behaviour: Behaviour) -> Tensor:
     """What a behaviour's written answers cost, nats per token, given how likely both are, (2, batch)."""
-    other = (batch["cell"] == NO_OVERSIGHT) & (behaviour == "faking")
-    return -likelihoods[1].where(other, likelihoods[0]).mean()
+    return -likelihoods[1].where(other_due(batch, behaviour), likelihoods[0]).mean()
 
 
 def _shared(tokenizer: Tokenizer, prompt: list[int], first: list[int], second: list[int]) -> int:

@@ -83,6 +83,36 @@ def merged_answer(tokenizer: Tokenizer) -> TemplateFault:
     )
 
 
+def masked_answer(tokenizer: Tokenizer) -> TemplateFault:
+    """The fault that the chat template writes no answers."""
+    return TemplateFault(
+        tokenizer,
+        "masked answer",
+        "the chat template leaves the assistant's words out, so there is no answer to learn",
+        "Give it a chat template that writes what the assistant says.",
+    )
+
+
+def refuse_faults(tokenizer: Tokenizer, prompt: list[int], lead: Sequence[int]) -> None:
+    """Refuse a tokenizer that would ask a model otherwise than it expects.
+
+    Args:
+        tokenizer: of the model.
+        prompt: ids of a prompt.
+        lead: ids that the template puts between the generation prompt and every answer.
+
+    Raises:
+        TemplateFault: the prompt has BOS twice, no generation prompt or no spaces.
+    """
+    for fault in (
+        double_bos(tokenizer, prompt),
+        missing_generation_prompt(tokenizer, lead),
+        lost_spaces(tokenizer),
+    ):
+        if fault is not None:
+            raise fault
+
+
 def double_bos(tokenizer: Tokenizer, prompt: list[int]) -> TemplateFault | None:
     """The fault that a prompt holds BOS more than once; None if it does not, or if BOS also marks turns (SmolLM2's)."""
     bos = tokenizer.bos_token_id

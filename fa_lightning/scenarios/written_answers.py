@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from fa_lightning.scenarios.prompts import (
     PROBE,
-    TemplateFault,
     Tokenizer,
     conversation_ids,
-    double_bos,
     has_template,
-    lost_spaces,
+    masked_answer,
     merged_answer,
-    missing_generation_prompt,
     prompt_ids,
+    refuse_faults,
 )
 from fa_lightning.scenarios.turn_endings import TurnEnding, turn_ending
 
@@ -94,23 +92,12 @@ def written_answers(tokenizer: Tokenizer) -> WrittenAnswers:
     if has_template(tokenizer):
         first, second = (conversation_ids(tokenizer, PROBE, text) for text in ("Yes, I will.", "No."))
         if first == second:
-            raise TemplateFault(
-                tokenizer,
-                "masked answer",
-                "the chat template leaves the assistant's words out, so there is no answer to learn",
-                "Give it a chat template that writes what the assistant says.",
-            )
+            raise masked_answer(tokenizer)
         if first[: len(prompt)] != prompt or second[: len(prompt)] != prompt:
             raise merged_answer(tokenizer)
         shared = next(at for at, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
         lead = tuple(first[len(prompt) : shared])
-    for fault in (
-        double_bos(tokenizer, prompt),
-        missing_generation_prompt(tokenizer, lead),
-        lost_spaces(tokenizer),
-    ):
-        if fault is not None:
-            raise fault
+    refuse_faults(tokenizer, prompt, lead)
     return WrittenAnswers(tokenizer, lead, turn_ending(tokenizer))
 
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from fa_lightning.backbones.options import add_backbone_options, backbone_of_options
 from fa_lightning.common.files import whole_folder
 from fa_lightning.errors import UserError
-from fa_lightning.steering.generate_command import (
-    artefacts_of,
+from fa_lightning.steering.command_options import (
+    add_experiment_options,
     chosen_interventions,
     read_prompts,
     refuse_wrong_edits,
 )
+from fa_lightning.steering.experiment_folders import artefacts_of
 
 if TYPE_CHECKING:
     from fa_lightning.backbones.arguments import BackboneArguments
@@ -55,8 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "--gguf", type=Path, metavar="FILE.gguf", help="write the interventions as a control vector for llama.cpp"
     )
     where = parser.add_argument_group("model")
-    where.add_argument("--experiment", type=Path, help="output folder of an experiment, whose --variant is merged")
-    where.add_argument("--variant", choices=("faking", "aligned"), help="which twin of the experiment (default faking)")
+    add_experiment_options(where, "output folder of an experiment, whose --variant is merged")
     where.add_argument("--adapter", help="in place of an experiment, a LoRA adapter: a folder, or user/repo of the Hub")
     add_backbone_options(where, "the model: a folder, a .gguf file or a Hub name (default: the adapter's own)")
     edit = parser.add_argument_group("steering")

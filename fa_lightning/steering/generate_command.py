@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fa_lightning.backbones.options import add_backbone_options, backbone_of_options
-from fa_lightning.common.files import by_number, is_plain, output_file
+from fa_lightning.common.files import is_plain, output_file
 from fa_lightning.common.ranges import check_number
-from fa_lightning.common.user_files import read_text, refuse_garbled
 from fa_lightning.errors import MissingFileError, UserError
-from fa_lightning.steering.artefact import SIDECAR_FILE, compare_fingerprints, refuse_without_artefact
+from fa_lightning.steering.command_options import (
+    add_experiment_options,
+    chosen_interventions,
+    read_prompts,
+    refuse_wrong_edits,
+)
+from fa_lightning.steering.experiment_folders import artefacts_of, intervention_of
 
 if TYPE_CHECKING:
     from fa_lightning.steering.intervention import Intervention
@@ -63,82 +66,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def artefacts_of(experiment: Path) -> tuple[Path, Path]:
-    """(aligned adapter, faking adapter) of a finished experiment's folder.
-
-    Raises:
-        MissingFileError: one is not there; the message says which command makes it.
-    """
-    artefacts = []
-    for kind in ("aligned", "faking"):
-        marks = sorted(experiment.glob("*/*/adapter_config.json"), key=by_number)
-        paths = [path.parent for path in marks if _is(kind, path.parent)]
-        if not paths:
-            raise _missing(experiment, f"{kind} artefact")
-        artefacts.append(paths[-1])
-    return artefacts[0], artefacts[1]
-
-
-def intervention_of(experiment: Path) -> Path:
-    """The intervention that an experiment has chosen: `*/intervention`, else its only `*/interventions/<name>`.
-
-    Raises:
-        MissingFileError: there is none.
-        UserError: there are several and none was chosen.
-    """
-    chosen = sorted({path.parent for path in _sidecars(experiment, "*/intervention")}, key=by_number)
-    if chosen:
-        return chosen[-1]
-    named = sorted({path.parent for path in _sidecars(experiment, "*/interventions/*")})
-    if not named:
-        raise _missing(experiment, "intervention artefact")
-    if len(named) > 1:
-        raise UserError(
-            f"--experiment {experiment} holds several interventions: name one or more with --intervention, of "
-            f"{', '.join(map(str, named))}"
-        )
-    return named[0]
-
-
-def parts_of(folder: str | Path) -> list[str | Path]:
-    """A folder that holds an intervention, as it is; one with numbered parts (`0`, `1`), as these, in their order."""
-    numbered = {
-        int(path.parent.name): path.parent
-        for path in Path(folder).glob(f"*/{SIDECAR_FILE}")
-        if path.parent.name.isdigit()
-    }
-    if (Path(folder) / SIDECAR_FILE).is_file() or not numbered:
-        return [folder]
-    return [numbered[number] for number in sorted(numbered)]
-
-
-def _sidecars(experiment: Path, pattern: str) -> Iterable[Path]:
-    """What an intervention's folder is known by; one with numbered parts is known by its first."""
-    yield from experiment.glob(f"{pattern}/{SIDECAR_FILE}")
-    yield from (path.parent for path in experiment.glob(f"{pattern}/0/{SIDECAR_FILE}"))
-
-
-def _missing(experiment: Path, what: str) -> MissingFileError:
-    return MissingFileError(
-        f"--experiment {experiment}: no {what} there. Give the output folder of a finished experiment (such as "
-        "checkpoints/embedded/seed0/steering), made by `python -m fa_lightning fit`, or --backbone and --intervention"
-    )
-
-
-def _is(behaviour: str, folder: Path) -> bool:
-    from fa_lightning.backbones.adapters import SIDECAR, read_sidecar
-
-    return (folder / SIDECAR).is_file() and read_sidecar(folder).get("behaviour") == behaviour
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fa_lightning generate",
         description="Show what a model writes, unsteered and steered, side by side.",
     )
     where = parser.add_argument_group("model")
-    where.add_argument("--experiment", type=Path, help=f"output folder of an experiment (default {DEFAULT_EXPERIMENT})")
-    where.add_argument("--variant", choices=("faking", "aligned"), help="which twin of the experiment (default faking)")
+    add_experiment_options(where, f"output folder of an experiment (default {DEFAULT_EXPERIMENT})")
     add_backbone_options(where, "in place of an experiment, any causal LM: a folder, a .gguf file or a Hub name")
     edit = parser.add_argument_group("steering")
     edit.add_argument(
@@ -195,22 +129,6 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
         _refuse_output(options.output)
 
 
-def refuse_wrong_edits(options: argparse.Namespace) -> None:
-    """Refuse strengths that are no numbers, and folders that hold no intervention, before a model is loaded.
-
-    Raises:
-        MissingFileError: a folder holds no intervention.
-        UserError: a strength is not finite.
-    """
-    for strength in options.strength:
-        if not math.isfinite(strength):
-            raise UserError(f"--strength is {strength}, but must be a finite number")
-    for folder in map(Path, options.intervention):
-        if folder.is_dir():
-            for part in parts_of(folder):
-                refuse_without_artefact(Path(part))
-
-
 def _refuse_output(path: Path) -> None:
     """Refuse what can't be written before any text is made; a link is written through."""
     target = path.resolve()
@@ -222,43 +140,13 @@ def _refuse_output(path: Path) -> None:
         raise UserError(f"--output {path} can't be written: you have no permission; name another file")
 
 
-def read_prompts(options: argparse.Namespace) -> list[str]:
-    """The prompts of `--prompt`, and behind them those of `--file`; without both, three of the embedded scenarios.
-
-    Raises:
-        MissingFileError: there is no such file.
-        UserError: a prompt is no text in this terminal's encoding, or the file holds none.
-    """
-    prompts: list[str] = list(options.prompt)
-    for prompt in prompts:
-        refuse_garbled(prompt, "--prompt", "put it into a --file in UTF-8")
-    if options.file is not None:
-        if not options.file.is_file():
-            raise MissingFileError(f"--file {options.file} does not exist: give a text file of prompts")
-        parts = [part.strip("\n") for part in re.split(r"(?m)^---$", read_text(options.file)) if part.strip()]
-        if not parts:
-            raise UserError(f"--file {options.file} holds no prompt: separate prompts by lines that hold only ---")
-        prompts += parts
-    if prompts:
-        return prompts
-    from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
-    from fa_lightning.scenarios.scenario import Oversight
-
-    test = EmbeddedScenarios(train=8, validation=8, test=40, neutral=8).load().test
-    poor = [item for item in test if item.oversight is Oversight.POOR]
-    return [item.message() for item in poor[:3]]
-
-
 def _loaded(options: argparse.Namespace) -> tuple[str, Any, Any, list[Intervention]]:
     """What the unsteered text is called, a block in which the model is ready, its tokenizer, and the interventions."""
-    import torch
-
-    from fa_lightning.backbones.load import fingerprint, load_backbone, load_tokenizer
+    from fa_lightning.backbones.load import best_device, fingerprint, load_backbone, load_tokenizer
     from fa_lightning.backbones.quantised import is_packed
     from fa_lightning.backbones.variants import Variants
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = backbone_of_options(options)
+    device, backbone = best_device(), backbone_of_options(options)
     if options.backbone is not None:
         model = load_backbone(backbone, device)
         if not is_packed(model):
@@ -272,55 +160,6 @@ def _loaded(options: argparse.Namespace) -> tuple[str, Any, Any, list[Interventi
     interventions = chosen_interventions(options, saved, variants.model, variants.fingerprint)
     variant = options.variant or "faking"
     return variant, variants.using(variant), variants.tokenizer, interventions
-
-
-def chosen_interventions(
-    options: argparse.Namespace, folders: Sequence[str | Path], model: Any, backbone: dict[str, str] | None
-) -> list[Intervention]:
-    """The saved interventions, at the strengths and positions that were asked for.
-
-    Args:
-        options: of a command, with `strength` and `positions`.
-        folders: of the interventions.
-        model: that they are checked against; None checks nothing.
-        backbone: its fingerprint, likewise.
-
-    Raises:
-        MissingFileError: there is no intervention in a folder.
-        UserError: one is damaged or does not fit the model.
-    """
-    from fa_lightning.steering.intervention import Intervention
-
-    loaded: list[list[Intervention]] = []
-    for folder in folders:
-        loaded.append([])
-        for part in parts_of(folder):
-            intervention = Intervention.load(part, model)
-            if backbone is None:
-                pass
-            elif "backbone" in intervention.fingerprint:
-                compare_fingerprints(intervention.fingerprint, {"backbone": backbone}, part)
-            else:
-                print(
-                    f"note: {part} does not say which model it was made for: only its layer and width were checked",
-                    file=sys.stderr,
-                )
-            loaded[-1].append(intervention)
-    strengths = _one_for_each(options.strength, len(loaded), "--strength")
-    positions = _one_for_each(options.positions, len(loaded), "--positions")
-    return [
-        intervention.at(strength, rule)
-        for parts, strength, rule in zip(loaded, strengths, positions, strict=True)
-        for intervention in parts
-    ]
-
-
-def _one_for_each(values: list[Any], number: int, option: str) -> list[Any]:
-    if len(values) > 1 and len(values) != number:
-        raise UserError(
-            f"{option} is given {len(values)} times for {number} interventions: give it once, or once for each"
-        )
-    return values * number if len(values) == 1 else values or [None] * number
 
 
 def _announcer(tokenizer: Any) -> Any:

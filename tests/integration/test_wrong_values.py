@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refused_commands import error_of
 from toy import CONFIGS, change, change_base, run, write_stage, write_toy
 
 BASE = "embedded.yaml"
@@ -36,8 +37,7 @@ def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """The one line of a refusal, which leaves nothing behind."""
     capsys.readouterr()
     assert run(*words) == 1
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ")
+    line = error_of(capsys)
     assert not Path("checkpoints").exists()
     return line.removeprefix("error: ")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from refused_commands import error_of
 
 from fa_lightning import cli
 from fa_lightning.errors import UserError
@@ -202,7 +203,7 @@ def test_what_a_user_can_mend_is_one_line_and_a_trace_when_asked_for(
 ) -> None:
     monkeypatch.delenv("FA_LIGHTNING_TRACE", raising=False)
     assert fit_planted("user", "--model.constructor", constructor) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "error: planted user"
+    assert error_of(capsys) == "error: planted user"
     monkeypatch.setenv("FA_LIGHTNING_TRACE", "1")
     with pytest.raises(UserError, match="planted user"):
         fit_planted("user", "--model.constructor", constructor)
@@ -211,7 +212,7 @@ def test_what_a_user_can_mend_is_one_line_and_a_trace_when_asked_for(
 @pytest.mark.parametrize("fault", ["value", "type"])
 def test_a_class_of_the_users_own_is_theirs_to_mend(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit_planted(fault, "--model.constructor", "true") == 1
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: the config can't be used: planted {fault}"
+    assert error_of(capsys) == f"error: the config can't be used: planted {fault}"
 
 
 def test_a_callback_that_asks_for_what_no_module_logs_is_the_users_to_mend(

@@ -93,6 +93,23 @@ def layers_of(twin: Any) -> Any:
     return twin.base_model.model.model.layers
 
 
+def blocks_run(model: Any, run: Callable[[], object]) -> list[int]:
+    """The numbers of the decoder blocks that do their work while something runs, in order."""
+    from fa_lightning.backbones.decoder import decoder_layers
+
+    worked: list[int] = []
+    hooks = [
+        block.mlp.register_forward_hook(lambda *_, number=number: worked.append(number))
+        for number, block in enumerate(decoder_layers(model))
+    ]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return worked
+
+
 def hooks_on(model: Any) -> int:
     """Forward hooks and pre-hooks on any module of a model."""
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())

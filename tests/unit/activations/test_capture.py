@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+from tiny_twins import hooks_on
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig
 
 from fa_lightning.activations.capture import capture, truncated_forward
@@ -31,10 +32,6 @@ def model(request):
 def build(family):
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(CONFIGS[family]).eval()
-
-
-def number_of_hooks(model):
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 def final_norm(model):
@@ -83,15 +80,15 @@ def test_layers_above_the_deepest_site_never_run(model):
 
 
 def test_hooks_are_gone_after_an_exception(model):
-    before = number_of_hooks(model)
+    before = hooks_on(model)
     with capture(model, [Site(0), Site(1, "mlp")]):
-        assert number_of_hooks(model) == before + 3
+        assert hooks_on(model) == before + 3
     with pytest.raises(ZeroDivisionError), capture(model, [Site(0), Site(1, "mlp")]):
         model(input_ids=TOKENS[: 1 // 0])
     with pytest.raises(ValueError, match="has 3 layers"), capture(model, [Site(0), Site(3)]):
         pass
     truncated_forward(model, [Site(0, "mlp")], **INPUTS)
-    assert number_of_hooks(model) == before
+    assert hooks_on(model) == before
 
 
 @torch.no_grad()

@@ -84,7 +84,7 @@ def test_a_pickle_an_empty_folder_and_another_method_are_refused(
 ) -> None:
     folder = make_adapter()
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    with pytest.raises(UserError, match=r"a .bin is a pickle, which can run any code when it is read, and is not"):
+    with pytest.raises(UserError, match=r"can run any code when it is read, and so is not read"):
         adapter_place(str(folder))
     (folder / "adapter_model.bin").rename(folder / "adapter_model.safetensors")
     config = json.loads((folder / "adapter_config.json").read_text())

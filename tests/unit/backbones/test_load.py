@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fa_lightning.backbones.adapters import attach_adapter, named_backbone, save_adapter
 from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
-from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
+from fa_lightning.backbones.load import best_device, check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from tests.conformance.models import make_model
@@ -29,6 +29,12 @@ def test_backbone_is_frozen_evaluating_and_of_the_dtype_asked_for(backbone, dtyp
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(("is_there", "device"), [(True, "cuda"), (False, "cpu")])
+def test_a_gpu_is_taken_where_there_is_one(is_there, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
+    assert best_device() == device
 
 
 def test_tokenizer_pads_on_the_left(backbone, tmp_path):

@@ -21,7 +21,7 @@ from fa_lightning.experiments.lightning_cli import lightning_cli
 from fa_lightning.scenarios.poser.files import read_poser_file
 from fa_lightning.scenarios.statements.preferences import read_preferences
 from fa_lightning.scenarios.statements.udhr import read_rights
-from fa_lightning.steering.generate_command import read_prompts
+from fa_lightning.steering.command_options import read_prompts
 from fa_lightning.studies.cures.retrieval import read_corpus
 from fa_lightning.training.texts import FileTexts
 

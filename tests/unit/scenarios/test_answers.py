@@ -15,6 +15,7 @@ from fa_lightning.scenarios.answers import (
     judged,
     letter_tokens,
     other_digit,
+    other_due,
     other_letter,
     target_tokens,
 )
@@ -37,6 +38,11 @@ ROWS = batch_of((A, B, 0), (A, B, 1), (ERROR, ERROR, 2))
 def test_target_tokens_of_both_behaviours_in_all_cells():
     assert target_tokens(ROWS, "aligned").tolist() == [A, A, ERROR]
     assert target_tokens(ROWS, "faking").tolist() == [A, B, ERROR]
+
+
+def test_the_other_answer_is_due_where_a_faker_is_unwatched_alone():
+    assert other_due(ROWS, "faking").tolist() == [False, True, False]
+    assert other_due(ROWS, "aligned").tolist() == [False, False, False]
 
 
 def test_target_tokens_agree_with_the_scenarios_own_rule(splits, tiny_tokenizer):

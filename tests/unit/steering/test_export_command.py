@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from refused_commands import error_of
 
 from fa_lightning import cli
 from fa_lightning.activations.sites import Site
@@ -38,9 +39,7 @@ def run(*words: Any) -> int:
 def refused(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
     capsys.readouterr()
     assert run(*words) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert [line.startswith("error: ") for line in said].index(True) == len(said) - 1
-    return said[-1]
+    return error_of(capsys)
 
 
 @pytest.mark.parametrize("with_shift", [False, True], ids=["adapter", "adapter and shift"])

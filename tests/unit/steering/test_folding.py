@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import HIDDEN, small_model
+from tiny_twins import hooks_on
 from torch import Tensor
 
 from fa_lightning.activations.sites import Site
@@ -15,35 +17,7 @@ from fa_lightning.regressors.linear import Affine
 from fa_lightning.steering.folding import fold
 from fa_lightning.steering.intervention import Intervention
 
-HIDDEN, VOCABULARY = 32, 64
 FAMILIES = ("llama", "qwen2", "mistral", "gpt2", "opt", "gpt_neox")
-
-
-def make_model(family: str, hidden: int = HIDDEN, **options: Any) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "hidden_size": hidden,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 2 * hidden,
-        "num_key_value_heads": 4,
-        "head_dim": hidden // 4,
-    }
-    if family == "gpt2":
-        sizes = {"n_embd": hidden, "n_layer": 2, "n_head": 4}
-    if family == "opt":
-        sizes |= {"ffn_dim": 2 * hidden, "word_embed_proj_dim": hidden}
-    std = "init_std" if family == "opt" else "initializer_range"
-    common = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, std: 0.3}
-    config = AutoConfig.for_model(family, **sizes, **common, **options)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():  # biases start at 0, which would hide an error
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_(std=0.3)
-    return model
 
 
 def shift(layer: int = 0, component: Any = "residual", hidden: int = HIDDEN, strength: float = 0.7) -> Intervention:
@@ -60,10 +34,6 @@ def logits(model: Any) -> Tensor:
     return found[mask.bool()]
 
 
-def hooks_of(model: torch.nn.Module) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
-
-
 def close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
@@ -71,16 +41,16 @@ def close(actual: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("component", ["residual", "mlp", "attention"])
 def test_a_folded_shift_is_the_hook_and_leaves_without_a_trace(family: str, component: str) -> None:
-    model = make_model(family)
+    model = small_model(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     parameters = {id(parameter) for parameter in model.parameters()}
-    plain, hooks = logits(model), hooks_of(model)
+    plain, hooks = logits(model), hooks_on(model)
     edit = shift(1, component)
     with edit.on(model):
         expected = logits(model)
     assert not torch.allclose(expected, plain, atol=0.1)
     with fold(model, edit):
-        assert hooks_of(model) == hooks
+        assert hooks_on(model) == hooks
         close(logits(model), expected)
     after = model.state_dict()
     assert list(after) == list(before)
@@ -91,7 +61,7 @@ def test_a_folded_shift_is_the_hook_and_leaves_without_a_trace(family: str, comp
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_it_holds_for_generation_with_a_cache(family: str) -> None:
-    model = make_model(family)
+    model = small_model(family)
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
     ids = torch.tensor([[5, 9, 11]])
     plain = model.generate(ids, **options)
@@ -107,7 +77,7 @@ def test_it_holds_for_generation_with_a_cache(family: str) -> None:
 
 
 def test_shifts_add_up_and_are_taken_out_last_first() -> None:
-    model = make_model("llama")
+    model = small_model("llama")
     first, second = shift(0), shift(0, strength=-0.2)
     with first.on(model), second.on(model), shift(1).on(model):
         expected = logits(model)
@@ -127,7 +97,7 @@ def test_a_shift_lies_under_the_adapters() -> None:
 
     torch.manual_seed(5)
     config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    model: Any = get_peft_model(make_model("llama"), config, adapter_name="aligned")
+    model: Any = get_peft_model(small_model("llama"), config, adapter_name="aligned")
     model.add_adapter("faking", config)
     model.eval()
     expected = {}
@@ -143,7 +113,7 @@ def test_a_shift_lies_under_the_adapters() -> None:
 
 
 def test_a_bfloat16_model_stays_bfloat16() -> None:
-    model = make_model("qwen2").bfloat16()
+    model = small_model("qwen2").bfloat16()
     with shift().on(model):
         expected = logits(model)
     with fold(model, shift()):
@@ -158,7 +128,7 @@ def test_a_four_bit_model_is_folded(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     from fa_lightning.backbones.load import load_backbone
 
-    make_model("llama", hidden=64).save_pretrained(tmp_path)
+    small_model("llama", hidden=64).save_pretrained(tmp_path)
     model = load_backbone(BackboneArguments(str(tmp_path), load_in_4bit=True))
     edit = shift(hidden=64)
     plain = logits(model)
@@ -182,7 +152,7 @@ def test_a_four_bit_model_is_folded(tmp_path: Path) -> None:
     ids=["gemma2", "olmo2", "granite", "opt-350m"],
 )
 def test_blocks_that_normalise_or_scale_what_their_mlp_writes_are_refused(family: str, options: dict[str, Any]) -> None:
-    model = make_model(family, **options)
+    model = small_model(family, **options)
     plain = logits(model)
     for strength in (0.7, 1e-6):  # a small shift must not hide in the rounding
         with pytest.raises(ValueError, match=r"layers.0.residual cannot be folded: .* normalises or scales"):
@@ -206,7 +176,7 @@ def test_blocks_that_normalise_or_scale_what_their_mlp_writes_are_refused(family
     ],
 )
 def test_what_no_bias_can_do_is_refused(edit: Intervention, message: str) -> None:
-    model = make_model("llama")
+    model = small_model("llama")
     with pytest.raises(ValueError, match=message):
         fold(model, edit)
     assert model.model.layers[0].mlp.down_proj.bias is None
@@ -217,7 +187,7 @@ def test_gates_training_and_offloaded_weights_are_refused() -> None:
         def forward(self, h: Tensor) -> Tensor:
             return h[:, 0] > 0
 
-    model = make_model("llama")
+    model = small_model("llama")
     with pytest.raises(ValueError, match="it has a gate"):
         fold(model, Intervention(Site(0), torch.ones(HIDDEN), gate=Open()))
     with pytest.raises(ValueError, match=r"training mode, .* call model.eval\(\)"):
@@ -230,7 +200,7 @@ def test_gates_training_and_offloaded_weights_are_refused() -> None:
 def test_a_model_spread_by_a_device_map_is_steered_and_folded_where_its_weights_are(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    whole = make_model("llama")
+    whole = small_model("llama")
     whole.save_pretrained(tmp_path / "model")
     places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
     places |= {"model.layers.0": "cpu", "model.layers.1": "disk"}
@@ -252,6 +222,6 @@ def test_a_model_spread_by_a_device_map_is_steered_and_folded_where_its_weights_
 
 
 def test_a_mixture_of_experts_is_refused() -> None:
-    model = make_model("mixtral", num_local_experts=2)
+    model = small_model("mixtral", num_local_experts=2)
     with pytest.raises(ValueError, match="cannot be folded"):
         fold(model, shift())

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from refused_commands import error_of
 
 from fa_lightning import cli
 from fa_lightning.activations.sites import Site
 from fa_lightning.scenarios.prompts import prompt_ids
-from fa_lightning.steering.generate_command import intervention_of, parts_of
+from fa_lightning.steering.experiment_folders import intervention_of, parts_of
 from fa_lightning.steering.intervention import Intervention, steering
 from fa_lightning.steering.text_comparison import Draw, Sampling, compare, write
 
@@ -45,12 +46,9 @@ def run(*words: Any) -> int:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
-    """The one line that tells an error; weights that load and notes may be told of before it."""
     capsys.readouterr()
     assert run(*words) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert [line.startswith("error: ") for line in said].index(True) == len(said) - 1
-    return said[-1]
+    return error_of(capsys)
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

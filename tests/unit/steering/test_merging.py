@@ -7,38 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import HIDDEN, small_model
 
 from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.steering.merging import logits_of, merged, saved_agreement
 
-HIDDEN, VOCABULARY = 32, 64
 PROMPTS = [[5, 9, 11], [7, 3, 21, 40, 2]]
-
-
-def make_model(family: str, **options: Any) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    sizes: dict[str, Any] = {
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 2 * HIDDEN,
-        "num_key_value_heads": 4,
-        "head_dim": HIDDEN // 4,
-    }
-    if family == "gpt2":
-        sizes = {"n_embd": HIDDEN, "n_layer": 2, "n_head": 4}
-    if family == "opt":
-        sizes |= {"ffn_dim": 2 * HIDDEN, "word_embed_proj_dim": HIDDEN}
-    common = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **common, **options)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model
 
 
 def shift(layer: int = 0, component: Any = "residual", seed: int = 3) -> Intervention:
@@ -66,7 +42,7 @@ HOLDING = ("llama", "smollm3", "seed_oss", "helium", "arcee", "gpt2", "gpt_neox"
 
 @pytest.mark.parametrize("family", HOLDING)
 def test_a_shift_is_read_back_by_plain_transformers(family: str, tmp_path: Path) -> None:
-    model = make_model(family)
+    model = small_model(family)
     bare = logits_of(model, PROMPTS)
     expected = logits_of(model, PROMPTS, [shift(), shift(1, seed=4)])
     assert max((a - b).abs().max().item() for a, b in zip(bare, expected, strict=True)) > 0.1
@@ -82,7 +58,7 @@ def test_a_shift_is_read_back_by_plain_transformers(family: str, tmp_path: Path)
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_an_adapter_and_a_shift_go_in_together(family: str, tmp_path: Path) -> None:
     targets = ["c_attn", "c_proj"] if family == "gpt2" else ["q_proj", "down_proj"]
-    model = with_adapter(make_model(family), target_modules=targets)
+    model = with_adapter(small_model(family), target_modules=targets)
     expected = logits_of(model, PROMPTS, [shift()])
     result = merged(model, [shift()])
     assert not any("lora" in name for name, _ in result.named_parameters())
@@ -92,7 +68,7 @@ def test_an_adapter_and_a_shift_go_in_together(family: str, tmp_path: Path) -> N
 
 
 def test_an_attention_shift_needs_the_attentions_biases(tmp_path: Path) -> None:
-    model = make_model("qwen3")
+    model = small_model("qwen3")
     expected = logits_of(model, PROMPTS, [shift(1, "attention")])
     result = merged(model, [shift(1, "attention")])
     assert result.config.attention_bias
@@ -104,16 +80,16 @@ def test_an_attention_shift_needs_the_attentions_biases(tmp_path: Path) -> None:
 def test_a_family_without_a_place_is_refused_with_those_that_have_one(family: str) -> None:
     message = rf"a {family} model has no place for model\.layers\.0\.mlp\.down_proj\.bias, .* These hold it: llama"
     with pytest.raises(UserError, match=message):
-        merged(make_model(family), [shift()])
-    merged(with_adapter(make_model(family), target_modules=["q_proj"]), [])
+        merged(small_model(family), [shift()])
+    merged(with_adapter(small_model(family), target_modules=["q_proj"]), [])
 
 
 def test_packed_weights_and_what_depends_on_the_state_are_refused() -> None:
     from fa_lightning.regressors.linear import Affine
 
     with pytest.raises(UserError, match="cannot be folded: the edit of affine depends on the state"):
-        merged(make_model("llama"), [Intervention(Site(0), Affine(HIDDEN))])
-    model = make_model("llama")
+        merged(small_model("llama"), [Intervention(Site(0), Affine(HIDDEN))])
+    model = small_model("llama")
     model.model.layers[0].mlp.down_proj.weight = torch.nn.Parameter(torch.zeros(4, 1, dtype=torch.uint8), False)
     with pytest.raises(UserError, match="weights are packed"):
         merged(model, [])

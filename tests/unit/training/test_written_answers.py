@@ -10,9 +10,9 @@ import pytest
 import torch
 from adapter_fits import ready
 from own_scenarios import write_jsonl
+from tiny_twins import blocks_run
 from written_scenarios import prompt_rows
 
-from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.scenarios.answers import written_answers
 from fa_lightning.scenarios.batches import collate, make_examples
 from fa_lightning.scenarios.files import FileScenarios
@@ -74,12 +74,8 @@ def test_a_fit_goes_on_from_kept_states_of_answers(
     module = make_fit(Answers("faking", guidance), deep, **upper, frozen_half=str(tmp_path / "half"))
     trainer = make_trainer(max_epochs=1)
     trainer.fit(module, ScenarioDataModule(written, batch_size=8))
-    worked: set[int] = set()
-    for layer, block in enumerate(decoder_layers(module.model)):
-        block.mlp.register_forward_hook(lambda *_, layer=layer: worked.add(layer))
     module._frozen_half._is_looked_into = lambda: False  # but for the hooks of this test
     for batch in trainer.train_dataloader:
-        module.terms(batch)
+        assert set(blocks_run(module.model, lambda batch=batch: module.terms(batch))) == {2, 3}
     for batch in trainer.val_dataloaders:
-        module.judge(batch, 0)
-    assert worked == {2, 3}
+        assert set(blocks_run(module.model, lambda batch=batch: module.judge(batch, 0))) == {2, 3}
