@@ -1,4 +1,4 @@
-"""Whether an adapter that comes with a tokenizer was fitted on other tokens than the backbone's."""
+"""Whether two tokenizers are one, as an adapter's own and the backbone's."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def tokenizer_difference(folder: str | Path, tokenizer: Any, trust_remote_code: 
         return None
     # Not by `load_tokenizer`, which takes no adapter's folder, lest it be given in the place of a model's.
     own = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return difference_of(own, tokenizer)
+
+
+def difference_of(own: Any, tokenizer: Any) -> str | None:
+    """What differs between two tokenizers, of which the second is a backbone's; None where nothing does."""
     theirs, ours = own.get_vocab(), tokenizer.get_vocab()
     if theirs != ours:
         changed = sorted(token for token in theirs.keys() | ours.keys() if theirs.get(token) != ours.get(token))

@@ -47,7 +47,8 @@ def fit(words: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="STAGE[/VARIANT]",
-        help="run this stage, or this variant of it, by itself; what it needs must be done (for job arrays)",
+        help="run this stage, or this variant of it, by itself; what it needs must be done, or named before it (may be "
+        "repeated; for job arrays)",
     )
     own, others = _set_apart(words)
     options = parser.parse_intermixed_args(own)

@@ -15,7 +15,7 @@ def plan_of(composition: Composition, study: str, only: Sequence[str] = ()) -> l
     Args:
         composition: the base and the chain.
         study: what is asked.
-        only: stages, or variants of stages, to run by themselves: what they need must be done.
+        only: stages, or variants of stages, to run by themselves: what they need must be done, or be one named before.
 
     Raises:
         MissingFileError: there is no such study.
@@ -23,7 +23,10 @@ def plan_of(composition: Composition, study: str, only: Sequence[str] = ()) -> l
     """
     own = composition.stages(study)
     if only:
-        return [stage for name in only for stage in _named(own, name, study, composition)]
+        named: list[Stage] = []
+        for name in only:
+            named += _named(own, name, study, composition, named)
+        return named
     wanted = [stage for stage in own if not stage.optional]
     return _in_order(_with_needed(wanted, composition), study, composition)
 
@@ -76,13 +79,16 @@ def summary_of(plan: Sequence[Stage]) -> list[str]:
     return lines
 
 
-def _named(own: Sequence[Stage], name: str, study: str, composition: Composition) -> list[Stage]:
+def _named(
+    own: Sequence[Stage], name: str, study: str, composition: Composition, before: Sequence[Stage]
+) -> list[Stage]:
+    """The stages that a name means, each needing none but what is done, named before or of the same name."""
     called = [stage for stage in own if stage.is_called(name)]
     if not called:
         raise UserError(f"--only {name}: {study} has no such stage; it has {', '.join(stage.title for stage in own)}")
     for stage in called:
         for needed in _needed(stage, composition):
-            if not needed.is_done() and needed not in called:
+            if not needed.is_done() and needed not in (*before, *called):
                 raise UserError(
                     f"--only {name} needs {needed.title}, which is not done: run it first, with `fit {needed.study} "
                     f"--only {needed.name}`, or leave --only out to run all that is needed"

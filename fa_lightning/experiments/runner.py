@@ -328,9 +328,11 @@ def _say(console: Console, text: str) -> None:
 @rank_zero_only
 def _finish(chain: Chain, stages: list[Stage], data: Any, console: Console, is_shown: bool = False) -> None:
     """Write the results and print them, unless the last stage has just done so itself (`is_shown`)."""
-    root = chain.folder / stages[-1].study
-    logs = LOGS / chain.logs / stages[-1].study
-    title = f"{chain.label}, seed {chain.seed}, {root.name}"
+    last = stages[-1]
+    # What was asked for beside the study must not take the place of the study's own result.
+    root = last.folder if last.optional else chain.folder / last.study
+    logs = LOGS / chain.logs / last.study
+    title = f"{chain.label}, seed {chain.seed}, {last.study}"
     finished = finish_study(root, run_of(chain.label, stages), title, console, is_shown)
     if finished is None:
         return
@@ -339,7 +341,7 @@ def _finish(chain: Chain, stages: list[Stage], data: Any, console: Console, is_s
     console.print(f"  python -m fa_lightning report {root}", soft_wrap=True)
     console.print(f"  tensorboard --logdir {logs}")
     if isinstance(result, Results) and data is not None:
-        console.print(f"  python -m fa_lightning generate {_generation(stages[-1], data)}", soft_wrap=True)
+        console.print(f"  python -m fa_lightning generate {_generation(last, data)}", soft_wrap=True)
 
 
 def _generation(last: Stage, data: Any) -> str:

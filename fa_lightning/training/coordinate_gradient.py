@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from fa_lightning.backbones.arguments import BackboneArguments
+from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.optimization import check_finite
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import answer_logits, answer_loss
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.limits import ids_within
+from fa_lightning.training.objectives.objective import Need
 from fa_lightning.training.ordinary_tokens import ordinary_tokens
+from fa_lightning.training.other_fakers import LoadedFaker, OtherFaker, load_others
 from fa_lightning.training.prompt_module import PromptModule
 
 
@@ -56,10 +60,15 @@ class GreedyCoordinateGradient(PromptModule):
     optimizer, so Lightning counts no steps and writes no checkpoints; the prefix of the lowest validation loss is kept
     in the module.
 
+    With `others` one prefix is learned on several fakers of one tokenizer: their gradients are added up, and what is
+    lowered and validated is the mean of their losses. Where the faker of `start_from` is `left_out`, it has no part in
+    what is learned or kept: validation counts its answers all the same, which then say how the prefix transfers.
+
     | logged | what |
     | --- | --- |
-    | `train/loss` | nats per answer, of the best swap |
+    | `train/loss` | nats per answer, of the best swap; of several fakers, their mean |
     | `train/swaps` | candidates that survived |
+    | `val/loss` | nats per answer; of several fakers, their mean without one that is left out |
 
     Args:
         start_from: adapter folder of the faker.
@@ -69,9 +78,11 @@ class GreedyCoordinateGradient(PromptModule):
         candidates: swaps tried in a step.
         top: replacements considered at each place.
         rows: prompts in a forward pass while candidates are tried; fewer take less memory.
+        others: further fakers that the prefix is learned on; the one of `start_from` is passed over among them.
+        left_out: learn on the others alone.
 
     Raises:
-        UserError: one of the numbers is below 1.
+        UserError: one of the numbers is below 1, or nothing is left to learn on.
     """
 
     method = "greedy coordinate gradient"
@@ -85,20 +96,53 @@ class GreedyCoordinateGradient(PromptModule):
         candidates: int = 32,
         top: int = 64,
         rows: int = 256,
+        others: list[OtherFaker] | None = None,
+        left_out: bool = False,
     ) -> None:
         for name, value in (("candidates", candidates), ("top", top), ("rows", rows)):
             if value < 1:
                 raise UserError(f"{name} is {value}, but must be 1 or more")
         super().__init__(start_from, backbone, tokens, seed)
+        self.others = [other for other in others or [] if not other.is_at(start_from)]
+        if left_out and not self.others:
+            raise UserError(
+                f"left_out is true, but others name no faker beside {start_from!r}: name those to learn on, as "
+                "{adapter: FOLDER}"
+            )
+        self.left_out = left_out
         self.automatic_optimization = False
         self.candidates = candidates
         self.top = top
         self.rows = rows
+        self.other_fakers: list[LoadedFaker] = []
+        self.other_backbones = nn.ModuleList()
         self.validation_loss = MeanMetric()
         self.best_loss = float("inf")
         self.current: Tensor
         self.best: Tensor
         self.allowed: Tensor
+
+    @override
+    def configure_model(self) -> None:
+        is_loaded = self.model is not None
+        super().configure_model()
+        if is_loaded or not self.others:
+            return
+        strategy = self.trainer.strategy if self._trainer is not None else None
+        device = "cpu" if strategy is None else strategy.root_device
+        own = Variants(self.model, self.tokenizer)
+        self.other_fakers = load_others(self.others, own, self.start_from, self.backbone, device)
+        # Parts of this module, so that the Trainer moves and casts them as it does the first one.
+        backbones = {id(faker.variants): faker.variants.model for faker in self.other_fakers}
+        self.other_backbones.extend(model for model in backbones.values() if model is not self.model)
+
+    def fakers(self) -> Iterator[Any]:
+        """The model with each faker that the prefix is learned on, active until the next one is asked for."""
+        if not self.left_out:
+            yield self.model
+        for other in self.other_fakers:
+            with other.active() as model:
+                yield model
 
     @override
     def begin(self, model: Any) -> None:
@@ -149,27 +193,37 @@ class GreedyCoordinateGradient(PromptModule):
         return loss
 
     def one_hot_gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Gradient (tokens, vocabulary) of the loss with respect to the prefix's one-hot tokens, and the loss, nats."""
-        words = self.model.get_input_embeddings()
+        """Gradient (tokens, vocabulary) of the loss with respect to the prefix's one-hot tokens, and the loss, nats.
+
+        Of several fakers, the sum of their gradients and the mean of their losses.
+        """
+        gradients, losses = zip(*(self._one_hot_gradient(model, batch) for model in self.fakers()), strict=True)
+        return torch.stack(gradients).sum(dim=0), torch.stack(losses).mean()
+
+    def _one_hot_gradient(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        words = model.get_input_embeddings()
         # Some models scale what the table holds, so it is asked for and not read.
         table = words(torch.arange(len(ids_within(self.tokenizer)), device=self.device)).detach()
         chosen = one_hot(self.current, len(table)).to(table.dtype).requires_grad_()
-        inputs = self.slot.with_vectors(self.model, batch, chosen @ table)
-        logits = answer_logits(self.model, inputs).float()
+        inputs = self.slot.with_vectors(model, batch, chosen @ table)
+        logits = answer_logits(model, inputs).float()
         loss = answer_loss(logits, batch, self.judged_by)
         (gradient,) = torch.autograd.grad(loss, chosen)
-        return gradient, loss.detach()
+        return gradient.float(), loss.detach()
 
     @torch.no_grad()
     def losses(self, batch: Batch, candidates: Tensor) -> Tensor:
-        """Loss of the batch behind each candidate prefix, nats, (candidates,)."""
+        """Loss of the batch behind each candidate prefix, nats, (candidates,); of several fakers, their mean."""
+        return torch.stack([self._losses(model, batch, candidates) for model in self.fakers()]).mean(dim=0)
+
+    def _losses(self, model: Any, batch: Batch, candidates: Tensor) -> Tensor:
         count = len(batch["index"])
         nats: list[Tensor] = []
         at_once = max(1, self.rows // count)
         for start in range(0, len(candidates), at_once):
             part = candidates[start : start + at_once]
             together = _side_by_side([self.slot.with_tokens(batch, row) for row in part])
-            logits = answer_logits(self.model, model_inputs(together)).float()
+            logits = answer_logits(model, model_inputs(together)).float()
             each = answer_loss(logits, together, self.judged_by, reduction="none")
             nats.append(each.view(len(part), count).mean(dim=1))
         return torch.cat(nats)
@@ -177,6 +231,8 @@ class GreedyCoordinateGradient(PromptModule):
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self.judge(batch, 0)
+        if self.other_fakers:
+            loss = self.losses(batch, self.current[None])[0]
         self.validation_loss.update(loss, len(batch["index"]))
         self.log("val/loss", loss, batch_size=len(batch["index"]), sync_dist=True)
 
@@ -189,6 +245,22 @@ class GreedyCoordinateGradient(PromptModule):
             self.best_loss = loss
             self.best.copy_(self.current)
             rank_zero_info(f"{self.method}: {self.result()[0]!r} has a validation loss of {loss:.4f} nats")
+
+    @override
+    def notes(self) -> dict[str, Any]:
+        notes = super().notes()
+        if not self.others:
+            return notes
+        needs: tuple[Need, ...] = ("labels", "other fakers") if self.left_out else (*self.needs, "other fakers")
+        names = [other.name for other in self.others]
+        digests = [None if other.adapter is None else digest_of_artefact(other.adapter) for other in self.others]
+        return notes | {
+            "name": f"{self.method}, {'other' if self.left_out else 'several'} fakers",
+            "needs": list(needs),
+            "others": names,
+            "others_digests": digests,
+            "left_out": self.left_out,
+        }
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

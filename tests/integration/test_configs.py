@@ -81,7 +81,8 @@ def test_a_study_on_a_base_is_built_and_writes_to_its_own_folders(
     for stage in stages(base, study):
         # The second seed of a faker is what a transfer to another seed is tried on.
         own_seed = 1 if stage.title == "lab/01_faking_again" else 0
-        seeded = stage.variant and study in SEEDED
+        # A prefix's variants differ in the fakers that it is learned on.
+        seeded = stage.variant and study in SEEDED and "several_fakers" not in stage.name
         assert yaml.safe_load(stage.config)["seed_everything"] == (int(stage.variant[-1]) if seeded else own_seed)
         # What a stage reads of others is among its needs, or it would not be made again behind them.
         for word in words_of(yaml.safe_load(stage.config)):

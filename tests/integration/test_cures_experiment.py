@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from test_configs import BASES, backbone_of, config, exports, stages
-from toy import change, run
+from toy import change, change_base, run
 
 FIT = ("fit", "cures", "--base", "embedded.yaml")
 ROOT = Path("checkpoints/embedded/seed0/cures")
@@ -32,12 +32,14 @@ FITS = [
 ]
 AROUND = ["system prompt", "prefix", "prefix that claims oversight", "suffix", "few-shot", "retrieval"]
 LEARNED = ["soft prompt", "greedy coordinate gradient"]
+SEVERAL = "13_several_fakers"
+JUDGED = "14_several_fakers_judged"
 BASELINES = ["random prefix", "few-shot with shuffled answers", "constant answer"]
 
 
 @pytest.mark.parametrize("base", ["embedded", "poser", "smollm2"])
 def test_every_cure_starts_from_the_faker_of_the_main_job_and_is_judged(base: str) -> None:
-    *fits, judging = stages(base, "cures")
+    *fits, judging = (stage for stage in stages(base, "cures") if not stage.optional)
     faker = config(base, "steering", "03_faking")
     source = faker["data"]["init_args"]["scenarios"]
     for stage in fits:
@@ -50,6 +52,40 @@ def test_every_cure_starts_from_the_faker_of_the_main_job_and_is_judged(base: st
     final = yaml.safe_load(judging.config)
     assert final["data"]["init_args"]["scenarios"] == source
     assert final["model"]["init_args"]["intervention"] == f"checkpoints/{base}/seed0/steering/04_steering/intervention"
+
+
+@pytest.mark.parametrize("base", ["embedded", "poser", "smollm2"])
+def test_a_prefix_of_several_chains_is_learned_and_judged_when_it_is_asked_for(base: str) -> None:
+    *fits, judging = (stage for stage in stages(base, "cures") if stage.optional)
+    assert [stage.name for stage in (*fits, judging)] == [f"{SEVERAL}/all", f"{SEVERAL}/others", JUDGED]
+    (alone,) = stages(base, "cures", "11_greedy_coordinate_gradient")
+    fakers = [f"checkpoints/{base}/seed{seed}/steering/03_faking/adapter" for seed in (0, 1, 2)]
+    for stage, left_out in zip(fits, (False, True), strict=True):
+        fitted, expected = yaml.safe_load(stage.config), yaml.safe_load(alone.config)
+        model = fitted["model"]["init_args"]
+        assert [other["adapter"] for other in model.pop("others")] == fakers
+        assert model.pop("left_out") is left_out
+        assert (fitted["model"], fitted["data"]) == (expected["model"], expected["data"])
+        assert judging.needs_one(stage)
+    final = yaml.safe_load(judging.config)
+    prompts = [cure["init_args"].get("folder") for cure in final["data"]["init_args"]["inputs"]]
+    assert prompts == [f"{stage.folder}/prompt" for stage in (alone, *fits)] + [None]
+    assert final["data"]["init_args"]["scenarios"] == expected["data"]["init_args"]["scenarios"]
+
+
+def test_a_prefix_that_was_learned_before_there_could_be_others_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fa_lightning.experiments.fingerprint import changes, fingerprint_of
+    from fa_lightning.experiments.runner import build, resolved
+
+    monkeypatch.chdir(tmp_path)
+    (alone,) = stages("embedded", "cures", "11_greedy_coordinate_gradient")
+    now = fingerprint_of(resolved(build(alone, None)), {}, alone.folder)
+    new = {f"model.init_args.{name}" for name in ("others", "left_out")}
+    assert new <= now.keys()
+    assert changes({name: value for name, value in now.items() if name not in new}, now) == {}
+    assert changes(now, {**now, "model.init_args.left_out": True})
 
 
 def test_all_tables_have_the_same_stages() -> None:
@@ -99,3 +135,32 @@ def test_the_whole_table_at_toy_size(
     assert run("report", str(ROOT)) == 0
     page = (ROOT / "report.html").read_text()
     assert all(method in page for method in (*TRAINED, *AROUND, *LEARNED))
+
+
+@pytest.mark.slow
+def test_a_prefix_of_two_chains_at_toy_size(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    fakers = [f"${{base_folder}}/seed{seed}/steering/03_faking/adapter" for seed in (0, 1)]
+    change_base(tmp_path, "studies.cures.fakers", [{"adapter": faker} for faker in fakers])
+    for stage in ("01_backbone", "02_aligned", "03_faking"):
+        assert run("fit", "steering", "--base", "embedded.yaml", "--seed", "1", "--only", stage) == 0
+    capsys.readouterr()
+    asked = [word for stage in ("11_greedy_coordinate_gradient", SEVERAL, JUDGED) for word in ("--only", stage)]
+    assert run(*FIT, *asked) == 0
+    rows = list(csv.DictReader((ROOT / JUDGED / "cures.csv").open()))
+    learned = [LEARNED[1], *(f"{LEARNED[1]}, {which} fakers" for which in ("several", "other"))]
+    expected = ["no cure", "aligned twin", *learned, *["random prefix"] * 5, "constant answer"]
+    assert [row["method"] for row in rows] == expected
+    prompts = [ROOT / SEVERAL / which / "prompt" / "prompt.json" for which in ("all", "others")]
+    facts = [json.loads(prompt.read_text()) for prompt in prompts]
+    other = "checkpoints/embedded/seed1/steering/03_faking/adapter"
+    assert [(fact["others"], fact["left_out"]) for fact in facts] == [([other], False), ([other], True)]
+    assert (ROOT / JUDGED / "results.json").is_file()
+    assert not (ROOT / "results.json").exists(), "the study's own result is of the whole table"
+    assert "Ways to cure a faker" in capsys.readouterr().out
+    assert run("fit", "cures", "--base", "embedded.yaml", "--seed", "1", *asked[:4]) == 0
+    (seen,) = json.loads((Path(str(prompts[1]).replace("seed0", "seed1"))).read_text())["others"]
+    assert "seed0" in seen, "each chain leaves its own out"

@@ -37,6 +37,12 @@ PREFIX = {"data": {"init_args": {"train_scenarios": 24, "batch_size": 8}}}
 # The toy's adapters are in the layers that the shipped ones leave free.
 FREE_LAYERS = ["model.layers.0.mlp.gate_proj", "model.layers.1.mlp.gate_proj"]
 STORE = {"block_rows": 512}
+COORDINATE_GRADIENT = {
+    **PREFIX,
+    # The toy has few batches between checks.
+    "trainer": {"max_epochs": 1, "val_check_interval": None},
+    "model": {"init_args": {"tokens": 4, "candidates": 8, "top": 8}},
+}
 
 
 def objective(**arguments: Any) -> dict[str, Any]:
@@ -64,12 +70,8 @@ TOY_STAGES: dict[str, dict[str, Any]] = {
         "08_lora_for_ccs": objective(probe_steps=2, layers=None),
         "09_self_training": SELF_TRAINING,
         "10_soft_prompt": {**PREFIX, "trainer": {"max_epochs": 2}, "model": {"init_args": {"tokens": 4}}},
-        "11_greedy_coordinate_gradient": {
-            **PREFIX,
-            # The toy has few batches between checks.
-            "trainer": {"max_epochs": 1, "val_check_interval": None},
-            "model": {"init_args": {"tokens": 4, "candidates": 8, "top": 8}},
-        },
+        "11_greedy_coordinate_gradient": COORDINATE_GRADIENT,
+        "13_several_fakers": COORDINATE_GRADIENT,
     },
     "statements": {
         "01_backbone": BACKBONE,

@@ -13,9 +13,9 @@ from fa_lightning.scenarios.answers import Behaviour
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.training.adapted_model import AdaptedModel
 
-Need = Literal["twin", "labels", "oversight", "weights", "gradient"]
+Need = Literal["twin", "labels", "oversight", "weights", "gradient", "other fakers"]
 """What a cure may need beside the faker's answers: the aligned twin, scenarios whose aligned answer is known, or of
-which it is known whether they are watched, the faker's weights or states, and gradients through it."""
+which it is known whether they are watched, the faker's weights or states, gradients through it, and other fakers."""
 
 
 class Objective(nn.Module, ABC):

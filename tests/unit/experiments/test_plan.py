@@ -109,6 +109,15 @@ def test_a_stage_runs_by_itself_once_what_it_needs_is_done(composition: Composit
         plan_of(composition, "second", ["05"])
 
 
+def test_a_stage_may_need_one_that_is_named_before_it(composition: Composition) -> None:
+    composition.stages("first")[0].write("done", {})
+    named = ["01_variants", "03_one", "02_all"]
+    titles = [stage.title for stage in plan_of(composition, "second", named)]
+    assert titles == [*VARIANTS, "second/03_one", "second/02_all"]
+    with pytest.raises(UserError, match=r"--only 02_all needs second/01_variants/saint-0, which is not done"):
+        plan_of(composition, "second", ["02_all", "01_variants"])
+
+
 def test_a_variant_is_forgotten_alone(plan: list[Stage]) -> None:
     one, other = plan[1:3]
     for stage in (one, other):

@@ -12,6 +12,7 @@ from tiny_twins import trainer_in
 from torch.nn.functional import cross_entropy
 
 from fa_lightning.backbones.arguments import BackboneArguments, OptimizerArguments
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import collate, make_examples, model_inputs
 from fa_lightning.scenarios.splits import counterbalanced
@@ -19,6 +20,7 @@ from fa_lightning.studies.cures.learned_prompt import LearnedPrompt
 from fa_lightning.training.coordinate_gradient import GreedyCoordinateGradient, swaps
 from fa_lightning.training.learned_prompts import Slot, read_prompt, with_prefix, write_prompt
 from fa_lightning.training.ordinary_tokens import random_text
+from fa_lightning.training.other_fakers import OtherFaker
 from fa_lightning.training.prompt_module import PromptDataModule, PromptExport, SoftPromptModule
 
 TOKENS = 5
@@ -181,6 +183,179 @@ def test_a_hard_prefix_lowers_the_loss_reads_back_and_moves_no_weight(
     validation = [*counterbalanced(splits.validation), *splits.neutral_validation]
     assert module.best_loss == pytest.approx(loss_of(faker, validation, tokenizer, facts["text"]), abs=1e-3)
     assert _weights(module.model) == _weights(faker)
+
+
+@pytest.fixture(scope="session")
+def whole_model(make_backbone: Any) -> str:
+    """Folder of another random backbone with the twins' tokenizer: a faker without an adapter."""
+    return str(make_backbone(seed=8, hidden_size=24, tie_word_embeddings=False))
+
+
+@pytest.fixture
+def others(adapters: dict[str, str], whole_model: str) -> list[OtherFaker]:
+    """An adapter on the first faker's backbone, the first faker itself, and a model of its own."""
+    return [
+        OtherFaker(adapters["aligned"]),
+        OtherFaker(adapters["faking"]),
+        OtherFaker(backbone=BackboneArguments(whole_model)),
+    ]
+
+
+@pytest.fixture
+def other_models(alone: Any, whole_model: str) -> list[Any]:
+    """The same as plain peft and transformers load them; the first faker is passed over."""
+    from transformers import AutoModelForCausalLM
+
+    return [alone("aligned"), AutoModelForCausalLM.from_pretrained(whole_model).eval()]
+
+
+def on_several(adapters: dict[str, str], **options: Any) -> GreedyCoordinateGradient:
+    from fa_lightning.backbones.adapters import backbone_of
+
+    backbone = BackboneArguments(backbone_of(adapters["faking"]))
+    return GreedyCoordinateGradient(adapters["faking"], backbone, tokens=TOKENS, **options)
+
+
+def own_gradient(model: Any, batch: dict[str, torch.Tensor], tokens: tuple[int, ...]) -> torch.Tensor:
+    """Gradient of one model's mean loss with respect to the one-hot tokens of a prefix, which is looked up by hand."""
+    table = model.get_input_embeddings().weight.detach()
+    chosen = torch.eye(len(table))[list(tokens)].requires_grad_()
+    rows = []
+    for ids in batch["input_ids"]:
+        listed = ids.tolist()
+        at = next(n for n in range(len(listed)) if tuple(listed[n : n + len(tokens)]) == tokens)
+        rows.append(torch.cat([table[ids[:at]], chosen @ table, table[ids[at + len(tokens) :]]]))
+    places = {name: batch[name] for name in ("attention_mask", "position_ids")}
+    logits = model(inputs_embeds=torch.stack(rows), **places).logits[:, -1]
+    cross_entropy(logits, batch["aligned"]).backward()
+    assert chosen.grad is not None
+    return chosen.grad
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_several_fakers_gradients_are_added_and_their_losses_averaged(
+    adapters: dict[str, str],
+    others: list[OtherFaker],
+    other_models: list[Any],
+    splits: Any,
+    tokenizer: Any,
+    faker: Any,
+    left_out: bool,
+) -> None:
+    module = on_several(adapters, rows=20, others=others, left_out=left_out)
+    module.configure_model()
+    module.configure_model()
+    models = other_models if left_out else [faker, *other_models]
+    assert len(list(module.fakers())) == len(models)
+    assert len(module.other_backbones) == 1, "an adapter of the first one's backbone joins it there"
+    items = splits.train[:6]
+    batch = batch_of(items, tokenizer, module.start_text)
+    gradient, loss = module.one_hot_gradient(batch)
+    expected = sum(own_gradient(model, batch, module.slot.tokens) for model in models)
+    assert torch.allclose(gradient, expected, atol=1e-4)
+    single, _ = on_first_alone(adapters, batch)
+    assert not torch.allclose(gradient, single, atol=1e-2)
+    texts = [module.start_text, *(random_text(tokenizer, TOKENS, seed) for seed in (1, 2))]
+    means = [sum(loss_of(model, items, tokenizer, text) for model in models) / len(models) for text in texts]
+    assert loss.item() == pytest.approx(means[0], abs=1e-4)
+    candidates = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts])
+    assert module.losses(batch, candidates).tolist() == pytest.approx(means, abs=1e-4)
+    # The first faker is what it was before the others were asked.
+    with torch.no_grad():
+        assert torch.allclose(
+            module.model(**model_inputs(batch)).logits[:, -1], faker(**model_inputs(batch)).logits[:, -1], atol=1e-4
+        )
+
+
+def on_first_alone(adapters: dict[str, str], batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    module = on_several(adapters)
+    module.configure_model()
+    return module.one_hot_gradient(batch)
+
+
+def test_a_prefix_of_several_fakers_lowers_the_loss_of_each_that_it_is_learned_on(
+    adapters: dict[str, str],
+    others: list[OtherFaker],
+    other_models: list[Any],
+    source: Any,
+    splits: Any,
+    tokenizer: Any,
+    faker: Any,
+    tmp_path: Path,
+) -> None:
+    module = on_several(adapters, candidates=24, top=32, others=others)
+    fit(module, source, tmp_path, epochs=4, batch_size=64)
+    train = [*counterbalanced(splits.train, both_orders=True), *splits.neutral_train[:6]]
+    last = tokenizer.decode(module.current.tolist())
+    for model in (faker, *other_models):
+        before, after = (loss_of(model, train, tokenizer, text) for text in (module.start_text, last))
+        assert after < before
+    facts, _ = read_prompt(tmp_path / "prompt")
+    assert facts["name"] == "greedy coordinate gradient, several fakers"
+    assert facts["needs"] == ["labels", "weights", "gradient", "other fakers"]
+    assert facts["others"] == [others[0].name, others[2].name]
+    assert _weights(module.other_backbones[0]) == _weights(other_models[1])
+
+
+def test_the_faker_that_is_left_out_is_judged_and_decides_nothing(
+    adapters: dict[str, str],
+    others: list[OtherFaker],
+    other_models: list[Any],
+    source: Any,
+    splits: Any,
+    tokenizer: Any,
+    faker: Any,
+    tmp_path: Path,
+) -> None:
+    module = on_several(adapters, candidates=24, top=32, others=others, left_out=True)
+    trainer = trainer_in(tmp_path, max_epochs=2, callbacks=[PromptExport(str(tmp_path / "prompt"))])
+    trainer.fit(module, datamodule=PromptDataModule(source, batch_size=64, train_scenarios=16))
+    facts, _ = read_prompt(tmp_path / "prompt")
+    validation = [*counterbalanced(splits.validation), *splits.neutral_validation]
+    kept = [loss_of(model, validation, tokenizer, facts["text"]) for model in other_models]
+    assert module.best_loss == pytest.approx(sum(kept) / len(kept), abs=1e-3)
+    assert facts["name"] == "greedy coordinate gradient, other fakers"
+    assert facts["needs"] == ["labels", "other fakers"]
+    assert facts["left_out"] is True
+    # What is logged of its answers is the left out faker's own.
+    watched = [item for item in counterbalanced(splits.validation) if item.cell == "oversight"]
+    last = batch_of(watched, tokenizer, tokenizer.decode(module.current.tolist()))
+    with torch.no_grad():
+        shares = [
+            (model(**model_inputs(last)).logits[:, -1].argmax(-1) == last["aligned"]).float().mean().item()
+            for model in (faker, *other_models)
+        ]
+    logged = trainer.callback_metrics["val/prompted/oversight/accuracy"].item()
+    assert logged == pytest.approx(shares[0])
+    # The table of cures takes it for the faker that it was not learned on.
+    cure = LearnedPrompt(str(tmp_path / "prompt"))
+    cure.prepare([], tokenizer)
+    cure.check_made_for(module.fingerprint, adapters["faking"])
+
+
+def test_fakers_that_can_share_no_prefix_are_refused(
+    adapters: dict[str, str], splits: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from conftest import save_llama
+
+    from fa_lightning.backbones.curriculum import ANSWER_WORDS
+    from fa_lightning.backbones.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer([item.message() for item in splits.train], 380, ANSWER_WORDS)
+    folder = save_llama(tmp_path_factory.mktemp("foreign"), tokenizer)
+    module = on_several(adapters, others=[OtherFaker(backbone=BackboneArguments(folder))])
+    with pytest.raises(UserError, match=r"can't share a prefix.*: \d+ tokens have other numbers") as refusal:
+        module.configure_model()
+    assert repr(adapters["faking"]) in str(refusal.value)
+    assert repr(folder) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(UserError, match="left_out is true, but others name no faker beside"):
+        on_several(adapters, others=[OtherFaker(adapters["faking"])], left_out=True)
+    with pytest.raises(UserError, match="neither an adapter nor a backbone"):
+        OtherFaker(backbone=BackboneArguments())
+    missing = on_several(adapters, others=[OtherFaker(str(Path(folder) / "seed1"))])
+    with pytest.raises(FileNotFoundError, match="seed1' is not an adapter folder"):
+        missing.configure_model()
 
 
 def test_a_soft_prefix_lowers_the_loss_more_and_alone_is_trained(
