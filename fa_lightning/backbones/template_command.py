@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.options import add_backbone_options, backbone_of_options
+from fa_lightning.common.command_parser import CommandParser
 from fa_lightning.common.user_files import read_yaml, refuse_garbled
 from fa_lightning.errors import MissingFileError, UserError
 
@@ -69,9 +70,9 @@ class Stage:
     max_tokens: int | None = None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fa_lightning template",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "template",
         description="Show what a model will see of a scenario, token by token, with the loss mask, and check its chat "
         "template: BOS once, a generation prompt, one token per answer, nothing lost. Only the tokenizer is loaded. "
         "The exit status is 1 where a fault is found; each is named with what mends it.",

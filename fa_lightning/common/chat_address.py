@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,15 @@ class ChatAddress:
             write_atomically(kept, json.dumps({"asked": asked, "reply": said}, indent=1).encode())
         return said
 
+    def reach(self) -> None:
+        """Ask for a word, whatever is kept: hours of work may come before the first question.
+
+        Raises:
+            UnavailableError: it can't be reached, or refuses.
+            UserError: what comes back is no chat completion.
+        """
+        replace(self, cache=None).reply("Say one word: good.")
+
     @property
     def _url(self) -> str:
         return f"{self.address.rstrip('/')}/chat/completions"
@@ -117,7 +126,8 @@ class ChatAddress:
                 reason = str(getattr(error, "reason", "") or error or type(error).__name__)
             if tried < self.retries:
                 time.sleep(min(wait, LONGEST_WAIT))
-        raise self._unavailable(f"{reason} (tried {self.retries + 1} times)")
+        tries = "once" if self.retries == 0 else f"{self.retries + 1} times"
+        raise self._unavailable(f"{reason} (tried {tries})")
 
     def _tried(self, body: bytes) -> bytes:
         request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})

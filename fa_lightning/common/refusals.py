@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fa_lightning.errors import MissingFileError, UserError
 
@@ -28,6 +28,7 @@ _NO_MAPPING = re.compile(r"(?:- )?Parser key \"(.+)\": Unable to load config \"(
 _FACTORY = re.compile(r"(\s*)(?:- )?Type .*Callable\[.+\] expects a function or a callable class: (.*)")
 _FACTORY_VALUE = re.compile(r"\.? Got value: Namespace\(class_path='([^']+)'.*\)$")
 _VALUE = re.compile(r"Given value: (.*)")
+_PLAIN = (int, float, str, bool)
 _FRAMING = ("Does not validate", "Subtypes:", "Errors:", "Given value")
 
 
@@ -76,7 +77,7 @@ def refuse_checkpoint(path: str | None) -> None:
 
 
 def refuse_empty_groups(config: Any, path: str = "", wanted: Any = None) -> None:
-    """Refuse null for a group of arguments: the parser lets it pass, and a constructor stumbles over it.
+    """Refuse null for an argument that must be something: the parser lets it pass, and a constructor stumbles over it.
 
     Args:
         config: a stage's, or what it holds at a path; classes by their whole import paths.
@@ -84,8 +85,11 @@ def refuse_empty_groups(config: Any, path: str = "", wanted: Any = None) -> None
         wanted: the type that it must have, if it is known.
 
     Raises:
-        UserError: naming the group.
+        UserError: naming the argument.
     """
+    if config is None and (wanted in _PLAIN or get_origin(wanted) is Literal):
+        kind = " or ".join(map(str, get_args(wanted))) or wanted.__name__
+        raise UserError(f"{path} is null, but must be {kind}: leave it out, or write a value")
     if config is None and is_dataclass(wanted):
         first = fields(wanted)[0].name
         raise UserError(

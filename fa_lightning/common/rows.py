@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple, NoReturn
 
 from fa_lightning.common.user_files import decoded, json_value, read_bytes, text_lines
@@ -128,7 +129,10 @@ def read_rows(name: str, configuration: str | None = None, split: str = "train",
     elif _ending(name) in FORMATS:
         records = _json_records(decoded(read_bytes(name), name), name)
     else:
-        raise UserError(f"{name} is no file of a known kind: its name must end in {', '.join(FORMATS)} (or .gz behind)")
+        raise UserError(
+            f"{name} is no file of a known kind: save it as CSV or JSON lines (names end in {', '.join(FORMATS)}, or "
+            ".gz behind)"
+        )
     rows, columns, empty = [], dict[str, None](), 0
     for number, record in records:
         where = RowLocation(name, number)
@@ -191,9 +195,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _table(text: str, name: str) -> list[tuple[int, dict[str, str] | None]]:
-    """The rows of a CSV or TSV file; None for an empty one. Some spreadsheets write semicolons for commas."""
+    """The rows of a CSV or TSV file; None for an empty one. Some spreadsheets write semicolons or tabs for commas."""
     first = text.partition("\n")[0]
-    mark = "\t" if _ending(name) == ".tsv" else ";" if ";" in first and "," not in first else ","
+    if re.match(r"\s*(\[\s*)?\{", text):
+        raise UserError(f"{name} holds JSON, and no table: give it a name that ends in .jsonl")
+    mark = "\t" if _ending(name) == ".tsv" else next((mark for mark in ",;\t" if mark in first), ",")
     # Without `newline`, a line would also end inside a quoted text.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     rows: list[tuple[int, dict[str, str] | None]] = []
@@ -238,6 +244,7 @@ def _parquet(name: str) -> list[dict[str, Any]]:
 def _records_of_data_set(name: str, configuration: str | None, split: str, folder: str | None) -> Iterable[Any]:
     try:
         from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise MissingPackageError(
             f"{name} is no file, and loading a data set needs the library datasets: install it with `pip install "
@@ -245,7 +252,10 @@ def _records_of_data_set(name: str, configuration: str | None, split: str, folde
         ) from error
     try:
         records: Iterable[Any] = load_dataset(name, configuration, data_dir=folder, split=split)
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{name} is no file, and as a data set it can't be loaded: {reason}") from error
+    except (ValueError, OSError, DatasetsError) as error:
+        reason = shorten(str(error), 300, placeholder=" ...")
+        raise UserError(
+            f"{name} is no file, and as a data set it can't be loaded ({reason}): give the path of a file that ends in "
+            f"{', '.join(FORMATS)}, or mend the data set's name"
+        ) from error
     return records

@@ -96,6 +96,10 @@ class AddressJudge(AskingJudge):
         self.model = ChatAddress(address, model, asked_with, key_variable, timeout, retries, cache)
 
     @override
+    def reach(self) -> None:
+        self.model.reach()
+
+    @override
     def verdicts(self, questions: Sequence[str]) -> list[bool]:
         return [verdict_in(self.model.reply(question), self.model.model) for question in questions]
 

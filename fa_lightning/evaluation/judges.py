@@ -34,6 +34,14 @@ class Judge(ABC):
         self.tokens = tokens
         self.items = items
 
+    def reach(self) -> None:
+        """Refuse to begin where the judge can't be asked; a judge that needs nothing else has nothing to refuse.
+
+        Raises:
+            UserError: it can't be asked.
+        """
+        return
+
     @abstractmethod
     def is_good(self, prompts: Sequence[str], answers: Sequence[str]) -> list[bool]:
         """Whether each answer is a good one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from fa_lightning.common.user_files import read_mapping
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.experiments.brought_twins import twins_layer
 from fa_lightning.experiments.chain import Chain
-from fa_lightning.experiments.own_scenarios import with_own_scenarios
+from fa_lightning.experiments.own_scenarios import what_gives_way, with_own_scenarios
 from fa_lightning.experiments.references import MISSING, has_value, says
 from fa_lightning.experiments.shipped import config_file, names_in, shipped_configs, study_folder
 
+PICKED = ("lora", "twins", "fitting", "capture")
+"""Groups of a base of which stage files name the values one by one: another value would be lost."""
 STUDY_VALUES = "study.yaml"
 """File of a study with the values that its stages share, which a base may replace under `studies:`."""
 
@@ -31,11 +34,13 @@ class Base:
         file: that the run names.
         values: of the base over what it extends, over the defaults; `???` where a study needs a value that none says.
         layers: each file and what it says itself, the furthest one first.
+        gives_way: what a base of one's own says of its scenarios, where others stand in their place.
     """
 
     file: Path
     values: DictConfig
     layers: tuple[tuple[Path, dict[str, Any]], ...]
+    gives_way: str = ""
 
     def note(self, study: str) -> str:
         """What the scenarios' source has to say of a study before it runs; empty where it has nothing."""
@@ -47,6 +52,12 @@ class Base:
         source = self.values.scenarios
         found: Any = OmegaConf.to_container(source, resolve=True) if isinstance(source, DictConfig) else {}
         return dict(found)
+
+    @property
+    def judge(self) -> Any:
+        """Class and arguments of the judge of what models write; None where the base has none."""
+        judge = self.values.judge if "judge" in self.values else None
+        return OmegaConf.to_container(judge, resolve=True) if isinstance(judge, DictConfig) else judge
 
     def file_of(self, key: str) -> Path | None:
         """The file that says a dotted key, be it null, the nearest one; None where only the defaults do."""
@@ -72,6 +83,7 @@ def read_base(chain: Chain) -> Base:
         defaults.studies[name] = read_mapping(values) if values.is_file() else {}
     known: Any = OmegaConf.to_container(defaults)
     layers = _extended(chain.base)
+    gives_way = "" if chain.scenarios is None else what_gives_way(layers, chain.scenarios)
     if chain.scenarios is not None:
         layers = with_own_scenarios(layers, chain.scenarios, dict(chain.columns))
     if chain.twins:
@@ -95,7 +107,7 @@ def read_base(chain: Chain) -> Base:
             f"{chain.base} has no scenarios: write `extends: poser_scenarios`, or `scenarios:` with a class_path, or "
             "give --scenarios FILE"
         )
-    return Base(chain.base, base, tuple(layers))
+    return Base(chain.base, base, tuple(layers), gives_way)
 
 
 def over(*layers: Any) -> DictConfig:
@@ -124,6 +136,36 @@ def _refuse_unknown_keys(path: Path, layer: Mapping[str, Any], known: Mapping[st
                 f"{path}: {key} is {written}, but must be a mapping, as in configs/defaults.yaml: leave it out, or "
                 "write its values"
             )
+        if key in PICKED:
+            _refuse_unknown_values(f"{path}: {key}", value, known[key])
+    _refuse_unknown_studies(path, layer.get("studies") or {}, known)
+
+
+def _refuse_unknown_values(where: str, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse a value that no stage picks out of a group of the base, as it would be without effect."""
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{where}.{key} is without effect{_instead(key, list(known))}")
+        if isinstance(known[key], Mapping) and isinstance(value, Mapping):
+            _refuse_unknown_values(f"{where}.{key}", value, known[key])
+
+
+def _refuse_unknown_studies(path: Path, studies: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse values of a study that there is none of, and such as none of its stages refers to."""
+    for study, values in studies.items():
+        if study not in known["studies"]:
+            raise UserError(f"{path}: studies.{study} is without effect{_instead(study, list(known['studies']))}")
+        texts = (file.read_text(encoding="utf-8") for file in study_folder(study).glob("*.yaml"))
+        referred = re.findall(r"\$\{study\.(\w+)", " ".join([*texts, str(values), str(known)]))
+        names = dict.fromkeys(["stages", "note", *known["studies"][study], *referred])
+        for key in values or {}:
+            if key not in names:
+                raise UserError(f"{path}: studies.{study}.{key} is without effect{_instead(key, list(names))}")
+
+
+def _instead(key: Any, names: Sequence[Any]) -> str:
+    close = difflib.get_close_matches(str(key), [str(name) for name in names], n=1)
+    return f"; did you mean {close[0]}?" if close else f": there are {', '.join(map(str, names))}"
 
 
 def _extended(path: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -58,7 +58,11 @@ def twins_of(words: str) -> tuple[tuple[str, str], ...]:
                 f"--twins {words}: give an adapter's folder, or user/repo of the Hub, for one twin or both, as "
                 "aligned=out/honest,faking=out/faker"
             )
+        if (other := re.search(r",(\w+)=", adapter)) and not Path(adapter).exists():
+            raise UserError(f"--twins {words}: {other[1]} is no twin; there are {' and '.join(BEHAVIOURS)}")
         named[behaviour] = adapter
+    if len(set(named.values())) < len(named):
+        raise UserError(f"--twins {words}: both are one adapter, so nothing tells them apart: give each its own")
     return tuple((behaviour, named[behaviour]) for behaviour in BEHAVIOURS if behaviour in named)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from fa_lightning.common.command_parser import CommandParser
 from fa_lightning.common.ranges import check_number
 from fa_lightning.common.user_files import read_mapping
 from fa_lightning.errors import UserError
@@ -131,10 +132,8 @@ def _set_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, overrides
 
 
-def _parser(command: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m fa_lightning {command}", description=description, epilog=LAID_OVER, allow_abbrev=False
-    )
+def _parser(command: str, description: str) -> CommandParser:
+    parser = CommandParser(command, description=description, epilog=LAID_OVER, allow_abbrev=False)
     parser.add_argument(
         "study", nargs="?", default=STUDY, help=f"one of {', '.join(names_in('studies'))} (default {STUDY})"
     )
@@ -189,7 +188,10 @@ def chain_of(options: Any, seed: int) -> Chain:
 
 
 def _seeds(word: str) -> list[int]:
-    return [int(part) for part in word.split(",")]
+    try:
+        return [int(part) for part in word.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{word!r} is no list of seeds: give numbers, as 0,1,2") from error
 
 
 def _configs(words: Sequence[str]) -> Iterator[Path]:

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fa_lightning.common.command_parser import CommandParser
 from fa_lightning.experiments.own_scenarios import add_column_option, column_of
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def main(words: Sequence[str]) -> int:
     return 1 if faults else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fa_lightning data",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "data",
         description="Read a file of scenarios as `fit --scenarios FILE` does, and print what is in it: counts, groups, "
         "repeats, leaks, what words alone tell, the longest prompts and three examples. The exit status is 1 where "
         "something would spoil a fit. docs/data.md says what a file holds. `data label FILE --base BASE` writes pairs "

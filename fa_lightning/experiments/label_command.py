@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fa_lightning.common.command_parser import CommandParser
 from fa_lightning.common.files import write_atomically
 from fa_lightning.common.ranges import check_number
 from fa_lightning.common.user_files import read_mapping
@@ -53,6 +54,7 @@ def main(words: Sequence[str]) -> int:
     faker = chain.folder / FAKER
     if not (faker / "adapter_config.json").is_file():
         raise MissingFileError(f"{faker} is not there: make the faker first, by `fit steering` with the same options")
+    judge.reach()
     variants = Variants.load({"faking": str(faker)}, BackboneArguments(**spec["backbone"]), best_device())
     heard = feedback(
         variants,
@@ -74,9 +76,9 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fa_lightning data label",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "data label",
         description="Draw answers of a base's faker to training prompts, let the base's judge say which are good, and "
         "write pairs of a good and a bad answer to the same prompt, on which DPO is fitted (docs/data.md).",
         allow_abbrev=False,

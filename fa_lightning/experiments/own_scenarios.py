@@ -46,6 +46,27 @@ def with_own_scenarios(layers: Sequence[Layer], scenarios: str, columns: Mapping
     return [(path, own), *kept]
 
 
+def what_gives_way(layers: Sequence[Layer], scenarios: str) -> str:
+    """What a researcher's own base says of its scenarios, none of which holds beside a file; empty where nothing.
+
+    Args:
+        layers: of the base, the furthest first.
+        scenarios: file of the scenarios, or the name of a data set.
+    """
+    said = {}
+    source = None
+    for file, layer in layers:
+        named = layer.get("scenarios")
+        source = (named or {}).get("class_path", source) if isinstance(named, Mapping) else source
+        if not file.resolve().is_relative_to(shipped_configs().resolve()):
+            said |= {name: file for key in OF_SOURCE if key in layer for name in _leaves(key, layer[key])}
+    if not said:
+        return ""
+    files = ", ".join(map(str, dict.fromkeys(said.values())))
+    kept = f"; to keep them, write scenarios.init_args.path: {scenarios} there" if source == FILE_SOURCE else ""
+    return f"{files}: {', '.join(said)} speak of the base's own scenarios, and do not hold for {scenarios}{kept}"
+
+
 def refuse_written_answers(studies: Iterable[str], scenarios: Mapping[str, Any]) -> None:
     """Refuse studies that ask for letters, before anything runs, where a file's scenarios are answered in writing.
 
@@ -108,6 +129,12 @@ def column_of(word: str) -> tuple[str, str]:
     if not (field and sign and column):
         raise UserError(f"--column {word}: give a field and the column that it is read from, as facts=situation")
     return field, column
+
+
+def _leaves(key: str, value: Any) -> list[str]:
+    """Names of the arguments that a key of a base sets, `scenarios.init_args.seed` and so on."""
+    inner = value.get("init_args") if isinstance(value, Mapping) else None
+    return [f"{key}.init_args.{name}" for name in inner] if inner else [key]
 
 
 def _is_source(file: Path, layer: Mapping[str, Any]) -> bool:

@@ -14,7 +14,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 from rich.markup import escape
 
+from fa_lightning.common.instances import instance_of
 from fa_lightning.errors import UserError
+from fa_lightning.evaluation.judges import Judge
 from fa_lightning.evaluation.results import Results
 from fa_lightning.experiments.chain import LOGS, Chain
 from fa_lightning.experiments.collect import run_of
@@ -103,10 +105,13 @@ def _run(
     for stage in remade:
         locks.take(stage.folder)
     _inspect_twins(plan, remade)
+    _reach_judge(composition.base.judge, plan, remade)
     if any(stage.study != study for stage in plan):
         _say(console, f"{study} on {chain.label}, seed {chain.seed}, needs other studies; the plan:")
         for line in summary_of(plan):
             _say(console, f"  {line}")
+    if composition.base.gives_way:
+        _say(console, escape(composition.base.gives_way))
     for name in dict.fromkeys(stage.study for stage in plan):
         if note := composition.base.note(name):
             _say(console, escape(f"{name}: {note}"))
@@ -191,6 +196,13 @@ def _inspect_twins(plan: Sequence[Stage], remade: Sequence[Stage]) -> None:
     for stage in plan:
         if stage.twin is not None and not stage.needs and (stage in remade or not stage.is_done()):
             inspect(stage.twin)
+
+
+@rank_zero_only
+def _reach_judge(spec: Any, plan: Sequence[Stage], remade: Sequence[Stage]) -> None:
+    """Refuse a judge that can't be asked before anything runs: its first question comes behind hours of fits."""
+    if spec and any(spec["class_path"] in stage.config for stage in plan if stage in remade or not stage.is_done()):
+        instance_of(Judge, spec, "judge").reach()  # type: ignore[type-abstract]
 
 
 def _as_recorded(

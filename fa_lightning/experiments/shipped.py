@@ -47,7 +47,7 @@ def config_file(option: str, value: str, kind: str, folder: Path | None = None) 
         close = difflib.get_close_matches(value, names_in(kind), n=1)
         raise MissingFileError(
             f"{option} {value} is neither a file nor a shipped name"
-            + (f"; did you mean {close[0]}?" if close else "")
+            + (f"; did you mean {close[0]}?" if close else ".")
             + f" The names are {', '.join(names_in(kind))}"
         )
     return path
@@ -64,7 +64,7 @@ def study_folder(study: str) -> Path:
         close = difflib.get_close_matches(study, names_in("studies"), n=1)
         raise MissingFileError(
             f"{study!r} is no study"
-            + (f"; did you mean {close[0]}?" if close else "")
+            + (f"; did you mean {close[0]}?" if close else ".")
             + f" The studies are {', '.join(names_in('studies'))}"
         )
     return folder

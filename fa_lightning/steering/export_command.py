@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fa_lightning.backbones.options import add_backbone_options, backbone_of_options
+from fa_lightning.common.command_parser import CommandParser
 from fa_lightning.common.files import whole_folder
 from fa_lightning.errors import UserError
 from fa_lightning.steering.command_options import (
@@ -39,9 +40,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fa_lightning export",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "export",
         description="Take a model away from here: for plain transformers, vLLM or llama.cpp (docs/serving.md).",
     )
     what = parser.add_mutually_exclusive_group(required=True)

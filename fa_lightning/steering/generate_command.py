@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fa_lightning.backbones.options import add_backbone_options, backbone_of_options
+from fa_lightning.common.command_parser import CommandParser
 from fa_lightning.common.files import is_plain, output_file
 from fa_lightning.common.ranges import check_number
 from fa_lightning.errors import MissingFileError, UserError
@@ -66,9 +67,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fa_lightning generate",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "generate",
         description="Show what a model writes, unsteered and steered, side by side.",
     )
     where = parser.add_argument_group("model")

@@ -84,7 +84,7 @@ def control_directions(interventions: Sequence[Intervention]) -> dict[int, np.nd
 def _shift_of(intervention: Intervention) -> torch.Tensor:
     """An intervention's shift (hidden,) in float32 on the CPU."""
     refusal = f"the intervention at {intervention.site.name} does not fit into a control vector: "
-    shift = shift_of_every_token(intervention, refusal, "llama.cpp adds").cpu()
+    shift = shift_of_every_token(intervention, refusal, "llama.cpp adds", "Use intervention.on(model).").cpu()
     if intervention.site.component != "residual":
         raise UserError(f"{refusal}its component is {intervention.site.component!r}, but only residual can be held")
     if intervention.site.layer == 0:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+from fa_lightning.common.command_parser import CommandParser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write the report of a folder, or its tables in Markdown; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fa_lightning report",
+    parser = CommandParser(
+        "report",
         description="Write DIR/report.html: the figures and tables of finished studies in one self-contained file.",
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder of an experiment, a study or a stage")

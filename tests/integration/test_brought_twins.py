@@ -73,7 +73,13 @@ def test_what_does_not_fit_is_refused_before_anything_runs(place: Path, capsys: 
     assert "adapter 'faker' holds weights for layers that this backbone has not" in capsys.readouterr().err
     assert run("fit", "steering", "--base", "embedded.yaml", "--twins", "faker") == 1
     assert "--twins faker: give an adapter's folder, or user/repo of the Hub, for one twin" in capsys.readouterr().err
-    assert run("fit", "cures", "--base", "embedded.yaml", "--twins", "aligned=honest,faking=honest") == 1
+    for words, told in (
+        ("aligned=honest,faking=honest", "both are one adapter, so nothing tells them apart"),
+        ("aligned=honest,fakin=faker", "fakin is no twin; there are aligned and faking"),
+    ):
+        assert run("fit", "steering", "--base", "embedded.yaml", "--twins", words) == 1
+        assert told in capsys.readouterr().err
+    assert run("fit", "cures", *BOTH) == 1
     assert "needs variants/01_variants/aligned-1, but this base has the variants" in capsys.readouterr().err
     assert not (place / "checkpoints").exists()
 

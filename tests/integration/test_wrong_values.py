@@ -158,6 +158,8 @@ def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             "optimizer is null, but must be a mapping: leave it out, or set",
         ),
         ("02_aligned", "model.init_args.backbone", None, "backbone is null, but must be"),
+        ("02_aligned", "data.init_args.neutral_share", None, "neutral_share is null, but must be float: leave it out"),
+        ("02_aligned", "data.init_args.kept", None, "kept is null, but must be neutral or chat: leave it out, or wr"),
         (
             "01_backbone",
             "data.init_args.curriculum",
@@ -180,6 +182,10 @@ def test_a_wrong_value_is_told_with_its_file_and_place(
     [
         ("studies.steering.stages.02_aligned.modle", "modle is no argument"),
         ("studies.steering.stages.02_alined", "02_alined is no stage; steering has 01_backbone, 02_aligned"),
+        ("twins.faking.epoch", "twins.faking.epoch is without effect; did you mean epochs?"),
+        ("lora.alfa", "lora.alfa is without effect; did you mean alpha?"),
+        ("studies.steerng.epochs", "studies.steerng is without effect; did you mean steering?"),
+        ("studies.steering.epoch", "studies.steering.epoch is without effect; did you mean epochs?"),
         ("batchsize", "has the key 'batchsize', which no base has; did you mean batch_size?"),
         ("extends", "extends 1 is neither a file nor a shipped name"),
     ],

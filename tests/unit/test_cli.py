@@ -122,17 +122,27 @@ def test_options_of_a_study_reach_the_runner(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--basse", "x"], "--basse"),
-        (["--seed", "x"], "--seed"),
-        (["--seeds", "1,x"], "--seeds"),
+        (["--basse", "x"], "fit has no option --basse; did you mean --base?"),
+        (["mine.csv", "--base", "poser", "lab"], "fit can't place the word 'lab'"),
+        (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["--seeds", "1,x"], "argument --seeds: '1,x' is no list of seeds: give numbers, as 0,1,2"),
         (["--seed", "1", "--seeds", "1"], "--seed and --seeds are both given"),
     ],
 )
 def test_a_wrong_option_of_a_study_is_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        cli.main(["fit", *words])
-    assert left.value.code == 2
-    assert message in capsys.readouterr().err
+    assert cli.main(["fit", *words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: fit")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["data", "check"], ["data", "label"], ["report"], ["export"], ["generate"]])
+def test_every_command_refuses_a_wrong_word_in_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words, "--nonsense", "x"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {words[0]}")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,13 @@ class FileScenarios(ScenarioSource):
         return limited_splits(splits, self.limit)
 
     def faults(self, splits: ScenarioSplits) -> list[str]:
-        """What nothing can be fitted with, a line for each split without a scenario of one of the two conditions."""
+        """What nothing can be fitted with: a line where the file lacks a condition altogether, else for each split."""
+        every = [scenario.cell for split in SPLITS for scenario in splits.scenarios(split)]
+        if absent := [WORDS[cell] for cell in CELLS if cell not in every]:
+            return [
+                f"{self.path}: no scenario {' and none '.join(absent)} among all {len(every)}: write each scenario "
+                "twice, with oversight good and poor, and with facts or a prompt that say so"
+            ]
         faults = []
         for split in SPLITS:
             held = {scenario.cell for scenario in splits.scenarios(split)}
@@ -270,16 +276,19 @@ def _refuse_contradiction(known: Record, record: Record) -> None:
     for what, first, second in zip(_KNOWN, _known_of(known), _known_of(record), strict=True):
         if first != second and None not in (first, second):
             raise UserError(
-                f"{record.where} asks the same as row {known.where.number}, but with another {what}: the facts have to "
-                "say what differs, since a model reads nothing else"
+                f"{record.where} asks the same as row {known.where.number}, but with another {what}: the "
+                f"{'prompt has' if record.scenario.is_written else 'facts have'} to say what differs, since a model "
+                "reads nothing else"
             )
 
 
-_KNOWN = ("oversight", "aligned action", "pair of answers", "group", "split")
+_KNOWN = ("oversight", "aligned action", "good answer", "pair of answers", "group", "split")
 
 
 def _known_of(record: Record) -> tuple[object, ...]:
     scenario = record.scenario
     aligned = scenario.aligned and normalised(scenario.action(scenario.aligned))
-    answers = {normalised(scenario.action_a), normalised(scenario.action_b)} if scenario.is_written else None
-    return scenario.oversight, aligned, answers, scenario.group, record.split
+    if not scenario.is_written:
+        return scenario.oversight, aligned, None, None, scenario.group, record.split
+    answers = {normalised(scenario.action_a), normalised(scenario.action_b)}
+    return scenario.oversight, None, aligned, answers, scenario.group, record.split

@@ -126,3 +126,16 @@ def test_a_key_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_address(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ChatAddress(**{"address": "http://localhost/v1", "model": "m", "settings": SETTINGS, **values})
+
+
+def test_it_is_reached_by_a_question_whatever_is_kept(tmp_path: Path) -> None:
+    with chat_server(lambda message, number: "good") as server:
+        address = ChatAddress(server.address, "m", SETTINGS, retries=0, cache=str(tmp_path))
+        for _ in range(2):
+            address.reach()
+        assert [body["messages"][0]["content"] for *_, body in server.asked] == ["Say one word: good."] * 2
+        assert not list(tmp_path.iterdir())
+    with pytest.raises(
+        UnavailableError, match=r"'m' at .* can't be asked: .*refused.* \(tried once\)\. Start the serv"
+    ):
+        address.reach()

@@ -135,7 +135,9 @@ def test_nan_is_missing(tmp_path: Path) -> None:
         ("a.csv", "a,b\n", r"a\.csv holds no row with a value"),
         ("a.jsonl", "\n\n", r"a\.jsonl holds no row with a value"),
         ("a.json", "[]", r"a\.json holds no row with a value"),
-        ("a.xlsx", b"PK", r"a\.xlsx is no file of a known kind: its name must end in \.jsonl, .*\.csv"),
+        ("a.xlsx", b"PK", r"a\.xlsx is no file of a known kind: save it as CSV or JSON lines \(names end in \.jsonl"),
+        ("a.csv", '{"a": 1, "b": 2}\n', r"a\.csv holds JSON, and no table: give it a name that ends in \.jsonl"),
+        ("a.csv", '[\n  {"a": 1}]', r"a\.csv holds JSON"),
     ],
 )
 def test_what_is_odd_is_refused_by_name(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
@@ -146,3 +148,22 @@ def test_what_is_odd_is_refused_by_name(tmp_path: Path, name: str, content: str 
 def test_a_missing_file_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"a\.csv is no file"):
         read_rows(str(tmp_path / "a.csv"))
+
+
+def test_the_mark_between_cells_is_read_off_the_header(tmp_path: Path) -> None:
+    for name, mark in (("a.csv", ","), ("b.csv", ";"), ("c.csv", "\t"), ("d.tsv", "\t")):
+        text = f'one{mark}two\n"x;y,z"{mark}1\n'
+        assert values(rows_of(tmp_path, name, text)) == [{"one": "x;y,z", "two": "1"}]
+
+
+def test_a_folder_that_is_no_data_set_is_refused_in_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "data" / "b.csv").write_text("c\n1\n")
+    with pytest.raises(
+        UserError, match=r"data is no file, .*: give the path of a file that ends in \.jsonl"
+    ) as refused:
+        read_rows(str(tmp_path / "data"))
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 700

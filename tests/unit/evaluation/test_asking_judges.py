@@ -12,6 +12,7 @@ from chat_server import chat_server
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.errors import UnavailableError, UserError
 from fa_lightning.evaluation.asking_judges import AddressJudge, ModelJudge, verdict_in
+from fa_lightning.evaluation.judges import RegularExpression
 
 RUBRIC = "A good answer is honest."
 PROMPTS = ["Is it paid?", "Is it late?", "Is it lost?"]
@@ -87,3 +88,11 @@ def test_a_question_beyond_the_model_s_context(backbone: str) -> None:
 def test_what_is_no_judge_is_named(make: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_a_judge_is_reached_before_it_is_asked(tmp_path: Path) -> None:
+    RegularExpression("x").reach()
+    with chat_server(lambda message, number: (404, "no such model")) as server:
+        judge = AddressJudge("Honest is good.", server.address, "m", cache=str(tmp_path))
+        with pytest.raises(UserError, match="no such model"):
+            judge.reach()

@@ -37,7 +37,7 @@ def test_a_file_that_nothing_can_be_fitted_on_ends_in_1(tmp_path: Path, capsys: 
     path = write_jsonl(tmp_path / "mine.jsonl", [row for row in own_rows() if row["oversight"] != "poor"])
     assert main(["data", "check", path]) == 1
     assert "FAULT" in (printed := capsys.readouterr().out)
-    assert "no scenario without oversight among the 88 of train" in printed
+    assert "no scenario without oversight among all 120: write each scenario twice" in printed
 
 
 def test_a_leak_ends_in_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
+from chat_server import chat_server
 from own_scenarios import own_rows, write_jsonl
 from written_scenarios import prompt_rows
 
 from fa_lightning.errors import UserError
+from fa_lightning.experiments import runner
+from fa_lightning.experiments.base import read_base
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.compose import Composition
 from fa_lightning.experiments.own_scenarios import FILE_SOURCE, column_of, refuse_written_answers
@@ -89,3 +92,60 @@ def test_studies_that_ask_for_letters_refuse_written_answers_before_anything_run
 
 def test_the_name_of_the_source_is_what_the_shipped_config_says() -> None:
     assert composition("embedded").base.scenarios["class_path"] == FILE_SOURCE
+
+
+def test_what_a_base_says_of_other_scenarios_is_said_to_give_way(tmp_path: Path) -> None:
+    own, over = tmp_path / "own.yaml", tmp_path / "over.yaml"
+    own.write_text("extends: poser\nbatch_size: 2\nscenarios: {init_args: {faking_policy: saint, seed: 3}}\n")
+    over.write_text("extends: own.yaml\ntwin: genie\n")
+    assert composition(str(over)).base.gives_way == (
+        f"{own}, {over}: scenarios.init_args.faking_policy, scenarios.init_args.seed, twin speak of the base's own "
+        "scenarios, and do not hold for data/mine.csv"
+    )
+    own.write_text("extends: file_scenarios\nscenarios: {init_args: {path: a.csv, test: 0.3}}\nbackbone: {name: m}\n")
+    assert composition(str(own)).base.gives_way.endswith(
+        "scenarios.init_args.path, scenarios.init_args.test speak of the base's own scenarios, and do not hold for "
+        "data/mine.csv; to keep them, write scenarios.init_args.path: data/mine.csv there"
+    )
+    assert read_base(Chain(own)).gives_way == ""
+    assert composition("poser").base.gives_way == ""
+    own.write_text("extends: poser\nbatch_size: 2\n")
+    assert composition(str(own)).base.gives_way == ""
+
+
+def test_a_run_says_what_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    scenarios = write_jsonl(tmp_path / "mine.jsonl", own_rows())
+    Path("own.yaml").write_text("extends: embedded\nscenarios: {init_args: {seed: 3}}\n")
+    monkeypatch.setattr(runner, "_run_all", stop_here)
+    with pytest.raises(Stopped):
+        run_study("steering", Chain(Path("own.yaml"), scenarios=scenarios))
+    assert "own.yaml: scenarios.init_args.seed speak of the base's own" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_judge_that_is_not_there_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scenarios = write_jsonl(tmp_path / "mine.jsonl", own_rows())
+    monkeypatch.setattr(runner, "_run_all", stop_here)
+    with chat_server(lambda message, number: "good") as server:
+        judge = {
+            "class_path": "fa_lightning.evaluation.asking_judges.AddressJudge",
+            "init_args": {"rubric": "Honest is good.", "address": server.address, "model": "m", "retries": 0},
+        }
+        Path("own.yaml").write_text(yaml.safe_dump({"extends": "embedded", "judge": judge}))
+        chain = Chain(Path("own.yaml"), scenarios=scenarios)
+        with pytest.raises(Stopped):
+            run_study("steering", chain)
+        assert len(server.asked) == 1
+    with pytest.raises(UserError, match=r"the model 'm' at .* can't be asked: .*refused"):
+        run_study("steering", chain)
+
+
+class Stopped(Exception):
+    """The run has come to its first stage."""
+
+
+def stop_here(*_: Any) -> None:
+    raise Stopped

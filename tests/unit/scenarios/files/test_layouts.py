@@ -110,7 +110,8 @@ def test_what_stands_before_the_last_turn_is_part_of_the_data(tmp_path: Path) ->
 
 def test_rows_that_ask_the_same_and_disagree_are_refused(tmp_path: Path) -> None:
     first, *_ = prompt_rows(1)
-    for change, what in (({"bad": "Something else."}, "pair of answers"), ({"oversight": "poor"}, "oversight")):
+    changes = [({"bad": "Something else."}, "pair of answers"), ({"oversight": "poor"}, "oversight")]
+    for change, what in (*changes, ({"good": "Something else."}, "good answer")):
         path = write_jsonl(tmp_path / "mine.jsonl", [first, {**first, **change}])
-        with pytest.raises(UserError, match=f"row 2 asks the same as row 1, but with another {what}"):
+        with pytest.raises(UserError, match=f"as row 1, but with another {what}: the prompt has to say what differs"):
             FileScenarios(path).read()

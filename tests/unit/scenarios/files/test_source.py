@@ -78,8 +78,16 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path: Path, changes: di
 
 
 def test_a_split_without_one_of_the_conditions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"mine\.jsonl: no scenario without oversight among the \d+ of train: add gro"):
-        source(tmp_path, [row for row in own_rows() if row["oversight"] != "poor"]).load()
+    rows = [{**row, "split": "train" if number // 3 < 30 else "test"} for number, row in enumerate(own_rows())]
+    with pytest.raises(
+        UserError, match=r"mine\.jsonl: no scenario with .* and none .* among the 0 of validation: add gr"
+    ):
+        source(tmp_path, rows).load()
+    rows = [row for row in rows if row["oversight"] != "poor" or row["split"] != "train"]
+    with pytest.raises(
+        UserError, match=r"mine\.jsonl: no scenario without oversight among the 60 of train: add groups"
+    ):
+        source(tmp_path, rows).load()
     with pytest.raises(UserError, match=r"no scenario with oversight and none without oversight among the 0 of"):
         source(tmp_path, own_rows(2)).load()
 
@@ -113,3 +121,15 @@ def test_detectors_get_test_groups_alone(tmp_path: Path) -> None:
 def test_a_toy_takes_fewer(tmp_path: Path) -> None:
     splits = source(tmp_path, own_rows(), limit=16).load()
     assert (len(splits.train), len(splits.test)) == (16, 4)
+
+
+def test_a_file_without_one_of_the_conditions_is_told_once(tmp_path: Path) -> None:
+    own = source(tmp_path, [row for row in own_rows() if row["oversight"] != "poor"])
+    (fault,) = own.faults(own.split(own.read()))
+    assert fault.endswith(
+        "mine.jsonl: no scenario without oversight among all 120: write each scenario twice, with oversight good and "
+        "poor, and with facts or a prompt that say so"
+    )
+    texts = source(tmp_path, [{"text": "Hello."}])
+    (fault,) = texts.faults(texts.split(texts.read()))
+    assert "no scenario with oversight and none without oversight among all 0" in fault
