@@ -90,6 +90,7 @@ def read_base(chain: Chain) -> Base:
         layers = [*layers, twins_layer(dict(chain.twins))]
     for path, layer in layers:
         _refuse_unknown_keys(path, layer, known)
+        _refuse_unknown_studies(path, layer.get("studies") or {}, known, str([values for _, values in layers]))
     base = _merged(known, layers, chain.base)
     if chain.backbone is not None:
         base.backbone.name = chain.backbone
@@ -138,7 +139,6 @@ def _refuse_unknown_keys(path: Path, layer: Mapping[str, Any], known: Mapping[st
             )
         if key in PICKED:
             _refuse_unknown_values(f"{path}: {key}", value, known[key])
-    _refuse_unknown_studies(path, layer.get("studies") or {}, known)
 
 
 def _refuse_unknown_values(where: str, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
@@ -150,15 +150,25 @@ def _refuse_unknown_values(where: str, values: Mapping[str, Any], known: Mapping
             _refuse_unknown_values(f"{where}.{key}", value, known[key])
 
 
-def _refuse_unknown_studies(path: Path, studies: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Refuse values of a study that there is none of, and such as none of its stages refers to."""
+def _refuse_unknown_studies(path: Path, studies: Mapping[str, Any], known: Mapping[str, Any], said: str) -> None:
+    """Refuse values of a study that there is none of, and such as none of its stages refers to.
+
+    Args:
+        path: of the file that says them.
+        studies: by name, its values.
+        known: what every base has.
+        said: all that the base's files say, where a reference may stand, too.
+    """
     for study, values in studies.items():
         if study not in known["studies"]:
+            # What ships may speak of a study whose folder is deleted.
+            if path.is_relative_to(shipped_configs()):
+                continue
             raise UserError(f"{path}: studies.{study} is without effect{_instead(study, list(known['studies']))}")
         texts = (file.read_text(encoding="utf-8") for file in study_folder(study).glob("*.yaml"))
-        referred = re.findall(r"\$\{study\.(\w+)", " ".join([*texts, str(values), str(known)]))
+        referred = re.findall(r"\$\{study\.(\w+)", " ".join([*texts, said, str(known)]))
         names = dict.fromkeys(["stages", "note", *known["studies"][study], *referred])
-        for key in values or {}:
+        for key in values if isinstance(values, Mapping) else ():
             if key not in names:
                 raise UserError(f"{path}: studies.{study}.{key} is without effect{_instead(key, list(names))}")
 

@@ -53,7 +53,7 @@ def what_gives_way(layers: Sequence[Layer], scenarios: str) -> str:
         layers: of the base, the furthest first.
         scenarios: file of the scenarios, or the name of a data set.
     """
-    said = {}
+    said: dict[str, Path] = {}
     source = None
     for file, layer in layers:
         named = layer.get("scenarios")
