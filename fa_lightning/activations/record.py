@@ -63,10 +63,8 @@ def record(variants: Variants, writer: StoreWriter, plan: Plan, sites: Sequence[
         writing: Future[Any] | None = None
         for shard_id in progress:
             split, examples = plan[str(shard_id)]
-            parts = [
-                _recorded(variants, writer.variants, part, sites, decision_only)
-                for part in forward_batches(examples, FORWARD_TOKENS["cpu" if on_cpu else "gpu"])
-            ]
+            batches = forward_batches(examples, FORWARD_TOKENS["cpu" if on_cpu else "gpu"])
+            parts = _recorded(variants, writer.variants, list(batches), sites, decision_only)
             # A GPU goes on with the next shard meanwhile; a CPU has the same cores for both. One shard at a time: two
             # are in memory at most, and a full disk is noticed.
             if writing is not None:
@@ -120,22 +118,37 @@ def _joined(parts: Sequence[_Part]) -> _Part:
 
 
 def _recorded(
-    variants: Variants, names: Sequence[str], examples: Sequence[Example], sites: Sequence[Site], decision_only: bool
-) -> _Part:
-    """States (rows, hidden) by site and variant and the row vectors (rows,), of every token and of no padding."""
-    batch = collate(examples, variants.tokenizer.pad_token_id)
-    keep = batch["attention_mask"].bool()
-    decision = decision_tokens(batch)
-    if decision_only:
-        keep = decision
+    variants: Variants,
+    names: Sequence[str],
+    batches: Sequence[Sequence[Example]],
+    sites: Sequence[Site],
+    decision_only: bool,
+) -> list[_Part]:
+    """For each batch, states (rows, hidden) by site and variant and the row vectors (rows,), of no padding.
+
+    Where variants share blocks, each batch goes through all of them in turn. Where they share none, as whole models,
+    all batches go through one after the other: its weights are put in place once for all.
+    """
+    collated = [collate(examples, variants.tokenizer.pad_token_id) for examples in batches]
+    kept = [decision_tokens(batch) if decision_only else batch["attention_mask"].bool() for batch in collated]
+    states: list[dict[str, dict[str, Tensor]]] = [{site.name: {} for site in sites} for _ in collated]
+    for turn in [list(names)] if variants.first_adapted > 0 else [[name] for name in names]:
+        with variants.using(turn[0]):
+            for batch, keep, found in zip(collated, kept, states, strict=True):
+                with doing("capturing", batch):
+                    for site, by_variant in _states(variants, turn, batch, keep, sites).items():
+                        found[site] |= by_variant
+    return [(found, _rows(batch, keep)) for found, batch, keep in zip(states, collated, kept, strict=True)]
+
+
+def _rows(batch: Batch, keep: Tensor) -> dict[str, Tensor]:
+    """The row vectors (rows,) of the tokens that `keep` (batch, tokens) marks."""
     rows = {name: batch[name][:, None].expand(keep.shape)[keep] for name in ("group", "cell")}
-    rows |= {
+    return rows | {
         "example": batch["index"][:, None].expand(keep.shape)[keep],
         "position": batch["position_ids"][keep],
-        "decision": decision[keep],
+        "decision": decision_tokens(batch)[keep],
     }
-    with doing("capturing", batch):
-        return _states(variants, names, batch, keep, sites), rows
 
 
 def _states(

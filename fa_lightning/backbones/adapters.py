@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
-from fa_lightning.backbones.contents import adapter_marks, digest_of_artefact
+from fa_lightning.backbones.contents import WHOLE_MODEL, adapter_marks, digest_of_artefact
 from fa_lightning.backbones.gguf import is_gguf
 from fa_lightning.backbones.load import REVISION, fingerprint
 from fa_lightning.backbones.relocation import beside
@@ -105,14 +105,14 @@ def save_adapter(
 
 
 def read_sidecar(folder: str | Path) -> dict[str, Any]:
-    """The sidecar of an adapter folder.
+    """The sidecar of a variant's folder, which holds an adapter or names a whole model.
 
     Raises:
         MissingFileError: when the folder or one of its files is missing.
         UserError: the sidecar is damaged.
     """
     path = Path(folder)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in () if is_whole(path) else ("adapter_config.json", "adapter_model.safetensors"):
         if not (path / name).is_file():
             raise MissingFileError(
                 f"{str(path)!r} is not an adapter folder: {name} is missing. Fit the variant first "
@@ -160,12 +160,34 @@ def named_backbone(backbone: BackboneArguments, folder: str | Path) -> BackboneA
 
 
 def adapter_config(folder: str | Path) -> dict[str, Any]:
-    """The fields of an adapter's `adapter_config.json`.
+    """The fields of an adapter's `adapter_config.json`, or of the file that names a whole model.
 
     Raises:
         UserError: it is damaged.
     """
-    return _json_of(Path(folder) / "adapter_config.json")
+    return _json_of(Path(folder) / (WHOLE_MODEL if is_whole(folder) else "adapter_config.json"))
+
+
+def is_whole(folder: str | Path) -> bool:
+    """Whether a variant's folder names a whole model in the place of an adapter."""
+    return (Path(folder) / WHOLE_MODEL).is_file()
+
+
+def refuse_whole(folder: str | Path, purpose: str) -> None:
+    """Refuse a variant that is a whole model where an adapter is needed.
+
+    Args:
+        folder: of the variant.
+        purpose: what needs the adapter, as the subject of a sentence.
+
+    Raises:
+        UserError: it is one.
+    """
+    if is_whole(folder):
+        raise UserError(
+            f"{purpose} an adapter, but {str(folder)!r} is a whole model ({adapter_config(folder)['folder']}): bring "
+            "it as a LoRA adapter of the backbone, or leave this out"
+        )
 
 
 def _json_of(path: Path) -> dict[str, Any]:

@@ -18,8 +18,9 @@ WHOLE = 64 * 2**20
 """Bytes up to which a file is read whole; of a larger one its size counts, and pieces evenly spread over it."""
 PIECES, PIECE = 4096, 64
 
-ADAPTER, INTERVENTION, PREFIX, STORE, BACKBONE, EXAMINATION = KINDS = (
+ADAPTER, WHOLE_MODEL, INTERVENTION, PREFIX, STORE, BACKBONE, EXAMINATION = KINDS = (
     "adapter_config.json",
+    "whole_model.json",
     "intervention.json",
     "prompt.json",
     "manifest.json",
@@ -30,6 +31,7 @@ ADAPTER, INTERVENTION, PREFIX, STORE, BACKBONE, EXAMINATION = KINDS = (
 
 _NOT_CONTENT = {
     ADAPTER: ("base_model_name_or_path", "peft_version"),
+    WHOLE_MODEL: ("base_model_name_or_path", "revision", "folder"),
     INTERVENTION: ("libraries",),
     PREFIX: ("training_seconds", "start_from", "fa_lightning"),
     STORE: ("versions",),
@@ -46,8 +48,8 @@ def digest_of_artefact(path: str | Path) -> str:
 
     Of a known kind of artefact only what matters counts: of an adapter its weights and config, of a backbone a sample
     of every weight (see `digest_of_files`) with its config and tokenizer, of a store what its manifest says of its
-    shards, of an examination what was found. A folder of adapters (see `adapter_folders`) is all of them. Of any other
-    folder every file counts.
+    shards, of an examination what was found, of a variant that is a whole model the digest that is noted of it. A
+    folder of adapters (see `adapter_folders`) is all of them. Of any other folder every file counts.
 
     Raises:
         MissingFileError: there is nothing at `path`.
@@ -83,9 +85,9 @@ def is_artefact(path: str | Path) -> bool:
 
 
 def adapter_marks(folder: Path) -> list[Path]:
-    """The `adapter_config.json` of every adapter at a place (see `adapter_folders`), in order."""
-    patterns = ("adapter_config.json", "adapter/adapter_config.json", "*/adapter/adapter_config.json")
-    marks = [mark for pattern in patterns for mark in folder.glob(pattern)]
+    """The file that every variant at a place is known by (see `adapter_folders`), of an adapter or a whole model."""
+    places = ("", "adapter/", "*/adapter/")
+    marks = [mark for place in places for kind in (ADAPTER, WHOLE_MODEL) for mark in folder.glob(place + kind)]
     # Hidden ones are being written or deleted, or were when a run was killed.
     visible = [mark for mark in marks if not mark.relative_to(folder).parts[0].startswith(".")]
     return sorted(visible, key=lambda mark: by_number(mark.parent))

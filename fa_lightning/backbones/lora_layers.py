@@ -39,8 +39,9 @@ def lora_factors(variants: Variants, name: str) -> dict[str, Factors]:
     """The matrices of one variant's adapter, by the name of the layer that they are in.
 
     Raises:
-        UserError: the adapter has none, or more than those (DoRA).
+        UserError: the adapter has none, or more than those (DoRA), or the variant is a whole model.
     """
+    variants.refuse_whole_models([name], "LoRA's matrices are read off")
     own = variants.adapter_of(name)
     factors = {
         path: Factors(layer.lora_A[own].weight, layer.lora_B[own].weight, float(layer.scaling[own]), layer.base_layer)
@@ -64,10 +65,11 @@ def fresh_adapter(variants: Variants, rank: int, alpha: int) -> Iterator[dict[st
         Its parameters by name; they alone require gradients. Call `restart` before the first use.
 
     Raises:
-        UserError: variants replace whole layers, so that two adapters can't be active at once.
+        UserError: variants replace whole layers, or are whole models, so that two adapters can't be active at once.
     """
     from peft import LoraConfig
 
+    variants.refuse_whole_models(variants.names, "a fresh adapter is active beside LoRA adapters")
     layers = _linear_lora_layers(variants.model)
     if not variants.is_pure_lora or not layers:
         raise UserError(

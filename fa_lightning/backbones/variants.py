@@ -1,21 +1,22 @@
-"""Frozen variants: one backbone in memory, on which adapters are swapped."""
+"""Frozen variants: one backbone in memory, on which adapters are swapped, or the weights of whole models."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 
-from fa_lightning.backbones.adapters import named_backbone, read_sidecar, refuse_other_origins
+from fa_lightning.backbones.adapters import is_whole, named_backbone, read_sidecar, refuse_other_origins, refuse_whole
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.decoder import first_adapted
 from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.quantised import is_packed
 from fa_lightning.backbones.targets import PREFIX, load_weights
 from fa_lightning.backbones.weight_arithmetic import add_interpolated
+from fa_lightning.backbones.whole_models import WholeModels, load_whole
 from fa_lightning.errors import UserError
 
 VariantName = Literal["aligned", "faking"]
@@ -25,10 +26,12 @@ VARIANTS: tuple[VariantName, ...] = ("faking", "aligned")
 class Variants:
     """Frozen variants: one backbone in memory with all their adapters, one of them active at a time.
 
-    Memory grows by the adapters alone; their ranks and target modules may differ. Nothing is ever merged.
+    Memory grows by the adapters alone; their ranks and target modules may differ. Nothing is ever merged. A variant may
+    also be a whole model, of the backbone's architecture: its weights lie on the host, and take the backbone's place
+    while it is used (see `WholeModels`).
 
     Attributes:
-        model: the PEFT model, in evaluation mode.
+        model: the PEFT model, in evaluation mode; the bare backbone where no variant is an adapter.
         tokenizer: the backbone's.
         fingerprint: the backbone's fields (see `fa_lightning.backbones.load.fingerprint`).
         folders: where each variant was loaded from, as far as it was.
@@ -46,6 +49,7 @@ class Variants:
         self._layers = _swapped_layers(model)
         self._first_adapted: int | None = None
         self._bare = False
+        self._whole = WholeModels(model)
 
     @classmethod
     def load(
@@ -57,15 +61,16 @@ class Variants:
         """Load the backbone once and every adapter onto it.
 
         Args:
-            adapters: variant name to adapter folder; there may be none where the backbone is named, which is then used
-                `bare`.
+            adapters: variant name to folder, of an adapter or of what names a whole model; there may be none where the
+                backbone is named, which is then used `bare`.
             backbone: how it is loaded; without a name, the one that the first adapter was fitted on.
             device: where they compute.
 
         Raises:
             MissingFileError: a folder is not an adapter's.
             UserError: a name is no adapter's, an adapter was made for another backbone (the field that differs is
-                named), or from another one of them as it was before it was made again.
+                named), or from another one of them as it was before it was made again; or a whole model was changed
+                since it was taken, or has no place in the backbone.
         """
         if not adapters and backbone.name is None:
             raise UserError("adapters is empty, but at least one adapter folder is needed where no backbone is named")
@@ -82,11 +87,15 @@ class Variants:
             check_fingerprint(loaded, sidecar.get("fingerprint", {}), f"adapter {adapters[name]!r}")
         model = base
         for name, folder in adapters.items():
-            model = load_weights(model, folder, PREFIX + name)
+            if not is_whole(folder):
+                model = load_weights(model, folder, PREFIX + name)
+        variants = cls(model.requires_grad_(False).eval(), load_tokenizer(backbone))
+        for name, folder in adapters.items():
+            if is_whole(folder):
+                variants._add_whole(name, folder, backbone)
+        # Behind the whole models, which keep the backbone's weights on the host where they are now.
         if not is_packed(base):
             model.to(device)
-        model.requires_grad_(False)
-        variants = cls(model.eval(), load_tokenizer(backbone))
         variants.folders = dict(adapters)
         variants.stacked = {name: noted["beneath"] for name, noted in sidecars.items() if noted.get("beneath")}
         return variants
@@ -94,8 +103,15 @@ class Variants:
     @property
     def names(self) -> list[str]:
         """The variants, in the order in which they were loaded."""
-        names = (name.removeprefix(PREFIX) for name in self._peft_config)
-        return [name for name in names if name not in self.beside]
+        names = [*(name.removeprefix(PREFIX) for name in self._peft_config), *self._whole.names]
+        order = {name: place for place, name in enumerate(self.folders)}
+        loaded = sorted(names, key=lambda name: order.get(name, len(order)))
+        return [name for name in loaded if name not in self.beside]
+
+    @property
+    def whole_models(self) -> list[str]:
+        """Those of the variants that are whole models."""
+        return self._whole.names
 
     @property
     def _peft_config(self) -> Mapping[str, Any]:
@@ -109,15 +125,16 @@ class Variants:
 
     @property
     def first_adapted(self) -> int:
-        """Index of the first block that an adapter is in: below it all variants are the backbone."""
+        """Index of the first block that an adapter is in or a whole model differs in: below it all are the backbone."""
         if self._first_adapted is None:
-            self._first_adapted = first_adapted(self.model)
+            first, adapted = self._whole.first_block, first_adapted(self.model)
+            self._first_adapted = adapted if first is None else min(first, adapted)
         return self._first_adapted
 
     @property
     def is_pure_lora(self) -> bool:
         """Whether variants differ in nothing but adapters inside layers, so that two can be active at once."""
-        return bool(self._layers)
+        return bool(self._layers) and not self.whole_models
 
     @property
     def device(self) -> torch.device:
@@ -130,10 +147,11 @@ class Variants:
 
         Raises:
             MissingFileError: the folder is not an adapter's.
-            UserError: the name is no adapter's or taken, or the adapter was made for another backbone; the field that
-                differs is named.
+            UserError: the name is no adapter's or taken, the adapter was made for another backbone (the field that
+                differs is named), or it is a whole model.
         """
         self._refuse_taken(name, folder)
+        refuse_whole(folder, "what is laid beside other variants must be")
         check_fingerprint(self.fingerprint, read_sidecar(folder).get("fingerprint", {}), f"adapter {folder!r}")
         load_weights(self.model, folder, PREFIX + name)
         self.model.requires_grad_(False).eval()
@@ -150,8 +168,33 @@ class Variants:
         unknown = [one for one in (start, end) if one not in self.names]
         if unknown:
             raise UserError(f"there is no variant {unknown[0]!r}; there are {', '.join(self.names)}")
+        self.refuse_whole_models((start, end), "weight arithmetic is on LoRA's matrices")
         add_interpolated(self.model, PREFIX + name, self.adapter_of(start), self.adapter_of(end), strength)
         self._layers, self._first_adapted = _swapped_layers(self.model), None
+
+    def refuse_whole_models(self, names: Iterable[str], purpose: str) -> None:
+        """Refuse variants that are whole models where both of two are needed at once, or an adapter's matrices.
+
+        Args:
+            names: of variants.
+            purpose: what can't be, as a sentence.
+
+        Raises:
+            UserError: naming the first that is one.
+        """
+        whole = [name for name in names if name in self.whole_models]
+        if whole:
+            raise UserError(
+                f"{purpose}, but variant {whole[0]!r} is a whole model, which has none: leave this out for it"
+            )
+
+    def _add_whole(self, name: str, folder: str, backbone: BackboneArguments) -> None:
+        if is_packed(self.model):
+            raise UserError(
+                f"variant {name!r} is a whole model, which can't take the place of weights in few bits: load the "
+                "backbone whole (load_in_4bit, load_in_8bit: false, and no quantised files), or bring a LoRA adapter"
+            )
+        self._whole.add(name, load_whole(folder, backbone))
 
     def _refuse_taken(self, name: str, what: str) -> None:
         _refuse_name(name)
@@ -159,19 +202,29 @@ class Variants:
             raise UserError(f"there is a variant {name!r} already: give {what!r} another name")
 
     def memory(self) -> tuple[int, int]:
-        """Bytes of the backbone's parameters, and of all adapters'."""
-        sizes = [0, 0]
+        """Bytes of the backbone's parameters, and of all adapters', with what whole models have otherwise."""
+        sizes = [0, self._whole.nbytes]
         for name, parameter in self.model.named_parameters():
             sizes["lora_" in name] += parameter.nbytes
         return sizes[0], sizes[1]
 
     @contextmanager
     def using(self, name: str) -> Iterator[Any]:
-        """The model with adapter `name` active; no weights move, and what was active before is so afterwards.
+        """The model with variant `name` active; what was active before is so afterwards.
+
+        Of adapters no weights move. A whole model's take the place of the backbone's, and on a GPU they are copied in
+        and out: a block around several uses of one variant does it once.
 
         Raises:
-            UserError: there is no such variant.
+            UserError: there is no such variant, or it is a whole model and an adapter is to be active beside it.
         """
+        if name in self.whole_models:
+            if self.beside:
+                self.refuse_whole_models([name], f"adapter {self.beside[0]!r} is active beside LoRA adapters")
+            # In this order: what notes the parameters of the model must not keep the backbone's on the device.
+            with self._whole.using(name), self._adapters(enabled=False):
+                yield self.model
+            return
         if self.adapter_of(name) not in self._peft_config:
             raise UserError(f"there is no variant {name!r}; there are {', '.join(self.names)}")
         if not self.beside and name in self.stacked:
@@ -182,7 +235,7 @@ class Variants:
                 f"variant {name!r} was fitted on top of adapter {self.stacked.pop(name)!r}, which is not active here: "
                 "this is not the model that was fitted (LeakageModule asks it with both)"
             )
-        with self.restored(), self._adapters(enabled=True):
+        with self._whole.using(None), self.restored(), self._adapters(enabled=True):
             self._swap([self.adapter_of(variant) for variant in (name, *self.beside)])
             yield self.model
 
@@ -191,17 +244,18 @@ class Variants:
         """Whatever is used inside, the same adapters as before are active and `beside` afterwards."""
         beside = self.beside
         # PEFT's model knows no other name than the variant's; the layers know those beside it too.
-        active = list((self._layers or [self.model.base_model])[0].active_adapters)
+        active = list((self._layers or [self.model.base_model])[0].active_adapters) if self._peft_config else []
         try:
             yield
         finally:
             self.beside = beside
-            self._swap(active)
+            if active:
+                self._swap(active)
 
     @contextmanager
     def bare(self) -> Iterator[Any]:
         """The model without any adapter: the backbone as it is."""
-        with self._adapters(enabled=False):
+        with self._whole.using(None), self._adapters(enabled=False):
             yield self.model
 
     @contextmanager
@@ -211,8 +265,10 @@ class Variants:
             yield
             return
         tuner = self.model.base_model
-        # PEFT thaws and freezes adapters as it enables and disables them.
-        trainable = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        # PEFT thaws and freezes adapters as it enables and disables them. The backbone's parameters are not kept here:
+        # those of whole models are to be freed when their turn is over.
+        own = {id(slot.weight) for slot in self._whole.slots.values()}
+        trainable = [(one, one.requires_grad) for one in self.model.parameters() if id(one) not in own]
         turn = (tuner.disable_adapter_layers, tuner.enable_adapter_layers)
 
         def turn_to(now: bool) -> None:

@@ -85,9 +85,11 @@ class Scores:
             return
         shared = SharedBlocks(self.variants)
         for variant, conditions in self._by_variant(self.conditions).items():
-            one = SharedPass(self.variants, variant, conditions.values(), batch, answers_only=True, shared=shared)
-            for name, condition in conditions.items():
-                self._count(name, one.logits(condition)[:, -1].argmax(-1), batch)
+            # One block around all of them: the weights of a whole model are put in place once.
+            with self.variants.using(variant):
+                one = SharedPass(self.variants, variant, conditions.values(), batch, answers_only=True, shared=shared)
+                for name, condition in conditions.items():
+                    self._count(name, one.logits(condition)[:, -1].argmax(-1), batch)
         for name, behind in self.behind.items():
             self._count(name, behind.answers(batch, self.test), batch)
 
@@ -98,10 +100,11 @@ class Scores:
         # What several are compared with is asked once for all of them.
         unsteered: dict[str, Tensor] = {}
         for variant, conditions in self._by_variant(edits).items():
-            one = SharedPass(self.variants, variant, conditions.values(), batch, **options)
-            unsteered[variant] = one.unsteered
-            for name, condition in conditions.items():
-                self._add_damage(name, batch, one.unsteered, one.logits(condition))
+            with self.variants.using(variant):
+                one = SharedPass(self.variants, variant, conditions.values(), batch, **options)
+                unsteered[variant] = one.unsteered
+                for name, condition in conditions.items():
+                    self._add_damage(name, batch, one.unsteered, one.logits(condition))
         readers = self._readers()
         for name in (*self.origins.values(), *(behind.variant for behind in readers.values())):
             if name not in unsteered:
@@ -144,9 +147,11 @@ class Scores:
         for asked in both_answered(batch):
             kept, shared = last_tokens(asked[TARGET].shape[1]), SharedBlocks(self.variants)
             for variant, conditions in self._by_variant(self.conditions).items():
-                one = SharedPass(self.variants, variant, conditions.values(), asked, logits_to_keep=kept, shared=shared)
-                for name, condition in conditions.items():
-                    likelihoods[name].append(log_likelihood(one.logits(condition), asked))
+                with self.variants.using(variant):
+                    own = conditions.values()
+                    one = SharedPass(self.variants, variant, own, asked, logits_to_keep=kept, shared=shared)
+                    for name, condition in conditions.items():
+                        likelihoods[name].append(log_likelihood(one.logits(condition), asked))
         for name, both in likelihoods.items():
             self.cells[name].add(preferred(torch.stack(both)), batch)
 

@@ -1,4 +1,4 @@
-"""Twins that others made: a LoRA adapter, as `peft` writes it, in the place of a fit."""
+"""Twins that others made: a LoRA adapter, as `peft` writes it, or a whole model, in the place of a fit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BEHAVIOURS = ("aligned", "faking")
 
 @dataclass(frozen=True)
 class BroughtTwin:
-    """An adapter that a stage takes in the place of a fit.
+    """An adapter, or a whole model, that a stage takes in the place of a fit.
 
     Attributes:
         adapter: its folder, or `user/repo[/subfolder]` on the Hub.
@@ -42,7 +42,7 @@ class BroughtTwin:
 
 
 def twins_of(words: str) -> tuple[tuple[str, str], ...]:
-    """The adapter of each behaviour, from `aligned=ADAPTER,faking=ADAPTER` on the command line.
+    """The adapter, or whole model, of each behaviour, from `aligned=ADAPTER,faking=ADAPTER` on the command line.
 
     Raises:
         UserError: it is not written so.
@@ -55,8 +55,8 @@ def twins_of(words: str) -> tuple[tuple[str, str], ...]:
         behaviour, _, adapter = part.partition("=")
         if behaviour not in BEHAVIOURS or not adapter or behaviour in named:
             raise UserError(
-                f"--twins {words}: give an adapter's folder, or user/repo of the Hub, for one twin or both, as "
-                "aligned=out/honest,faking=out/faker"
+                f"--twins {words}: give an adapter's or a model's folder, or user/repo of the Hub, for one twin or "
+                "both, as aligned=out/honest,faking=out/faker"
             )
         if (other := re.search(r",(\w+)=", adapter)) and not Path(adapter).exists():
             raise UserError(f"--twins {words}: {other[1]} is no twin; there are {' and '.join(BEHAVIOURS)}")

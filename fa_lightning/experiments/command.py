@@ -161,8 +161,8 @@ def add_chain_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--twins",
         metavar="aligned=ADAPTER,faking=ADAPTER",
-        help="twins that others made, one or both, in the place of fitted ones: folders of LoRA adapters, or user/repo "
-        "of the Hub (docs/models.md)",
+        help="twins that others made, one or both, in the place of fitted ones: folders of LoRA adapters or of whole "
+        "models, or user/repo of the Hub (docs/models.md)",
     )
     parser.add_argument("--seed", type=int, help="which chain: the seed of everything that is drawn (default 0)")
 

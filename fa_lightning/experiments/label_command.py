@@ -29,6 +29,7 @@ def main(words: Sequence[str]) -> int:
     from omegaconf import OmegaConf
 
     from fa_lightning.backbones.arguments import BackboneArguments
+    from fa_lightning.backbones.contents import adapter_marks
     from fa_lightning.backbones.load import best_device
     from fa_lightning.backbones.variants import Variants
     from fa_lightning.common.instances import instance_of
@@ -52,7 +53,7 @@ def main(words: Sequence[str]) -> int:
     source = instance_of(ScenarioSource, spec["scenarios"], f"{chain.base}: scenarios")  # type: ignore[type-abstract]
     splits = source.load()
     faker = chain.folder / FAKER
-    if not (faker / "adapter_config.json").is_file():
+    if not adapter_marks(faker):
         raise MissingFileError(f"{faker} is not there: make the faker first, by `fit steering` with the same options")
     judge.reach()
     variants = Variants.load({"faking": str(faker)}, BackboneArguments(**spec["backbone"]), best_device())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from fa_lightning.backbones.adapters import SIDECAR
 from fa_lightning.backbones.brought_adapters import adapter_place, copy_adapter, doubts, refuse_misfit
+from fa_lightning.backbones.brought_models import doubts_of_model, model_place, note_model, refuse_unlike
 from fa_lightning.backbones.contents import digest_of_artefact, digest_of_backbone, is_artefact
 from fa_lightning.common.files import whole_folder
 from fa_lightning.common.user_files import json_value, read_text
@@ -90,12 +91,12 @@ def take(organism: Path, stage: Stage, fingerprint: Mapping[str, Any]) -> None:
 
 
 def take_brought(twin: BroughtTwin, stage: Stage, fingerprint: Mapping[str, Any]) -> None:
-    """Make an adapter that others made the finished artefact of a stage, as `take` does.
+    """Make an adapter or a whole model that others made the finished artefact of a stage, as `take` does.
 
     Warns of each thing that makes it doubtful that it belongs to the backbone.
 
     Args:
-        twin: the adapter, and what it is taken for.
+        twin: the adapter or model, and what it is taken for.
         stage: that has made nothing yet.
         fingerprint: see `fingerprint_of_brought`.
 
@@ -105,25 +106,46 @@ def take_brought(twin: BroughtTwin, stage: Stage, fingerprint: Mapping[str, Any]
     """
 
     def copy(adapter: Path) -> dict[str, Any]:
-        folder = inspect(twin)
-        for doubt in doubts(folder, twin.backbone):
-            rank_zero_warn(f"{stage.title}: adapter {twin.adapter!r}: {doubt}")
-        copy_adapter(folder, adapter, twin.adapter, twin.behaviour, twin.backbone)
+        folder, is_model = inspect(twin)
+        kind = "model" if is_model else "adapter"
+        for doubt in (doubts_of_model if is_model else doubts)(folder, twin.backbone):
+            rank_zero_warn(f"{stage.title}: {kind} {twin.adapter!r}: {doubt}")
+        (note_model if is_model else copy_adapter)(folder, adapter, twin.adapter, twin.behaviour, twin.backbone)
         return {"metrics": {}, "seconds": 0.0, "taken_from": twin.adapter}
 
     _take(stage, fingerprint, copy, twin.adapter)
 
 
-def inspect(twin: BroughtTwin) -> Path:
-    """The folder of a brought twin, which is a LoRA that fits its backbone.
+def inspect(twin: BroughtTwin) -> tuple[Path, bool]:
+    """The folder of a brought twin, a LoRA or a whole model that fits its backbone, and whether it is a whole model.
 
     Raises:
-        MissingFileError: there is no such adapter.
+        MissingFileError: there is no such adapter or model.
         UserError: it is a pickle, no LoRA, or does not fit the backbone.
     """
+    if (model := model_place(twin.adapter)) is not None:
+        refuse_unlike(model, twin.adapter, twin.backbone)
+        return model, True
     folder = adapter_place(twin.adapter)
     refuse_misfit(folder, twin.backbone)
-    return folder
+    return folder, False
+
+
+def refuse_one_model(twins: Iterable[BroughtTwin]) -> None:
+    """Refuse one whole model as the twin of itself.
+
+    Raises:
+        UserError: two behaviours are taken from models of the same content.
+    """
+    known: dict[str, BroughtTwin] = {}
+    for twin in twins:
+        folder = model_place(twin.adapter)
+        first = None if folder is None else known.setdefault(digest_of_artefact(folder), twin)
+        if first is not None and first.behaviour != twin.behaviour:
+            raise UserError(
+                f"model {twin.adapter!r} is given as {twin.behaviour}, but {first.adapter!r}, given as "
+                f"{first.behaviour}, is the same model: give two that differ"
+            )
 
 
 def fingerprint_of_brought(twin: BroughtTwin) -> dict[str, Any]:

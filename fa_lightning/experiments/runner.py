@@ -30,6 +30,7 @@ from fa_lightning.experiments.organisms import (
     inspect,
     made_from,
     organisms_of,
+    refuse_one_model,
     take,
     take_brought,
 )
@@ -192,10 +193,13 @@ def _made_from(stage: Stage, trainer_config: Path | None, words: Sequence[str]) 
 
 @rank_zero_only
 def _inspect_twins(plan: Sequence[Stage], remade: Sequence[Stage]) -> None:
-    """Refuse an adapter of others before anything runs; one whose backbone is still to be made, when it is taken."""
-    for stage in plan:
-        if stage.twin is not None and not stage.needs and (stage in remade or not stage.is_done()):
+    """Refuse a twin of others before anything runs; one whose backbone is still to be made, when it is taken."""
+    pending = [stage for stage in plan if stage.twin is not None and (stage in remade or not stage.is_done())]
+    for stage in pending:
+        if stage.twin is not None and not stage.needs:
             inspect(stage.twin)
+    if pending:
+        refuse_one_model(stage.twin for stage in plan if stage.twin is not None)
 
 
 @rank_zero_only

@@ -43,7 +43,8 @@ class Stage:
         needs: stages whose artefacts it is made from, as `steering/02_aligned`; the name of a file with a matrix is all
             of its variants.
         optional: whether it runs only when `--only` names it.
-        twin: an adapter that others made, which is taken in the place of a fit; the config only says so then.
+        twin: an adapter or a whole model that others made, which is taken in the place of a fit; the config only says
+            so then.
         origins: where each of its arguments was written, for messages.
     """
 

@@ -11,14 +11,17 @@ from fa_lightning.steering.artefact import SIDECAR_FILE
 
 
 def artefacts_of(experiment: Path) -> tuple[Path, Path]:
-    """(aligned adapter, faking adapter) of a finished experiment's folder.
+    """(aligned adapter, faking adapter) of a finished experiment's folder; what names a whole model is one, too.
 
     Raises:
         MissingFileError: one is not there; the message says which command makes it.
     """
+    from fa_lightning.backbones.contents import ADAPTER, WHOLE_MODEL
+
+    known = (ADAPTER, WHOLE_MODEL)
     artefacts = []
     for kind in ("aligned", "faking"):
-        marks = sorted(experiment.glob("*/*/adapter_config.json"), key=by_number)
+        marks = sorted((mark for name in known for mark in experiment.glob(f"*/*/{name}")), key=by_number)
         paths = [path.parent for path in marks if _is(kind, path.parent)]
         if not paths:
             raise _missing(experiment, f"{kind} artefact")

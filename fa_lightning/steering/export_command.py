@@ -146,8 +146,12 @@ def _export_vector(options: argparse.Namespace) -> None:
 def _adapter(options: argparse.Namespace) -> Path | None:
     if options.experiment is None:
         return None
+    from fa_lightning.backbones.adapters import refuse_whole
+
     aligned, faking = artefacts_of(options.experiment)
-    return aligned if options.variant == "aligned" else faking
+    adapter = aligned if options.variant == "aligned" else faking
+    refuse_whole(adapter, "export merges")
+    return adapter
 
 
 def _refuse_other_backbone(adapter: Path, made_for: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fa_lightning.backbones.adapters import read_sidecar
+from fa_lightning.backbones.adapters import read_sidecar, refuse_whole
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.load import check_fingerprint, fingerprint, held_in_bits, load_backbone, load_tokenizer
@@ -136,8 +136,9 @@ class FrozenBackboneModule(pl.LightningModule, ABC):
             folder: of the adapter.
 
         Raises:
-            UserError: it was made for another backbone.
+            UserError: it was made for another backbone, or is a whole model.
         """
+        refuse_whole(folder, f"{argument} needs")
         expected = read_sidecar(folder).get("fingerprint", {})
         # Ranks that get the weights from rank zero have none to compare.
         check_fingerprint(self.fingerprint or expected, expected, f"adapter {folder!r}")

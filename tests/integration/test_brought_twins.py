@@ -72,7 +72,8 @@ def test_what_does_not_fit_is_refused_before_anything_runs(place: Path, capsys: 
     assert run("fit", "steering", *BOTH) == 1
     assert "adapter 'faker' holds weights for layers that this backbone has not" in capsys.readouterr().err
     assert run("fit", "steering", "--base", "embedded.yaml", "--twins", "faker") == 1
-    assert "--twins faker: give an adapter's folder, or user/repo of the Hub, for one twin" in capsys.readouterr().err
+    told = "--twins faker: give an adapter's or a model's folder, or user/repo of the Hub, for one twin"
+    assert told in capsys.readouterr().err
     for words, told in (
         ("aligned=honest,faking=honest", "both are one adapter, so nothing tells them apart"),
         ("aligned=honest,fakin=faker", "fakin is no twin; there are aligned and faking"),

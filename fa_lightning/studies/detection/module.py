@@ -148,6 +148,7 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
 
     @override
     def prepare_models(self) -> None:
+        self._leave_out_for_whole_models()
         variants = self.variants
         adapters = variants.folders
         decoys = set(adapters) - set(variant_folders(self.adapters))
@@ -282,6 +283,22 @@ class DetectionModule(EvaluationModule[DetectionDataModule, Detection]):
                 f"{max(rows, default=0)} of the {len(self.data.groups)} scored scenarios were served, but verdicts "
                 "need all: leave out limit_test_batches and fast_dev_run; a smaller benchmark takes less time"
             )
+
+    def _leave_out_for_whole_models(self) -> None:
+        """Drop the detectors that work on adapters, and say so, where a variant is a whole model.
+
+        Raises:
+            UserError: no other is left.
+        """
+        whole = self.variants.whole_models
+        dropped = [detector for detector in self.detectors if whole and detector.needs_adapters]
+        if dropped:
+            names = ", ".join(detector.name for detector in dropped)
+            self.detectors = [detector for detector in self.detectors if detector not in dropped]
+            reason = f"variant {whole[0]!r} is a whole model, and these work on LoRA adapters: {names}"
+            if not self.detectors:
+                raise UserError(f"{reason}. Add another detector to model.init_args.detectors")
+            rank_zero_info(f"{reason}. They are left out")
 
     def _read_known(self) -> None:
         """Take up the evidence that an earlier run of the same measurement has left."""

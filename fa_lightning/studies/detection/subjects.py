@@ -94,13 +94,15 @@ class Examiner:
         """
         own = subject.condition
         conditions = [own, *(self._with(own, edit) for edit in edits)]
-        shared = SharedPass(self.variants, own.variant, conditions, batch, logits_to_keep=last_token())
         self.passes += len(batch["index"]) * len(conditions)
         a, b = self.letters
         rows = []
-        for condition in conditions:
-            logits = shared.logits(condition)[:, -1].float()
-            rows.append(logits[:, a] - logits[:, b])
+        # One block around all of them: the weights of a whole model are put in place once.
+        with self.variants.using(own.variant):
+            shared = SharedPass(self.variants, own.variant, conditions, batch, logits_to_keep=last_token())
+            for condition in conditions:
+                logits = shared.logits(condition)[:, -1].float()
+                rows.append(logits[:, a] - logits[:, b])
         return torch.stack(rows)
 
     @torch.inference_mode()

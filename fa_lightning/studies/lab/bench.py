@@ -77,6 +77,7 @@ class Bench:
         resamples: int = 1000,
     ) -> None:
         self.variants = variants
+        self.variant = variant
         self.resamples = resamples
         self.layer = -1
         self._passes = {
@@ -99,9 +100,10 @@ class Bench:
         # All before the first: one layer's states must not lie beside another's.
         for one in passes:
             one.release()
-        for one in passes if layer >= 0 else ():
-            with doing("steering", one.batch):
-                one.keep_at(layer)
+        with self.variants.using(self.variant):
+            for one in passes if layer >= 0 else ():
+                with doing("steering", one.batch):
+                    one.keep_at(layer)
 
     def judge(self, edits: Mapping[Any, Interventions], cells: bool = True, damage: bool = True) -> dict[Any, Judged]:
         """Try interventions, by name; their strength is their own.
@@ -124,7 +126,8 @@ class Bench:
         """
         for kind, passes in self._passes.items():
             if kind + site.name not in self._theirs:
-                self._theirs[kind + site.name] = [self._their_states(site, one.batch) for one in passes]
+                with self.variants.using("aligned"):
+                    self._theirs[kind + site.name] = [self._their_states(site, one.batch) for one in passes]
         asked = {name: self._swap("scenarios", site, swapped) for name, swapped in units.items()}
         read = {name: self._swap("neutral", in_texts(site), swapped) for name, swapped in units.items()}
         return self._judge(asked, read, list(units))
@@ -134,6 +137,26 @@ class Bench:
         device = self.variants.device
         accuracy = {name: CellAccuracy(self.resamples).to(device) for name in names}
         harm = {name: NeutralTextDamage().to(device) for name in names}
+        # One block around all of them: the weights of a whole model are put in place once.
+        with self.variants.using(self.variant):
+            self._count(asked, read, accuracy, harm)
+        return {
+            name: Judged(
+                accuracy[name].compute() if asked else _NOT_ASKED,
+                accuracy[name].items() if asked else {},
+                harm[name].compute() if read else _NOT_READ,
+            )
+            for name in names
+        }
+
+    def _count(
+        self,
+        asked: Mapping[Any, EditOf],
+        read: Mapping[Any, EditOf],
+        accuracy: Mapping[Any, CellAccuracy],
+        harm: Mapping[Any, NeutralTextDamage],
+    ) -> None:
+        """Run all edits over the scenarios, then over the neutral texts."""
         for place, one in enumerate(self._passes["scenarios"] if asked else ()):
             with doing("steering", one.batch):
                 for name, edit in asked.items():
@@ -148,14 +171,6 @@ class Bench:
                     sums = neutral_text_damage(unsteered, steered, batch)
                     _finite(sums["kl"], name)
                     harm[name].update(batch["index"], **sums)
-        return {
-            name: Judged(
-                accuracy[name].compute() if asked else _NOT_ASKED,
-                accuracy[name].items() if asked else {},
-                harm[name].compute() if read else _NOT_READ,
-            )
-            for name in names
-        }
 
     def _unsteered(self, place: int) -> Tensor:
         """Logits of neutral texts without an edit; kept where they are small."""

@@ -249,9 +249,10 @@ def test_a_shard_is_in_memory_once_while_it_is_written(
     recorded = module._recorded
 
     def noted(*words: Any) -> Any:
-        part = recorded(*words)
-        batches.extend(weakref.ref(states) for variants in part[0].values() for states in variants.values())
-        return part
+        parts = recorded(*words)
+        every = [states for part in parts for variants in part[0].values() for states in variants.values()]
+        batches.extend(map(weakref.ref, every))
+        return parts
 
     class Writer(StoreWriter):
         def write(self, *words: Any) -> Any:

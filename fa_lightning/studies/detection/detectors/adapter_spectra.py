@@ -42,6 +42,11 @@ class AdapterSpectra(Detector):
         self._base_norms: dict[str, float] = {}
         self._found: dict[str, Evidence] = {}
 
+    @property
+    @override
+    def needs_adapters(self) -> bool:
+        return True
+
     @override
     def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
         self._base_norms, self._found = {}, {}

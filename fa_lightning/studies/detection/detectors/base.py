@@ -44,6 +44,11 @@ class Detector(ABC):
     _layers: Sequence[int] = ()
     """Indices of the blocks that `layers` names, once `check` has seen the model."""
 
+    @property
+    def needs_adapters(self) -> bool:
+        """Whether it works on LoRA adapters, so that it can't look at a whole model."""
+        return False
+
     def check(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
         """Refuse arguments that can't be met, before any detector has measured anything.
 

@@ -85,6 +85,11 @@ class MisbehaveFinetuning(Detector):
         self._taken: dict[str, dict[int, int]] = {}
         self._fitted: dict[tuple[str, int, int], dict[str, Tensor]] = {}
 
+    @property
+    @override
+    def needs_adapters(self) -> bool:
+        return True
+
     @override
     def start(self, examiner: Examiner, subjects: Sequence[Subject]) -> None:
         self._prompts, self._fitted = {}, {}

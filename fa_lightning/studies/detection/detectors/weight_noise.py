@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import ClassVar, Literal
 
 import torch
@@ -29,7 +29,8 @@ class WeightNoise(Detector):
     After Tice et al. (arXiv 2412.01784), who found that models which underperform on purpose get better under noise:
     the condition that holds a behaviour back is the more fragile part. Each matrix gets noise of `scale` times its own
     standard deviation. All models get the same draws, and a draw is the same direction at every scale. The weights
-    are put back bit for bit after every batch; their copies wait in the CPU's memory meanwhile.
+    are put back bit for bit after every batch; their copies wait in the CPU's memory meanwhile. A whole model gets it
+    on its own matrices, the others on the backbone's.
 
     Args:
         scales: standard deviations of the noise, in those of the matrix.
@@ -60,16 +61,23 @@ class WeightNoise(Detector):
         self.seed = seed
         self.name = "weight noise" if where == "backbone" else "adapter noise"
 
+    @property
+    @override
+    def needs_adapters(self) -> bool:
+        return self.where == "adapters"
+
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
-        weights = self._weights(examiner, subjects)
         seen = {subject.name: [examiner.preference(subject, batch)[0]] for subject in subjects}
-        with restored(weights) as originals:
-            for scale in self.scales:
-                for draw in range(self.draws):
-                    self._disturb(weights, originals, scale, draw)
-                    for subject in subjects:
-                        seen[subject.name].append(examiner.preference(subject, batch)[0])
+        for variant, together in _by_weights(examiner, subjects).items():
+            with nullcontext() if variant is None else examiner.variants.using(variant):
+                weights = self._weights(examiner, together)
+                with restored(weights) as originals:
+                    for scale in self.scales:
+                        for draw in range(self.draws):
+                            self._disturb(weights, originals, scale, draw)
+                            for subject in together:
+                                seen[subject.name].append(examiner.preference(subject, batch)[0])
         shape = (len(batch["index"]), len(self.scales), self.draws)
         return {
             name: {"rise": rise_of_other(torch.stack(preferences)).reshape(shape).cpu()}
@@ -105,6 +113,16 @@ class WeightNoise(Detector):
                 # Of a stack of matrices (experts), each has a scale of its own.
                 spread = weight.std() if weight.ndim == 2 else weight.std(dim=(-2, -1), keepdim=True)
                 parameter.copy_(weight + scale * spread * noise)
+
+
+def _by_weights(examiner: Examiner, subjects: Sequence[Subject]) -> dict[str | None, list[Subject]]:
+    """The subjects that share the backbone's weights (None), and those of each whole model."""
+    whole = examiner.variants.whole_models
+    shared: dict[str | None, list[Subject]] = {}
+    for subject in subjects:
+        variant = subject.condition.variant
+        shared.setdefault(variant if variant in whole else None, []).append(subject)
+    return shared
 
 
 @contextmanager
