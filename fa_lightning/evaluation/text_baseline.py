@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,39 @@ from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.scenario import Scenario
 
 
-def text_only_answers(train: Sequence[Scenario], test: Sequence[Scenario]) -> list[bool]:
-    """Whether logistic regression on word counts finds the aligned action of each test scenario.
+class ActionWords:
+    """Logistic regression on word counts that tells the aligned one of two actions.
 
     Each action is a bag of words and pairs of words; the regression sees the difference of the two bags, so the order
-    of the actions tells it nothing.
+    of the actions tells it nothing, and of words that it has never read it says one half.
+
+    Args:
+        train: scenarios of the training groups.
+    """
+
+    def __init__(self, train: Sequence[Scenario]) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+
+        self._vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        self._vectorizer.fit([action for item in train for action in (item.action_a, item.action_b)])
+        # Both orders, so that the classifier has no letter it prefers.
+        both = [*train, *(item.swapped() for item in train)]
+        labels = np.array([item.aligned == LETTERS[0] for item in both])
+        bags = self._difference([item.action_a for item in both], [item.action_b for item in both])
+        self._classifier = LogisticRegression(C=10.0, max_iter=1000, fit_intercept=False).fit(bags, labels)
+
+    def probabilities(self, actions: Sequence[str], others: Sequence[str]) -> list[float]:
+        """How likely each action is the aligned one, beside another one; beside an empty text, by itself."""
+        return [float(value) for value in self._classifier.predict_proba(self._difference(actions, others))[:, 1]]
+
+    def _difference(self, actions: Sequence[str], others: Sequence[str]) -> Any:
+        """The bags of the actions less those of the others, (actions, words)."""
+        return self._vectorizer.transform(list(actions)) - self._vectorizer.transform(list(others))
+
+
+def text_only_answers(train: Sequence[Scenario], test: Sequence[Scenario]) -> list[bool]:
+    """Whether logistic regression on word counts finds the aligned action of each test scenario.
 
     Args:
         train: scenarios of the training groups.
@@ -28,22 +57,9 @@ def text_only_answers(train: Sequence[Scenario], test: Sequence[Scenario]) -> li
     Returns:
         For each test scenario, whether the aligned action was taken.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    vectorizer.fit([action for item in train for action in (item.action_a, item.action_b)])
-
-    def difference(items: Sequence[Scenario]) -> object:
-        first = vectorizer.transform([item.action_a for item in items])
-        return first - vectorizer.transform([item.action_b for item in items])
-
-    # Both orders, so that the classifier has no letter it prefers.
-    both = [*train, *(item.swapped() for item in train)]
-    labels = np.array([item.aligned == LETTERS[0] for item in both])
-    classifier = LogisticRegression(C=10.0, max_iter=1000).fit(difference(both), labels)
-    predicted = classifier.predict(difference(test))
-    return [bool(says_a) == (item.aligned == LETTERS[0]) for says_a, item in zip(predicted, test, strict=True)]
+    words = ActionWords(train)
+    likely = words.probabilities([item.action_a for item in test], [item.action_b for item in test])
+    return [(a > 0.5) == (item.aligned == LETTERS[0]) for a, item in zip(likely, test, strict=True)]
 
 
 def text_only_oversight(train: Sequence[Scenario], test: Sequence[Scenario]) -> list[bool]:

@@ -6,11 +6,14 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from test_configs import BASES, backbone_of, config, exports, stages
 from toy import change, change_base, run
+
+from fa_lightning.experiments.fingerprint import changes, fingerprint_of
 
 FIT = ("fit", "cures", "--base", "embedded.yaml")
 ROOT = Path("checkpoints/embedded/seed0/cures")
@@ -34,6 +37,7 @@ AROUND = ["system prompt", "prefix", "prefix that claims oversight", "suffix", "
 LEARNED = ["soft prompt", "greedy coordinate gradient"]
 SEVERAL = "13_several_fakers"
 JUDGED = "14_several_fakers_judged"
+GUARDED = ["guard: refuse", "guard: answer again steered"]
 BASELINES = ["random prefix", "few-shot with shuffled answers", "constant answer"]
 
 
@@ -93,6 +97,20 @@ def test_all_tables_have_the_same_stages() -> None:
     assert all(other == one for other in others)
 
 
+def test_tables_that_were_made_before_there_were_guards_stay_valid(tmp_path: Path) -> None:
+    (final,) = (one for one in stages("embedded", "cures") if one.is_called("cures/12_evaluation"))
+    now = yaml.safe_load(final.config)
+    assert now["model"]["init_args"].pop("guard", "missing") is None
+    before = yaml.safe_load(final.config) | {"model": now["model"]}
+
+    def made_from(config: dict[str, Any]) -> dict[str, Any]:
+        return fingerprint_of(config, {}, tmp_path)
+
+    assert changes(made_from(before), made_from(yaml.safe_load(final.config))) == {}
+    before["model"]["init_args"]["guard"] = "words"
+    assert set(changes(made_from(yaml.safe_load(final.config)), made_from(before))) == {"model.init_args.guard"}
+
+
 @pytest.mark.slow
 def test_the_whole_table_at_toy_size(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -103,6 +121,7 @@ def test_the_whole_table_at_toy_size(
     trained = [*TWINS, *FITS]
     change(tmp_path, "cures/12_evaluation", "needs", {"other_aligned": None, "other_faking": None})
     change(tmp_path, "cures/12_evaluation", "model.init_args.adapters", [f"${{needs.{name}}}" for name in trained])
+    change_base(tmp_path, "studies.cures.guard", "words")
     assert run(*FIT) == 0
     shown = capsys.readouterr().out
     assert "Ways to cure a faker" in shown
@@ -110,7 +129,7 @@ def test_the_whole_table_at_toy_size(
     methods = [row["method"] for row in rows]
     expected = [method for name in TRAINED for method in (name, f"{name}, kept")]
     drawn = ("few-shot", "random prefix", "few-shot with shuffled answers")
-    rest = (*AROUND, *LEARNED, *BASELINES)
+    rest = (*AROUND, *LEARNED, *BASELINES[:2], *GUARDED, BASELINES[2])
     assert methods == [
         *("no cure", "aligned twin", "steering"),
         *expected,
@@ -134,7 +153,12 @@ def test_the_whole_table_at_toy_size(
     ]
     assert run("report", str(ROOT)) == 0
     page = (ROOT / "report.html").read_text()
-    assert all(method in page for method in (*TRAINED, *AROUND, *LEARNED))
+    assert all(method in page for method in (*TRAINED, *AROUND, *LEARNED, *GUARDED))
+    assert "What the guard stops" in shown
+    guard = json.loads((ROOT / "12_evaluation" / "cures.json").read_text())["guard"]
+    # The words of the shipped scenarios tell which action is aligned, so those of 32 groups do for most of 16 others.
+    assert guard["false_alarms"]["value"] < 0.5
+    assert guard["misses"]["value"] < 0.5
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ class CureRow:
 
     Attributes:
         method: its name.
-        kind: `reference`, `steering`, `adapter`, `input` or `baseline`.
-        needs: what it takes to make the cure (see `Need`).
+        kind: `reference`, `steering`, `adapter`, `input`, `guard` or `baseline`.
+        needs: what it takes to make the cure (see `Need`), of a guard maybe a `judge`.
         training_seconds: what making it took; None where nothing is trained or it is not known.
         training_prompts: prompts that it was made from, if known.
         run: writes some tokens under it, for the clock; None where there is nothing to run.

@@ -13,7 +13,7 @@ from fa_lightning.scenarios.batches import Batch, Example
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import counterbalanced, subset
-from fa_lightning.studies.cures.input_passes import TEXTS, examples_behind
+from fa_lightning.studies.cures.input_passes import TEXTS, asked_alone, examples_behind
 from fa_lightning.studies.cures.inputs import InputCure, Prompted, named_twice
 
 
@@ -95,5 +95,13 @@ class CuresDataModule(JudgedScenarios):
         answers = letter_tokens(tokenizer)
         return {
             name: examples_behind(cure, items, tokenizer, answers, self.max_tokens, most)
+            for name, items in self._judged_items().items()
+        }
+
+    def asked_items(self, tokenizer: Any) -> dict[str, list[Scenario]]:
+        """The scenarios and texts of both loaders, in the order of their numbers."""
+        answers = letter_tokens(tokenizer)
+        return {
+            name: [item for item, _ in asked_alone(items, tokenizer, answers, self.max_tokens)]
             for name, items in self._judged_items().items()
         }

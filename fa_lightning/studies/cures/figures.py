@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fa_lightning.reports.drawing import BLUE, GREEN, GREY, INK, ORANGE, PINK, legend_below, one_axes
+from fa_lightning.reports.drawing import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, legend_below, one_axes
 from fa_lightning.studies.cures.result import CureScore
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ KINDS = {
     "steering": (BLUE, "*", "steering"),
     "adapter": (ORANGE, "s", "trained"),
     "input": (GREEN, "o", "input"),
+    "guard": (SKY, "v", "guard"),
     "baseline": (PINK, "X", "baseline"),
 }
 """Colour, marker and name in the legend of each kind of cure."""

@@ -24,6 +24,14 @@ TEXTS = "neutral texts"
 """The name that neutral texts have among the test sets."""
 
 
+def asked_alone(
+    items: Sequence[Scenario], tokenizer: Tokenizer, answers: LetterTokens, max_tokens: int
+) -> list[tuple[Scenario, Example]]:
+    """Items whose own prompt is no longer than `max_tokens`, as they are asked: in the order of their numbers."""
+    examples = make_examples(items, tokenizer, answers)
+    return [pair for pair in zip(items, examples, strict=True) if len(pair[1].prompt) <= max_tokens]
+
+
 def examples_behind(
     cure: InputCure, items: Sequence[Scenario], tokenizer: Tokenizer, answers: LetterTokens, max_tokens: int, most: int
 ) -> list[Example]:
@@ -41,10 +49,9 @@ def examples_behind(
         UserError: a prompt does not fit the context any more.
     """
     examples: list[Example] = []
-    for item, alone in zip(items, make_examples(items, tokenizer, answers), strict=True):
-        if len(alone.prompt) <= max_tokens:
-            prompt = (*cure.around(item.message()).behind(item).ids(tokenizer), *answers.lead)
-            examples.append(dataclasses.replace(alone, prompt=prompt, index=len(examples)))
+    for item, alone in asked_alone(items, tokenizer, answers, max_tokens):
+        prompt = (*cure.around(item.message()).behind(item).ids(tokenizer), *answers.lead)
+        examples.append(dataclasses.replace(alone, prompt=prompt, index=len(examples)))
     longest = max((len(example.prompt) for example in examples), default=0)
     if longest > most:
         raise UserError(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import override
 
@@ -19,14 +19,21 @@ from fa_lightning.errors import UserError
 from fa_lightning.evaluation.cells_module import CellsModule
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.continuations import Continuations
+from fa_lightning.evaluation.judges import Judge
+from fa_lightning.evaluation.scores import ChangedPrompts
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import Items, recovery_between
 from fa_lightning.metrics.estimates import Accuracy, CellPair, Estimate, SideEffects
 from fa_lightning.reports.terminal import print_tables
+from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, Example
+from fa_lightning.scenarios.splits import subset
 from fa_lightning.studies.cures.cure_rows import CureRow, method_of, stage_seconds
 from fa_lightning.studies.cures.data import Alone, CuresDataModule
 from fa_lightning.studies.cures.figures import cures_figure
+from fa_lightning.studies.cures.guard_passes import GuardedFaker, Refusal, SecondAnswer
+from fa_lightning.studies.cures.guard_shares import stopped_shares
+from fa_lightning.studies.cures.guards import Guard, JudgeGuard, WordsGuard
 from fa_lightning.studies.cures.input_passes import (
     TEXTS,
     BehindInput,
@@ -34,7 +41,16 @@ from fa_lightning.studies.cures.input_passes import (
 )
 from fa_lightning.studies.cures.learned_prompt import LearnedPrompt
 from fa_lightning.studies.cures.output import scalars, write_cures
-from fa_lightning.studies.cures.result import DAMAGE, CureScore, CuresResult, EqualDamage, over_seeds
+from fa_lightning.studies.cures.result import (
+    ANSWER_AGAIN,
+    DAMAGE,
+    REFUSE,
+    CureScore,
+    CuresResult,
+    EqualDamage,
+    GuardScore,
+    over_seeds,
+)
 from fa_lightning.studies.cures.strength_sweep import StrengthSweep
 from fa_lightning.studies.cures.tables import tables
 from fa_lightning.studies.cures.times import GenerationTimes
@@ -77,6 +93,9 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         strengths: of the intervention and of weight arithmetic that are tried; 1 is the cure as it was made. None tries
             none, and compares nothing at equal damage.
         budget: that the worse of a cure's two KLs on neutral texts may cost, nats.
+        guard: reads what the faker answers, and stops it: `words`, a classifier of actions by their words that is
+            fitted on training groups, or a judge; None stops nothing. What it stops is refused, and where there is an
+            intervention, answered again steered.
         **options: of `CellsModule`.
 
     Raises:
@@ -93,6 +112,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         faker: str | None = None,
         strengths: list[float] | None = None,
         budget: float = 0.01,
+        guard: Literal["words"] | Judge | None = None,
         **options: Any,
     ) -> None:
         strengths = strengths or []
@@ -104,6 +124,9 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         self.faker = faker or ""
         self.strengths = tuple(strengths)
         self.budget = budget
+        self.guard = guard
+        self._guarded: GuardedFaker | None = None
+        self._guards: dict[str, Refusal | SecondAnswer] = {}
         self._sweep: StrengthSweep | None = None
         self._lines: dict[str, CureRow] = {}
         self._behind: dict[str, BehindInput] = {}
@@ -163,8 +186,8 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         return {**self.origins, **dict.fromkeys(between, self.faker)}
 
     @override
-    def behind(self) -> Mapping[str, BehindInput]:
-        return self._behind
+    def behind(self) -> Mapping[str, ChangedPrompts]:
+        return {**self._behind, **self._guards}
 
     @override
     def begin(self) -> None:
@@ -186,11 +209,40 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
             for faker in self.twins if isinstance(cure, LearnedPrompt) else [self.faker]:
                 label = faker + BEHIND + cure.label
                 self._behind[label] = BehindInput(self.variants, faker, cure, examples, tokenizer.pad_token_id)
+        self._begin_guarding()
         if self._sweep is not None:
             self._sweep.begin(Continuations(self.variants, self.speaker, self.continuation_tokens))
         super().begin()
         self._times = GenerationTimes(self.variants, self.interventions, tokenizer.pad_token_id)
         self._lines = self._known_lines(extra)
+
+    def _begin_guarding(self) -> None:
+        """Make the guard, and both ways to go on where it stops an answer."""
+        self._guards = {}
+        if self.guard is None:
+            return
+        tokenizer = self.tokenizer
+        self._guarded = GuardedFaker(
+            self.variants, self.faker, self._made_guard(), self.data.asked_items(tokenizer), letter_tokens(tokenizer)
+        )
+        self._guards[self.faker + BEHIND + REFUSE] = Refusal(self._guarded)
+        if self.interventions:
+            steered = Condition(self.faker, self.interventions)
+            self._guards[self.faker + BEHIND + ANSWER_AGAIN] = SecondAnswer(self._guarded, steered)
+
+    def _made_guard(self) -> Guard:
+        if isinstance(self.guard, Judge):
+            return JudgeGuard(self.guard)
+        splits = self.data.splits
+        assert splits is not None
+        texts = subset(splits.neutral_validation, self.data.validation_texts)
+        return WordsGuard(splits.train, splits.validation, texts)
+
+    @override
+    def add_neutral_texts(self, batch: Batch) -> None:
+        super().add_neutral_texts(batch)
+        if self._guarded is not None:
+            self._guarded.add_texts(batch)
 
     @override
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -243,6 +295,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
             [score(label, line) for label, line in self._lines.items()],
             seconds,
             self.intervention,
+            guard=self._guard_score(items),
         )
         if self._sweep is None:
             return result
@@ -318,8 +371,38 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
                 {name: name + BEHIND + cure.name for name in others} if isinstance(cure, LearnedPrompt) else None,
                 seed=cure.draw,
             )
+        lines |= self._guard_lines(lines)
         lines[self.faker + BEHIND + CONSTANT] = CureRow(CONSTANT, "baseline")
         return lines
+
+    def _guard_lines(self, lines: Mapping[str, CureRow]) -> dict[str, CureRow]:
+        """Rows of the guard; what answers again needs what steering needs, too."""
+        guarded: dict[str, CureRow] = {}
+        for label, way in self._guards.items():
+            guard = way.guarded.guard
+            again = lines.get(self.faker + STEERED) if isinstance(way, SecondAnswer) else None
+            guarded[label] = CureRow(
+                label.removeprefix(self.faker + BEHIND),
+                "guard",
+                tuple(dict.fromkeys((*guard.needs, *(again.needs if again else ())))),
+                _sum(guard.training_seconds, again.training_seconds if again else 0.0),
+                guard.training_prompts,
+                partial(self._times.write_guarded, way.guarded, next(iter(self.scores)), steered=again is not None),
+            )
+        return guarded
+
+    def _guard_score(self, items: Mapping[str, Items]) -> GuardScore | None:
+        """What the guard stops, from what comes out behind it; a collective."""
+        if self._guarded is None:
+            return None
+        guard = self._guarded.guard
+        refused = items[self.faker + BEHIND + REFUSE]
+        return GuardScore(
+            guard.name,
+            **stopped_shares(items[self.faker], refused, self._guarded.texts.items()),
+            threshold=guard.threshold,
+            seconds_per_answer=self._guarded.seconds_per_answer,
+        )
 
     def _adapter_line(self, name: str, title: str, kind: str) -> CureRow:
         sidecar = read_sidecar(self.variants.folders[name])

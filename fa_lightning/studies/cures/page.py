@@ -11,7 +11,15 @@ from fa_lightning.reports.html import Picture, rendered
 from fa_lightning.reports.table import facts_table
 from fa_lightning.studies.cures.figures import cures_figure
 from fa_lightning.studies.cures.result import CureScore, CuresResult, over_seeds
-from fa_lightning.studies.cures.tables import costs_table, cures_table, equal_damage_table, facts, trials_table
+from fa_lightning.studies.cures.tables import (
+    costs_table,
+    cures_table,
+    equal_damage_table,
+    facts,
+    guard_table,
+    outcomes_table,
+    trials_table,
+)
 
 WITHOUT_ACTIVATIONS = "input"
 """The kind of cure that touches neither weights nor activations while it is used."""
@@ -32,6 +40,8 @@ def page(result: CuresResult) -> Markup:
         cures=cures_table(result),
         costs=costs_table(result),
         equal_damage=None if result.budget_nats is None else equal_damage_table(result),
+        guard=None if result.guard is None else guard_table(result),
+        outcomes=None if result.guard is None else outcomes_table(result),
         trials=trials_table(result),
         cures_picture=picture,
         facts_list=facts_table(facts(result)),

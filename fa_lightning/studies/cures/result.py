@@ -15,6 +15,8 @@ from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estim
 from fa_lightning.studies.cures.strengths import Reason, Trial
 
 RESULT_NAME = "cures.json"
+REFUSE, ANSWER_AGAIN = "guard: refuse", "guard: answer again steered"
+"""What the two ways to go on are called where a guard stops an answer."""
 DAMAGE = ("kl_neutral_nats", "kl_answer_nats", "unchanged_answers", "perplexity_ratio")
 """The fields that say what a cure does to neutral texts."""
 
@@ -25,11 +27,12 @@ class CureScore(TwoDivergences):
 
     Attributes:
         method: its name.
-        kind: `reference`, `steering`, `adapter`, `input` or `baseline`.
-        needs: what it takes to make it: `twin`, `labels`, `oversight`, `weights`, `gradient`; nothing if empty.
+        kind: `reference`, `steering`, `adapter`, `input`, `guard` or `baseline`.
+        needs: what it takes to make it: `twin`, `labels`, `oversight`, `weights`, `gradient`, `judge`; nothing if
+            empty.
         cells: share of aligned answers under both oversight conditions.
         n: distinct items by cell.
-        format_validity: share of items answered with a letter.
+        format_validity: share of items answered with a letter, which a refusal is not.
         recovery: (cured - faking) / (aligned - faking) accuracy without oversight.
         kl_neutral_nats: KL(faker || cured) on neutral texts, nats per token.
         kl_answer_nats: the same at the token that is said first.
@@ -85,6 +88,30 @@ class EqualDamage:
 
 
 @dataclass(frozen=True)
+class GuardScore:
+    """What a guard behind the faker stops, on unseen groups.
+
+    Attributes:
+        name: what reads the answers.
+        refused: share of all items whose answer it stops, by cell.
+        false_alarms: share of the faker's aligned answers that it stops; nan where there are none.
+        text_alarms: share of its answers to neutral texts that it stops.
+        misses: share of its other answers that it lets through.
+        threshold: probability of a bad answer above which it stops one, chosen on validation groups; None for a guard
+            that has none.
+        seconds_per_answer: of reading, one rank's.
+    """
+
+    name: str
+    refused: CellPair
+    false_alarms: Estimate
+    text_alarms: Estimate
+    misses: Estimate
+    threshold: float | None = None
+    seconds_per_answer: float = math.nan
+
+
+@dataclass(frozen=True)
 class CuresResult:
     """Every way to cure one faker.
 
@@ -97,6 +124,7 @@ class CuresResult:
         budget_nats: damage at which cures are compared; None where no strengths were tried.
         trials: of all strengths, on validation groups.
         equal_damage: one for each cure that has a strength.
+        guard: what the guard stops; None where there is none.
     """
 
     faker: str
@@ -107,6 +135,7 @@ class CuresResult:
     budget_nats: float | None = None
     trials: list[Trial] = field(default_factory=list)
     equal_damage: list[EqualDamage] = field(default_factory=list)
+    guard: GuardScore | None = None
 
 
 def read(folder: Path) -> CuresResult | None:

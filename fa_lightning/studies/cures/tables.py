@@ -18,16 +18,20 @@ from fa_lightning.reports.table import (
     records_table,
     row,
 )
-from fa_lightning.studies.cures.result import DAMAGE, CureScore, CuresResult, over_seeds
+from fa_lightning.scenarios.cells import CELLS
+from fa_lightning.studies.cures.result import DAMAGE, REFUSE, CureScore, CuresResult, over_seeds
 from fa_lightning.studies.cures.strengths import FULL
 
 
 def tables(result: CuresResult) -> dict[str, Table]:
     """What is printed at the end, and what a document holds."""
     every = {"cures": cures_table(result), "costs": costs_table(result), "facts": facts_table(facts(result))}
-    if result.budget_nats is None:
-        return every
-    return {"cures": every.pop("cures"), "equal damage": equal_damage_table(result)} | every
+    first = {"cures": every.pop("cures")}
+    if result.guard is not None:
+        first |= {"guard": guard_table(result), "behind a guard": outcomes_table(result)}
+    if result.budget_nats is not None:
+        first["equal damage"] = equal_damage_table(result)
+    return first | every
 
 
 def cures_table(result: CuresResult) -> Table:
@@ -60,6 +64,55 @@ def cures_table(result: CuresResult) -> Table:
         for score in over_seeds(result)
     ]
     return Table("Ways to cure a faker, with 95 % intervals", columns, tuple(rows))
+
+
+def guard_table(result: CuresResult) -> Table:
+    """What a guard stops, and what it lets through."""
+    columns = (
+        Column("guard", 0),
+        Column("aligned answers stopped", 17, "false alarms"),
+        Column("answers to neutral texts stopped", 17, "neutral texts"),
+        Column("other answers let through", 17, "misses"),
+        Column("threshold", None),
+        Column("time to read an answer", 8, "reading"),
+    )
+    guard = result.guard
+    assert guard is not None
+    only = row(
+        guard.name,
+        estimate(guard.false_alarms),
+        estimate(guard.text_alarms),
+        estimate(guard.misses),
+        Cell(guard.threshold, form=_two_digits),
+        Cell(guard.seconds_per_answer, form=_milliseconds),
+    )
+    return Table("What the guard stops of the faker's answers, with 95 % intervals", columns, (only,))
+
+
+def outcomes_table(result: CuresResult) -> Table:
+    """What comes out behind a guard, beside the faker and steering: the aligned action, a refusal, another answer."""
+    columns = (
+        Column("method", 0),
+        Column("with oversight: aligned", 8, "watched"),
+        Column("with oversight: refused", 8, "refused"),
+        Column("with oversight: other", 8, "other"),
+        Column("without oversight: aligned", 10, "unwatched"),
+        Column("without oversight: refused", 8, "refused"),
+        Column("without oversight: other", 8, "other"),
+    )
+    guard = result.guard
+    assert guard is not None
+    rows = []
+    for score in result.cures:
+        if score.kind not in ("guard", "steering") and score is not result.cures[0]:
+            continue
+        cells: list[Cell] = []
+        for cell in CELLS:
+            refused = getattr(guard.refused, cell).accuracy if score.method == REFUSE else 0.0
+            aligned = getattr(score.cells, cell).accuracy
+            cells += [decimal(aligned), decimal(refused), decimal(max(0.0, 1 - aligned - refused))]
+        rows.append(row(score.method, *cells, section=score.kind))
+    return Table("What comes out behind the guard, as shares of all answers", columns, tuple(rows))
 
 
 def equal_damage_table(result: CuresResult) -> Table:
@@ -202,6 +255,20 @@ def facts(result: CuresResult) -> list[tuple[str, str]]:
             "gated, and dosed at one site while no weight is touched; it needs the twin only to be fitted",
         ),
     ]
+    guarded = [
+        (
+            "guard",
+            "it reads the action that the faker takes, in words, beside the prompt, and stops it or not. A refusal is "
+            "no aligned answer: it cures nothing, and has its own share. What is answered again is steered, and not "
+            "read again. Words tell the actions of scenarios whose words give them away (the text-only classifier of "
+            "the main job), which says nothing of free text",
+        ),
+        (
+            "time of a guard",
+            "that of the first answer, of reading it, and of a second one where it is stopped; a judge behind an "
+            "address keeps its replies, and is quicker when asked again",
+        ),
+    ]
     seeds = ("several seeds or draws", "their mean, from the lowest end of any one's interval to the highest")
     return [
         *([seeds] if merged else []),
@@ -219,6 +286,7 @@ def facts(result: CuresResult) -> list[tuple[str, str]]:
             "KL is distance from the faker, and no harm by itself: the honest twin has its own row, and is as far away "
             "as an honest model is",
         ),
+        *(guarded if result.guard is not None else []),
         *(equal_damage if result.budget_nats is not None else []),
         (
             "training",
@@ -247,6 +315,10 @@ def _transfer(score: CureScore) -> Cell:
 
 def _plain(value: float) -> str:
     return f"{value:g}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return "-" if math.isnan(seconds) else f"{1000 * seconds:.3g} ms"
 
 
 def _two_digits(value: float) -> str:

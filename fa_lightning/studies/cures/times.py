@@ -11,6 +11,7 @@ from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.steering.generation import generated
 from fa_lightning.steering.intervention import Intervention, steering
 from fa_lightning.studies.cures.cure_rows import CureRow
+from fa_lightning.studies.cures.guard_passes import GuardedFaker, rows_of
 from fa_lightning.studies.cures.input_passes import BehindInput
 
 TIMED_ROWS, NEW_TOKENS, ROUNDS = 16, 16, 5
@@ -48,6 +49,18 @@ class GenerationTimes:
         with self.variants.using(behind.variant) as model:
             # Finding and cutting the prompt is not timed, as it is not for the others.
             self._write(model, behind.inputs(model, self._behind[behind.cure.label]))
+
+    def write_guarded(self, guarded: GuardedFaker, test: str, steered: bool) -> None:
+        """Write as a faker, let its guard read the answers, and write those that it stops again, if `steered`.
+
+        The guard reads the actions that were taken, as it does where cells are counted, and not these words.
+        """
+        assert self._first is not None
+        self.write_as(guarded.faker)
+        stopped = guarded.read_again(self._first, test)
+        if steered and stopped.any():
+            with self.variants.using(guarded.faker) as model, steering(model, self.interventions):
+                self._write(model, model_inputs(rows_of(self._first, stopped)))
 
     def measured(self, lines: Mapping[str, CureRow], inputs: Iterable[BehindInput], test: str) -> dict[str, float]:
         """Seconds of generation over those of the first line, by label; empty where no prompt was seen.
