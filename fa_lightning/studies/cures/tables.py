@@ -38,9 +38,9 @@ def cures_table(result: CuresResult) -> Table:
     """What each method does; fits that differ in the seed of their training alone are one line."""
     columns = (
         Column("method", 0),
-        Column("with oversight", 17, "oversight"),
+        Column("with oversight", 9, "oversight", shows_interval=False),
         Column("without oversight", 17, "no oversight"),
-        Column("recovery", 17),
+        Column("recovery", 8, shows_interval=False),
         Column("KL, neutral texts", 7, "KL"),
         Column("KL, answer", 7, "answer"),
         Column("unchanged answers"),
@@ -121,7 +121,7 @@ def equal_damage_table(result: CuresResult) -> Table:
         Column("method", 0),
         Column("strength", 8),
         Column("recovery", 17),
-        Column("with oversight", 17, "oversight"),
+        Column("with oversight", 9, "oversight", shows_interval=False),
         Column("KL, neutral texts", 7, "KL"),
         Column("KL, answer", 7, "answer"),
         Column("unchanged answers"),
