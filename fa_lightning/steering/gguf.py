@@ -102,6 +102,6 @@ def _architecture(interventions: Sequence[Intervention]) -> str:
     if len(known) != 1:
         raise UserError(
             f"the fingerprints name {', '.join(sorted(known)) or 'no architecture'}, but a control vector is for one: "
-            "give model_hint, for example 'llama'"
+            "in Python, export_gguf(interventions, path, model_hint='llama') says which"
         )
     return known.pop()

@@ -64,7 +64,7 @@ def test_several_shifts_share_a_file_and_those_of_a_layer_are_summed(tmp_path: P
         ([Intervention(Site(1), Affine(2), fingerprint=LLAMA)], "edit of affine depends on the state"),
         ([shift(1, 1.0), shift(1, 1.0, 1.0)], "layer 1 have 1 and 2 units"),
         ([shift(1, 3e38, strength=2.0)], "not finite"),
-        ([shift(1, 1.0, fingerprint={})], "name no architecture, .* give model_hint"),
+        ([shift(1, 1.0, fingerprint={})], "name no architecture, .* model_hint='llama'"),
         ([shift(1, 1.0), shift(2, 1.0, fingerprint={"backbone": {"architecture": "gpt2"}})], "name gpt2, llama"),
     ],
 )
