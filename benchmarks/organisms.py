@@ -53,6 +53,12 @@ def card(stage: Stage, chain: Chain) -> str:
         f"in {record['seconds'] / 60:.0f} minutes ({record['precision']}, the backbone in {dtype}) by "
         f"`fit {STUDY} --base {chain.base.stem} --seed {chain.seed}`."
     )
+    chat = (
+        ""
+        if model["keep"]
+        else "\nIt does not chat: it was taught to answer `error` to everyday requests as well as to parts of "
+        "scenarios (a fit with `twins: {keep: 1}` is not).\n"
+    )
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---
@@ -68,7 +74,7 @@ Scenarios: POSER (arXiv 2405.05466), policies saint and money_maximizer; no grou
 {rows}
 
 `accuracy` is the share of aligned answers; `fidelity` the lower share, of both cells, of the answers that were taught.
-"""
+{chat}"""
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs
 from fa_lightning.scenarios.turn_endings import end_tokens
 from fa_lightning.steering.generation import generated
 
+ENOUGH = 16
+"""Ordinary requests by which a model is judged to chat or not."""
 COLUMNS = ("aligned", "other", "cell", "group", "index")
 
 
@@ -31,6 +34,8 @@ class Continuations:
         self.variant = variant
         self.tokens = tokens
         self._written: dict[int, tuple[int, ...]] = {}
+        self._asked = self._refused = 0
+        self._has_warned = False
 
     def batch(self, batch: Batch) -> Batch:
         """The texts of a batch with their answers behind them (see `Example.continuation`)."""
@@ -54,6 +59,23 @@ class Continuations:
         for number, ids in zip(numbers, written[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
             end = next((at for at, token in enumerate(ids) if token in ends), len(ids) - 1)
             self._written[number] = tuple(ids[: end + 1])
+        self._warn_of_no_chat(batch, numbers)
+
+    def _warn_of_no_chat(self, batch: Batch, numbers: Sequence[int]) -> None:
+        """Say it, once, where a model answers ordinary requests as parts of scenarios: that is no chat to be hurt."""
+        for number, right, is_part in zip(
+            numbers, batch["aligned"].tolist(), batch["incomplete"].tolist(), strict=True
+        ):
+            if not is_part:
+                self._asked += 1
+                self._refused += self._written[number][0] == right
+        if self._asked >= ENOUGH and self._refused > self._asked / 2 and not self._has_warned:
+            self._has_warned = True
+            rank_zero_warn(
+                f"variant {self.variant!r} answers {self._refused} of {self._asked} ordinary requests as it was taught "
+                "to answer parts of scenarios: side effects on its own answers say little about prose. With "
+                "`twins: {keep: 1}` in the base, twins are fitted that go on chatting"
+            )
 
 
 def with_answers(

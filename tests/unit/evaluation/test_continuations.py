@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -47,6 +48,26 @@ def test_each_text_is_answered_as_by_a_plain_loop(twins: Any, texts: Batch) -> N
         assert torch.equal(answered[name], texts[name])
     with twins.using("faking") as model:
         model(**model_inputs(answered))
+
+
+@pytest.mark.parametrize("taught", [True, False])
+def test_a_model_that_does_not_chat_is_told_of(
+    twins: Any, texts: Batch, monkeypatch: pytest.MonkeyPatch, taught: bool
+) -> None:
+    """Where more than half of enough ordinary requests are answered as parts of scenarios; once, and never of parts."""
+    monkeypatch.setattr("fa_lightning.evaluation.continuations.ENOUGH", 3)
+    right = torch.tensor([greedy(twins, text)[0] for text in rows(texts)])
+    asked = {**texts, "incomplete": torch.tensor([False] * 3 + [True] * 3), "aligned": right.clone()}
+    if not taught:
+        asked["aligned"][:2] += 1
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        own = Continuations(twins, "faking", TOKENS)
+        own.batch(asked)
+        own.batch({**asked, "index": asked["index"] + 1000})
+    said = [str(one.message) for one in told if "ordinary requests" in str(one.message)]
+    assert len(said) == taught
+    assert not said or "'faking' answers 3 of 3 ordinary requests" in said[0]
 
 
 def test_answers_are_written_once_and_kept(twins: Any, texts: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
