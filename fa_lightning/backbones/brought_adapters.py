@@ -14,7 +14,7 @@ from fa_lightning.backbones.adapters import SIDECAR, adapter_config, read_sideca
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.contents import digest_of_backbone
 from fa_lightning.backbones.hub import place_of
-from fa_lightning.backbones.hub_folders import local_folder
+from fa_lightning.backbones.hub_folders import PICKLE_REASON, TOKENIZER_FILES, local_folder
 from fa_lightning.backbones.load import load_tokenizer, revision_options
 from fa_lightning.backbones.relocation import beside
 from fa_lightning.backbones.targets import load_weights
@@ -23,7 +23,6 @@ from fa_lightning.errors import MissingFileError, UserError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
-_OF_TOKENIZER = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template*")
 _KIND = f"that peft wrote, with {CONFIG} and {WEIGHTS}"
 
 
@@ -37,7 +36,7 @@ def adapter_place(adapter: str) -> Path:
         MissingFileError: there is none.
         UserError: its weights are a pickle, or it is no LoRA.
     """
-    folder = local_folder(adapter, (CONFIG,), _KIND, (WEIGHTS, *_OF_TOKENIZER))
+    folder = local_folder(adapter, (CONFIG,), _KIND, (WEIGHTS, *TOKENIZER_FILES))
     if (folder / "adapter" / CONFIG).is_file():
         # A stage's folder, as those that others ran with this package.
         folder = folder / "adapter"
@@ -45,7 +44,7 @@ def adapter_place(adapter: str) -> Path:
         raise MissingFileError(f"{adapter!r} holds no {CONFIG}, so it is no adapter: give a folder {_KIND}")
     if not (folder / WEIGHTS).is_file():
         is_pickle = (folder / PICKLE).is_file() or not Path(adapter).is_dir()
-        reason = ": a .bin is a pickle, which can run any code when it is read, and so is not read" if is_pickle else ""
+        reason = f": {PICKLE_REASON}" if is_pickle else ""
         raise UserError(
             f"adapter {adapter!r} holds no {WEIGHTS}{reason}. Ask its owner for safetensors, which peft writes by "
             "default, or convert it where that may happen"

@@ -11,7 +11,7 @@ from fa_lightning.backbones.adapters import SIDECAR
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.contents import ADAPTER, BACKBONE, WHOLE_MODEL, digest_of_artefact
 from fa_lightning.backbones.hub import place_of
-from fa_lightning.backbones.hub_folders import local_folder
+from fa_lightning.backbones.hub_folders import PICKLE_REASON, TOKENIZER_FILES, local_folder
 from fa_lightning.backbones.load import held_in_bits, load_tokenizer, revision_options
 from fa_lightning.backbones.sharding import skeleton
 from fa_lightning.backbones.tokenizer_check import token_difference, tokenizer_difference
@@ -20,15 +20,6 @@ from fa_lightning.errors import MissingFileError, UserError
 
 _KIND = f"of a model, with {BACKBONE} and its weights as safetensors"
 _OF_MODEL = ("model*.safetensors", "model.safetensors.index.json", "generation_config.json", "*.py")
-_OF_TOKENIZER = (
-    "tokenizer*",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-)
-
 _OF_FITS = ("dropout", "pdrop", "initializer_range", "aux_loss_coef")
 _OF_FILES = (
     "_name_or_path",
@@ -65,13 +56,12 @@ def model_place(model: str) -> Path | None:
         return None
     if not (folder / BACKBONE).is_file() or any((folder / place / ADAPTER).is_file() for place in ("", "adapter")):
         return None
-    folder = local_folder(model, (BACKBONE,), _KIND, (*_OF_MODEL, *_OF_TOKENIZER))
+    folder = local_folder(model, (BACKBONE,), _KIND, (*_OF_MODEL, *TOKENIZER_FILES))
     files = weight_files(folder)
     if not files:
         raise UserError(
-            f"model {model!r} holds no model.safetensors: a .bin is a pickle, which can run any code when it is read, "
-            "and is not. Ask its owner for safetensors, which transformers writes by default, or convert it where that "
-            "may happen"
+            f"model {model!r} holds no model.safetensors: {PICKLE_REASON}. Ask its owner for safetensors, which "
+            "transformers writes by default, or convert it where that may happen"
         )
     for file in files:
         if not file.is_file():

@@ -8,6 +8,16 @@ from pathlib import Path
 
 from fa_lightning.errors import MissingFileError
 
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+)
+"""Patterns of what a tokenizer is saved as."""
+PICKLE_REASON = "a .bin is a pickle, which can run any code when it is read, and so is not read"
 _HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<subfolder>[\w-][\w./-]*?))?/?")
 
 

@@ -14,10 +14,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 from rich.markup import escape
 
-from fa_lightning.common.instances import instance_of
 from fa_lightning.errors import UserError
-from fa_lightning.evaluation.judges import Judge
 from fa_lightning.evaluation.results import Results
+from fa_lightning.experiments.beforehand import inspect_twins, reach_judge
 from fa_lightning.experiments.chain import LOGS, Chain
 from fa_lightning.experiments.collect import run_of
 from fa_lightning.experiments.compose import Composition
@@ -27,10 +26,8 @@ from fa_lightning.experiments.locks import FolderLocks
 from fa_lightning.experiments.organisms import (
     differences,
     fingerprint_of_brought,
-    inspect,
     made_from,
     organisms_of,
-    refuse_one_model,
     take,
     take_brought,
 )
@@ -105,8 +102,8 @@ def _run(
         stage.refuse_foreign_folder()
     for stage in remade:
         locks.take(stage.folder)
-    _inspect_twins(plan, remade)
-    _reach_judge(composition.base.judge, plan, remade)
+    inspect_twins(plan, remade)
+    reach_judge(composition.base.judge, plan, remade)
     if any(stage.study != study for stage in plan):
         _say(console, f"{study} on {chain.label}, seed {chain.seed}, needs other studies; the plan:")
         for line in summary_of(plan):
@@ -189,24 +186,6 @@ def _made_from(stage: Stage, trainer_config: Path | None, words: Sequence[str]) 
     cli = build(stage, trainer_config, words)
     _refuse_other_folder(stage, cli)
     return cli, _fingerprint(stage, cli)
-
-
-@rank_zero_only
-def _inspect_twins(plan: Sequence[Stage], remade: Sequence[Stage]) -> None:
-    """Refuse a twin of others before anything runs; one whose backbone is still to be made, when it is taken."""
-    pending = [stage for stage in plan if stage.twin is not None and (stage in remade or not stage.is_done())]
-    for stage in pending:
-        if stage.twin is not None and not stage.needs:
-            inspect(stage.twin)
-    if pending:
-        refuse_one_model(stage.twin for stage in plan if stage.twin is not None)
-
-
-@rank_zero_only
-def _reach_judge(spec: Any, plan: Sequence[Stage], remade: Sequence[Stage]) -> None:
-    """Refuse a judge that can't be asked before anything runs: its first question comes behind hours of fits."""
-    if spec and any(spec["class_path"] in stage.config for stage in plan if stage in remade or not stage.is_done()):
-        instance_of(Judge, spec, "judge").reach()  # type: ignore[type-abstract]
 
 
 def _as_recorded(

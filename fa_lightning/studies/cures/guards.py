@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from typing_extensions import override
 
@@ -16,6 +17,7 @@ from fa_lightning.evaluation.judges import Judge
 from fa_lightning.evaluation.text_baseline import ActionWords
 from fa_lightning.scenarios.answers import Letter, other_letter
 from fa_lightning.scenarios.scenario import Scenario
+from fa_lightning.scenarios.splits import ScenarioSplits, subset
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,19 @@ class WordsGuard(Guard):
     def stops(self, replies: Sequence[Reply]) -> list[bool]:
         assert self.threshold is not None
         return [probability > self.threshold for probability in self.badness(replies)]
+
+
+def made_guard(guard: Literal["words"] | Judge, splits: ScenarioSplits, texts: int | None) -> Guard:
+    """What a config means by a guard.
+
+    Args:
+        guard: `words`, or a judge.
+        splits: that `words` is fitted on.
+        texts: so many neutral texts of the validation split at most; None is all.
+    """
+    if isinstance(guard, Judge):
+        return JudgeGuard(guard)
+    return WordsGuard(splits.train, splits.validation, subset(splits.neutral_validation, texts))
 
 
 def best_threshold(bad: Sequence[float], good: Sequence[float], ordinary: Sequence[float] = ()) -> float:

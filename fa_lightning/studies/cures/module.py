@@ -27,18 +27,13 @@ from fa_lightning.metrics.estimates import Accuracy, CellPair, Estimate, SideEff
 from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, Example
-from fa_lightning.scenarios.splits import subset
 from fa_lightning.studies.cures.cure_rows import CureRow, method_of, stage_seconds
 from fa_lightning.studies.cures.data import Alone, CuresDataModule
 from fa_lightning.studies.cures.figures import cures_figure
 from fa_lightning.studies.cures.guard_passes import GuardedFaker, Refusal, SecondAnswer
-from fa_lightning.studies.cures.guard_shares import stopped_shares
-from fa_lightning.studies.cures.guards import Guard, JudgeGuard, WordsGuard
-from fa_lightning.studies.cures.input_passes import (
-    TEXTS,
-    BehindInput,
-    ConstantAnswer,
-)
+from fa_lightning.studies.cures.guard_shares import guard_score
+from fa_lightning.studies.cures.guards import made_guard
+from fa_lightning.studies.cures.input_passes import TEXTS, BehindInput, ConstantAnswer
 from fa_lightning.studies.cures.learned_prompt import LearnedPrompt
 from fa_lightning.studies.cures.output import scalars, write_cures
 from fa_lightning.studies.cures.result import (
@@ -48,7 +43,6 @@ from fa_lightning.studies.cures.result import (
     CureScore,
     CuresResult,
     EqualDamage,
-    GuardScore,
     over_seeds,
 )
 from fa_lightning.studies.cures.strength_sweep import StrengthSweep
@@ -221,22 +215,16 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         self._guards = {}
         if self.guard is None:
             return
-        tokenizer = self.tokenizer
+        data, tokenizer = self.data, self.tokenizer
+        assert data.splits is not None
+        guard = made_guard(self.guard, data.splits, data.validation_texts)
         self._guarded = GuardedFaker(
-            self.variants, self.faker, self._made_guard(), self.data.asked_items(tokenizer), letter_tokens(tokenizer)
+            self.variants, self.faker, guard, data.asked_items(tokenizer), letter_tokens(tokenizer)
         )
         self._guards[self.faker + BEHIND + REFUSE] = Refusal(self._guarded)
         if self.interventions:
             steered = Condition(self.faker, self.interventions)
             self._guards[self.faker + BEHIND + ANSWER_AGAIN] = SecondAnswer(self._guarded, steered)
-
-    def _made_guard(self) -> Guard:
-        if isinstance(self.guard, Judge):
-            return JudgeGuard(self.guard)
-        splits = self.data.splits
-        assert splits is not None
-        texts = subset(splits.neutral_validation, self.data.validation_texts)
-        return WordsGuard(splits.train, splits.validation, texts)
 
     @override
     def add_neutral_texts(self, batch: Batch) -> None:
@@ -289,13 +277,16 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
                 seed=line.seed,
             )
 
+        guard = None
+        if self._guarded is not None:
+            guard = guard_score(self._guarded, items[self.faker], items[self.faker + BEHIND + REFUSE])
         result = CuresResult(
             self.faker,
             self.twins[self.faker] or "",
             [score(label, line) for label, line in self._lines.items()],
             seconds,
             self.intervention,
-            guard=self._guard_score(items),
+            guard=guard,
         )
         if self._sweep is None:
             return result
@@ -390,19 +381,6 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
                 partial(self._times.write_guarded, way.guarded, next(iter(self.scores)), steered=again is not None),
             )
         return guarded
-
-    def _guard_score(self, items: Mapping[str, Items]) -> GuardScore | None:
-        """What the guard stops, from what comes out behind it; a collective."""
-        if self._guarded is None:
-            return None
-        guard = self._guarded.guard
-        refused = items[self.faker + BEHIND + REFUSE]
-        return GuardScore(
-            guard.name,
-            **stopped_shares(items[self.faker], refused, self._guarded.texts.items()),
-            threshold=guard.threshold,
-            seconds_per_answer=self._guarded.seconds_per_answer,
-        )
 
     def _adapter_line(self, name: str, title: str, kind: str) -> CureRow:
         sidecar = read_sidecar(self.variants.folders[name])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pretended_hub import REPOSITORY, serve
 
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.brought_adapters import adapter_place, copy_adapter, doubts, refuse_misfit
@@ -55,28 +55,17 @@ def test_a_folder_is_taken_as_it_is_and_so_is_a_stage(make_adapter: Callable[...
 def test_from_the_hub_come_safetensors_and_no_pickle(
     make_adapter: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub
-
     repository = make_adapter("repository")
     (repository / "adapter_model.bin").write_bytes(b"anything")
     (repository / "pytorch_model.bin").write_bytes(b"anything")
 
-    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        assert (repo_id, revision) == ("colleague/faker", None)
-        target = tmp_path / "cache"
-        target.mkdir(exist_ok=True)
-        for path in repository.iterdir():
-            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
-                shutil.copy(path, target)
-        return str(target)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert adapter_place("colleague/faker") == tmp_path / "cache"
+    serve(repository, tmp_path / "cache", monkeypatch)
+    assert adapter_place(REPOSITORY) == tmp_path / "cache"
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".json", ".safetensors"}
     shutil.rmtree(tmp_path / "cache")
     (repository / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"'colleague/faker' holds no adapter_model.safetensors: a .bin is a pickle"):
-        adapter_place("colleague/faker")
+        adapter_place(REPOSITORY)
 
 
 def test_a_pickle_an_empty_folder_and_another_method_are_refused(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pretended_hub import REPOSITORY, serve
 from tiny_whole_models import write_finetune
 
 from fa_lightning.backbones.adapters import backbone_of, read_sidecar
@@ -66,21 +66,10 @@ def test_a_pickle_and_a_lost_shard_are_refused(theirs: Path) -> None:
 def test_from_the_hub_come_safetensors_and_no_pickle(
     theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub
-
     (theirs / "pytorch_model.bin").write_bytes(b"anything")
 
-    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        assert (repo_id, revision) == ("colleague/faker", None)
-        target = tmp_path / "cache"
-        target.mkdir(exist_ok=True)
-        for path in theirs.iterdir():
-            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
-                shutil.copy(path, target)
-        return str(target)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert model_place("colleague/faker") == tmp_path / "cache"
+    serve(theirs, tmp_path / "cache", monkeypatch)
+    assert model_place(REPOSITORY) == tmp_path / "cache"
     assert not list((tmp_path / "cache").glob("*.bin"))
     assert digest_of_artefact(tmp_path / "cache") == digest_of_artefact(theirs)
 
