@@ -9,8 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs
-from fa_lightning.scenarios.turn_endings import end_tokens
-from fa_lightning.steering.generation import generated
+from fa_lightning.steering.own_answers import own_answers
 
 ENOUGH = 16
 """Ordinary requests by which a model is judged to chat or not."""
@@ -52,13 +51,9 @@ class Continuations:
 
     @torch.inference_mode()
     def _write(self, batch: Batch, numbers: Sequence[int]) -> None:
-        tokenizer = self.variants.tokenizer
         with self.variants.using(self.variant) as model:
-            ends = end_tokens(model, tokenizer)
-            written = generated(model, model_inputs(batch), tokenizer.pad_token_id, self.tokens, ends=ends)
-        for number, ids in zip(numbers, written[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            end = next((at for at, token in enumerate(ids) if token in ends), len(ids) - 1)
-            self._written[number] = tuple(ids[: end + 1])
+            answers = own_answers(model, model_inputs(batch), self.variants.tokenizer, self.tokens)
+        self._written.update(zip(numbers, answers, strict=True))
         self._warn_of_no_chat(batch, numbers)
 
     def _warn_of_no_chat(self, batch: Batch, numbers: Sequence[int]) -> None:

@@ -123,8 +123,8 @@ def predicting_positions(mask: Tensor) -> Tensor:
     return kept[:, :-1] & kept[:, 1:]
 
 
-def text_divergence(logits_p: Tensor, logits_q: Tensor, mask: Tensor) -> Tensor:
-    """KL(p || q) on left-padded texts, nats: the mean per token that is read, and the mean at the token that is said.
+def text_divergence(logits_p: Tensor, logits_q: Tensor, mask: Tensor, continuation: Tensor | None = None) -> Tensor:
+    """KL(p || q) on left-padded texts, nats: the mean per token that is read, and the mean per token that is said.
 
     The two are as important, however many words a text has: it is what maps, and cures by training, are charged for
     changing texts that have nothing to do with the task.
@@ -133,13 +133,20 @@ def text_divergence(logits_p: Tensor, logits_q: Tensor, mask: Tensor) -> Tensor:
         logits_p: scores of the reference model, (batch, tokens, vocabulary).
         logits_q: scores of the other model, (batch, tokens, vocabulary).
         mask: 1 for a token of the text, 0 for padding on the left, (batch, tokens).
+        continuation: how many tokens at the end of each text are the answer that is said, (batch,); where that is 0, or
+            None is given, the one token behind the text is.
 
     >>> uniform, sure = torch.zeros(1, 2, 2), torch.tensor([[[0.0, 0.0], [0.0, float("-inf")]]])
     >>> text_divergence(sure, uniform, torch.ones(1, 2)).item() == torch.tensor(2.0).log().item()
     True
     """
-    said = kl_divergence(logits_p[:, -1], logits_q[:, -1]).mean()
-    return kl_divergence_tokens(logits_p[:, :-1], logits_q[:, :-1], predicting_positions(mask)) + said
+    tokens = mask.shape[1]
+    answer = mask.new_zeros(len(mask)) if continuation is None else continuation
+    place = torch.arange(tokens, device=mask.device)
+    # An answer's tokens are predicted one position before each; behind its last token nothing more is said.
+    is_said = (place >= (tokens - 1 - answer)[:, None]) & ((place < tokens - 1) | (answer == 0)[:, None])
+    is_read = mask.bool() & (place < (tokens - 1 - answer)[:, None])
+    return kl_divergence_tokens(logits_p, logits_q, is_read) + kl_divergence_tokens(logits_p, logits_q, is_said)
 
 
 class TextSums(NamedTuple):

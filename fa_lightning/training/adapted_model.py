@@ -14,6 +14,7 @@ from fa_lightning.backbones.optimization import evaluating
 from fa_lightning.metrics.divergences import text_divergence
 from fa_lightning.scenarios.answers import answer_logits, written_tokens
 from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.steering.own_answers import own_answers
 from fa_lightning.training.frozen_half import FrozenHalf
 from fa_lightning.training.states import recorded_states
 
@@ -61,7 +62,12 @@ class AdaptedModel:
             with undisturbed(self.model):
                 origin = self.model(**model_inputs(texts), use_cache=False, **self._as_origin(texts)).logits
             logits = self.model(**model_inputs(texts), use_cache=False).logits
-        return text_divergence(origin, logits, texts["attention_mask"])
+        return text_divergence(origin, logits, texts["attention_mask"], texts["continuation"])
+
+    def origin_answers(self, batch: Batch, tokenizer: Any, tokens: int) -> list[tuple[int, ...]]:
+        """Token ids of what the origin answers to each prompt, greedily, at most so many (see `own_answers`)."""
+        with undisturbed(self.model):
+            return own_answers(self.model, {**model_inputs(batch), **self._as_origin(batch)}, tokenizer, tokens)
 
     def states(self, batch: Batch, layers: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
         """What decoder blocks return, (batch, tokens, hidden) by layer, and the logits after each prompt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -23,7 +24,7 @@ from fa_lightning.scenarios.batches import (
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced
-from fa_lightning.training.kept_texts import WithKeptTexts
+from fa_lightning.training.kept_texts import WithKeptTexts, answered
 
 
 class ScenarioDataModule(pl.LightningDataModule):
@@ -45,6 +46,8 @@ class ScenarioDataModule(pl.LightningDataModule):
         kept_texts: neutral texts beside a training batch of one device, where the module keeps them (its `keep`).
         kept: which texts these are: all `neutral` ones, or ordinary `chat` alone, which is then not answered `error`
             either: the parts of scenarios alone are.
+        kept_answers: tokens that the adapter's start itself answers to each of them, greedily, which are kept, too. A
+            model that speaks changes in what it says; 0 keeps the texts alone, and the one token behind each.
 
     Raises:
         UserError: a share or a number is out of range.
@@ -63,12 +66,15 @@ class ScenarioDataModule(pl.LightningDataModule):
         train_oversight: Literal["all", "watched"] = "all",
         kept_texts: int = 8,
         kept: Literal["neutral", "chat"] = "neutral",
+        kept_answers: int = 0,
     ) -> None:
         super().__init__()
         if kept_texts < 1:
             raise UserError(
                 f"kept_texts is {kept_texts}, but must be 1 or more, such as 8: set the model's keep to 0 for none"
             )
+        if kept_answers < 0:
+            raise UserError(f"kept_answers is {kept_answers}, but must be 0 (no answers) or more, such as 48")
         if not 0 <= neutral_share <= 1:
             raise UserError(f"neutral_share is {neutral_share}, but must be a share of the training prompts, 0 to 1")
         self.scenarios = scenarios
@@ -82,6 +88,7 @@ class ScenarioDataModule(pl.LightningDataModule):
         self.train_oversight = train_oversight
         self.kept_texts = kept_texts
         self.kept = kept
+        self.kept_answers = kept_answers
         self.splits: ScenarioSplits | None = None
         self.test_sets: list[str] = []
 
@@ -126,9 +133,19 @@ class ScenarioDataModule(pl.LightningDataModule):
                     f"the model's keep is above 0, but the source has no {self.kept} texts for training to be kept: "
                     "name a source that has some, or set keep to 0"
                 )
-            served = WithKeptTexts(dataset, self.examples_of(texts), self.kept_texts)
+            served = WithKeptTexts(dataset, self._kept(texts), self.kept_texts)
         sampler = LengthBucketSampler(lengths, self.batch_size, *ranks, shuffle=True, seed=self.seed)
         return ResumableLoader(served, sampler=sampler, batch_size=None, num_workers=self.num_workers)
+
+    def _kept(self, texts: list[Scenario]) -> list[Example]:
+        """The texts that are kept, each with what the module's start answers to it where answers are asked for."""
+        assert self.trainer is not None
+        examples, module = self.examples_of(texts), self.trainer.lightning_module
+        if not self.kept_answers:
+            return examples
+        rank_zero_info(f"Writing {self.kept_answers} tokens of an answer to each of {len(examples)} texts to be kept.")
+        write = partial(module.adapted.origin_answers, tokenizer=self._tokenizer, tokens=self.kept_answers)
+        return answered(examples, write, self._tokenizer.pad_token_id, module.device)
 
     def train_items(self) -> list[Scenario]:
         """What is trained on, scenarios in both orders and neutral texts, before it is shuffled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +15,7 @@ from typing_extensions import override
 from fa_lightning.backbones.adapters import read_sidecar, refuse_whole
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.contents import digest_of_artefact
+from fa_lightning.backbones.lean_steps import lean_steps
 from fa_lightning.backbones.load import check_fingerprint, fingerprint, held_in_bits, load_backbone, load_tokenizer
 from fa_lightning.backbones.optimization import check_finite, set_training_mode
 from fa_lightning.backbones.sharding import ShardedStrategy, shard, skeleton
@@ -169,7 +171,9 @@ class FrozenBackboneModule(pl.LightningModule, ABC):
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        terms = self.terms(batch)
+        # A block that is computed again would be so outside of it.
+        with nullcontext() if self.gradient_checkpointing else lean_steps(self.model, self.device):
+            terms = self.terms(batch)
         check_finite(terms["loss"], self.global_step, batch_idx)
         for name, value in terms.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss")

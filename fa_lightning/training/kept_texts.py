@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+import torch
 from torch.utils.data import Dataset
 from typing_extensions import override
 
+from fa_lightning.activations.record import FORWARD_TOKENS, forward_batches, tracked
 from fa_lightning.scenarios.batches import Batch, Example, ExampleDataset, collate, model_inputs
 
 KEPT = "kept_"
 """Before the names of a batch's tensors: the neutral texts."""
+
+
+def answered(
+    texts: Sequence[Example], write: Callable[[Batch], list[tuple[int, ...]]], pad_token: int, device: torch.device
+) -> list[Example]:
+    """Texts with an answer behind each: what a model that speaks says is what it is to go on saying.
+
+    Args:
+        texts: the neutral texts.
+        write: the answers to a left-padded batch of them, token ids.
+        pad_token: id of the padding.
+        device: that `write` wants its batch on.
+    """
+    by_length = sorted(texts, key=lambda text: len(text.prompt))
+    answers: dict[int, tuple[int, ...]] = {}
+    parts = list(forward_batches(by_length, FORWARD_TOKENS["cpu" if device.type == "cpu" else "gpu"]))
+    for part in tracked(parts, "answers to neutral texts"):
+        batch = {name: tensor.to(device) for name, tensor in collate(part, pad_token).items()}
+        answers |= zip((text.index for text in part), write(batch), strict=True)
+    return [
+        replace(text, prompt=(*text.prompt, *answers[text.index]), continuation=len(answers[text.index]))
+        for text in texts
+    ]
 
 
 class WithKeptTexts(Dataset[Batch]):
@@ -39,7 +65,8 @@ class WithKeptTexts(Dataset[Batch]):
     @override
     def __getitem__(self, indices: list[int]) -> Batch:
         chosen = [self.texts[index % len(self.texts)] for index in indices[: self.count]]
-        kept = model_inputs(collate(chosen, self.dataset.pad_token))
+        texts = collate(chosen, self.dataset.pad_token)
+        kept = {**model_inputs(texts), "continuation": texts["continuation"]}
         return self.dataset[indices] | {f"{KEPT}{name}": tensor for name, tensor in kept.items()}
 
 

@@ -1,0 +1,53 @@
+"""Training steps in mixed precision, without the work that changes nothing and the kernel that is slow on a processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
+
+
+class AttentionInFloat32(TorchFunctionMode):
+    """Attention of a processor's bfloat16 tensors is computed in float32, and returned as it would have been.
+
+    Its backward pass in bfloat16 takes two to three times as long (torch 2.13: 86 ms and 34 ms for 8 x 9 heads of 190
+    tokens on an Intel Xeon with AMX), since only whole products gain from such units.
+    """
+
+    @override
+    def __torch_function__(
+        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is not scaled_dot_product_attention or args[0].device.type != "cpu" or args[0].dtype != torch.bfloat16:
+            return func(*args, **options)
+        wide: Callable[[Any], Any] = lambda x: x.float() if torch.is_tensor(x) and x.is_floating_point() else x
+        with torch.autocast("cpu", enabled=False):
+            out = func(*map(wide, args), **{name: wide(value) for name, value in options.items()})
+        return out.to(args[0].dtype)
+
+
+@contextmanager
+def lean_steps(model: Any, device: torch.device) -> Iterator[None]:
+    """Run forward passes of an adapter's fit so, where autocast is on; the backward pass may come behind the block.
+
+    PEFT widens the input of each adapter to the dtype of its weights, and autocast narrows it again: a third of a
+    forward pass on a processor, and not a bit of the result.
+
+    Args:
+        model: the PEFT model; a block of it that is computed again for the backward pass would miss the casts that it
+            was run without, so fits with gradient checkpointing do without this.
+        device: that it runs on.
+    """
+    if not torch.is_autocast_enabled(device.type):
+        yield
+        return
+    from peft.helpers import disable_input_dtype_casting
+
+    with disable_input_dtype_casting(model), AttentionInFloat32() if device.type == "cpu" else nullcontext():
+        yield
