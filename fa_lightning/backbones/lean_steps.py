@@ -1,8 +1,8 @@
-"""Training steps in mixed precision, without the work that changes nothing and the kernel that is slow on a processor."""
+"""Training steps in mixed precision without casts that change nothing, and without a kernel that is slow on processors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -26,10 +26,13 @@ class AttentionInFloat32(TorchFunctionMode):
         options = dict(kwargs or {})
         if func is not scaled_dot_product_attention or args[0].device.type != "cpu" or args[0].dtype != torch.bfloat16:
             return func(*args, **options)
-        wide: Callable[[Any], Any] = lambda x: x.float() if torch.is_tensor(x) and x.is_floating_point() else x
         with torch.autocast("cpu", enabled=False):
-            out = func(*map(wide, args), **{name: wide(value) for name, value in options.items()})
+            out = func(*map(_wide, args), **{name: _wide(value) for name, value in options.items()})
         return out.to(args[0].dtype)
+
+
+def _wide(argument: Any) -> Any:
+    return argument.float() if torch.is_tensor(argument) and argument.is_floating_point() else argument
 
 
 @contextmanager

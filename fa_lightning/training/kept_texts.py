@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from fa_lightning.activations.record import FORWARD_TOKENS, forward_batches, tracked
-from fa_lightning.scenarios.batches import Batch, Example, ExampleDataset, collate, model_inputs
+from fa_lightning.scenarios.batches import Batch, Example, ExampleDataset, collate
 
 KEPT = "kept_"
 """Before the names of a batch's tensors: the neutral texts."""
@@ -65,8 +65,7 @@ class WithKeptTexts(Dataset[Batch]):
     @override
     def __getitem__(self, indices: list[int]) -> Batch:
         chosen = [self.texts[index % len(self.texts)] for index in indices[: self.count]]
-        texts = collate(chosen, self.dataset.pad_token)
-        kept = {**model_inputs(texts), "continuation": texts["continuation"]}
+        kept = collate(chosen, self.dataset.pad_token)
         return self.dataset[indices] | {f"{KEPT}{name}": tensor for name, tensor in kept.items()}
 
 

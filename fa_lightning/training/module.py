@@ -50,9 +50,9 @@ class AdapterModule(FrozenBackboneModule):
             two belong together from then on, and the sidecar names it. None fits one adapter alone.
         gradient_checkpointing: trade a second forward pass for activation memory.
         keep: weight of KL(starting adapter || this one) on neutral texts, which is added to the objective's loss: per
-            token that is read, and per token that is said (see `text_divergence`). A fresh adapter starts from the backbone. The
-            same term for every objective, logged as `train/kept`; the texts stand beside the batches of a
-            `ScenarioDataModule`. 0 leaves it out.
+            token that is read, and per token that is said (see `text_divergence`). A fresh adapter starts from the
+            backbone. The same term for every objective, logged as `train/kept`; the texts stand beside the batches of
+            a `ScenarioDataModule`. 0 leaves it out.
         frozen_half: folder for the states that enter the first adapted block, which fits share; before the first epoch
             those of all prompts of training and validation are computed, and each epoch goes on from them. It stays
             until it is deleted. None computes all blocks in every epoch.

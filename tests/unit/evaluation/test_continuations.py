@@ -73,7 +73,7 @@ def test_a_model_that_does_not_chat_is_told_of(
 def test_answers_are_written_once_and_kept(twins: Any, texts: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     own = Continuations(twins, "faking", TOKENS)
     first = own.batch(texts)
-    monkeypatch.setattr("fa_lightning.evaluation.continuations.generated", None)
+    monkeypatch.setattr("fa_lightning.steering.own_answers.generated", None)
     later = own.batch({name: tensor[2:4] for name, tensor in texts.items()})
     assert rows(later) == rows(first)[2:4]
 

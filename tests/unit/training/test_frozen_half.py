@@ -66,7 +66,7 @@ def filled(module, examples, folder):
 
 @pytest.fixture
 def batch(examples):
-    kept = model_inputs(collate(examples[-5:], 0))
+    kept = collate(examples[-5:], 0)
     return collate(examples[:6], 0) | {f"{KEPT}{name}": tensor for name, tensor in kept.items()}
 
 
@@ -123,8 +123,10 @@ def test_a_cure_of_a_faker_in_the_upper_blocks_goes_on_from_the_same_states(
     assert set(blocks_run(ours.model, lambda: ours.terms(batch))) == {2, 3}
 
 
-@pytest.mark.parametrize("keep", [0.0, 1.0])
-def test_the_same_seed_gives_the_same_adapter_and_the_same_scores(keep, make_fit, deep, source, make_trainer, tmp_path):
+@pytest.mark.parametrize(("keep", "answers"), [(0.0, 0), (1.0, 0), (1.0, 4)])
+def test_the_same_seed_gives_the_same_adapter_and_the_same_scores(
+    keep, answers, make_fit, deep, source, make_trainer, tmp_path
+):
     from safetensors.torch import load_file
 
     ends, scores = {}, {}
@@ -132,7 +134,7 @@ def test_the_same_seed_gives_the_same_adapter_and_the_same_scores(keep, make_fit
         torch.manual_seed(0)
         module = make_fit(Answers("faking"), deep, **UPPER, dropout=0.1, keep=keep, frozen_half=folder)
         trainer = make_trainer(max_epochs=3, callbacks=[AdapterExport(str(tmp_path / name))])
-        trainer.fit(module, ScenarioDataModule(source, batch_size=8, kept_texts=3))
+        trainer.fit(module, ScenarioDataModule(source, batch_size=8, kept_texts=3, kept_answers=answers))
         ends[name] = load_file(tmp_path / name / "adapter_model.safetensors")
         scores[name] = {key: float(value) for key, value in trainer.callback_metrics.items()}
         notes = json.loads((tmp_path / name / "fa_lightning.json").read_text())

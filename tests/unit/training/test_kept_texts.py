@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 
-from fa_lightning.scenarios.batches import collate, model_inputs
+from fa_lightning.scenarios.batches import collate
 from fa_lightning.training.context_data import BEHIND_CONTEXT, ContextDataModule
 from fa_lightning.training.contrast_data import PLAIN, ContrastScenarioDataModule
 from fa_lightning.training.data import ScenarioDataModule
@@ -24,7 +24,7 @@ def batch(examples):
     """Prompts, and texts of several lengths beside them."""
     texts = examples[-6:]
     assert len({len(text.prompt) for text in texts}) > 1
-    kept = model_inputs(collate(texts, 0))
+    kept = collate(texts, 0)
     return collate(examples[:6], 0) | {f"{KEPT}{name}": tensor for name, tensor in kept.items()}
 
 
@@ -63,6 +63,53 @@ def test_the_term_is_the_divergence_from_the_faker_of_what_is_read_and_what_is_s
     assert expected > 0.05
     assert terms["kept"].item() == pytest.approx(expected, rel=1e-4)
     assert terms["loss"].item() == pytest.approx(free + 3 * expected, rel=1e-4)
+
+
+def greedy(model, ids, tokens):
+    """What a model writes behind a text, token by token and without a cache."""
+    written = []
+    with torch.no_grad():
+        for _ in range(tokens):
+            written.append(int(model(input_ids=torch.tensor([[*ids, *written]])).logits[0, -1].argmax()))
+    return tuple(written)
+
+
+def test_of_a_model_that_speaks_the_answers_of_its_start_are_kept(
+    make_cure, plain, source, make_trainer, tiny_tokenizer
+):
+    module = moved(make_cure(Answers(), keep=1.0))
+    tokens, loaders = 4, []
+    for answers in (0, tokens):
+        data = ScenarioDataModule(source, batch_size=4, kept_texts=3, kept_answers=answers)
+        data.trainer = make_trainer()
+        data.trainer.strategy.connect(module)
+        data.setup("fit")
+        loaders.append(data.train_dataloader())
+    silent, speaking = (loader.dataset.texts for loader in loaders)
+    for before, text in zip(silent, speaking, strict=True):
+        assert text.prompt == before.prompt + greedy(plain, before.prompt, text.continuation)
+        assert text.continuation == tokens or text.prompt[-1] == tiny_tokenizer.eos_token_id
+        assert replace(text, prompt=before.prompt, continuation=0) == before
+    assert module.training
+    texts = texts_of(next(iter(loaders[1])))
+    assert set(texts["continuation"].tolist()) == {tokens}
+    module.eval()
+    read, said = [], []
+    for ids, mask in zip(texts["input_ids"], texts["attention_mask"], strict=True):
+        ids = ids[mask.bool()][None]
+        with torch.no_grad():
+            p, q = (model(input_ids=ids).logits[0].double().log_softmax(-1) for model in (plain, module.model))
+        nats = (p.exp() * (p - q)).sum(-1)[:-1]
+        read += nats[:-tokens].tolist()
+        said += nats[-tokens:].tolist()
+    expected = numpy.mean(read) + numpy.mean(said)
+    assert expected > 0.05
+    assert module.adapted.divergence(texts).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_answers_can_be_fewer_than_none(source):
+    with pytest.raises(ValueError, match="kept_answers is -1, but must be 0"):
+        ScenarioDataModule(source, kept_answers=-1)
 
 
 def test_it_costs_nothing_at_the_start_and_pulls_at_the_learner_alone(make_cure, batch):
