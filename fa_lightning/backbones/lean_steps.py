@@ -1,4 +1,4 @@
-"""Training steps in mixed precision without casts that change nothing, and without a kernel that is slow on processors."""
+"""Training steps in mixed precision without idle casts, and without a kernel that is slow on processors."""
 
 from __future__ import annotations
 

@@ -140,7 +140,8 @@ class ScenarioDataModule(pl.LightningDataModule):
     def _kept(self, texts: list[Scenario]) -> list[Example]:
         """The texts that are kept, each with what the module's start answers to it where answers are asked for."""
         assert self.trainer is not None
-        examples, module = self.examples_of(texts), self.trainer.lightning_module
+        module: Any = self.trainer.lightning_module
+        examples = self.examples_of(texts)
         if not self.kept_answers:
             return examples
         rank_zero_info(f"Writing {self.kept_answers} tokens of an answer to each of {len(examples)} texts to be kept.")
