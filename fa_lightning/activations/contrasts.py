@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.sites import Site
+from fa_lightning.activations.summaries import text_states
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.batches import Example, collate, model_inputs
+from fa_lightning.scenarios.batches import Example
 from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
 from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.conversations.conversation import Conversation
@@ -136,28 +135,6 @@ def _contrast(
     sites: Sequence[Site],
     batch_size: int,
 ) -> Contrast:
-    return Contrast(
-        _last_states(variants, positive, sites, batch_size), _last_states(variants, negative, sites, batch_size)
-    )
-
-
-@torch.no_grad()
-def _last_states(
-    variants: Variants, examples: Sequence[Example], sites: Sequence[Site], batch_size: int
-) -> dict[str, Tensor]:
-    """The faker's states at each prompt's last token, by site name (examples, hidden), in the order of the examples."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, but must be 1 or more")
-    # Prompts of similar length share a batch, for little padding.
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index].prompt))
-    parts: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    pad_token = variants.tokenizer.pad_token_id
     with variants.using("faking") as model:
-        for start in range(0, len(order), batch_size):
-            batch = collate(
-                [examples[index] for index in order[start : start + batch_size]], variants.tokenizer.pad_token_id
-            )
-            inputs = {name: values.to(variants.device) for name, values in model_inputs(batch).items()}
-            for name, hidden in truncated_forward(model, sites, **inputs).items():
-                parts[name].append(hidden[:, -1].float().cpu())
-    back = torch.tensor(order).argsort()
-    return {name: torch.cat(states)[back] for name, states in parts.items()}
+        return Contrast(*(text_states(model, side, sites, pad_token, batch_size) for side in (positive, negative)))

@@ -135,6 +135,11 @@ def _example(
     )
 
 
+def plain_examples(texts: Sequence[tuple[int, ...]]) -> list[Example]:
+    """Texts of token ids that have nothing to answer, as batches take them."""
+    return [Example(ids, ids[-1], ids[-1], NEUTRAL_CELL, group=0, index=index) for index, ids in enumerate(texts)]
+
+
 def group_number(group: str) -> int:
     """A group's name as the integer that batches hold.
 

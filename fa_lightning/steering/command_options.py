@@ -39,9 +39,13 @@ def refuse_wrong_edits(options: argparse.Namespace) -> None:
         MissingFileError: a folder holds no intervention.
         UserError: a strength is not finite.
     """
-    for strength in options.strength:
-        if not math.isfinite(strength):
-            raise UserError(f"--strength is {strength}, but must be a finite number")
+    doses = getattr(options, "dose", [])
+    if options.strength and doses:
+        raise UserError("--strength and --dose say the same twice: give one of them")
+    for name, values in (("strength", options.strength), ("dose", doses)):
+        for value in values:
+            if not math.isfinite(value):
+                raise UserError(f"--{name} is {value}, but must be a finite number")
     for folder in map(Path, options.intervention):
         if folder.is_dir():
             for part in parts_of(folder):
@@ -101,12 +105,40 @@ def chosen_interventions(
                 _check_backbone(intervention, backbone, part)
             loaded[-1].append(intervention)
     strengths = _one_for_each(options.strength, len(loaded), "--strength")
+    doses = _one_for_each(getattr(options, "dose", []), len(loaded), "--dose")
     positions = _one_for_each(options.positions, len(loaded), "--positions")
     return [
-        intervention.at(strength, rule)
-        for parts, strength, rule in zip(loaded, strengths, positions, strict=True)
+        intervention.at(strength if dose is None else strength_of_dose(intervention, dose), rule)
+        for parts, strength, dose, rule in zip(loaded, strengths, doses, positions, strict=True)
         for intervention in parts
     ]
+
+
+def strength_of_dose(vector: Intervention, dose: float, norm: float | None = None) -> float:
+    """The strength that makes a vector's edit as long as `dose` times the mean norm of states at its site.
+
+    Args:
+        vector: whose edit is the same for every state.
+        dose: below 0 it steers the other way.
+        norm: of the states; None takes what the vector was saved with.
+
+    Raises:
+        UserError: the edit depends on the state, is nothing, or the norm is not known.
+    """
+    edit = vector.regressor.constant_edit()
+    length = 0.0 if edit is None else float(edit.norm())
+    if not length:
+        reason = "depends on the state" if edit is None else "is nothing"
+        raise UserError(f"--dose is for vectors, but the edit of {vector.regressor.name} {reason}: give --strength")
+    if norm is None:
+        saved = vector.fingerprint.get("vector")
+        norm = saved.get("norm") if isinstance(saved, dict) else None
+    if not isinstance(norm, (int, float)) or not 0 < norm < math.inf:
+        raise UserError(
+            "--dose needs the mean norm of states at the vector's site, which is saved with those that "
+            "`python -m fa_lightning vector` makes: make it so, or give --strength"
+        )
+    return dose * norm / length
 
 
 def _check_backbone(intervention: Intervention, backbone: dict[str, str], folder: str | Path) -> None:

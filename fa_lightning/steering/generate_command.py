@@ -91,6 +91,14 @@ def _parser() -> CommandParser:
         help="instead of the saved one; once for all interventions, or once for each; 0 leaves the model as it is",
     )
     edit.add_argument(
+        "--dose",
+        type=float,
+        action="append",
+        default=[],
+        help="in place of a strength: norm of the edit over the mean norm of states, for a vector that says how large "
+        "those are (as `vector` saves them); below 0 the other way",
+    )
+    edit.add_argument(
         "--positions",
         action="append",
         default=[],

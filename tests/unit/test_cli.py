@@ -62,7 +62,7 @@ def test_fit_help_explains_a_study_and_names_the_plain_one(capsys: pytest.Captur
     assert "--trainer.max_epochs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["config", "generate", "report", "template"])
+@pytest.mark.parametrize("name", ["config", "generate", "report", "template", "vector"])
 def test_the_other_commands_have_help_of_their_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main([name, "--help"])
@@ -137,7 +137,9 @@ def test_a_wrong_option_of_a_study_is_named(words: list[str], message: str, caps
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["data", "check"], ["data", "label"], ["report"], ["export"], ["generate"]])
+@pytest.mark.parametrize(
+    "words", [["data", "check"], ["data", "label"], ["report"], ["export"], ["generate"], ["vector"]]
+)
 def test_every_command_refuses_a_wrong_word_in_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*words, "--nonsense", "x"]) == 1
     error = capsys.readouterr().err

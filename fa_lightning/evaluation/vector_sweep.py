@@ -1,0 +1,191 @@
+"""What a steering vector does at one layer and dose after another: effect, fluency, repetition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fa_lightning.common.numbers import NO_INTERVAL, Interval
+from fa_lightning.metrics.divergences import repetition
+from fa_lightning.metrics.intervals import bootstrap_over_groups
+from fa_lightning.scenarios.opposites.texts import OppositePair, TextForm
+from fa_lightning.scenarios.turn_endings import end_tokens, until_end
+from fa_lightning.steering.command_options import strength_of_dose
+from fa_lightning.steering.hooks import input_device
+from fa_lightning.steering.intervention import Intervention, steering
+from fa_lightning.steering.text_comparison import Sampling, left_padded, write_tokens
+
+FLUENT = 1.5
+"""Largest ratio of perplexities at which a steered text still counts as fluent."""
+REPEATED = 0.1
+"""Largest share of repeated 3-grams above that of unsteered texts."""
+
+
+@dataclass(frozen=True)
+class VectorPoint:
+    """What a vector does at one layer and dose.
+
+    Attributes:
+        layer: that it is added behind.
+        dose: norm of the edit over the mean norm of states there; below 0 it steers the other way.
+        multiplier: of the vector as it was made, the strength of the intervention.
+        length: norm of the edit.
+        effect: what it adds to the log-odds of the positive against the negative held-out answer, nats; nan without.
+        effect_ci95: its 95 % interval over held-out prompts.
+        perplexity_ratio: of what is written steered over what is written without, both under the unsteered model.
+        repeated: share of 3-grams that occurred before in the same text.
+        sample: what is written behind the first prompt.
+    """
+
+    layer: int
+    dose: float
+    multiplier: float
+    length: float
+    effect: float
+    effect_ci95: Interval
+    perplexity_ratio: float
+    repeated: float
+    sample: str
+
+
+class VectorSweep:
+    """Tries vectors on one model with prompts that are no part of them.
+
+    Args:
+        model: a causal LM.
+        form: how prompts are shown to it.
+        held_out: opposite answers, whose odds are the effect; where there are none, it has none.
+        prompts: what texts are written behind.
+        new_tokens: of a text.
+        batch_size: texts in a forward pass.
+
+    Attributes:
+        unsteered: without any vector, at dose 0.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        form: TextForm,
+        held_out: Sequence[OppositePair],
+        prompts: Sequence[str],
+        new_tokens: int = 24,
+        batch_size: int = 16,
+    ) -> None:
+        self.model, self.form, self.held_out, self.batch_size = model, form, tuple(held_out), batch_size
+        self.prompts = [form.asked(prompt) for prompt in prompts]
+        self.sampling = Sampling(new_tokens)
+        self._ends = end_tokens(model, form.tokenizer)
+        self._odds = self._log_odds(())
+        self._nats, self._repeated, sample = self._written(())
+        self.unsteered = VectorPoint(-1, 0.0, 0.0, 0.0, 0.0, NO_INTERVAL, 1.0, self._repeated, sample)
+
+    def point(self, intervention: Intervention, dose: float) -> VectorPoint:
+        """What an intervention does, which is a vector at the strength of a dose."""
+        added = self._log_odds([intervention]) - self._odds
+        nats, repeated, sample = self._written([intervention])
+        edit = intervention.regressor.constant_edit()
+        assert edit is not None
+        interval = bootstrap_over_groups(added, torch.arange(len(added)), bounds=None) if len(added) else NO_INTERVAL
+        return VectorPoint(
+            intervention.site.layer,
+            dose,
+            intervention.strength,
+            abs(intervention.strength) * float(edit.norm()),
+            float(added.mean()) if len(added) else math.nan,
+            interval,
+            _exp(nats - self._nats),
+            repeated,
+            sample,
+        )
+
+    def _log_odds(self, interventions: Sequence[Intervention]) -> Tensor:
+        """Log-likelihood of the positive answer over that of the negative one, nats, (held-out pairs,) float64."""
+        asked = [self.form.asked(pair.prompt) for pair in self.held_out for _ in range(2)]
+        answers = [
+            self.form.answer(text, pair.prompt) for pair in self.held_out for text in (pair.positive, pair.negative)
+        ]
+        return self._likelihoods(asked, answers, interventions).view(-1, 2) @ torch.tensor([1.0, -1.0]).double()
+
+    @torch.inference_mode()
+    def _likelihoods(
+        self,
+        asked: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        interventions: Sequence[Intervention],
+    ) -> Tensor:
+        """Log-likelihood of each answer behind its prompt, nats, (answers,) float64."""
+        device = input_device(self.model)
+        sums = torch.zeros(len(answers), dtype=torch.float64)
+        for start in range(0, len(answers), self.batch_size):
+            rows = range(start, min(start + self.batch_size, len(answers)))
+            inputs = left_padded(
+                [[*asked[row], *answers[row]] for row in rows], self.form.tokenizer.pad_token_id, device
+            )
+            longest = max(len(answers[row]) for row in rows)
+            prompt_tokens = torch.tensor([len(asked[row]) for row in rows], device=device)
+            with steering(self.model, interventions, prompt_tokens):
+                logits = self.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
+            scores = logits[:, :-1].float().log_softmax(-1)
+            target = inputs["input_ids"][:, -longest:]
+            taken = scores.gather(2, target[..., None])[..., 0].double().cpu()
+            for index, row in enumerate(rows):
+                sums[row] = taken[index, longest - len(answers[row]) :].sum()
+        return sums
+
+    def _written(self, interventions: Sequence[Intervention]) -> tuple[float, float, str]:
+        """Of the texts behind the prompts: nats per token without steering, repeated 3-grams, the first text."""
+        texts = self._texts(interventions)
+        nats = -self._likelihoods(self.prompts, texts, ()).sum().item() / sum(map(len, texts))
+        shares = [repetition(torch.tensor([text])) for text in texts if len(text) > 2]
+        repeated = sum(shares) / len(shares) if shares else math.nan
+        return nats, repeated, str(self.form.tokenizer.decode(texts[0], skip_special_tokens=True)).strip()
+
+    def _texts(self, interventions: Sequence[Intervention]) -> list[list[int]]:
+        texts: list[list[int]] = []
+        pad_token = self.form.tokenizer.pad_token_id
+        for start in range(0, len(self.prompts), self.batch_size):
+            prompts = self.prompts[start : start + self.batch_size]
+            new = write_tokens(self.model, prompts, pad_token, interventions, self.sampling, ends=self._ends)
+            texts += [until_end(row, self._ends)[0] or row[:1] for row in new.tolist()]
+        return texts
+
+
+def sweep(
+    vectors: Sequence[Intervention], norms: Sequence[float], doses: Sequence[float], tried: VectorSweep
+) -> Iterator[VectorPoint]:
+    """Each vector at each dose.
+
+    Args:
+        vectors: at strength 1, one for each layer.
+        norms: mean norm of the states at each of these layers.
+        doses: see `VectorPoint`.
+        tried: what tries them.
+    """
+    for vector, norm in zip(vectors, norms, strict=True):
+        for dose in doses:
+            yield tried.point(vector.at(strength_of_dose(vector, dose, norm)), dose)
+
+
+def sweet_spot(points: Sequence[VectorPoint], unsteered: VectorPoint) -> VectorPoint | None:
+    """The point of largest effect among those whose texts are still fluent and repeat little; None if none is.
+
+    Args:
+        points: of a sweep.
+        unsteered: what is written without.
+    """
+    whole = [
+        point
+        for point in points
+        if point.effect > 0 and point.perplexity_ratio <= FLUENT and point.repeated <= unsteered.repeated + REPEATED
+    ]
+    return max(whole, key=lambda point: point.effect, default=None)
+
+
+def _exp(nats: float) -> float:
+    return math.exp(min(nats, 700.0))

@@ -1,0 +1,1 @@
+"""Opposite texts: what steering vectors are made of and tried on."""

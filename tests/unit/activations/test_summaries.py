@@ -1,0 +1,53 @@
+"""One state for each text, whatever it is batched with, and the norm of ordinary states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fa_lightning.activations.sites import Site
+from fa_lightning.activations.summaries import mean_norms, text_states
+from fa_lightning.scenarios.batches import plain_examples
+
+TEXTS = [(5, 9, 11, 3), (7,), (21, 4, 6, 30, 2, 8), (3, 12)]
+
+
+@pytest.fixture
+def model(backbone: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(backbone).eval()
+
+
+def states_of(model: Any, text: tuple[int, ...], layer: int) -> torch.Tensor:
+    """What a block returns for one text, (tokens, hidden): before the final norm, so the last block's is not there."""
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([text]), output_hidden_states=True).hidden_states[layer + 1][0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("read", ["last", "mean"])
+def test_a_texts_state_is_its_last_tokens_or_the_mean_of_all_but_the_first(
+    model: Any, read: Any, batch_size: int
+) -> None:
+    states = text_states(model, plain_examples(TEXTS), [Site(0)], 0, batch_size, read)["layers.0.residual"]
+    for text, state in zip(TEXTS, states, strict=True):
+        own = states_of(model, text, 0)
+        expected = own[-1] if read == "last" or len(text) == 1 else own[1:].mean(0)
+        torch.testing.assert_close(state, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_mean_norm_leaves_first_and_massive_tokens_out(model: Any) -> None:
+    with torch.no_grad():
+        model.get_input_embeddings().weight[30] *= 1000
+    norms = mean_norms(model, plain_examples(TEXTS), [Site(0)], 0, batch_size=4)
+    counted = [
+        state.norm()
+        for text in TEXTS
+        for token, state in zip(text[1:], states_of(model, text, 0)[1:], strict=True)
+        if token != 30
+    ]
+    assert len(counted) == 8
+    assert norms == {"layers.0.residual": pytest.approx(float(torch.stack(counted).mean()), rel=1e-4)}
