@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fa_lightning.backbones.load import load_backbone, load_tokenizer
     from fa_lightning.backbones.variants import Variants
     from fa_lightning.errors import UserError
+    from fa_lightning.evaluation.direct import contrast_vector, fit_map, judge, read_states
     from fa_lightning.regressors.base import Regressor
     from fa_lightning.scenarios.scenario import Scenario
     from fa_lightning.scenarios.source import ScenarioSource
@@ -39,9 +40,13 @@ __all__ = [
     "UserError",
     "Variants",
     "capture",
+    "contrast_vector",
+    "fit_map",
     "generate",
+    "judge",
     "load_backbone",
     "load_tokenizer",
+    "read_states",
     "steer",
 ]
 
@@ -57,9 +62,13 @@ _HOMES = {
     "UserError": "errors",
     "Variants": "backbones.variants",
     "capture": "activations.capture",
+    "contrast_vector": "evaluation.direct",
+    "fit_map": "evaluation.direct",
     "generate": "steering.text_comparison",
+    "judge": "evaluation.direct",
     "load_backbone": "backbones.load",
     "load_tokenizer": "backbones.load",
+    "read_states": "evaluation.direct",
     "steer": "steering.intervention",
 }
 """The module that each public name comes from."""
