@@ -9,12 +9,13 @@ and every later token as one more.
 | all | every real token | every real token | every real token |
 | last | each row's last real token | each row's last real token | each row's last real token |
 | generated | none | none | every real token |
+| prompt | every real token | every real token | none |
 | from_K | real tokens from the K-th on | the same | the same, counting the prompt |
 
 So `generated` covers every token processed after the prompt: the first new token is still chosen from unedited states.
 A call that continues a cache with more prompt (a second turn, a prefill in chunks), or that recomputes everything
 without a cache, cannot be told from the call alone; give `prompt_tokens` then: `generated` covers the tokens after
-the prompt, and `last` the prompt's last and all after it, exactly as with a cache.
+the prompt, `prompt` those before, and `last` the prompt's last and all after it, exactly as with a cache.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ def first_covered(rule: str) -> int | None:
     (4, None)
     """
     match = _FROM_RULE.fullmatch(rule)
-    if match is None and rule not in ("all", "last", "generated"):
+    if match is None and rule not in ("all", "last", "generated", "prompt"):
         raise UserError(
-            f"site.positions is {rule!r}, but it must be all, last, generated or from_K "
+            f"site.positions is {rule!r}, but it must be all, last, generated, prompt or from_K "
             "with K >= 0 (for example from_4)"
         )
     return int(match[1]) if match else None
@@ -144,7 +145,7 @@ def covered_tokens(
         [[False, False, True]]
 
     Args:
-        rule: `all`, `last`, `generated` or `from_K`.
+        rule: `all`, `last`, `generated`, `prompt` or `from_K`.
         real: no padding, (batch, tokens).
         positions: index among the real tokens of the row, (batch, tokens) or (1, tokens).
         past: tokens per row in the cache before the call.
@@ -162,6 +163,10 @@ def covered_tokens(
         if prompt_tokens is not None:
             return real & (positions >= prompt_tokens[:, None])
         return real if past else torch.zeros_like(real)
+    if rule == "prompt":
+        if prompt_tokens is not None:
+            return real & (positions < prompt_tokens[:, None])
+        return torch.zeros_like(real) if past else real
     if rule == "last":
         if prompt_tokens is not None:
             return real & (positions >= prompt_tokens[:, None] - 1)
@@ -274,11 +279,11 @@ class ForwardCall:
         return self._selections[rule]
 
     def _select(self, rule: str) -> Selection:
-        if self.prompt_tokens is None and rule == "generated" and not self.past:
+        if self.prompt_tokens is None and ((rule == "generated" and not self.past) or (rule == "prompt" and self.past)):
             return Selection(everything=False, index=torch.empty(0, dtype=torch.long))
         real = real_tokens(self.attention_mask, self.batch, self.tokens, self.past)
         if real is None:
-            if rule == "all" or (self.prompt_tokens is None and rule == "generated"):
+            if rule == "all" or (self.prompt_tokens is None and rule in ("generated", "prompt")):
                 return Selection(everything=True)
             real = torch.ones(self.batch, self.tokens, dtype=torch.bool)
         positions = token_positions(self.attention_mask, self.position_ids, self.batch, self.tokens, self.past)

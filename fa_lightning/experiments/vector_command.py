@@ -140,7 +140,7 @@ def _parser() -> CommandParser:
     make.add_argument(
         "--positions",
         default="from_1",
-        help="tokens that are steered: all, last, generated, from_K (default from_1)",
+        help="tokens that are steered: all, last, generated, prompt, from_K (default from_1)",
     )
     tried = parser.add_argument_group("trial")
     tried.add_argument(

@@ -29,7 +29,7 @@ class Fit:
         map: the map's class, with options of its own: `{class_path: Affine, init_args: {ridge: 0.1}}` in a config,
             `functools.partial(Affine, ridge=0.1)` in Python.
         method: what tables call it; None composes a name.
-        positions: tokens it will edit: `all`, `last`, `generated` or `from_K`.
+        positions: tokens it will edit: `all`, `last`, `generated`, `prompt` or `from_K`.
         sites: names of the sites to fit at (see `site_names`); None is every residual-stream site of the store (every
             site if it has none).
         stack: sites to edit together, fitted in this order, each on states that the earlier ones have steered; closed

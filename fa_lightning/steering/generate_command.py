@@ -102,7 +102,7 @@ def _parser() -> CommandParser:
         "--positions",
         action="append",
         default=[],
-        help="instead of the saved ones (all, last, generated, from_K); once for all interventions, or once for each",
+        help="instead of the saved ones (all, last, generated, prompt, from_K); once for all, or once for each",
     )
     text = parser.add_argument_group("text")
     text.add_argument("--prompt", action="append", default=[], help="the user's message; may be repeated")

@@ -34,7 +34,7 @@ class Edit:
         layer: index of the decoder block, from 0.
         vector: what is added (hidden,), or what a library's own map is made from.
         strength: factor on the edit.
-        rule: `all`, `last`, `generated` or `from_K`, see `covered`.
+        rule: `all`, `last`, `generated`, `prompt` or `from_K`, see `covered`.
         component: `residual`, `attention` or `mlp`.
     """
 
@@ -102,7 +102,7 @@ class Unsteered(Steerer):
 def covered(rule: str, positions: Tensor, prompt_tokens: int) -> Tensor:
     """Which positions (counted from 0) of a sequence that starts with a prompt a rule covers; booleans.
 
-    `last` is the prompt's last token and each one after it, `generated` all after the prompt.
+    `last` is the prompt's last token and each one after it, `generated` all after the prompt, `prompt` none of these.
     """
     if rule == "all":
         return positions >= 0
@@ -110,6 +110,8 @@ def covered(rule: str, positions: Tensor, prompt_tokens: int) -> Tensor:
         return positions >= prompt_tokens - 1
     if rule == "generated":
         return positions >= prompt_tokens
+    if rule == "prompt":
+        return positions < prompt_tokens
     return positions >= int(rule.removeprefix("from_"))
 
 

@@ -70,7 +70,7 @@ class FaLightning(Steerer):
     """This package, with one of `METHODS` made from an edit's vector."""
 
     name = "fa_lightning"
-    rules = ("all", "last", "generated", "from_6", "from_2")
+    rules = ("all", "last", "generated", "prompt", "from_6", "from_2")
     components = ("residual", "attention", "mlp")
 
     def __init__(self, method: str = "shift") -> None:
