@@ -10,12 +10,17 @@ and every later token as one more.
 | last | each row's last real token | each row's last real token | each row's last real token |
 | generated | none | none | every real token |
 | prompt | every real token | every real token | none |
+| until_T | none | none | those up to the first token of id T, with it |
+| after_T | none | none | those behind the first token of id T |
 | from_K | real tokens from the K-th on | the same | the same, counting the prompt |
 
 So `generated` covers every token processed after the prompt: the first new token is still chosen from unedited states.
 A call that continues a cache with more prompt (a second turn, a prefill in chunks), or that recomputes everything
 without a cache, cannot be told from the call alone; give `prompt_tokens` then: `generated` covers the tokens after
 the prompt, `prompt` those before, and `last` the prompt's last and all after it, exactly as with a cache.
+
+`until_T` and `after_T` tell a thought from an answer where T is the token that ends thoughts. They follow each row from
+call to call. Beam search lets rows change places, which no hook can see: a batch with equal rows is refused there.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ CACHE_ARGUMENTS = ("cache", "past_key_values")
 
 
 _FROM_RULE = re.compile(r"from_(\d+)")
+_MARK_RULE = re.compile(r"(until|after)_(\d+)")
 
 
 def first_covered(rule: str) -> int | None:
@@ -47,12 +53,22 @@ def first_covered(rule: str) -> int | None:
     (4, None)
     """
     match = _FROM_RULE.fullmatch(rule)
-    if match is None and rule not in ("all", "last", "generated", "prompt"):
+    if match is None and rule not in ("all", "last", "generated", "prompt") and mark_of(rule) is None:
         raise UserError(
-            f"site.positions is {rule!r}, but it must be all, last, generated, prompt or from_K "
-            "with K >= 0 (for example from_4)"
+            f"site.positions is {rule!r}, but it must be all, last, generated, prompt, from_K with K >= 0 (for example "
+            "from_4), or until_T or after_T with the id T of a token"
         )
     return int(match[1]) if match else None
+
+
+def mark_of(rule: str) -> int | None:
+    """T of a rule `until_T` or `after_T`; None for the other rules.
+
+    >>> mark_of("after_151668"), mark_of("generated")
+    (151668, None)
+    """
+    match = _MARK_RULE.fullmatch(rule)
+    return int(match[2]) if match else None
 
 
 def rule_in_texts(rule: str) -> str:
@@ -65,7 +81,7 @@ def rule_in_texts(rule: str) -> str:
     >>> rule_in_texts("last"), rule_in_texts("from_4"), rule_in_texts("all")
     ('from_1', 'from_4', 'all')
     """
-    return "from_1" if rule in ("last", "generated") else rule
+    return "from_1" if rule in ("last", "generated") or mark_of(rule) is not None else rule
 
 
 def real_tokens(attention_mask: Tensor | None, batch: int, tokens: int, past: int) -> Tensor | None:
@@ -135,7 +151,12 @@ def token_positions(
 
 
 def covered_tokens(
-    rule: str, real: Tensor, positions: Tensor, past: int, prompt_tokens: Tensor | None = None
+    rule: str,
+    real: Tensor,
+    positions: Tensor,
+    past: int,
+    prompt_tokens: Tensor | None = None,
+    behind: Tensor | None = None,
 ) -> Tensor:
     """Which tokens of a call a rule covers; never padding.
 
@@ -145,11 +166,12 @@ def covered_tokens(
         [[False, False, True]]
 
     Args:
-        rule: `all`, `last`, `generated`, `prompt` or `from_K`.
+        rule: `all`, `last`, `generated`, `prompt`, `from_K`, `until_T` or `after_T`.
         real: no padding, (batch, tokens).
         positions: index among the real tokens of the row, (batch, tokens) or (1, tokens).
         past: tokens per row in the cache before the call.
         prompt_tokens: real tokens of each row's prompt (batch,), where the call cannot say; see the module.
+        behind: which tokens stand behind the mark of `until_T` and `after_T`, (batch, tokens).
 
     Returns:
         Booleans (batch, tokens).
@@ -159,6 +181,10 @@ def covered_tokens(
     """
     if rule == "all":
         return real
+    if mark_of(rule) is not None:
+        assert behind is not None
+        written = covered_tokens("generated", real, positions, past, prompt_tokens)
+        return written & (behind if rule.startswith("after") else ~behind)
     if rule == "generated":
         if prompt_tokens is not None:
             return real & (positions >= prompt_tokens[:, None])
@@ -233,6 +259,8 @@ class ForwardCall:
         position_ids: as given, (batch, tokens) or (1, tokens).
         prompt_tokens: real tokens of each row's prompt (prompts,); rows that share one (beams) lie together.
         uncached: the caller said that no cache is used.
+        ids: token ids (batch, tokens); None where embeddings were given.
+        passed: by token id of `until_T` and `after_T`, whether a row has written it before this call, (batch,).
     """
 
     batch: int
@@ -242,11 +270,18 @@ class ForwardCall:
     position_ids: Tensor | None = None
     prompt_tokens: Tensor | None = None
     uncached: bool = False
+    ids: Tensor | None = None
+    passed: dict[int, Tensor] = field(default_factory=dict)
     _selections: dict[str, Selection] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any], prompt_tokens: Tensor | None = None) -> ForwardCall:
-        """Read the arguments of a decoder's `forward`, by name.
+    def of(
+        cls,
+        arguments: Mapping[str, Any],
+        prompt_tokens: Tensor | None = None,
+        passed: Mapping[int, Tensor] | None = None,
+    ) -> ForwardCall:
+        """Read the arguments of a decoder's `forward`, by name, and what rows have written before.
 
         Raises:
             UserError: if they hold neither tokens nor embeddings, or a mask or a cache of an unknown kind.
@@ -270,6 +305,8 @@ class ForwardCall:
             position_ids=arguments.get("position_ids"),
             prompt_tokens=prompt_tokens,
             uncached=arguments.get("use_cache") is False and cache is None,
+            ids=arguments.get("input_ids"),
+            passed=dict(passed or {}),
         )
 
     def select(self, rule: str) -> Selection:
@@ -287,9 +324,39 @@ class ForwardCall:
                 return Selection(everything=True)
             real = torch.ones(self.batch, self.tokens, dtype=torch.bool)
         positions = token_positions(self.attention_mask, self.position_ids, self.batch, self.tokens, self.past)
-        covered = covered_tokens(rule, real.to(positions.device), positions, self.past, self._prompts(positions.device))
+        real, prompts, mark = real.to(positions.device), self._prompts(positions.device), mark_of(rule)
+        behind = None if mark is None else self._behind(mark, real, positions, prompts)
+        covered = covered_tokens(rule, real, positions, self.past, prompts, behind)
         index = covered.flatten().nonzero().squeeze(1)
         return Selection(everything=True) if len(index) == covered.numel() else Selection(False, index)
+
+    def _behind(self, mark: int, real: Tensor, positions: Tensor, prompts: Tensor | None) -> Tensor:
+        """Which tokens stand behind the first `mark` that their row has written, (batch, tokens); noted in `passed`.
+
+        Raises:
+            UserError: no token ids were given, or rows are alike, as those of a beam search, which change places.
+        """
+        rule = f"site.positions names the token {mark}"
+        if self.ids is None:
+            raise UserError(f"{rule}, but the decoder was called with inputs_embeds: give input_ids")
+        ids = self.ids.to(real.device)
+        before = self.passed.get(mark) if self.past else None
+        if before is None:
+            rows = torch.where(real, ids, -1)
+            if self.past == 0 and len(rows.unique(dim=0)) < len(rows):
+                raise UserError(
+                    f"{rule}, but rows of the batch are alike: those of a beam search change places unseen; give each "
+                    "prompt once, without beams"
+                )
+            before = torch.zeros(self.batch, dtype=torch.bool, device=real.device)
+        if len(before) != self.batch:
+            raise UserError(f"{rule}, but the batch has {self.batch} rows, and had {len(before)}: keep them all")
+        written = covered_tokens("generated", real, positions, self.past, prompts)
+        is_mark = (ids == mark) & written
+        before = before.to(real.device)
+        seen = (is_mark.cumsum(1) - is_mark.long()) > 0
+        self.passed[mark] = before | is_mark.any(1)
+        return seen | before[:, None]
 
     def _prompts(self, device: torch.device) -> Tensor | None:
         if self.prompt_tokens is None:

@@ -41,8 +41,9 @@ class Site:
         component: `residual` (the block's output, before the final norm), `attention` or `mlp` (what that part of the
             block returns).
         positions: which tokens: `all`, `last` (the last real token of each call), `generated` (tokens after the
-            prompt), `prompt` (those before) or `from_K` (the K-th real token, counted from 0, and those after it).
-            Padding is never counted.
+            prompt), `prompt` (those before), `from_K` (the K-th real token, counted from 0, and those after it),
+            `until_T` or `after_T` (those written up to the first token of id T, or behind it). Padding is never
+            counted.
 
     Raises:
         UserError: if an argument is not one of the above.

@@ -34,7 +34,8 @@ class CallRecord:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Read the arguments of the call that starts, after a look at what the last one made."""
         self.check()
-        call = ForwardCall.of({**dict(zip(self._names, args, strict=False)), **kwargs}, self.prompt_tokens)
+        named = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        call = ForwardCall.of(named, self.prompt_tokens, self.call and self.call.passed)
         # Here, not in the layers: picking tokens waits for the GPU, which has nothing queued yet at this point.
         for rule in self.rules:
             call.select(rule)
