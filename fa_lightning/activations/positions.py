@@ -343,7 +343,7 @@ class ForwardCall:
         before = self.passed.get(mark) if self.past else None
         if before is None:
             rows = torch.where(real, ids, -1)
-            if self.past == 0 and len(rows.unique(dim=0)) < len(rows):
+            if self.past == 0 and len(set(map(tuple, rows.tolist()))) < self.batch:
                 raise UserError(
                     f"{rule}, but rows of the batch are alike: those of a beam search change places unseen; give each "
                     "prompt once, without beams"

@@ -35,7 +35,7 @@ class CallRecord:
         """Read the arguments of the call that starts, after a look at what the last one made."""
         self.check()
         named = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        call = ForwardCall.of(named, self.prompt_tokens, self.call and self.call.passed)
+        call = ForwardCall.of(named, self.prompt_tokens, None if self.call is None else self.call.passed)
         # Here, not in the layers: picking tokens waits for the GPU, which has nothing queued yet at this point.
         for rule in self.rules:
             call.select(rule)
