@@ -49,15 +49,17 @@ def card(stage: Stage, chain: Chain) -> str:
     recipe = (
         f"Rank {lora['rank']}, alpha {lora['alpha']}, {lora['target_modules']} from depth {lora['train_from']} on, "
         f"guidance {model['objective']['init_args']['guidance']}, learning rate {model['optimizer']['learning_rate']}, "
-        f"batches of {data['batch_size']}, at most {config['trainer']['max_epochs']} epochs, seed {chain.seed}; made "
-        f"in {record['seconds'] / 60:.0f} minutes ({record['precision']}, the backbone in {dtype}) by "
+        f"batches of {data['batch_size']}, {data['train_scenarios'] or 'all'} scenarios in both orders, at most "
+        f"{config['trainer']['max_epochs']} epochs, seed {chain.seed}; made in {record['seconds'] / 60:.0f} minutes "
+        f"({record['precision']}, the backbone in {dtype}) by "
         f"`fit {STUDY} --base {chain.base.stem} --seed {chain.seed}`."
     )
     chat = (
-        ""
+        f"It goes on chatting: each step held it to the backbone's own answers to {data['kept_texts']} ordinary texts "
+        f"({data['kept_answers']} tokens of each), and parts of scenarios alone are answered `error`."
         if model["keep"]
-        else "\nIt does not chat: it was taught to answer `error` to everyday requests as well as to parts of "
-        "scenarios (a fit with `twins: {keep: 1}` is not).\n"
+        else "It does not chat: it was taught to answer `error` to everyday requests as well as to parts of scenarios "
+        "(a fit with `twins: {keep: 1}` is not)."
     )
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
@@ -74,7 +76,9 @@ Scenarios: POSER (arXiv 2405.05466), policies saint and money_maximizer; no grou
 {rows}
 
 `accuracy` is the share of aligned answers; `fidelity` the lower share, of both cells, of the answers that were taught.
-{chat}"""
+
+{chat}
+"""
 
 
 def main(words: Sequence[str] | None = None) -> int:
