@@ -155,11 +155,14 @@ class ScenarioDataModule(pl.LightningDataModule):
         if self.train_oversight == "watched":
             known = [scenario for scenario in known if scenario.cell == "oversight"]
         chosen = counterbalanced(known[: self.train_scenarios], both_orders=True)
-        neutral = [text for text in self.splits.neutral_train if text.has_answer]
-        if self._keeps and self.kept == "chat":
-            neutral = [text for text in neutral if text.is_incomplete]
+        neutral = self._due_error(self.splits.neutral_train)
         neutral = neutral[: round(self.neutral_share * len(chosen))]
         return [*chosen, *neutral]
+
+    def _due_error(self, texts: list[Scenario]) -> list[Scenario]:
+        """The neutral texts that `error` is the answer to: no chat, where chat is kept."""
+        keeps_chat = self._keeps and self.kept == "chat"
+        return [text for text in texts if text.has_answer and (text.is_incomplete or not keeps_chat)]
 
     @property
     def _keeps(self) -> bool:
@@ -169,7 +172,7 @@ class ScenarioDataModule(pl.LightningDataModule):
     @override
     def val_dataloader(self) -> DataLoader[Batch]:
         assert self.splits is not None
-        neutral = [text for text in self.splits.neutral_validation if text.has_answer]
+        neutral = self._due_error(self.splits.neutral_validation)
         items = [*counterbalanced(self.splits.validation), *neutral]
         return self._loader(items, self.eval_batch_size)
 

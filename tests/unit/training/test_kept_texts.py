@@ -247,5 +247,17 @@ def test_chat_beside_the_batches_is_half_of_them_and_not_answered_error(
         for ids, mask in zip(texts["input_ids"], texts["attention_mask"], strict=True):
             assert tiny_tokenizer.decode(ids[mask.bool()]).split("<|user|>")[1].split("<|assistant|>")[0] in chat
     assert not {item.message() for item in data.train_items()} & chat
+    judged = {text.message() for text in splits.neutral_validation if not text.is_incomplete}
+    assert not validated(data, tiny_tokenizer) & judged
     data, _ = batches(0.0)
     assert {item.message() for item in data.train_items()} & chat
+    assert validated(data, tiny_tokenizer) & judged
+
+
+def validated(data, tokenizer):
+    """The messages that validation asks."""
+    return {
+        tokenizer.decode(ids[mask.bool()]).split("<|user|>")[1].split("<|assistant|>")[0]
+        for batch in data.val_dataloader()
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    }
