@@ -22,6 +22,7 @@ def generated(
     ends: Collection[int] = (),
     processors: Sequence[Any] = (),
     streamer: Any = None,
+    stopping: Sequence[Any] = (),
 ) -> Tensor:
     """The prompts and what a model writes greedily behind each, (prompts, tokens + new tokens).
 
@@ -34,6 +35,7 @@ def generated(
         ends: tokens that end a text (see `end_tokens`), besides those that the model's own settings name.
         processors: called with (tokens, logits) before the largest logit is taken; what they return is taken for it.
         streamer: is shown each token as it comes.
+        stopping: called with (tokens, scores) behind every new token; each says which rows end there (prompts,).
 
     Raises:
         UserError: prompts and new tokens are more than a table of the model has positions for.
@@ -63,7 +65,11 @@ def generated(
     inputs = {name: value for name, value in inputs.items() if name != "position_ids"}
     with _settings_of(model, settings):
         written: Tensor = model.generate(
-            **inputs, generation_config=settings, logits_processor=list(processors), streamer=streamer
+            **inputs,
+            generation_config=settings,
+            logits_processor=list(processors),
+            stopping_criteria=list(stopping),
+            streamer=streamer,
         )
     return written
 

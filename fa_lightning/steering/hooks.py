@@ -65,15 +65,22 @@ class CallRecord:
         for edit, total in sums:
             if not math.isfinite(total.item()):
                 raise NotFiniteError(
-                    f"steering at {edit.site.name} with strength {edit.strength:g} made states that are not finite: "
+                    f"steering at {edit.site.name} with {edit.strength_in_words} made states that are not finite: "
                     "use a smaller strength, or a dtype with a wider range (bfloat16 in place of float16)"
                 )
 
 
 class Edit:
-    """Forward hook of a site: the edit of one intervention, with its map and gate on every device that asked."""
+    """Forward hook of a site: the edit of one intervention, with its map and gate on every device that asked.
 
-    def __init__(self, site: Site, regressor: Regressor, strength: float, gate: nn.Module | None) -> None:
+    Args:
+        site: where.
+        regressor: the map.
+        strength: of all rows, or one for each row of the batch (rows,); rows that share one (beams) lie together.
+        gate: which tokens are edited; None edits all.
+    """
+
+    def __init__(self, site: Site, regressor: Regressor, strength: float | Tensor, gate: nn.Module | None) -> None:
         self.site = site
         self.regressor = regressor
         self.strength = strength
@@ -81,7 +88,9 @@ class Edit:
         self.record: CallRecord | None = None
         self._copies: dict[tuple[nn.Module, torch.device], nn.Module] = {}
         constant = self.regressor.constant_edit()
-        self._shift = None if constant is None else self.strength * constant.detach().float()
+        self._shift = None if constant is None else constant.detach().float()
+        if self._shift is not None and not isinstance(strength, Tensor):
+            self._shift = strength * self._shift
         self._shifts: dict[torch.device, Tensor] = {}
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -101,32 +110,66 @@ class Edit:
                 f"{self.site.name} gave states {tuple(hidden.shape)}, but the decoder was called with {call.batch} "
                 f"rows of {call.tokens} tokens: steering cannot tell which token is which"
             )
+        strength = self._strength_of_tokens(call, hidden.device)
         if selection.everything:
-            edited = self.edited(hidden).to(hidden.dtype)
+            edited = self.edited(hidden, strength).to(hidden.dtype)
             self.record.note(self, edited)
             return replaced(output, edited)
         flat = hidden.reshape(-1, hidden.shape[-1])
         index = selection.on(hidden.device)
-        edited = self.edited(flat.index_select(0, index)).to(hidden.dtype)
+        if strength is not None:
+            strength = strength.index_select(0, index)
+        edited = self.edited(flat.index_select(0, index), strength).to(hidden.dtype)
         self.record.note(self, edited)
         return replaced(output, flat.index_copy(0, index, edited).view(hidden.shape))
 
-    def edited(self, h: Tensor) -> Tensor:
-        """The edited states in float32, (..., hidden) -> (..., hidden)."""
+    @property
+    def strength_in_words(self) -> str:
+        """As an error tells it."""
+        if not isinstance(self.strength, Tensor):
+            return f"strength {self.strength:g}"
+        return f"strengths from {self.strength.min().item():g} to {self.strength.max().item():g}"
+
+    def _strength_of_tokens(self, call: ForwardCall, device: torch.device) -> Tensor | None:
+        """The strength of each token of a call (batch * tokens, 1); None where all rows have the same.
+
+        Raises:
+            ValueError: the call's rows are no multiple of the strengths.
+        """
+        if not isinstance(self.strength, Tensor):
+            return None
+        if call.batch % len(self.strength):
+            raise ValueError(
+                f"there are {len(self.strength)} strengths, one for each row, but the call has {call.batch} rows, "
+                "which is no multiple of that"
+            )
+        tokens = call.batch // len(self.strength) * call.tokens
+        return self.strength.to(device, torch.float32).repeat_interleave(tokens)[:, None]
+
+    def edited(self, h: Tensor, strength: Tensor | None = None) -> Tensor:
+        """The edited states in float32, (..., hidden) -> (..., hidden).
+
+        Args:
+            h: states.
+            strength: of each of them, flattened (n, 1), where rows have strengths of their own.
+        """
         if h.shape[-1] != self.regressor.hidden_size:
             raise UserError(
                 f"the states at {self.site.name} have {h.shape[-1]} units, but the regressor's hidden_size is "
                 f"{self.regressor.hidden_size}"
             )
         with torch.autocast(h.device.type, enabled=False):
-            if self._shift is not None and self.gate is None:
+            if self._shift is not None and self.gate is None and strength is None:
                 return h + self._shift_on(h.device)
             flat = h.float().reshape(-1, h.shape[-1])
             if self._shift is not None:
-                edited = flat + self._shift_on(h.device)
+                shift = self._shift_on(h.device)
+                edited = flat + (shift if strength is None else strength * shift)
             else:
                 predicted: Tensor = self._on(h.device, self.regressor)(flat)
-                edited = predicted if self.strength == 1 else torch.lerp(flat, predicted, self.strength)
+                factor = self.strength if strength is None else strength
+                whole = not isinstance(factor, Tensor) and factor == 1
+                edited = predicted if whole else torch.lerp(flat, predicted, factor)
             if self.gate is not None:
                 edited = torch.where(self._on(h.device, self.gate)(flat)[:, None], edited, flat)
             return edited.view(h.shape)

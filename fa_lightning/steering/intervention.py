@@ -229,7 +229,10 @@ class Intervention:
 
 @contextmanager
 def steering(
-    model: nn.Module, interventions: Sequence[Intervention], prompt_tokens: Tensor | None = None
+    model: nn.Module,
+    interventions: Sequence[Intervention],
+    prompt_tokens: Tensor | None = None,
+    strengths: Tensor | None = None,
 ) -> Iterator[None]:
     """Run a model with interventions attached, in their order, for as long as the block lasts.
 
@@ -244,15 +247,22 @@ def steering(
         prompt_tokens: number of real tokens in each row's prompt (prompts,), needed only by the rules `last` and
             `generated` and only where a call cannot show where the prompt ends: without a KV cache, or when the
             prompt comes in several calls.
+        strengths: in the place of the interventions' own, one for each row of the batch (interventions, rows); rows
+            that share one (beams) lie together.
 
     Raises:
+        ValueError: if `strengths` has not a line for each intervention.
         UserError: if an intervention does not fit the model, holds numbers that are not finite, or has a gate
             without its probe.
         NotFiniteError: from the call after the one, or at the end of the block, if edited states are not finite.
     """
     for intervention in interventions:
         intervention.validate(model)
-    edits = [_edit_of(intervention) for intervention in interventions if not _changes_nothing(intervention)]
+    edits = [
+        _edit_of(intervention, strength)
+        for intervention, strength in zip(interventions, _strengths(interventions, strengths), strict=True)
+        if not _changes_nothing(intervention, strength)
+    ]
     if not edits:
         yield
         return
@@ -272,12 +282,28 @@ def steering(
         record.check()
 
 
-def _edit_of(intervention: Intervention) -> Edit:
-    return Edit(intervention.site, intervention.regressor, intervention.strength, intervention.gate)
+def _strengths(interventions: Sequence[Intervention], strengths: Tensor | None) -> Sequence[float | Tensor]:
+    """What each intervention is multiplied by: its own strength, or one for each row."""
+    if strengths is None:
+        return [intervention.strength for intervention in interventions]
+    if strengths.ndim != 2 or len(strengths) != len(interventions):
+        raise ValueError(
+            f"strengths is {tuple(strengths.shape)}, but must be ({len(interventions)}, rows), a line for each "
+            "intervention"
+        )
+    if not torch.isfinite(strengths).all():
+        raise UserError("a row's strength is not finite, but must be a finite number")
+    return list(strengths)
 
 
-def _changes_nothing(intervention: Intervention) -> bool:
-    return intervention.strength == 0 or isinstance(intervention.regressor, Identity)
+def _edit_of(intervention: Intervention, strength: float | Tensor | None = None) -> Edit:
+    strength = intervention.strength if strength is None else strength
+    return Edit(intervention.site, intervention.regressor, strength, intervention.gate)
+
+
+def _changes_nothing(intervention: Intervention, strength: float | Tensor) -> bool:
+    idle = not strength.any() if isinstance(strength, Tensor) else strength == 0
+    return bool(idle) or isinstance(intervention.regressor, Identity)
 
 
 def _evaluate(stack: ExitStack, edit: Edit) -> None:

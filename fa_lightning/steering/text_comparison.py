@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from fa_lightning.scenarios.turn_endings import end_tokens, until_end
 from fa_lightning.steering.generation import generated
 from fa_lightning.steering.hooks import input_device
 from fa_lightning.steering.intervention import Intervention, steering
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -141,26 +143,58 @@ def write_tokens(
     prompts: Sequence[Sequence[int]],
     pad_token: int,
     interventions: Sequence[Intervention],
-    sampling: Sampling,
+    sampling: Sampling | Sequence[Sampling],
     seed: int | Sequence[int] = 0,
     streamer: Any = None,
     ends: Collection[int] = (),
+    strengths: Tensor | None = None,
+    watcher: Watcher | None = None,
 ) -> Tensor:
     """New tokens (prompts, at most max_new_tokens) behind prompts of token ids; padded where a text has ended.
 
-    `seed` is one for all prompts, or one for each. A text ends at any of `ends` and of the ends that the model's own
-    settings name.
+    Args:
+        model: a causal LM, PEFT-wrapped or not.
+        prompts: token ids.
+        pad_token: what shorter prompts and ended texts are padded with.
+        interventions: attached together, in order.
+        sampling: one for all prompts, or one for each. All are written until the last `max_new_tokens`, unless
+            `watcher` ends them before.
+        seed: one for all prompts, or one for each.
+        streamer: is shown each token as it comes.
+        ends: tokens that end a text, besides those that the model's own settings name.
+        strengths: in the place of the interventions' own, one for each prompt (interventions, prompts).
+        watcher: sees all logits and tokens, and may end a text.
     """
     inputs = left_padded(prompts, pad_token, input_device(model))
     prompt_tokens = inputs["attention_mask"].sum(1)
-    with steering(model, interventions, prompt_tokens):
-        # Tokens are drawn by `Draw`, which makes the greedy choice a draw.
-        luck = [Draw(sampling, seed)]
+    new_tokens = max(one.max_new_tokens for one in _for_each(sampling, 1))
+    # Tokens are drawn by `Draw`, which makes the greedy choice a draw.
+    processors: list[Any] = [Draw(sampling, seed)]
+    if watcher is not None:
+        processors.insert(0, watcher.saw_logits)
+    with steering(model, interventions, prompt_tokens, strengths):
         written = generated(
-            model, inputs, pad_token, sampling.max_new_tokens, ends=ends, processors=luck, streamer=streamer
+            model,
+            inputs,
+            pad_token,
+            new_tokens,
+            ends=ends,
+            processors=processors,
+            streamer=streamer,
+            stopping=[] if watcher is None else [watcher.ended],
         )
     new: Tensor = written[:, inputs["input_ids"].shape[1] :]
     return new
+
+
+class Watcher(Protocol):
+    """What looks on while a batch is written."""
+
+    def saw_logits(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Look at the logits (prompts, vocabulary) of the next tokens, and return them."""
+
+    def ended(self, input_ids: Tensor, scores: Any) -> Tensor:
+        """Which texts end behind the last column of all tokens so far (prompts, tokens): booleans (prompts,)."""
 
 
 def left_padded(ids: Sequence[Sequence[int]], pad_token: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -186,15 +220,14 @@ class Draw:
     with (as far as the logits are, see `write`), and the steered text meets the luck of the unsteered one.
 
     Args:
-        sampling: the temperature and top_p.
+        sampling: the temperature and top_p; one for all rows, or one for each.
         seed: of the noise; one for all rows, or one for each.
     """
 
-    def __init__(self, sampling: Sampling, seed: int | Sequence[int]) -> None:
+    def __init__(self, sampling: Sampling | Sequence[Sampling], seed: int | Sequence[int]) -> None:
         self.sampling = sampling
-        seeds = [seed] if isinstance(seed, int) else list(seed)
-        self.generators = {number: torch.Generator().manual_seed(number) for number in seeds}
-        self.rows = [list(self.generators).index(number) for number in seeds]
+        self.seed = seed
+        self.generators: dict[int, torch.Generator] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (rows, vocabulary) whose largest is the token to take.
@@ -208,17 +241,39 @@ class Draw:
                 "the model's logits are not finite: use a smaller --strength, or a dtype with a wider range (bfloat16 "
                 "in place of float16)"
             )
-        if not self.sampling.temperature:
+        samplings, seeds = _for_each(self.sampling, len(scores)), _for_each(self.seed, len(scores))
+        drawn = [row for row, one in enumerate(samplings) if one.temperature]
+        if not drawn:
             return scores
-        scores = scores / self.sampling.temperature
-        if self.sampling.top_p < 1:
-            ordered, order = scores.softmax(-1).sort(-1, descending=True)
+        cut = [row for row in drawn if samplings[row].top_p < 1]
+        result = scores.clone()
+        result[drawn] /= self._column([samplings[row].temperature for row in drawn], scores)
+        if cut:
+            ordered, order = result[cut].softmax(-1).sort(-1, descending=True)
             before = ordered.cumsum(-1) - ordered  # the most likely token has 0 before it, so it always stays
-            dropped = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, before >= self.sampling.top_p)
-            scores = scores.masked_fill(dropped, float("-inf"))
+            beyond = before >= self._column([samplings[row].top_p for row in cut], scores)
+            dropped = torch.zeros_like(beyond).scatter(-1, order, beyond)
+            result[cut] = result[cut].masked_fill(dropped, float("-inf"))
+        noise = self._noise([seeds[row] for row in drawn], scores.shape[-1])
+        result[drawn] += noise.to(scores.device)
+        return result
+
+    @staticmethod
+    def _column(values: Sequence[float], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+
+    def _noise(self, seeds: Sequence[int], width: int) -> Tensor:
+        """Gumbel noise of this step (seeds, width)."""
         # Exponential noise on the CPU: its stream is the same on every device.
-        draws = [
-            torch.empty(scores.shape[-1]).exponential_(generator=generator) for generator in self.generators.values()
-        ]
-        noise = -torch.stack(draws).log()
-        return scores + noise[self.rows].to(scores.device)
+        draws = {}
+        for seed in seeds:
+            if seed not in draws:
+                if seed not in self.generators:
+                    self.generators[seed] = torch.Generator().manual_seed(seed)
+                draws[seed] = -torch.empty(width).exponential_(generator=self.generators[seed]).log()
+        return torch.stack([draws[seed] for seed in seeds])
+
+
+def _for_each(value: Value | Sequence[Value], rows: int) -> Sequence[Value]:
+    """One for each row, of one for all or of a sequence."""
+    return value if isinstance(value, Sequence) else [value] * rows

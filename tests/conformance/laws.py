@@ -118,6 +118,29 @@ def batch_equals_singles(steerer: Steerer, model: Any, edit: Edit) -> None:
         close(bare, single, "forward with tokens alone")
 
 
+@law("A batch of mixed strengths equals the single ones", components=("residual", "attention", "mlp"))
+def mixed_strengths_equal_singles(steerer: Steerer, model: Any, edit: Edit) -> None:
+    strengths = [0.0, 1.0, -0.4, 1.7]
+    batch = batch_of(PROMPTS)
+    lengths = batch["attention_mask"].sum(1)
+    with steerer.steer_rows(model, edit, strengths) as run:
+        tokens, logits = generate(run, batch)
+    with steerer.steer_rows(model, edit, strengths, lengths) as run:
+        uncached_tokens, uncached_logits = generate(run, batch, use_cache=False)
+    close(uncached_logits, logits, "generated logits without a cache")
+    same(uncached_tokens, tokens, "generated tokens without a cache")
+    for row, (prompt, strength) in enumerate(zip(PROMPTS, strengths, strict=True)):
+        with steerer.steer(model, [replace(edit, strength=strength)]) as run:
+            single_tokens, single_logits = generate(run, batch_of([prompt]))
+            single = None if edit.rule == "generated" else final_logits(run, batch_of([prompt]))
+        close(logits[row], single_logits[0], f"generated logits of row {row}")
+        same(tokens[row], single_tokens[0], f"generated tokens of row {row}")
+        if single is not None:
+            for side in ("left", "right"):
+                with steerer.steer_rows(model, edit, strengths) as run:
+                    close(final_logits(run, batch_of(PROMPTS, side))[row], single[0], f"forward, row {row}, {side}")
+
+
 @law("Left padding equals right padding equals none", components=("residual", "attention", "mlp"))
 def padding_changes_nothing(steerer: Steerer, model: Any, edit: Edit) -> None:
     with steerer.steer(model, [edit]) as run:

@@ -74,6 +74,12 @@ class Steerer(ABC):
             A context manager that yields what to call and what to call `generate` on; the model itself, if need be.
         """
 
+    def steer_rows(
+        self, model: Any, edit: Edit, strengths: list[float], prompt_tokens: Tensor | None = None
+    ) -> AbstractContextManager[Any]:
+        """The same with one edit, each row of the batch with a strength of its own in the place of the edit's."""
+        raise Inapplicable("one strength for the whole batch")
+
     def edited(self, edit: Edit, hidden: Tensor) -> Tensor:
         """What `edit` must make of the states (..., hidden): by default strength times the vector is added."""
         return hidden + edit.strength * edit.vector

@@ -94,6 +94,12 @@ class FaLightning(Steerer):
     def steer(self, model: Any, edits: list[Edit], prompt_tokens: Tensor | None = None) -> AbstractContextManager[Any]:
         return _steered(model, [part for edit in edits for part in self.interventions(edit)], prompt_tokens)
 
+    def steer_rows(
+        self, model: Any, edit: Edit, strengths: list[float], prompt_tokens: Tensor | None = None
+    ) -> AbstractContextManager[Any]:
+        parts = self.interventions(edit)
+        return _steered(model, parts, prompt_tokens, torch.tensor([strengths] * len(parts)))
+
     @torch.no_grad()
     def edited(self, edit: Edit, hidden: Tensor) -> Tensor:
         for part in self.interventions(edit):
@@ -111,6 +117,11 @@ class FaLightning(Steerer):
 
 
 @contextmanager
-def _steered(model: Any, interventions: list[Intervention], prompt_tokens: Tensor | None = None) -> Iterator[Any]:
-    with steering(model, interventions, prompt_tokens):
+def _steered(
+    model: Any,
+    interventions: list[Intervention],
+    prompt_tokens: Tensor | None = None,
+    strengths: Tensor | None = None,
+) -> Iterator[Any]:
+    with steering(model, interventions, prompt_tokens, strengths):
         yield model
