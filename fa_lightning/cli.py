@@ -30,6 +30,7 @@ commands:
   vector --backbone M --set love_hate ...
                                  a steering vector from opposite texts, for any model, tried at several doses
   generate ...                   steered beside unsteered text, from any saved interventions (see `generate --help`)
+  serve ...                      an OpenAI-compatible address and a page, steered as each request says (docs/serving.md)
   export --merge FOLDER ...      a model with its adapter and shifts in its weights, for plain transformers, vLLM and
                                  llama.cpp (see `export --help`, docs/serving.md)
   report DIR                     write DIR/report.html: figures and tables in one file
@@ -160,6 +161,12 @@ def _run(command: str, words: list[str]) -> int:
 
         quiet()
         return generate(words)
+    if command == "serve":
+        from fa_lightning.experiments.lightning_cli import quiet
+        from fa_lightning.steering.serving.command import main as serve
+
+        quiet()
+        return serve(words)
     if command == "export":
         from fa_lightning.experiments.lightning_cli import quiet
         from fa_lightning.steering.export_command import main as export
@@ -182,7 +189,7 @@ def _run(command: str, words: list[str]) -> int:
         from fa_lightning.experiments.data_command import main as data
 
         return data(words)
-    commands = "fit, validate, test, config, data, vector, generate, export, report and template"
+    commands = "fit, validate, test, config, data, vector, generate, serve, export, report and template"
     raise UserError(f"{command!r} is no command; there are {commands} (--help)")
 
 

@@ -22,7 +22,7 @@ from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.shipped import config_file, names_in, study_folder
 
 HEAVY = ("torch", "lightning", "transformers", "peft", "jsonargparse", "matplotlib", "sklearn", "tensorboard")
-COMMANDS = ("fit", "validate", "test", "config", "generate", "report", "template")
+COMMANDS = ("fit", "validate", "test", "config", "generate", "serve", "report", "template")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["fitt"]])
@@ -62,7 +62,7 @@ def test_fit_help_explains_a_study_and_names_the_plain_one(capsys: pytest.Captur
     assert "--trainer.max_epochs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["config", "generate", "report", "template", "vector"])
+@pytest.mark.parametrize("name", ["config", "generate", "serve", "report", "template", "vector"])
 def test_the_other_commands_have_help_of_their_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main([name, "--help"])
@@ -138,7 +138,7 @@ def test_a_wrong_option_of_a_study_is_named(words: list[str], message: str, caps
 
 
 @pytest.mark.parametrize(
-    "words", [["data", "check"], ["data", "label"], ["report"], ["export"], ["generate"], ["vector"]]
+    "words", [["data", "check"], ["data", "label"], ["report"], ["export"], ["generate"], ["serve"], ["vector"]]
 )
 def test_every_command_refuses_a_wrong_word_in_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*words, "--nonsense", "x"]) == 1
