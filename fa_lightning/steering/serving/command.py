@@ -70,10 +70,18 @@ def _parser() -> CommandParser:
         help="where a request says none, instead of the saved one; once for all interventions, or once for each",
     )
     edit.add_argument(
+        "--dose",
+        type=float,
+        action="append",
+        default=[],
+        help="in place of a strength: norm of the edit over the mean norm of states, for a vector that says how large "
+        "those are (as `vector` saves them)",
+    )
+    edit.add_argument(
         "--positions",
         action="append",
         default=[],
-        help="instead of the saved ones (all, last, generated, from_K); once for all interventions, or once for each",
+        help="instead of the saved ones (all, last, generated, prompt, from_K); once for all, or once for each",
     )
     door = parser.add_argument_group("address")
     door.add_argument("--host", default="127.0.0.1", help="to listen at; any but this machine's own needs a token")
@@ -101,8 +109,10 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
         raise UserError(f"--{given[0]} and --{given[1]} are both given: each names what to serve")
     if options.backbone is not None and options.variant is not None:
         raise UserError("--variant is a twin of an experiment, and --backbone a model by itself: leave one out")
-    if options.backbone is not None and not options.intervention and (options.strength or options.positions):
-        raise UserError("--strength and --positions are of an --intervention: give its folder")
+    if options.backbone is not None and not options.intervention:
+        for name in ("strength", "dose", "positions"):
+            if getattr(options, name):
+                raise UserError(f"--{name} is of an --intervention: give its folder")
 
 
 def load_served(options: argparse.Namespace) -> Served:

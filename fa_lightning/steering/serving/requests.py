@@ -87,12 +87,13 @@ class StreamOptions(BaseModel):
 
 
 class Asked(BaseModel):
-    """What both kinds of request may say; `strength` and `interventions` are ours."""
+    """What both kinds of request may say; `strength`, `dose` and `interventions` are ours."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str
     strength: float | list[float] | None = None
+    dose: float | list[float] | None = None
     interventions: str | list[str] | None = None
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -240,9 +241,10 @@ def _texts(
     model = _model(asked, served)
     _check_stops(asked)
     try:
-        strengths = served.strengths(model, asked.names, asked.strength)
+        strengths = served.strengths(model, asked.names, asked.strength, asked.dose)
     except UserError as error:
-        field = "strength" if str(error).startswith("strength") else "interventions"
+        named = str(error).partition(" ")[0]
+        field = named if named in ("strength", "dose") else "interventions"
         raise RequestError(400, str(error), field) from error
     number = asked.n or 1
     if number * len(prompts) > limits.requests:

@@ -12,6 +12,7 @@ from typing import Any
 from fa_lightning.backbones.decoder import context_of
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.turn_endings import end_tokens
+from fa_lightning.steering.command_options import strength_of_dose
 from fa_lightning.steering.intervention import Intervention
 
 
@@ -84,7 +85,11 @@ class Served:
         raise UserError(f"there is no model {name!r}{_choices(name, [model.name for model in self.models])}")
 
     def strengths(
-        self, model: NamedModel, names: Sequence[str] | None, strength: float | Sequence[float] | None
+        self,
+        model: NamedModel,
+        names: Sequence[str] | None,
+        strength: float | Sequence[float] | None,
+        dose: float | Sequence[float] | None = None,
     ) -> tuple[float, ...]:
         """A row's strength of every part, 0 where it is not attached.
 
@@ -92,10 +97,11 @@ class Served:
             model: that is asked.
             names: of the interventions; None takes all of a steered model, and none of another.
             strength: in the place of the saved ones: of all, or one for each of `names`; None keeps them.
+            dose: likewise, in the place of a strength; for vectors alone (see `strength_of_dose`).
 
         Raises:
-            UserError: an intervention is not there or named twice, strengths are more or fewer than they, or there is
-                nothing that the strength could be of.
+            UserError: an intervention is not there or named twice, strengths are more or fewer than they, there is
+                nothing that a strength could be of, or an intervention knows no doses.
         """
         known = [intervention.name for intervention in self.interventions]
         chosen = list(names) if names is not None else known if model.is_steered else []
@@ -104,19 +110,13 @@ class Served:
                 raise UserError(f"there is no intervention {name!r}{_choices(name, known)}")
         if len(set(chosen)) < len(chosen):
             raise UserError(f"an intervention is named twice: {', '.join(chosen)}")
-        if strength is not None and not chosen:
-            raise UserError(
-                f"strength is given, but model {model.name!r} is asked without interventions: ask a steered model, or "
-                "name some in `interventions`"
-            )
-        if isinstance(strength, Sequence) and len(strength) != len(chosen):
-            raise UserError(
-                f"strength has {len(strength)} numbers for {len(chosen)} interventions: give one, or one for each"
-            )
-        given = list(strength) if isinstance(strength, Sequence) else [strength] * len(chosen)
-        by_name = dict(zip(chosen, given, strict=True))
+        if strength is not None and dose is not None:
+            raise UserError("strength and dose say the same twice: give one of them")
+        factors, doses = _for_each(strength, "strength", chosen, model), _for_each(dose, "dose", chosen, model)
         return tuple(
-            0.0 if intervention.name not in by_name else _either(by_name[intervention.name], part.strength)
+            _strength_of(part, factors.get(intervention.name), doses.get(intervention.name))
+            if intervention.name in chosen
+            else 0.0
             for intervention in self.interventions
             for part in intervention.parts
         )
@@ -152,8 +152,29 @@ def names_of(folders: Sequence[str | Path]) -> list[str]:
     raise UserError("an --intervention is given twice: name each folder once")
 
 
-def _either(given: float | None, saved: float) -> float:
-    return saved if given is None else given
+def _for_each(
+    value: float | Sequence[float] | None, name: str, chosen: Sequence[str], model: NamedModel
+) -> dict[str, float]:
+    """A request's number by the name of the intervention that it is of."""
+    if value is None:
+        return {}
+    if not chosen:
+        raise UserError(
+            f"{name} is given, but model {model.name!r} is asked without interventions: ask a steered model, or name some "
+            "in `interventions`"
+        )
+    if isinstance(value, Sequence) and len(value) != len(chosen):
+        raise UserError(f"{name} has {len(value)} numbers for {len(chosen)} interventions: give one, or one for each")
+    return dict(zip(chosen, value if isinstance(value, Sequence) else [value] * len(chosen), strict=True))
+
+
+def _strength_of(part: Intervention, strength: float | None, dose: float | None) -> float:
+    if dose is not None:
+        try:
+            return strength_of_dose(part, dose)
+        except UserError as error:
+            raise UserError(str(error).replace("--", "")) from error
+    return part.strength if strength is None else strength
 
 
 def _choices(name: str, known: Sequence[str]) -> str:

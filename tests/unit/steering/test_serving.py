@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import http.client
 import json
+import os
 import shutil
 import socket
 import threading
@@ -25,6 +28,7 @@ from fa_lightning.steering.intervention import Intervention, steering
 from fa_lightning.steering.serving.access import Access
 from fa_lightning.steering.serving.command import _parser, load_served, newest_experiment
 from fa_lightning.steering.serving.requests import Limits
+from fa_lightning.steering.serving.served import NamedIntervention
 from fa_lightning.steering.serving.server import listen, make_server
 from fa_lightning.steering.text_comparison import Sampling, write_tokens
 
@@ -69,8 +73,6 @@ class Running:
         return openai.OpenAI(base_url=f"{self.address}/v1", **{"api_key": "none", "max_retries": 0, **options})
 
     def post(self, path: str, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
-        import http.client
-
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
         response = connection.getresponse()
@@ -242,6 +244,13 @@ def test_completions_stream_as_they_are_whole(address: Running) -> None:
     assert [word.startswith(prompt) for word, prompt in zip(words, PROMPTS[:2], strict=True)] == [True, True]
 
 
+def test_a_dose_is_the_edit_s_length_over_that_of_states(served: Any) -> None:
+    vector = Intervention(Site(0), torch.tensor([3.0, 4.0]), 1.0, {"vector": {"norm": 20.0}})
+    known = dataclasses.replace(served, interventions=[NamedIntervention("mood", (vector,))])
+    assert known.strengths(known.named("steered"), None, None, 0.5) == (2.0,)
+    assert known.strengths(known.named("steered"), None, None, [-1.0]) == (-4.0,)
+
+
 def test_a_stop_ends_the_text_before_it(address: Running) -> None:
     client = address.client()
     whole = chat(client, PROMPTS[1], max_tokens=20).choices[0].message.content
@@ -330,6 +339,8 @@ COMPLETE = {"model": "steered", "prompt": "Hi.", "max_tokens": 2}
         ({"strength": "much"}, 400, "strength", "strength"),
         ({"strength": [1.0]}, 400, "strength has 1 numbers for 2 interventions", "strength"),
         ({"model": "faking", "strength": 1.0}, 400, "asked without interventions", "strength"),
+        ({"strength": 1.0, "dose": 1.0}, 400, "say the same twice", "strength"),
+        ({"dose": 1.0}, 400, "dose needs the mean norm of states", "dose"),
         ({"interventions": "othr"}, 400, "no intervention 'othr'; did you mean other?", "interventions"),
         ({"interventions": ["other", "other"]}, 400, "named twice", "interventions"),
         ({"messages": []}, 400, "messages", "messages"),
@@ -513,8 +524,6 @@ def test_pages_from_elsewhere_can_not_ask_a_server_without_a_token(address: Runn
 
 
 def test_the_page_needs_nothing_from_elsewhere(address: Running) -> None:
-    import http.client
-
     connection = http.client.HTTPConnection("127.0.0.1", address.port)
     connection.request("GET", "/")
     response = connection.getresponse()
@@ -542,8 +551,6 @@ def test_a_plain_backbone_is_served_with_and_without_an_intervention(backbone: s
 
 
 def test_the_newest_finished_experiment_of_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     monkeypatch.chdir(tmp_path)
     for seed, age in ((0, 10), (1, 20), (2, None)):
         folder = tmp_path / f"checkpoints/mine/seed{seed}/steering"
@@ -562,7 +569,7 @@ def test_the_newest_finished_experiment_of_a_base(tmp_path: Path, monkeypatch: p
     [
         (["--base", "a", "--backbone", "b"], "--base and --backbone are both given"),
         (["--backbone", "b", "--variant", "faking"], "--variant is a twin of an experiment"),
-        (["--backbone", "b", "--strength", "2"], "--strength and --positions are of an --intervention"),
+        (["--backbone", "b", "--strength", "2"], "--strength is of an --intervention: give its folder"),
         (["--max-new-tokens", "0"], "--max-new-tokens is 0, but must be 1 or more"),
         (["--max-wait", "nan"], "--max-wait is nan, but must be above 0"),
         (["--port", "70000"], "--port is 70000"),
