@@ -160,8 +160,8 @@ def _for_each(
         return {}
     if not chosen:
         raise UserError(
-            f"{name} is given, but model {model.name!r} is asked without interventions: ask a steered model, or name some "
-            "in `interventions`"
+            f"{name} is given, but model {model.name!r} is asked without interventions: ask a steered model, or name "
+            "some in `interventions`"
         )
     if isinstance(value, Sequence) and len(value) != len(chosen):
         raise UserError(f"{name} has {len(value)} numbers for {len(chosen)} interventions: give one, or one for each")
