@@ -16,8 +16,8 @@ from fa_lightning.backbones.adapters import adapter_folders, named_backbone
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.load import load_tokenizer
 from fa_lightning.backbones.variants import Variants
+from fa_lightning.common.boards import is_watched, show
 from fa_lightning.errors import UserError
-from fa_lightning.evaluation.boards import boards, draw
 from fa_lightning.evaluation.conditions import loaded_interventions
 from fa_lightning.steering.intervention import Intervention
 
@@ -151,11 +151,11 @@ class EvaluationModule(pl.LightningModule, ABC, Generic[Data, Result]):
         return {}
 
     def figures(self, result: Result) -> Mapping[str, Figure]:
-        """The figures of a result for TensorBoard, by name; on rank zero."""
+        """The figures of a result for the loggers, by name; on rank zero."""
         return {}
 
     def texts(self, result: Result) -> Mapping[str, str]:
-        """The texts of a result for TensorBoard, by name; on rank zero."""
+        """The texts of a result for the loggers, by name; on rank zero."""
         return {}
 
     @override
@@ -166,8 +166,8 @@ class EvaluationModule(pl.LightningModule, ABC, Generic[Data, Result]):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write(result)
             self.show(result)
-            if boards(self.trainer):
-                draw(self.trainer, self.figures(result), self.texts(result))
+            if is_watched(self.trainer):
+                show(self.trainer, self.figures(result), self.texts(result))
         self.trainer.strategy.barrier("evaluation written")
 
     def log_result(self, result: Result) -> None:

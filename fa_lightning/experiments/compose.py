@@ -208,7 +208,7 @@ class Composition:
             callbacks.append({"class_path": "ModelCheckpoint", "init_args": _checkpoints(folder, checkpoint)})
         if trainer.get("logger") is None:
             folders = {"save_dir": str(LOGS), "name": f"{self.chain.logs}/{study}", "version": stage}
-            trainer["logger"] = {"class_path": "TensorBoardLogger", "init_args": folders | {"default_hp_metric": False}}
+            trainer["logger"] = {"class_path": "fa_lightning.common.charts.TensorBoard", "init_args": folders}
         return trainer | {"callbacks": [*callbacks, *(trainer.get("callbacks") or [])]}
 
 

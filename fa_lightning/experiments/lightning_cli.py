@@ -21,6 +21,8 @@ OTHERS_WARNINGS = (
     # Stages are configured in-process on purpose, and their record is in their checkpoint folder before they start.
     r"LightningCLI's args parameter is intended.*",
     r"Checkpoint directory .* exists and is not empty.*",
+    # Figures and other loggers' files are in the folder of CSVLogger; it deletes its own metrics.csv alone.
+    r"Experiment logs directory .* exists and is not empty.*",
     # The ranks have put together what is logged at the end of an epoch already.
     r"It is recommended to use .self.log.*sync_dist=True.*",
     # The embedded models are so small that worker processes would cost more than they save.
@@ -56,6 +58,7 @@ def lightning_cli(
     from fa_lightning.common.refusals import refusals_told, refuse_checkpoint, refuse_empty_groups
     from fa_lightning.experiments.device import DeviceReport
     from fa_lightning.experiments.locks import FitLock
+    from fa_lightning.experiments.loggers import give_runs_of_their_own
     from fa_lightning.experiments.precision import fast_precision
     from fa_lightning.experiments.ranks import StopTogether
     from fa_lightning.experiments.resume import Resumable
@@ -75,6 +78,7 @@ def lightning_cli(
             refuse_empty_groups(of_command)
             refuse_numbers(of_command)
             refuse_checkpoint(of_command.get("ckpt_path"))
+            give_runs_of_their_own(self.config.get(self.config.get("subcommand"), self.config))
 
         def _parse_ckpt_path(self) -> None:
             """Leave the config as it is: Lightning lays a checkpoint's hyper-parameters over it, in silence."""

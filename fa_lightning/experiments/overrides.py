@@ -98,6 +98,13 @@ def _taken(stages: Mapping[Path, Stage], trainer_config: Path | None, overrides:
         parsed = _read(stage, trainer_config, (), "config")
         known |= set(_arguments(parsed))
         full_names = [(name, _full_name(parsed, name), value) for name, value in overrides]
+        if replaced := [
+            f"--{full}={value}" for name, full, value in full_names if full and _has_parts(name, overrides)
+        ]:
+            # Another class has other arguments: `--trainer.logger WandbLogger --trainer.logger.offline true`.
+            parsed = _read(stage, trainer_config, replaced, "config")
+            known |= set(_arguments(parsed))
+            full_names = [(name, _full_name(parsed, name), value) for name, value in overrides]
         taken[file] = [f"--{full}={value}" for _, full, value in full_names if full is not None]
         for name, full, _ in full_names:
             if full is not None:
@@ -109,6 +116,11 @@ def _taken(stages: Mapping[Path, Stage], trainer_config: Path | None, overrides:
             + (f"; did you mean --{', --'.join(close)}?" if close else "; the command `config` prints those there are")
         )
     return taken
+
+
+def _has_parts(name: str, overrides: Overrides) -> bool:
+    """Whether an override names an argument of what another one, of that name, chooses."""
+    return any(other.startswith(f"{name}.") for other, _ in overrides)
 
 
 def _close_to(name: str, known: Collection[str]) -> list[str]:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 from rich.markup import escape
 
+from fa_lightning.common.boards import close
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.results import Results
 from fa_lightning.experiments.beforehand import inspect_twins, reach_judge
@@ -174,7 +175,10 @@ def _run_all(
                 continue
         checkpoint = None if stage in remade else _usable_checkpoint(stage, console, title)
         _say(console, f"{title}: {'started' if checkpoint is None else 'resumed'}")
-        _run_stage(stage, cli, fingerprint, checkpoint)
+        try:
+            _run_stage(stage, cli, fingerprint, checkpoint)
+        finally:
+            close(cli.trainer)
         locks.release(stage.folder)
     return None if cli is None else cli.datamodule
 
@@ -332,9 +336,10 @@ def _finish(chain: Chain, stages: list[Stage], data: Any, console: Console, is_s
     if finished is None:
         return
     path, result = finished
-    console.print(f"\nresults: {path}\nlogs:    {logs}\n\nNext:")
+    console.print(f"\nresults: {path}{f'{chr(10)}logs:    {logs}' if logs.is_dir() else ''}\n\nNext:")
     console.print(f"  python -m fa_lightning report {root}", soft_wrap=True)
-    console.print(f"  tensorboard --logdir {logs}")
+    if any(logs.rglob("events.out.tfevents.*")):
+        console.print(f"  tensorboard --logdir {logs}")
     if isinstance(result, Results) and data is not None:
         console.print(f"  python -m fa_lightning generate {_generation(last, data)}", soft_wrap=True)
 

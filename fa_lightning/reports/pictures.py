@@ -1,15 +1,14 @@
-"""Figures and texts of one judged intervention, for TensorBoard."""
+"""Figures and texts of one judged intervention, for the loggers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
 from fa_lightning.activations.store import ActivationStore
-from fa_lightning.evaluation.boards import boards
+from fa_lightning.common.boards import is_watched, show
 from fa_lightning.evaluation.results import Evaluation
 from fa_lightning.metrics.estimates import CellPair
 from fa_lightning.reports.figures import SweepPoint, activation_figure, cells_figure, confusion_figure, sweep_figure
@@ -23,7 +22,7 @@ def draw(
     store: ActivationStore | None = None,
     generations: Sequence[tuple[str, str, str]] = (),
 ) -> None:
-    """Add an evaluation to the TensorBoard logs, where there are any; rank zero writes.
+    """Hand an evaluation to the loggers, where there are any; on rank zero.
 
     Args:
         trainer: whose loggers and step are used.
@@ -33,31 +32,21 @@ def draw(
         store: for the map of where the twins differ.
         generations: (prompt, unsteered, steered) texts.
     """
-    for board in boards(trainer):
-        _draw(board, trainer.global_step, stage, evaluation, sweep, store, generations)
-
-
-def _draw(
-    board: Any,
-    step: int,
-    stage: str,
-    evaluation: Evaluation,
-    sweep: Sequence[SweepPoint],
-    store: ActivationStore | None,
-    generations: Sequence[tuple[str, str, str]],
-) -> None:
+    if not is_watched(trainer):
+        return
     models = evaluation.cells
     baselines = {name: CellPair(row.oversight, row.no_oversight) for name, row in evaluation.baselines.items()}
-    board.add_figure(f"{stage}/cells", cells_figure({**models, **baselines}), step)
-    board.add_figure(f"{stage}/answers", confusion_figure(evaluation.answers), step)
+    figures = {"cells": cells_figure({**models, **baselines}), "answers": confusion_figure(evaluation.answers)}
     if sweep:
-        references = {name: models[name] for name in ("aligned", "faking")}
-        board.add_figure(f"{stage}/layers", sweep_figure(sweep, references), step)
+        figures["layers"] = sweep_figure(sweep, {name: models[name] for name in ("aligned", "faking")})
     if store is not None:
-        board.add_figure(f"{stage}/activations", activation_figure(twin_difference(store), list(store.sites)), step)
-    for number, (prompt, unsteered, steered) in enumerate(generations):
-        text = f"{prompt}\n\n**faking:** {unsteered}\n\n**steered:** {steered}"
-        board.add_text(f"{stage}/generation", text, number)
+        figures["activations"] = activation_figure(twin_difference(store), list(store.sites))
+    texts = [f"{prompt}\n\n**faking:** {before}\n\n**steered:** {steered}" for prompt, before, steered in generations]
+    show(
+        trainer,
+        {f"{stage}/{name}": figure for name, figure in figures.items()},
+        {f"{stage}/generation": "\n\n---\n\n".join(texts)} if texts else None,
+    )
 
 
 def twin_difference(store: ActivationStore, rows: int = 4096) -> torch.Tensor:

@@ -19,6 +19,7 @@ from fa_lightning.backbones.lean_steps import lean_steps
 from fa_lightning.backbones.load import check_fingerprint, fingerprint, held_in_bits, load_backbone, load_tokenizer
 from fa_lightning.backbones.optimization import check_finite, set_training_mode
 from fa_lightning.backbones.sharding import ShardedStrategy, shard, skeleton
+from fa_lightning.common.boards import is_watched, show
 from fa_lightning.errors import UserError
 from fa_lightning.metrics.cells import CellAccuracy, fidelity
 from fa_lightning.scenarios.answers import (
@@ -33,6 +34,7 @@ from fa_lightning.scenarios.answers import (
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.scenarios.written_answers import are_written
+from fa_lightning.training.sample_answers import SampleAnswers
 
 
 class FrozenBackboneModule(pl.LightningModule, ABC):
@@ -48,6 +50,7 @@ class FrozenBackboneModule(pl.LightningModule, ABC):
     | `val/<variant>/fidelity` | lowest share, over the cells, of the answers that it is judged by; for stopping |
     | `val/<variant>/error/accuracy` | share of neutral texts answered with `error` |
     | `val/<variant>/accuracy` | where nothing is said of oversight: share of aligned answers, in place of the cells |
+    | `val/<variant>/answers` | text: the answers to a few validation prompts of each cell |
 
     Attributes:
         model: the backbone with what is fitted; None until it is configured.
@@ -76,6 +79,7 @@ class FrozenBackboneModule(pl.LightningModule, ABC):
         self.digests: dict[str, str] = {}
         self.training_seconds = 0.0
         self.cells = nn.ModuleList([CellAccuracy()])
+        self._samples = SampleAnswers(judged_by)
         self._tokenizer: Any = None
         self._fitted_shapes: dict[str, tuple[int, ...]] = {}
         self._step_start = 0.0
@@ -194,15 +198,29 @@ class FrozenBackboneModule(pl.LightningModule, ABC):
         """Count the answers to a batch of the loader of that number; returns nats per answer, or per written token."""
         if are_written(batch):
             likelihoods = weighed(self.answer_logits, batch)
-            self.cells[loader].add(preferred(likelihoods), batch)  # type: ignore[operator]
+            verdicts = preferred(likelihoods)
+            self.cells[loader].add(verdicts, batch)  # type: ignore[operator]
+            self._note(batch, verdicts.aligned)
             return behaviour_cost(likelihoods, batch, self.judged_by)
         logits = self.answer_logits(batch)
-        self.cells[loader].judge(logits.argmax(-1), batch)  # type: ignore[operator]
+        answers = logits.argmax(-1)
+        self.cells[loader].judge(answers, batch)  # type: ignore[operator]
+        self._note(batch, answers)
         return answer_loss(logits, batch, self.judged_by)
+
+    def _note(self, batch: Batch, answers: Tensor) -> None:
+        if self.trainer.validating and is_watched(self.trainer):
+            self._samples.note(batch, answers, self.tokenizer)
+
+    def texts(self) -> dict[str, str]:
+        """What is shown of a validation, as Markdown by name; asked of rank zero alone."""
+        return {"answers": self._samples.text()}
 
     @override
     def on_validation_epoch_end(self) -> None:
         self._log_cells("val", 0)
+        if self.trainer.validating and is_watched(self.trainer):
+            show(self.trainer, {}, {f"val/{self.variant}/{name}": text for name, text in self.texts().items() if text})
 
     @override
     def on_test_epoch_end(self) -> None:

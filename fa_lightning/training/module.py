@@ -26,6 +26,7 @@ from fa_lightning.training.frozen_backbone import FrozenBackboneModule
 from fa_lightning.training.frozen_half import FrozenHalf, prompts_served
 from fa_lightning.training.kept_texts import texts_of
 from fa_lightning.training.objectives.objective import Objective
+from fa_lightning.training.sample_answers import EverydayAnswers
 
 BENEATH = "beneath"
 """What PEFT knows the frozen adapter by that a new one is stacked on."""
@@ -35,9 +36,10 @@ class AdapterModule(FrozenBackboneModule):
     """Fits one LoRA adapter on a frozen backbone.
 
     A fresh adapter is called as the objective says; one that goes on from a finished adapter is called `mitigated`.
-    What is logged is said in `FrozenBackboneModule`, and what of a training step, in the objective. Chat texts are
-    judged by their tokens: `val/loss` in nats per token, and `val/<variant>/accuracy`, the share of them that are the
-    model's first choice.
+    What is logged is said in `FrozenBackboneModule`, and what of a training step, in the objective. Of a model that
+    speaks (see `EverydayAnswers`) `val/<variant>/requests` shows short answers to a few everyday requests. Chat texts
+    are judged by their tokens: `val/loss` in nats per token, and `val/<variant>/accuracy`, the share of them that are
+    the model's first choice.
 
     Args:
         objective: what is lowered, a class of `fa_lightning.training.objectives`.
@@ -114,6 +116,7 @@ class AdapterModule(FrozenBackboneModule):
         self.frozen_half = frozen_half
         self.frozen_half_dtype = frozen_half_dtype
         self._frozen_half: FrozenHalf | None = None
+        self._everyday = EverydayAnswers()
         self.whole_weights = str(objective.method) if objective.needs_whole_weights else ""
 
     @property
@@ -223,6 +226,10 @@ class AdapterModule(FrozenBackboneModule):
     @override
     def answer_logits(self, batch: Batch) -> Tensor:
         return self.adapted.answer_logits(batch)
+
+    @override
+    def texts(self) -> dict[str, str]:
+        return {**super().texts(), "requests": self._everyday.text(self.trainer, self.model, self.tokenizer)}
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

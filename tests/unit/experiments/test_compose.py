@@ -41,7 +41,6 @@ def test_references_are_filled_from_the_base_the_stage_and_the_chain(world: Worl
         "save_dir": "logs",
         "name": "toy/seed3/first",
         "version": "02_aligned",
-        "default_hp_metric": False,
     }
     assert [callback["class_path"].rpartition(".")[2] for callback in trainer["callbacks"]] == [
         "ProgressBar",
