@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -52,10 +53,14 @@ def in_wandb(folder):
     from wandb.proto import wandb_internal_pb2
 
     (path,) = Path(folder).rglob("run-*.wandb")
+    # W&B's own process may write the end of the file a moment after the run has ended.
+    patience = time.monotonic() + 60
+    records: list = []
+    while time.monotonic() < patience and not any(record.HasField("exit") for record in records):
+        records = [wandb_internal_pb2.Record.FromString(content) for content in _records(path.read_bytes())]
+        time.sleep(0.1)
     points = defaultdict(list)
-    for content in _records(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(content)
+    for record in records:
         row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
         step = row.pop("trainer/global_step", None)
         for name, value in row.items():
