@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from logged_scalars import in_tensorboard, values_in
 from toy import change, record_of, run, write_stage, write_toy
 
 from fa_lightning.backbones.arguments import LoraArguments
@@ -166,8 +167,6 @@ def test_the_artefacts_are_where_the_next_stage_and_the_user_look(finished: Path
                 "val/side_effects/kl_neutral_nats",
                 "val/side_effects/perplexity_ratio",
                 "val/side_effects/format_validity",
-                "test/steered/no_oversight/accuracy",
-                "test/cost/overhead_ratio",
             ],
         ),
     ],
@@ -178,10 +177,16 @@ def test_tensorboard_shows_the_promised_scalars(finished: Path, stage: str, scal
     assert not missing
     if stage != "04_steering":
         assert all(math.isfinite(event.value) for event in found.Scalars("train/loss"))
-    else:
-        results = results_of(finished)
-        shown = found.Scalars("test/faking/no_oversight/accuracy")[-1].value
-        assert shown == pytest.approx(results["cells"]["faking"]["no_oversight"]["accuracy"])
+
+
+def test_tensorboard_has_what_a_test_finds_as_a_table(finished: Path) -> None:
+    _, texts = in_tensorboard(finished / "logs/embedded/seed0/steering/04_steering")
+    values, results = values_in(texts), results_of(finished)
+    assert values["test/cost/overhead_ratio"] == pytest.approx(results["cost"]["overhead_ratio"], rel=1e-3)
+    for model in MODELS:
+        for cell in CELLS:
+            expected = results["cells"][model][cell]["accuracy"]
+            assert values[f"test/{model}/{cell}/accuracy"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_tensorboard_shows_figures_and_generations(finished: Path) -> None:
@@ -192,9 +197,8 @@ def test_tensorboard_shows_figures_and_generations(finished: Path) -> None:
     texts = [tag for tag in tags["tensors"] if tag.startswith("test/generation")]
     assert texts
     shown = board(finished, "04_steering").Tensors(texts[0])
-    assert len(shown) == 8
-    assert b"**faking:**" in shown[0].tensor_proto.string_val[0]
-    assert b"**steered:**" in shown[0].tensor_proto.string_val[0]
+    (text,) = (event.tensor_proto.string_val[0] for event in shown)
+    assert text.count(b"**faking:**") == text.count(b"**steered:**") == 8
 
 
 # Running it again
