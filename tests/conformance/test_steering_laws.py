@@ -77,7 +77,17 @@ class Wrong(FaLightning):
 @pytest.mark.parametrize(
     ("way", "rule", "broken"),
     [
-        ("columns", "from_2", ["padding_changes_nothing", "cache_on_equals_off", *GENERATED, "chunked_prefill"]),
+        (
+            "columns",
+            "from_2",
+            [
+                "mixed_strengths_equal_singles",
+                "padding_changes_nothing",
+                "cache_on_equals_off",
+                *GENERATED,
+                "chunked_prefill",
+            ],
+        ),
         (
             "first_row",
             "all",
