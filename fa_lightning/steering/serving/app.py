@@ -47,7 +47,7 @@ def make_app(served: Served, queue: Queue, limits: Limits, access: Access) -> Fa
     app = FastAPI(title="fa_lightning", docs_url=None, redoc_url=None, openapi_url=None)
     started, page = int(time.time()), files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 
-    def allowed(request: Request) -> None:
+    async def allowed(request: Request) -> None:
         access.check(request.headers, request.method)
 
     @app.get("/", response_class=HTMLResponse)

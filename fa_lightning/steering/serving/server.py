@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -81,9 +82,9 @@ def run(served: Served, options: argparse.Namespace, access: Access) -> None:
     server = make_server(served, limits, access, options.batch_size, options.port)
     try:
         _greet(served, access, listening.getsockname()[1])
-        server.run(sockets=[listening])
-    except KeyboardInterrupt:
-        # uvicorn has ended by itself, and raises it again for whoever asks.
+        # uvicorn ends by itself at Ctrl+C, and then raises it again.
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
         print("stopped", file=sys.stderr)
     finally:
         server.queue.close()

@@ -17,7 +17,7 @@ from fa_lightning.steering.serving.batches import answer
 from fa_lightning.steering.serving.served import Served
 from fa_lightning.steering.serving.texts import Text, TextRequest
 
-GATHERING = 0.01
+GATHERING = 0.05
 """Seconds that an idle server waits after a request for others to share its batch: two that a page sends at once."""
 
 

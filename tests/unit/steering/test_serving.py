@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import http.client
 import json
 import os
+import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -474,7 +479,7 @@ def test_a_client_that_goes_away_frees_its_place(served: Any, streams: bool) -> 
         bare = served.model.get_base_model()
         handle = bare.register_forward_hook(lambda *_: (steps.acquire(timeout=30), written.append(1))[1])
         try:
-            body = json.dumps({**ASK, "max_tokens": 60, "stream": streams, "temperature": 1}).encode()
+            body = json.dumps({**ASK, "max_tokens": 60, "stream": streams, "temperature": 1, "seed": 3}).encode()
             sockets = []
             for _ in range(2):  # one that is written, and one that waits
                 sockets.append(socket.create_connection(("127.0.0.1", one.port)))
@@ -583,3 +588,54 @@ def test_wrong_words_are_refused_in_one_line(
     monkeypatch.delenv("FA_LIGHTNING_TOKEN", raising=False)
     assert cli.main(["serve", *words]) == 1
     assert message in error_of(capsys)
+
+
+def test_ctrl_c_ends_the_command_in_the_middle_of_a_stream(backbone: str) -> None:
+    words = ["serve", "--backbone", backbone, "--port", "0", "--max-new-tokens", "400"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "fa_lightning", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            port = int(re.findall(r":(\d+)/", process.stdout.readline())[0])
+            client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+            # What ends a text is forbidden by nothing, so several are asked for.
+            stream = chat(client, PROMPTS[1], "unsteered", stream=True, max_tokens=400, temperature=3, seed=1, n=8)
+            next(iter(stream))
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=120)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert said.splitlines()[-1] == "stopped"
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_a_thousand_requests_leave_memory_level(served: Any) -> None:
+    pages = Path("/proc/self/statm")
+    if not pages.is_file():
+        pytest.skip("only Linux tells a process its memory in a file")
+
+    def megabytes() -> float:
+        gc.collect()
+        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def ask(number: int) -> None:
+        options: dict[str, Any] = {"strength": number % 5 - 2, "temperature": 1, "seed": number, "max_tokens": 4}
+        if number % 4 == 1:
+            with chat(client, PROMPTS[number % 4], stream=True, **options) as stream:
+                # Some are cut in the middle.
+                next(iter(stream)) if number % 8 == 1 else list(stream)
+        elif number % 4 == 2:
+            client.completions.create(model="faking", prompt=PROMPTS, max_tokens=1, echo=True, logprobs=1)
+        else:
+            chat(client, PROMPTS[number % 4], **options)
+
+    with running(served, Limits(200, 64, 200, 120)) as one, ThreadPoolExecutor(4) as threads:
+        client = one.client()
+        list(threads.map(ask, range(300)))
+        before = megabytes()
+        list(threads.map(ask, range(300, 1000)))
+        wait_until(lambda: one.server.queue.taken == 0)
+        assert megabytes() - before < 15
