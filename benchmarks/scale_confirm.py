@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -239,8 +240,12 @@ def fitted_module(backbone: str, four_bit: bool = False, checkpointing: bool = F
 
 
 def forward(module: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """The loss of a batch under the autocast that `bf16-mixed` gives."""
-    with torch.autocast("cpu", torch.bfloat16):
+    """The loss of a batch under the autocast that `bf16-mixed` gives, with the attention that a GPU has.
+
+    A processor's bfloat16 attention is computed, and kept, in float32: the formulas are those of a GPU.
+    """
+    as_on_a_gpu = patch("fa_lightning.backbones.lean_steps.AttentionInFloat32", nullcontext)
+    with torch.autocast("cpu", torch.bfloat16), as_on_a_gpu:
         loss: Tensor = module.training_step(batch, 0)
     return loss
 

@@ -22,6 +22,9 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 NF4_TABLES = (16 + 256 + 1) * 4
 """Bytes of the two code tables and the offset that each 4-bit layer holds."""
 
+SAME_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+"""Linear layers that read the tensor of another."""
+
 ROW_BYTES = 8 + 4 + 1 + 8 + 1
 """Bytes of a store's row vectors: example, position, decision, group and cell of a token."""
 
@@ -40,20 +43,25 @@ def weight_bytes(shape: Shape, four_bit: bool = False, fitted: bool = False) -> 
     return blocks + (FULL if fitted else COMPUTE) * shape.other_weights
 
 
-def block_saved_bytes(shape: Shape, lora: Lora, tokens: int, four_bit: bool = False) -> float:
+def block_saved_bytes(
+    shape: Shape, lora: Lora, tokens: int, four_bit: bool = False, checkpointing: bool = False
+) -> float:
     """What one block keeps for its backward pass, for each token of a prompt of `tokens` tokens.
 
     Frozen layers keep nothing: their inputs are needed for weight gradients alone. What is left are the two norms
     (float32), queries, keys, values and output of attention (keys and values repeated to all heads, since prompts are
     padded), its mask, three tensors of the MLP, and each adapter's input (with the dropout's mask, a byte a value on
-    CUDA).
+    CUDA). Adapters that read one bfloat16 tensor as it is keep it once: those of queries, keys and values, and those of
+    the MLP's two first layers (see `fa_lightning.backbones.lean_steps`, which checkpointing goes without).
     """
     stream = FULL if four_bit else COMPUTE
     norms = 2 * FULL * (shape.hidden + 1)
     attention = COMPUTE * (4 * shape.hidden + tokens) + FULL * shape.heads
     mlp = 3 * stream * shape.intermediate
     mask = 1 if lora.dropout else 0
-    adapters = sum((COMPUTE + mask) * shape.linears[target][0] + COMPUTE * lora.rank for target in lora.targets)
+    copied = bool(lora.dropout or four_bit or checkpointing)
+    inputs = lora.targets if copied else {SAME_INPUT.get(target, target) for target in lora.targets}
+    adapters = sum((COMPUTE + mask) * shape.linears[read][0] for read in inputs) + COMPUTE * lora.rank * len(lora.targets)
     return norms + attention + mlp + adapters
 
 
@@ -84,7 +92,7 @@ def step_bytes(
     # Gradients of the MLP's three tensors, and of the state in both its dtypes as it passes the norm.
     working = rows * tokens * (3 * stream * shape.intermediate + (2 * FULL + COMPUTE) * shape.hidden)
     if checkpointing:
-        working += rows * tokens * block_saved_bytes(shape, lora, tokens, four_bit)
+        working += rows * tokens * block_saved_bytes(shape, lora, tokens, four_bit, checkpointing)
     if four_bit:
         # One layer's weights at a time are unpacked.
         working += COMPUTE * shape.hidden * shape.intermediate
