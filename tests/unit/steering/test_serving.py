@@ -60,11 +60,15 @@ def experiment(tmp_path_factory: pytest.TempPathFactory, adapters: dict[str, str
     return root
 
 
-@pytest.fixture(scope="module")
-def served(experiment: Path) -> Any:
+def loaded(experiment: Path) -> Any:
     chosen = experiment / "04_steering" / "intervention"
     words = ["--experiment", experiment, "--intervention", chosen, "--intervention", experiment / "other"]
     return load_served(_parser().parse_args([*map(str, words)]))
+
+
+@pytest.fixture(scope="module")
+def served(experiment: Path) -> Any:
+    return loaded(experiment)
 
 
 class Running:
@@ -95,13 +99,13 @@ def running(served: Any, limits: Limits = LIMITS, batch_size: int = 4, token: st
         yield Running(server, listening.getsockname()[1])
     finally:
         server.end()
-        thread.join(30)
+        thread.join(60)
         server.queue.join()
         listening.close()
     assert not thread.is_alive()
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not come to that in time"
@@ -109,8 +113,9 @@ def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
 
 
 @pytest.fixture(scope="module")
-def address(served: Any) -> Iterator[Running]:
-    with running(served) as one:
+def address(experiment: Path) -> Iterator[Running]:
+    # A model of its own: a test may use `served` while the server's thread still takes its hooks away.
+    with running(loaded(experiment)) as one:
         yield one
 
 
@@ -475,9 +480,9 @@ def test_who_waits_too_long_is_told_so_and_gives_the_place_back(served: Any) -> 
 def test_a_client_that_goes_away_frees_its_place(served: Any, streams: bool) -> None:
     with running(served, batch_size=1) as one:
         queue, written = one.server.queue, []
-        steps = threading.Semaphore(2)
+        steps = threading.Semaphore(1)
         bare = served.model.get_base_model()
-        handle = bare.register_forward_hook(lambda *_: (steps.acquire(timeout=30), written.append(1))[1])
+        handle = bare.register_forward_hook(lambda *_: (written.append(1), steps.acquire(timeout=120))[0])
         try:
             body = json.dumps({**ASK, "max_tokens": 60, "stream": streams, "temperature": 1, "seed": 3}).encode()
             sockets = []
@@ -548,11 +553,12 @@ def test_a_plain_backbone_is_served_with_and_without_an_intervention(backbone: s
     served = load_served(_parser().parse_args([*words, "--intervention", str(tmp_path / "mood"), "--strength", "3"]))
     assert [(one.name, one.variant) for one in served.models] == [("unsteered", None), ("steered", None)]
     assert [(one.name, one.strength) for one in served.interventions] == [("mood", 3.0)]
+    ids = prompt_ids(served.tokenizer, PROMPTS[1])
+    edits = {"unsteered": [], "steered": [shift(0, 3.0)]}
+    expected = {name: said(served, by_hand(served, ids, edits[name], 6)) for name in edits}
     with running(served) as one:
-        ids = prompt_ids(served.tokenizer, PROMPTS[1])
-        for name, edits in (("unsteered", []), ("steered", [shift(0, 3.0)])):
-            expected = said(served, by_hand(served, ids, edits, 6))
-            assert chat(one.client(), PROMPTS[1], model=name).choices[0].message.content == expected
+        for name, text in expected.items():
+            assert chat(one.client(), PROMPTS[1], model=name).choices[0].message.content == text
 
 
 def test_the_newest_finished_experiment_of_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
