@@ -61,7 +61,8 @@ def block_saved_bytes(
     mask = 1 if lora.dropout else 0
     copied = bool(lora.dropout or four_bit or checkpointing)
     inputs = lora.targets if copied else {SAME_INPUT.get(target, target) for target in lora.targets}
-    adapters = sum((COMPUTE + mask) * shape.linears[read][0] for read in inputs) + COMPUTE * lora.rank * len(lora.targets)
+    adapters = sum((COMPUTE + mask) * shape.linears[read][0] for read in inputs)
+    adapters += COMPUTE * lora.rank * len(lora.targets)
     return norms + attention + mlp + adapters
 
 
