@@ -11,11 +11,10 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.activations.summaries import text_states
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.batches import Example
+from fa_lightning.scenarios.batches import Example, plain_examples
 from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
 from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.conversations.conversation import Conversation
-from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.written_answers import written_answers
 
@@ -109,23 +108,20 @@ def prompt_contrast(
 
 
 def _examples_of(variants: Variants, prompts: Sequence[str | Conversation]) -> list[Example]:
-    examples = []
+    texts = []
     tokenizer = variants.tokenizer
     said = [Conversation(one) if isinstance(one, str) else one for one in prompts]
     warn_of_control_tokens(tokenizer, [f"{one.lines()}\n{one.answer}" for one in said], "prompts")
     writes = written_answers(tokenizer) if any(one.answer for one in said) else None
-    for index, one in enumerate(said):
+    for one in said:
         ids = tuple(prompt_ids(tokenizer, one.message, one.system, one.earlier))
         if writes is not None and one.answer:
             asked = one.message, one.system, one.earlier
             answer = writes.answer(one.answer, *asked)
             # The end of a turn is no part of what is said: every answer has it.
             ids = (*writes.prompt(*asked), *(answer if writes.ending is None else answer[:-1]))
-        if not ids:
-            raise UserError(f"prompt {index} is {one.message!r}, which has no tokens: give it some text")
-        examples.append(Example(ids, aligned=ids[-1], other=ids[-1], cell=NEUTRAL_CELL, group=0, index=index))
-    refuse_beyond_positions(tokenizer, (example.prompt for example in examples))
-    return examples
+        texts.append(ids)
+    return plain_examples(texts, tokenizer)
 
 
 def _contrast(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fa_lightning.activations.positions import ForwardCall
+from fa_lightning.activations.forward_call import ForwardCall
 from fa_lightning.activations.sites import Site, hidden_of, module_at, replaced
 from fa_lightning.backbones.attached import attached, uncompiled
 from fa_lightning.backbones.decoder import decoder_layers, text_config

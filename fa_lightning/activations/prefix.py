@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fa_lightning.activations.positions import CACHE_ARGUMENTS
+from fa_lightning.activations.forward_call import CACHE_ARGUMENTS
 from fa_lightning.backbones.decoder import text_config
 
 

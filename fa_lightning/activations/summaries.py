@@ -11,6 +11,7 @@ from torch import Tensor
 from fa_lightning.activations.capture import truncated_forward
 from fa_lightning.activations.massive import ordinary_tokens
 from fa_lightning.activations.sites import Site
+from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Example, collate, model_inputs
 
 Read = Literal["last", "mean"]
@@ -71,11 +72,18 @@ def mean_norms(
 
     Args:
         model: a causal LM.
-        examples: texts, of which one has two tokens at least.
+        examples: texts.
         sites: where to read.
         pad_token: id of the padding.
         batch_size: texts in a forward pass.
+
+    Raises:
+        UserError: each text is a single token, which is an attention sink.
     """
+    if all(len(example.prompt) < 2 for example in examples):
+        raise UserError(
+            "each text is a single token, the attention sink, so nothing shows how large states are: give longer texts"
+        )
     device = next(model.parameters()).device
     sums, counts = dict.fromkeys((site.name for site in sites), 0.0), dict.fromkeys((site.name for site in sites), 0)
     for start in range(0, len(examples), batch_size):

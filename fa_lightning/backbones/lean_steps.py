@@ -15,8 +15,8 @@ from typing_extensions import override
 class AttentionInFloat32(TorchFunctionMode):
     """Attention of a processor's bfloat16 tensors is computed in float32, and returned as it would have been.
 
-    Its backward pass in bfloat16 takes two to three times as long (torch 2.13: 86 ms and 34 ms for 8 x 9 heads of 190
-    tokens on an Intel Xeon with AMX), since only whole products gain from such units.
+    Its backward pass in bfloat16 takes two to three times as long (torch 2.13: 86 ms and 34 ms, forward pass included,
+    for 8 x 9 heads of 190 tokens on an Intel Xeon with AMX).
     """
 
     @override
@@ -39,8 +39,8 @@ def _wide(argument: Any) -> Any:
 def lean_steps(model: Any, device: torch.device) -> Iterator[None]:
     """Run forward passes of an adapter's fit so, where autocast is on; the backward pass may come behind the block.
 
-    PEFT widens the input of each adapter to the dtype of its weights, and autocast narrows it again: a third of a
-    forward pass on a processor, and not a bit of the result.
+    PEFT widens the input of each adapter to the dtype of its weights, and autocast narrows it again, which changes not
+    a bit of the result.
 
     Args:
         model: the PEFT model; a block of it that is computed again for the backward pass would miss the casts that it

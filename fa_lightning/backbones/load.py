@@ -157,6 +157,13 @@ def held_in_bits(backbone: BackboneArguments) -> str | None:
     return None if method is None else f"the backbone {backbone.name!r} comes quantised by {method}"
 
 
+def load_for_use(backbone: BackboneArguments | str) -> Any:
+    """`load_backbone` on the device at hand, for commands that have no Trainer."""
+    device = best_device()
+    model = load_backbone(backbone, device)
+    return model if is_packed(model) else model.to(device)
+
+
 def fingerprint(model: Any) -> dict[str, str]:
     """Which backbone this is, as fields that an error can name.
 

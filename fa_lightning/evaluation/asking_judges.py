@@ -171,12 +171,9 @@ class ModelJudge(AskingJudge):
 
     def _loaded(self) -> tuple[Any, Any]:
         if self._model is None:
-            from fa_lightning.backbones.load import best_device, load_backbone, load_tokenizer
-            from fa_lightning.backbones.quantised import is_packed
+            from fa_lightning.backbones.load import load_for_use, load_tokenizer
 
-            device = best_device()
-            model = load_backbone(self.backbone, device)
-            self._model = model if is_packed(model) else model.to(device), load_tokenizer(self.backbone)
+            self._model = load_for_use(self.backbone), load_tokenizer(self.backbone)
         loaded: tuple[Any, Any] = self._model
         return loaded
 

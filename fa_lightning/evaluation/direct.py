@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,10 +25,10 @@ from fa_lightning.regressors.moments import PairMoments
 from fa_lightning.regressors.vectors import ContrastVector
 from fa_lightning.scenarios.answers import answer_tokens
 from fa_lightning.scenarios.batches import Batch, example_loader, make_examples, plain_examples
-from fa_lightning.scenarios.opposites.texts import TextForm
 from fa_lightning.scenarios.prompts import Tokenizer, has_template
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.scenarios.text_form import TextForm
 from fa_lightning.steering.intervention import Intervention
 
 STEERED = "steered"
@@ -52,12 +52,12 @@ def read_states(
         batch_size: prompts in a forward pass.
 
     Raises:
-        UserError: there are no prompts, or no such site.
+        UserError: there are no prompts, one has no tokens or too many, or there is no such site.
     """
     if not prompts:
         raise UserError("prompts is empty: give at least one text to read states of")
     form = TextForm(tokenizer, has_template(tokenizer))
-    examples = plain_examples([form.asked(prompt) for prompt in prompts])
+    examples = plain_examples([form.asked(prompt) for prompt in prompts], tokenizer)
     return text_states(model, examples, [site], tokenizer.pad_token_id, batch_size, read)[site.name]
 
 
@@ -151,8 +151,10 @@ class Judgement:
                 "no_oversight": cells.no_oversight.accuracy,
             }
             if name in self.side_effects:
-                effects = asdict(self.side_effects[name])
-                row |= {key: effects[key] for key in ("kl_neutral_nats", "kl_answer_nats", "unchanged_answers")}
+                effects = self.side_effects[name]
+                row |= {
+                    key: getattr(effects, key) for key in ("kl_neutral_nats", "kl_answer_nats", "unchanged_answers")
+                }
             rows.append(row)
         return rows
 

@@ -9,16 +9,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from fa_lightning.common.numbers import NO_INTERVAL, Interval
 from fa_lightning.metrics.divergences import repetition
 from fa_lightning.metrics.intervals import bootstrap_over_groups
-from fa_lightning.scenarios.opposites.texts import OppositePair, TextForm
+from fa_lightning.scenarios.answers import answer_logits, written_tokens
+from fa_lightning.scenarios.batches import collate, model_inputs, plain_examples
+from fa_lightning.scenarios.opposites.texts import OppositePair
+from fa_lightning.scenarios.text_form import TextForm
 from fa_lightning.scenarios.turn_endings import end_tokens, until_end
-from fa_lightning.steering.command_options import strength_of_dose
+from fa_lightning.scenarios.written_answers import NO_TOKEN, answered, log_likelihood
+from fa_lightning.steering.constant import strength_of_dose
 from fa_lightning.steering.hooks import input_device
 from fa_lightning.steering.intervention import Intervention, steering
-from fa_lightning.steering.text_comparison import Sampling, left_padded, write_tokens
+from fa_lightning.steering.text_comparison import Sampling, write_tokens
 
 FLUENT = 1.5
 """Largest ratio of perplexities at which a steered text still counts as fluent."""
@@ -77,13 +82,15 @@ class VectorSweep:
         new_tokens: int = 24,
         batch_size: int = 16,
     ) -> None:
-        self.model, self.form, self.held_out, self.batch_size = model, form, tuple(held_out), batch_size
+        self.model, self.form, self.batch_size, self.sampling = model, form, batch_size, Sampling(new_tokens)
         self.prompts = [form.asked(prompt) for prompt in prompts]
-        self.sampling = Sampling(new_tokens)
         self._ends = end_tokens(model, form.tokenizer)
+        # Both answers of each pair, one behind the other.
+        self._asked = [form.asked(pair.prompt) for pair in held_out for _ in range(2)]
+        self._answers = [form.answer(text, pair.prompt) for pair in held_out for text in (pair.positive, pair.negative)]
         self._odds = self._log_odds(())
-        self._nats, self._repeated, sample = self._written(())
-        self.unsteered = VectorPoint(-1, 0.0, 0.0, 0.0, 0.0, NO_INTERVAL, 1.0, self._repeated, sample)
+        self._nats, repeated, sample = self._written(())
+        self.unsteered = VectorPoint(-1, 0.0, 0.0, 0.0, 0.0, NO_INTERVAL, 1.0, repeated, sample)
 
     def point(self, intervention: Intervention, dose: float) -> VectorPoint:
         """What an intervention does, which is a vector at the strength of a dose."""
@@ -106,37 +113,28 @@ class VectorSweep:
 
     def _log_odds(self, interventions: Sequence[Intervention]) -> Tensor:
         """Log-likelihood of the positive answer over that of the negative one, nats, (held-out pairs,) float64."""
-        asked = [self.form.asked(pair.prompt) for pair in self.held_out for _ in range(2)]
-        answers = [
-            self.form.answer(text, pair.prompt) for pair in self.held_out for text in (pair.positive, pair.negative)
-        ]
-        return self._likelihoods(asked, answers, interventions).view(-1, 2) @ torch.tensor([1.0, -1.0]).double()
+        likelihoods = self._likelihoods(self._asked, self._answers, interventions)
+        return likelihoods.view(-1, 2) @ torch.tensor([1.0, -1.0], dtype=torch.float64)
 
     @torch.inference_mode()
     def _likelihoods(
         self,
-        asked: Sequence[Sequence[int]],
+        asked: Sequence[tuple[int, ...]],
         answers: Sequence[Sequence[int]],
         interventions: Sequence[Intervention],
     ) -> Tensor:
         """Log-likelihood of each answer behind its prompt, nats, (answers,) float64."""
-        device = input_device(self.model)
-        sums = torch.zeros(len(answers), dtype=torch.float64)
+        device, pad_token = input_device(self.model), self.form.tokenizer.pad_token_id
+        parts = [torch.zeros(0)]
         for start in range(0, len(answers), self.batch_size):
-            rows = range(start, min(start + self.batch_size, len(answers)))
-            inputs = left_padded(
-                [[*asked[row], *answers[row]] for row in rows], self.form.tokenizer.pad_token_id, device
-            )
-            longest = max(len(answers[row]) for row in rows)
-            prompt_tokens = torch.tensor([len(asked[row]) for row in rows], device=device)
-            with steering(self.model, interventions, prompt_tokens):
-                logits = self.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
-            scores = logits[:, :-1].float().log_softmax(-1)
-            target = inputs["input_ids"][:, -longest:]
-            taken = scores.gather(2, target[..., None])[..., 0].double().cpu()
-            for index, row in enumerate(rows):
-                sums[row] = taken[index, longest - len(answers[row]) :].sum()
-        return sums
+            rows = slice(start, start + self.batch_size)
+            prompts = collate(plain_examples(asked[rows], self.form.tokenizer), pad_token)
+            filled = pad_sequence([torch.tensor(ids) for ids in answers[rows]], True, NO_TOKEN)
+            batch = {name: values.to(device) for name, values in answered(prompts, filled).items()}
+            with steering(self.model, interventions, batch["prompt_tokens"]):
+                logits = answer_logits(self.model, model_inputs(batch), written_tokens(batch))
+            parts.append(log_likelihood(logits, batch).cpu() * (filled != NO_TOKEN).sum(1))
+        return torch.cat(parts).double()
 
     def _written(self, interventions: Sequence[Intervention]) -> tuple[float, float, str]:
         """Of the texts behind the prompts: nats per token without steering, repeated 3-grams, the first text."""

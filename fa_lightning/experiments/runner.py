@@ -336,7 +336,10 @@ def _finish(chain: Chain, stages: list[Stage], data: Any, console: Console, is_s
     if finished is None:
         return
     path, result = finished
-    console.print(f"\nresults: {path}{f'{chr(10)}logs:    {logs}' if logs.is_dir() else ''}\n\nNext:")
+    console.print(f"\nresults: {path}")
+    if logs.is_dir():
+        console.print(f"logs:    {logs}")
+    console.print("\nNext:")
     console.print(f"  python -m fa_lightning report {root}", soft_wrap=True)
     if any(logs.rglob("events.out.tfevents.*")):
         console.print(f"  tensorboard --logdir {logs}")

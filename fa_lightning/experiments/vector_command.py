@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +17,15 @@ from fa_lightning.scenarios.opposites.texts import (
     SHIPPED,
     OppositePair,
     OppositeTexts,
-    TextForm,
     paired,
     read_opposites,
     shipped,
+    sides,
 )
+from fa_lightning.scenarios.text_form import TextForm
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from fa_lightning.evaluation.vector_sweep import VectorPoint
-    from fa_lightning.reports.table import Table
     from fa_lightning.steering.intervention import Intervention
 
 DOSES = (-0.5, -0.2, 0.1, 0.2, 0.35, 0.5, 0.8)
@@ -42,23 +38,26 @@ def main(words: Sequence[str]) -> int:
     options = _parser().parse_args(list(words))
     texts = _texts(options)
 
-    from fa_lightning.backbones.load import best_device, fingerprint, load_backbone, load_tokenizer
-    from fa_lightning.backbones.quantised import is_packed
+    from rich.console import Console
+
+    from fa_lightning.backbones.load import fingerprint, load_for_use, load_tokenizer
     from fa_lightning.evaluation.vector_sweep import VectorSweep, sweep, sweet_spot
+    from fa_lightning.experiments.vector_shown import summary, table_of, tokens_drawn
+    from fa_lightning.reports.table import write_csv
+    from fa_lightning.reports.terminal import print_tables
     from fa_lightning.scenarios.prompts import has_template
 
     backbone = backbone_of_options(options)
-    model, tokenizer = load_backbone(backbone, best_device()), load_tokenizer(backbone)
-    if not is_packed(model):
-        model.to(best_device())
+    model, tokenizer = load_for_use(backbone), load_tokenizer(backbone)
     is_chat = has_template(tokenizer) if options.form is None else options.form == "chat"
     if is_chat and not has_template(tokenizer):
         raise UserError(f"--form chat: {backbone.name} has no chat template; use --form raw")
     form = TextForm(tokenizer, is_chat)
     vectors, norms = _vectors(model, form, texts.pairs, options)
+    made_for = fingerprint(model)
     for vector, norm in zip(vectors, norms, strict=True):
         vector.fingerprint = {
-            "backbone": fingerprint(model),
+            "backbone": made_for,
             "vector": {
                 "texts": texts.name,
                 "pairs": len(texts.pairs),
@@ -67,13 +66,8 @@ def main(words: Sequence[str]) -> int:
             },
         }
 
-    from rich.console import Console
-
     console = Console(highlight=False, markup=False)
-    how = "through the chat template" if is_chat else "as raw text"
-    pairs = f"{len(texts.pairs)} pair{'s' * (len(texts.pairs) > 1)}"
-    console.print(f"{texts.name}: {pairs}, {how} (--form), read at {_read_at(options, texts)}", soft_wrap=True)
-    for line in _drawn(form, texts, options.positions, vectors[0], options.read):
+    for line in (summary(form, texts, options.read), *tokens_drawn(form, texts, options.positions, options.read)):
         console.print(line, soft_wrap=True)
     prompts = (
         options.prompt
@@ -89,10 +83,7 @@ def main(words: Sequence[str]) -> int:
         console.print(f"layer {point.layer}, dose {point.dose:g}: {point.sample}", style="dim")
     best = sweet_spot(points, tried.unsteered)
 
-    from fa_lightning.reports.table import write_csv
-    from fa_lightning.reports.terminal import print_tables
-
-    table = _table(texts.name, [tried.unsteered, *points], best)
+    table = table_of(texts.name, [tried.unsteered, *points], best)
     print_tables([table], console)
     if best is None:
         reason = "no dose moves the held-out answers with its texts still whole" if texts.held_out else NO_EFFECT
@@ -145,7 +136,7 @@ def _parser() -> CommandParser:
     tried = parser.add_argument_group("trial")
     tried.add_argument(
         "--doses",
-        type=_numbers,
+        type=_doses,
         default=DOSES,
         help=f"edit's norm over the mean norm of states; below 0 the other way (default {','.join(map(str, DOSES))})",
     )
@@ -156,11 +147,14 @@ def _parser() -> CommandParser:
     return parser
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    values = tuple(float(part) for part in text.split(","))
-    if not values or not all(abs(value) < float("inf") and value for value in values):
-        raise ValueError
-    return values
+def _doses(word: str) -> tuple[float, ...]:
+    try:
+        doses = tuple(float(part) for part in word.split(","))
+    except ValueError:
+        doses = ()
+    if not doses or not all(dose and abs(dose) < float("inf") for dose in doses):
+        raise argparse.ArgumentTypeError(f"{word!r} is no list of doses: give numbers other than 0, as 0.1,0.5,-0.2")
+    return doses
 
 
 def _texts(options: argparse.Namespace) -> OppositeTexts:
@@ -177,6 +171,8 @@ def _texts(options: argparse.Namespace) -> OppositeTexts:
     for text in (*options.positive, *options.negative, *options.prompt):
         refuse_garbled(text, "a text", "put it into a --file in UTF-8")
     first_covered(options.positions)
+    if options.output is not None and options.output.exists() and not options.output.is_dir():
+        raise UserError(f"--output {options.output} is a file, but must be a folder to save the vector in")
     by_hand = bool(options.positive or options.negative)
     if sum((options.set is not None, by_hand, options.file is not None)) != 1:
         raise UserError("name the opposite texts once: --set NAME, --positive and --negative, or --file FILE")
@@ -219,95 +215,17 @@ def _vectors(
     from fa_lightning.steering.intervention import Intervention
 
     sites = [Site(layer, positions=options.positions) for layer in _layers(options.layer, len(decoder_layers(model)))]
-    sides = [plain_examples(side) for side in zip(*map(form.sides, pairs), strict=True)]
+    tokens = zip(*(sides(form, pair) for pair in pairs), strict=True)
+    both = [plain_examples(side, form.tokenizer) for side in tokens]
     pad_token = form.tokenizer.pad_token_id
-    towards, away = (text_states(model, side, sites, pad_token, options.batch_size, options.read) for side in sides)
+    towards, away = (text_states(model, side, sites, pad_token, options.batch_size, options.read) for side in both)
     vectors = []
     for site in sites:
         vector = ContrastVector(towards[site.name].shape[1], options.direction)
         vector.fit_contrast(towards[site.name], away[site.name])
         vectors.append(Intervention(site, vector))
-    norms = mean_norms(model, [*sides[0], *sides[1]], sites, pad_token, options.batch_size)
+    norms = mean_norms(model, [*both[0], *both[1]], sites, pad_token, options.batch_size)
     return vectors, [norms[site.name] for site in sites]
-
-
-def _read_at(options: argparse.Namespace, texts: OppositeTexts) -> str:
-    if options.read == "mean":
-        return "all tokens but the first (mean)"
-    return "the last token of the answer" if texts.pairs[0].prompt else "the last token"
-
-
-def _drawn(form: TextForm, texts: OppositeTexts, positions: str, vector: Intervention, read: str) -> list[Text]:
-    """One pair with the tokens that are read, and one prompt with an answer and the tokens that are steered."""
-    import torch
-    from rich.text import Text
-
-    from fa_lightning.activations.positions import covered_tokens
-
-    lines = []
-    for label, ids in zip(("read, towards", "read, away   "), form.sides(texts.pairs[0]), strict=True):
-        marked = [(read == "mean" and index > 0) or index == len(ids) - 1 for index in range(len(ids))]
-        lines.append(_tokens(form, label, ids, marked))
-    pair = (texts.held_out or texts.pairs)[0]
-    asked = form.asked(pair.prompt or pair.positive)
-    answer = form.answer(pair.positive, pair.prompt) if pair.prompt else ()
-    ids = (*asked, *answer)
-    real, places = torch.ones(1, len(ids), dtype=torch.bool), torch.arange(len(ids))[None]
-    covered = covered_tokens(positions, real, places, 0, torch.tensor([len(asked)]))[0].tolist()
-    lines.append(_tokens(form, "steered      ", ids, covered))
-    lines.append(Text(f"[marked]: read, or steered with {vector.site.name} ({positions})", style="dim"))
-    return lines
-
-
-def _tokens(form: TextForm, label: str, ids: Sequence[int], marked: Sequence[bool]) -> Text:
-    from rich.text import Text
-
-    line = Text(f"{label} ")
-    for is_marked, run in groupby(zip(ids, marked, strict=True), key=itemgetter(1)):
-        text = "".join(form.tokenizer.decode([token]).replace("\n", "\\n") for token, _ in run)
-        # Brackets as well as colour, so that a file or a plain terminal shows it, too.
-        line.append(f"[{text}]" if is_marked else text, style="bold" if is_marked else "dim")
-    return line
-
-
-def _table(name: str, points: Sequence[VectorPoint], best: VectorPoint | None) -> Table:
-    from fa_lightning.reports.table import Cell, Column, Table, row
-
-    columns = (
-        Column("layer", 6, key="layer"),
-        Column("dose", 6, key="dose"),
-        Column("multiplier", 11, key="multiplier"),
-        Column("length", 8, key="length"),
-        Column("effect, nats", 18, key="effect", has_interval=True),
-        Column("perplexity ratio", 11, "perplexity", key="perplexity_ratio"),
-        Column("repeated 3-grams", 9, "repeated", key="repeated"),
-        Column("text", key="sample"),
-    )
-    rows = [
-        row(
-            "none" if point.layer < 0 else point.layer,
-            Cell(point.dose, form=_short),
-            Cell(point.multiplier, form=_short),
-            Cell(point.length, form=_short),
-            Cell(None if point.effect != point.effect else point.effect, point.effect_ci95),
-            Cell(point.perplexity_ratio),
-            Cell(point.repeated),
-            point.sample,
-            style="main" if point is best else "",
-            section=str(point.layer),
-        )
-        for point in points
-    ]
-    notes = (
-        "Effect: added to the log-odds of the positive against the negative held-out answer, mean over prompts.",
-        "Dose: norm of the edit (length) over the mean norm of states; the multiplier is of the plain vector.",
-        "Sweet spot, in bold: the largest effect with a perplexity ratio of 1.5 and 0.1 more repeated 3-grams at most.",
-    )
-    return Table(f"Vector {name}", columns, tuple(rows), notes)
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}"
 
 
 def _chosen(vectors: Sequence[Intervention], best: VectorPoint | None) -> Intervention:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
 
+from fa_lightning.activations.positions import mark_of
 from fa_lightning.activations.site_names import SiteName, check_sites, is_absolute, resolve_sites
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.generators import seeded
@@ -97,9 +98,10 @@ class Fit:
         if self.stack is not None:
             # The order of relative names is checked when the model is known.
             self._check_order([Site.parse(str(name)) for name in self.stack if is_absolute(name)])
-        if (self.objective != "regression" or self.stack is not None) and self.positions == "generated":
+        is_written = self.positions == "generated" or mark_of(self.positions) is not None
+        if (self.objective != "regression" or self.stack is not None) and is_written:
             raise UserError(
-                "positions is 'generated', but a fit through the live model sees prompts only: take all or last"
+                f"positions is {self.positions!r}, but a fit through the live model sees prompts only: take all or last"
             )
         if self.contrast not in (None, *get_args(ContrastKind)):
             raise UserError(f"contrast is {self.contrast!r}, but must be one of: {', '.join(get_args(ContrastKind))}")

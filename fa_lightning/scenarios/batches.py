@@ -135,8 +135,16 @@ def _example(
     )
 
 
-def plain_examples(texts: Sequence[tuple[int, ...]]) -> list[Example]:
-    """Texts of token ids that have nothing to answer, as batches take them."""
+def plain_examples(texts: Sequence[tuple[int, ...]], tokenizer: Tokenizer) -> list[Example]:
+    """Texts of token ids that have nothing to answer, as batches take them.
+
+    Raises:
+        UserError: one has no tokens, or more than the model has positions.
+    """
+    for index, ids in enumerate(texts):
+        if not ids:
+            raise UserError(f"text {index} has no tokens: give it some words")
+    refuse_beyond_positions(tokenizer, texts)
     return [Example(ids, ids[-1], ids[-1], NEUTRAL_CELL, group=0, index=index) for index, ids in enumerate(texts)]
 
 

@@ -32,6 +32,34 @@ def add_experiment_options(parser: Any, folder_help: str) -> None:
     )
 
 
+def add_edit_options(parser: Any, which: str, strength: str) -> None:
+    """Add `--intervention`, and what may be said in the place of what was saved with it.
+
+    Args:
+        parser: or a group of one.
+        which: what several of them mean to this command, and which one is the default.
+        strength: what `--strength` means to it.
+    """
+    folder = "folder of a saved intervention, or user/repo[/subfolder] on the Hub; may be repeated"
+    parser.add_argument("--intervention", action="append", default=[], help=f"{folder}{which}")
+    each = "once for all interventions, or once for each"
+    parser.add_argument("--strength", type=float, action="append", default=[], help=f"{strength}; {each}")
+    parser.add_argument(
+        "--dose",
+        type=float,
+        action="append",
+        default=[],
+        help="in place of a strength: norm of the edit over the mean norm of states, for a vector that says how large "
+        "those are (as `vector` saves them); below 0 the other way",
+    )
+    parser.add_argument(
+        "--positions",
+        action="append",
+        default=[],
+        help=f"instead of the saved ones (all, last, generated, prompt, from_K); {each}",
+    )
+
+
 def refuse_wrong_edits(options: argparse.Namespace) -> None:
     """Refuse strengths that are no numbers, and folders that hold no intervention, before a model is loaded.
 
@@ -39,10 +67,9 @@ def refuse_wrong_edits(options: argparse.Namespace) -> None:
         MissingFileError: a folder holds no intervention.
         UserError: a strength is not finite.
     """
-    doses = getattr(options, "dose", [])
-    if options.strength and doses:
+    if options.strength and options.dose:
         raise UserError("--strength and --dose say the same twice: give one of them")
-    for name, values in (("strength", options.strength), ("dose", doses)):
+    for name, values in (("strength", options.strength), ("dose", options.dose)):
         for value in values:
             if not math.isfinite(value):
                 raise UserError(f"--{name} is {value}, but must be a finite number")
@@ -85,7 +112,7 @@ def chosen_interventions(
     """The saved interventions, at the strengths and positions that were asked for.
 
     Args:
-        options: of a command, with `strength` and `positions`.
+        options: of a command, with `strength`, `dose` and `positions`.
         folders: of the interventions.
         model: that they are checked against; None checks nothing.
         backbone: its fingerprint, likewise.
@@ -94,6 +121,7 @@ def chosen_interventions(
         MissingFileError: there is no intervention in a folder.
         UserError: one is damaged or does not fit the model.
     """
+    from fa_lightning.steering.constant import strength_of_dose
     from fa_lightning.steering.intervention import Intervention
 
     loaded: list[list[Intervention]] = []
@@ -105,40 +133,13 @@ def chosen_interventions(
                 _check_backbone(intervention, backbone, part)
             loaded[-1].append(intervention)
     strengths = _one_for_each(options.strength, len(loaded), "--strength")
-    doses = _one_for_each(getattr(options, "dose", []), len(loaded), "--dose")
+    doses = _one_for_each(options.dose, len(loaded), "--dose")
     positions = _one_for_each(options.positions, len(loaded), "--positions")
     return [
         intervention.at(strength if dose is None else strength_of_dose(intervention, dose), rule)
         for parts, strength, dose, rule in zip(loaded, strengths, doses, positions, strict=True)
         for intervention in parts
     ]
-
-
-def strength_of_dose(vector: Intervention, dose: float, norm: float | None = None) -> float:
-    """The strength that makes a vector's edit as long as `dose` times the mean norm of states at its site.
-
-    Args:
-        vector: whose edit is the same for every state.
-        dose: below 0 it steers the other way.
-        norm: of the states; None takes what the vector was saved with.
-
-    Raises:
-        UserError: the edit depends on the state, is nothing, or the norm is not known.
-    """
-    edit = vector.regressor.constant_edit()
-    length = 0.0 if edit is None else float(edit.norm())
-    if not length:
-        reason = "depends on the state" if edit is None else "is nothing"
-        raise UserError(f"--dose is for vectors, but the edit of {vector.regressor.name} {reason}: give --strength")
-    if norm is None:
-        saved = vector.fingerprint.get("vector")
-        norm = saved.get("norm") if isinstance(saved, dict) else None
-    if not isinstance(norm, (int, float)) or not 0 < norm < math.inf:
-        raise UserError(
-            "--dose needs the mean norm of states at the vector's site, which is saved with those that "
-            "`python -m fa_lightning vector` makes: make it so, or give --strength"
-        )
-    return dose * norm / length
 
 
 def _check_backbone(intervention: Intervention, backbone: dict[str, str], folder: str | Path) -> None:

@@ -1,6 +1,8 @@
-"""Interventions that come down to one vector for every token, which need no hook."""
+"""Interventions that come down to one vector for every token: what they add, without a hook, and their doses."""
 
 from __future__ import annotations
+
+import math
 
 from torch import Tensor
 
@@ -32,3 +34,30 @@ def shift_of_every_token(intervention: Intervention, refusal: str, adds: str, in
         reason = f"its positions are {intervention.site.positions!r}"
         instead = f'{instead} If every token is meant, take intervention.at(positions="all") (--positions all)'.strip()
     raise UserError(f"{refusal}{reason}, but {adds} one vector to every token. {instead}".rstrip())
+
+
+def strength_of_dose(vector: Intervention, dose: float, norm: float | None = None) -> float:
+    """The strength that makes a vector's edit as long as `dose` times the mean norm of states at its site.
+
+    Args:
+        vector: whose edit is the same for every state.
+        dose: below 0 it steers the other way.
+        norm: of the states; None takes what the vector was saved with.
+
+    Raises:
+        UserError: the edit depends on the state, is nothing, or the norm is not known.
+    """
+    edit = vector.regressor.constant_edit()
+    length = 0.0 if edit is None else float(edit.norm())
+    if not length:
+        reason = "depends on the state" if edit is None else "is nothing"
+        raise UserError(f"dose is for vectors, but the edit of {vector.regressor.name} {reason}: give a strength")
+    if norm is None:
+        saved = vector.fingerprint.get("vector")
+        norm = saved.get("norm") if isinstance(saved, dict) else None
+    if not isinstance(norm, (int, float)) or not 0 < norm < math.inf:
+        raise UserError(
+            "dose needs the mean norm of states at the vector's site, which is saved with those that "
+            "`python -m fa_lightning vector` makes: make it so, or give a strength"
+        )
+    return dose * norm / length

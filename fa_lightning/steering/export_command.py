@@ -69,6 +69,7 @@ def _parser() -> CommandParser:
         "user/repo[/subfolder] on the Hub; may be repeated (default none)",
     )
     edit.add_argument("--strength", type=float, action="append", default=[], help="instead of the saved one")
+    parser.set_defaults(dose=[])  # a file of weights is made at a strength
     edit.add_argument("--positions", action="append", default=[], choices=("all",), help="instead of the saved ones")
     check = parser.add_argument_group("check")
     check.add_argument("--prompt", action="append", default=[], help="answers to it are compared; may be repeated")

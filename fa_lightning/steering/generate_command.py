@@ -17,6 +17,7 @@ from fa_lightning.common.files import is_plain, output_file
 from fa_lightning.common.ranges import check_number
 from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.steering.command_options import (
+    add_edit_options,
     add_experiment_options,
     chosen_interventions,
     read_prompts,
@@ -76,33 +77,10 @@ def _parser() -> CommandParser:
     add_experiment_options(where, f"output folder of an experiment (default {DEFAULT_EXPERIMENT})")
     add_backbone_options(where, "in place of an experiment, any causal LM: a folder, a .gguf file or a Hub name")
     edit = parser.add_argument_group("steering")
-    edit.add_argument(
-        "--intervention",
-        action="append",
-        default=[],
-        help="folder of a saved intervention, or user/repo[/subfolder] on the Hub; may be repeated, to attach several "
-        "in this order (default: the one that the experiment chose)",
-    )
-    edit.add_argument(
-        "--strength",
-        type=float,
-        action="append",
-        default=[],
-        help="instead of the saved one; once for all interventions, or once for each; 0 leaves the model as it is",
-    )
-    edit.add_argument(
-        "--dose",
-        type=float,
-        action="append",
-        default=[],
-        help="in place of a strength: norm of the edit over the mean norm of states, for a vector that says how large "
-        "those are (as `vector` saves them); below 0 the other way",
-    )
-    edit.add_argument(
-        "--positions",
-        action="append",
-        default=[],
-        help="instead of the saved ones (all, last, generated, prompt, from_K); once for all, or once for each",
+    add_edit_options(
+        edit,
+        ", to attach several in this order (default: the one that the experiment chose)",
+        "instead of the saved one; 0 leaves the model as it is",
     )
     text = parser.add_argument_group("text")
     text.add_argument("--prompt", action="append", default=[], help="the user's message; may be repeated")
@@ -151,21 +129,18 @@ def _refuse_output(path: Path) -> None:
 
 def _loaded(options: argparse.Namespace) -> tuple[str, Any, Any, list[Intervention]]:
     """What the unsteered text is called, a block in which the model is ready, its tokenizer, and the interventions."""
-    from fa_lightning.backbones.load import best_device, fingerprint, load_backbone, load_tokenizer
-    from fa_lightning.backbones.quantised import is_packed
+    from fa_lightning.backbones.load import best_device, fingerprint, load_for_use, load_tokenizer
     from fa_lightning.backbones.variants import Variants
 
-    device, backbone = best_device(), backbone_of_options(options)
+    backbone = backbone_of_options(options)
     if options.backbone is not None:
-        model = load_backbone(backbone, device)
-        if not is_packed(model):
-            model.to(device)
+        model = load_for_use(backbone)
         interventions = chosen_interventions(options, options.intervention, model, fingerprint(model))
         return "unsteered", nullcontext(model), load_tokenizer(backbone), interventions
     experiment = options.experiment or DEFAULT_EXPERIMENT
     aligned, faking = artefacts_of(experiment)
     saved = options.intervention or [intervention_of(experiment)]
-    variants = Variants.load({"faking": str(faking), "aligned": str(aligned)}, backbone, device)
+    variants = Variants.load({"faking": str(faking), "aligned": str(aligned)}, backbone, best_device())
     interventions = chosen_interventions(options, saved, variants.model, variants.fingerprint)
     variant = options.variant or "faking"
     return variant, variants.using(variant), variants.tokenizer, interventions

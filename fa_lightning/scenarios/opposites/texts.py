@@ -10,8 +10,7 @@ from typing import Any
 from fa_lightning.common.rows import Row, read_rows
 from fa_lightning.common.user_files import read_yaml
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
-from fa_lightning.scenarios.written_answers import written_answers
+from fa_lightning.scenarios.text_form import TextForm
 
 SHIPPED = tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.yaml")))
 """Names of the sets that come with the package: what is steered towards, then what away from."""
@@ -91,42 +90,13 @@ def paired(positive: Sequence[str], negative: Sequence[str]) -> tuple[OppositePa
     return tuple(map(OppositePair, positive, negative))
 
 
-@dataclass(frozen=True)
-class TextForm:
-    """How texts are shown to a model: through its chat template, or as they are.
-
-    Attributes:
-        tokenizer: of the model.
-        is_chat: whether a text is a user's message, and an answer an assistant's.
-    """
-
-    tokenizer: Tokenizer
-    is_chat: bool
-
-    def asked(self, prompt: str) -> tuple[int, ...]:
-        """Token ids of a prompt, up to where the answer begins."""
-        if self.is_chat:
-            return tuple(prompt_ids(self.tokenizer, prompt))
-        ids = tuple(self.tokenizer(prompt)["input_ids"])
-        # Whatever comes first is an attention sink: no word of the text should have to be it.
-        begin = self.tokenizer.bos_token_id
-        return ids if begin is None or ids[:1] == (begin,) else (begin, *ids)
-
-    def answer(self, text: str, prompt: str) -> tuple[int, ...]:
-        """Token ids of an answer behind a prompt, without what ends a turn."""
-        if not self.is_chat:
-            return tuple(self.tokenizer(f" {text}", add_special_tokens=False)["input_ids"])
-        writes = written_answers(self.tokenizer)
-        ids = writes.answer(text, prompt, None, ())
-        return (*writes.lead, *(ids if writes.ending is None else ids[:-1]))
-
-    def sides(self, pair: OppositePair) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Token ids of both sides of a pair, each whole."""
-        if not pair.prompt:
-            return self.asked(pair.positive), self.asked(pair.negative)
-        asked = self.asked(pair.prompt)
-        positive, negative = (self.answer(text, pair.prompt) for text in (pair.positive, pair.negative))
-        return (*asked, *positive), (*asked, *negative)
+def sides(form: TextForm, pair: OppositePair) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids of both sides of a pair, each whole, as a form shows them."""
+    if not pair.prompt:
+        return form.asked(pair.positive), form.asked(pair.negative)
+    asked = form.asked(pair.prompt)
+    positive, negative = (form.answer(text, pair.prompt) for text in (pair.positive, pair.negative))
+    return (*asked, *positive), (*asked, *negative)
 
 
 def _pair(entry: Any) -> OppositePair:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fa_lightning.errors import UserError
-from fa_lightning.steering.serving.requests import RequestError
+from fa_lightning.steering.serving.refusals import RequestError
 
 
 @dataclass(frozen=True)

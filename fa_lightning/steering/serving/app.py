@@ -13,17 +13,11 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 from starlette.exceptions import HTTPException
 
 from fa_lightning.steering.serving.access import Access
+from fa_lightning.steering.serving.bodies import ChatAsked, CompletionAsked, read_body
 from fa_lightning.steering.serving.exchange import ClientGoneError, Exchange, while_there
+from fa_lightning.steering.serving.refusals import RequestError
 from fa_lightning.steering.serving.replies import Reply, error_of, models_of
-from fa_lightning.steering.serving.requests import (
-    ChatAsked,
-    CompletionAsked,
-    Limits,
-    RequestError,
-    chat_texts,
-    completion_texts,
-    read_body,
-)
+from fa_lightning.steering.serving.requests import Limits, chat_texts, completion_texts
 from fa_lightning.steering.serving.served import Served
 from fa_lightning.steering.serving.texts import TextRequest
 from fa_lightning.steering.serving.waiting import Queue

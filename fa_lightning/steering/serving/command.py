@@ -13,7 +13,12 @@ from fa_lightning.backbones.options import add_backbone_options, backbone_of_opt
 from fa_lightning.common.command_parser import CommandParser
 from fa_lightning.common.ranges import check_number
 from fa_lightning.errors import MissingFileError, MissingPackageError, UserError
-from fa_lightning.steering.command_options import add_experiment_options, chosen_interventions, refuse_wrong_edits
+from fa_lightning.steering.command_options import (
+    add_edit_options,
+    add_experiment_options,
+    chosen_interventions,
+    refuse_wrong_edits,
+)
 from fa_lightning.steering.experiment_folders import artefacts_of, intervention_of
 
 if TYPE_CHECKING:
@@ -55,33 +60,10 @@ def _parser() -> CommandParser:
     where.add_argument("--base", help="in place of its folder: the newest finished steering experiment of this base")
     add_backbone_options(where, "in place of an experiment, any causal LM: a folder, a .gguf file or a Hub name")
     edit = parser.add_argument_group("steering")
-    edit.add_argument(
-        "--intervention",
-        action="append",
-        default=[],
-        help="folder of a saved intervention, or user/repo[/subfolder] on the Hub; may be repeated: requests choose, "
-        "and several are attached in this order (default: the one that the experiment chose)",
-    )
-    edit.add_argument(
-        "--strength",
-        type=float,
-        action="append",
-        default=[],
-        help="where a request says none, instead of the saved one; once for all interventions, or once for each",
-    )
-    edit.add_argument(
-        "--dose",
-        type=float,
-        action="append",
-        default=[],
-        help="in place of a strength: norm of the edit over the mean norm of states, for a vector that says how large "
-        "those are (as `vector` saves them)",
-    )
-    edit.add_argument(
-        "--positions",
-        action="append",
-        default=[],
-        help="instead of the saved ones (all, last, generated, prompt, from_K); once for all, or once for each",
+    add_edit_options(
+        edit,
+        ": requests choose, and several are attached in this order (default: the one that the experiment chose)",
+        "where a request says none, instead of the saved one",
     )
     door = parser.add_argument_group("address")
     door.add_argument("--host", default="127.0.0.1", help="to listen at; any but this machine's own needs a token")
@@ -122,25 +104,22 @@ def load_served(options: argparse.Namespace) -> Served:
         MissingFileError: something is not there.
         UserError: something does not fit the model.
     """
-    from fa_lightning.backbones.load import best_device, fingerprint, load_backbone, load_tokenizer
-    from fa_lightning.backbones.quantised import is_packed
+    from fa_lightning.backbones.load import best_device, fingerprint, load_for_use, load_tokenizer
     from fa_lightning.backbones.variants import Variants
     from fa_lightning.steering.serving.served import NamedModel, Served
 
-    device, backbone = best_device(), backbone_of_options(options)
+    backbone = backbone_of_options(options)
     if options.backbone is not None:
-        model: Any = load_backbone(backbone, device)
-        if not is_packed(model):
-            model.to(device)
+        model = load_for_use(backbone)
         named = _named_interventions(options, options.intervention, model, fingerprint(model))
         models = [NamedModel("unsteered", None, False), *([NamedModel("steered", None, True)] if named else [])]
-        return Served(model.eval(), load_tokenizer(backbone), models, named)
+        return Served(model, load_tokenizer(backbone), models, named)
     experiment = options.experiment or DEFAULT_EXPERIMENT
     if options.base is not None:
         experiment = newest_experiment(options.base)
     aligned, faking = artefacts_of(experiment)
     folders = options.intervention or [intervention_of(experiment)]
-    variants = Variants.load({"faking": str(faking), "aligned": str(aligned)}, backbone, device)
+    variants = Variants.load({"faking": str(faking), "aligned": str(aligned)}, backbone, best_device())
     named = _named_interventions(options, folders, variants.model, variants.fingerprint)
     models = [
         NamedModel("faking", "faking", False),

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from fa_lightning.backbones.load import ran_out
 from fa_lightning.errors import UserError
-from fa_lightning.steering.serving.requests import Limits, RequestError
+from fa_lightning.steering.serving.refusals import RequestError
+from fa_lightning.steering.serving.requests import Limits
 from fa_lightning.steering.serving.texts import Text, TextRequest
 from fa_lightning.steering.serving.waiting import ClosingError, Event, FullError, Job, Queue
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fa_lightning.scenarios.prompts import Tokenizer
-from fa_lightning.steering.serving.requests import RequestError
+from fa_lightning.steering.serving.refusals import RequestError
 from fa_lightning.steering.serving.served import Served
 from fa_lightning.steering.serving.texts import Text, TextRequest, TokenScore
 

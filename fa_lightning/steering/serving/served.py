@@ -12,7 +12,7 @@ from typing import Any
 from fa_lightning.backbones.decoder import context_of
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.turn_endings import end_tokens
-from fa_lightning.steering.command_options import strength_of_dose
+from fa_lightning.steering.constant import strength_of_dose
 from fa_lightning.steering.intervention import Intervention
 
 
@@ -170,10 +170,7 @@ def _for_each(
 
 def _strength_of(part: Intervention, strength: float | None, dose: float | None) -> float:
     if dose is not None:
-        try:
-            return strength_of_dose(part, dose)
-        except UserError as error:
-            raise UserError(str(error).replace("--", "")) from error
+        return strength_of_dose(part, dose)
     return part.strength if strength is None else strength
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fa_lightning.activations.positions import ForwardCall, covered_tokens, real_tokens, token_positions
+from fa_lightning.activations.forward_call import ForwardCall
+from fa_lightning.activations.positions import covered_tokens, real_tokens, token_positions
 
 LEFT = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
 RIGHT = LEFT.flip(1)

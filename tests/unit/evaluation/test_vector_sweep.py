@@ -13,8 +13,9 @@ import torch
 from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.vector_sweep import VectorPoint, VectorSweep, sweep, sweet_spot
-from fa_lightning.scenarios.opposites.texts import OppositePair, TextForm
-from fa_lightning.steering.command_options import strength_of_dose
+from fa_lightning.scenarios.opposites.texts import OppositePair
+from fa_lightning.scenarios.text_form import TextForm
+from fa_lightning.steering.constant import strength_of_dose
 from fa_lightning.steering.intervention import Intervention
 
 HELD_OUT = [
@@ -138,7 +139,7 @@ def test_a_dose_needs_a_vector_and_the_norm_of_states(vector: Intervention) -> N
     assert strength_of_dose(vector, -0.5) == pytest.approx(-5 / length)
     for wrong in ({}, {"vector": {"norm": "ten"}}, {"vector": {"norm": -1.0}}, {"vector": 3}):
         vector.fingerprint = wrong
-        with pytest.raises(UserError, match="--dose needs the mean norm"):
+        with pytest.raises(UserError, match=r"^dose needs the mean norm of states at the vector's site"):
             strength_of_dose(vector, 0.5)
     with pytest.raises(UserError, match="the edit of mean_shift is nothing"):
         strength_of_dose(Intervention(Site(0), torch.zeros(32)), 0.5, 1.0)

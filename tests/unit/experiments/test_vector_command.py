@@ -94,6 +94,18 @@ def test_what_is_read_and_steered_is_shown_token_by_token(
     assert "Well" in steered[: steered.index("[")]
 
 
+def test_a_rule_for_thoughts_is_drawn_and_tried(backbone: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--backbone", backbone, "--set", "love_hate", "--doses", "0.2", "--max-new-tokens", 3]
+    assert run(*words, "--positions", "until_7") == 0
+    assert "steered (until_7)" in capsys.readouterr().out
+
+
+def test_a_file_is_no_place_for_a_vector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert run("--backbone", "x", "--set", "love_hate", "--output", tmp_path / "file") == 1
+    assert "is a file, but must be a folder" in error_of(capsys)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -102,7 +114,10 @@ def test_what_is_read_and_steered_is_shown_token_by_token(
         (["--backbone", "x", "--set", "love_hate", "--positive", "a"], "name the opposite texts once"),
         (["--backbone", "x", "--positive", "a"], "there are 1 positive and 0 negative texts"),
         (["--backbone", "x", "--file", "none.jsonl"], "none.jsonl"),
-        (["--backbone", "x", "--set", "love_hate", "--doses", "0.1,x"], "argument --doses"),
+        (
+            ["--backbone", "x", "--set", "love_hate", "--doses", "0.1,x"],
+            "argument --doses: '0.1,x' is no list of doses",
+        ),
         (["--backbone", "x", "--set", "sad"], "argument --set: invalid choice"),
         (["--backbone", "x", "--set", "love_hate", "--max-new-tokens", "0"], "--max-new-tokens"),
         (["--backbone", "x", "--set", "love_hate", "--positions", "first"], "site.positions is 'first'"),
@@ -137,4 +152,4 @@ def test_a_dose_and_a_strength_are_not_both_taken(
     assert cli.main(["generate", *words, "--dose", "0.5", "--strength", "1"]) == 1
     assert "--strength and --dose say the same twice" in error_of(capsys)
     assert cli.main(["generate", *words, "--dose", "0.5"]) == 1
-    assert "--dose needs the mean norm of states" in error_of(capsys)
+    assert "error: dose needs the mean norm of states at the vector's site" in error_of(capsys)

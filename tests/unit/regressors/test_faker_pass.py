@@ -237,6 +237,10 @@ def test_what_needs_the_live_model_says_so(make_data: Make, make_trainer: Make) 
             {"map": PlainMLP, "objective": "mixed", "positions": "generated"},
             "positions is 'generated', but a fit through",
         ),
+        (
+            {"map": PlainMLP, "objective": "mixed", "positions": "after_7"},
+            "positions is 'after_7', but a fit through",
+        ),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:

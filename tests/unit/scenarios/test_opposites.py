@@ -12,11 +12,12 @@ from fa_lightning.errors import UserError
 from fa_lightning.scenarios.opposites.texts import (
     SHIPPED,
     OppositePair,
-    TextForm,
     paired,
     read_opposites,
     shipped,
+    sides,
 )
+from fa_lightning.scenarios.text_form import TextForm
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -71,7 +72,7 @@ def test_sides_given_by_hand_are_paired_by_order() -> None:
 
 def test_through_the_template_a_text_is_a_message_and_an_answer_the_assistants(tiny_tokenizer: Any) -> None:
     form = TextForm(tiny_tokenizer, is_chat=True)
-    positive, negative = form.sides(OppositePair("I agree.", "I refuse.", "Will you do it?"))
+    positive, negative = sides(form, OppositePair("I agree.", "I refuse.", "Will you do it?"))
     asked = tiny_tokenizer.apply_chat_template(
         [{"role": "user", "content": "Will you do it?"}], add_generation_prompt=True, tokenize=True, return_dict=False
     )
@@ -79,7 +80,7 @@ def test_through_the_template_a_text_is_a_message_and_an_answer_the_assistants(t
     for side, text in ((positive, "I agree."), (negative, "I refuse.")):
         assert side[: len(asked)] == tuple(asked)
         assert tiny_tokenizer.decode(side[len(asked) :]).strip() == text
-    assert form.sides(OppositePair("I agree.", "I refuse."))[0] == form.asked("I agree.")
+    assert sides(form, OppositePair("I agree.", "I refuse."))[0] == form.asked("I agree.")
 
 
 def test_raw_text_stands_behind_the_token_that_begins_texts(tiny_tokenizer: Any) -> None:
@@ -89,4 +90,4 @@ def test_raw_text_stands_behind_the_token_that_begins_texts(tiny_tokenizer: Any)
     assert form.asked("I agree.") == ((*plain,) if begin is None else (begin, *plain))
     asked, answer = form.asked("Will you do it?"), form.answer("I agree.", "Will you do it?")
     assert tiny_tokenizer.decode(answer).strip() == "I agree."
-    assert form.sides(OppositePair("I agree.", "I refuse.", "Will you do it?"))[0] == (*asked, *answer)
+    assert sides(form, OppositePair("I agree.", "I refuse.", "Will you do it?"))[0] == (*asked, *answer)

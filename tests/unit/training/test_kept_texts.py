@@ -107,6 +107,14 @@ def test_of_a_model_that_speaks_the_answers_of_its_start_are_kept(
     assert module.adapted.divergence(texts).item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_trial_of_one_batch_writes_no_more_answers_than_it_shows(make_cure, source, make_trainer):
+    data = ScenarioDataModule(source, batch_size=4, kept_texts=3, kept_answers=2)
+    data.trainer = make_trainer(fast_dev_run=True)
+    data.trainer.strategy.connect(make_cure(Answers(), keep=1.0))
+    data.setup("fit")
+    assert len(data.train_dataloader().dataset.texts) == 3
+
+
 def test_no_answers_can_be_fewer_than_none(source):
     with pytest.raises(ValueError, match="kept_answers is -1, but must be 0"):
         ScenarioDataModule(source, kept_answers=-1)

@@ -95,6 +95,28 @@ def test_bf16_mixed_keeps_the_adapter_its_moments_and_its_file_in_float32(
     assert max(tensor.abs().max() for name, tensor in saved.items() if "lora_B" in name) > 0.01
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_training_step_leaves_the_widening_of_inputs_out_where_nothing_is_computed_again(
+    make_module, make_data, make_trainer, checkpointing
+):
+    inputs_seen = set()
+
+    def note(module, inputs):
+        if module.training:
+            inputs_seen.add(inputs[0].dtype)
+
+    class Inputs(pl.Callback):
+        """The dtype of what enters an adapter while it learns."""
+
+        def on_fit_start(self, trainer, pl_module):
+            layer = pl_module.model.base_model.model.model.layers[1].self_attn.q_proj.lora_A["faking"]
+            layer.register_forward_pre_hook(note)
+
+    module = make_module(dtype="bfloat16", gradient_checkpointing=checkpointing)
+    make_trainer(max_epochs=1, precision="bf16-mixed", callbacks=[Inputs()]).fit(module, make_data())
+    assert inputs_seen == {torch.float32 if checkpointing else torch.bfloat16}
+
+
 def test_the_export_under_sharding_is_written_from_the_gathered_weights(make_module, tmp_path):
     """`save_adapter` takes the weights it is given and not the model's own, which are cut over the ranks."""
     from fa_lightning.backbones.adapters import read_sidecar, save_adapter
