@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fa_lightning.backbones.decoder import context_of, has_position_table
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import last_token
 
 
 def generated(
@@ -63,6 +65,10 @@ def generated(
         disable_compile=True,
     )
     inputs = {name: value for name, value in inputs.items() if name != "position_ids"}
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    is_known = type(bare).__module__.startswith("transformers.models.")
+    if is_known and "logits_to_keep" in inspect.signature(bare.forward).parameters:
+        inputs["logits_to_keep"] = last_token()
     with _settings_of(model, settings):
         written: Tensor = model.generate(
             **inputs,

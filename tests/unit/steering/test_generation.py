@@ -50,6 +50,17 @@ def model() -> Any:
     return make_model("llama")
 
 
+def test_the_head_is_given_no_slice_of_the_states(model: Any) -> None:
+    # torch would copy the head's weight once for each prompt (see `last_token`).
+    given = []
+    handle = model.lm_head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].is_contiguous()))
+    try:
+        write_tokens(model, PROMPTS, PAD, [], Sampling(NEW))
+    finally:
+        handle.remove()
+    assert given == [True] * NEW
+
+
 @pytest.mark.parametrize("brought", SETTINGS, ids=lambda brought: next(iter(brought)))
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_no_setting_that_a_model_brings_along_has_a_say(model: Any, brought: dict[str, Any], wrapped: bool) -> None:
