@@ -54,7 +54,6 @@ RANGES: dict[str, str] = {
                 "honest_passes",
                 "short_passes",
                 "dose",
-                "doses",
                 "samples",
             ),
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fa_lightning.activations.positions import first_covered
 from fa_lightning.backbones.options import add_backbone_options, backbone_of_options
@@ -15,12 +15,10 @@ from fa_lightning.common.user_files import refuse_garbled
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.opposites.texts import (
     SHIPPED,
-    OppositePair,
     OppositeTexts,
     paired,
     read_opposites,
     shipped,
-    sides,
 )
 from fa_lightning.scenarios.text_form import TextForm
 
@@ -40,8 +38,10 @@ def main(words: Sequence[str]) -> int:
 
     from rich.console import Console
 
+    from fa_lightning.activations.sites import Site
+    from fa_lightning.backbones.decoder import decoder_layers
     from fa_lightning.backbones.load import fingerprint, load_for_use, load_tokenizer
-    from fa_lightning.evaluation.vector_sweep import VectorSweep, sweep, sweet_spot
+    from fa_lightning.evaluation.vector_sweep import VectorSweep, pair_vectors, sweep, sweet_spot
     from fa_lightning.experiments.vector_shown import summary, table_of, tokens_drawn
     from fa_lightning.reports.table import write_csv
     from fa_lightning.reports.terminal import print_tables
@@ -53,7 +53,9 @@ def main(words: Sequence[str]) -> int:
     if is_chat and not has_template(tokenizer):
         raise UserError(f"--form chat: {backbone.name} has no chat template; use --form raw")
     form = TextForm(tokenizer, is_chat)
-    vectors, norms = _vectors(model, form, texts.pairs, options)
+    layers = _layers(options.layer, len(decoder_layers(model)))
+    sites = [Site(layer, positions=options.positions) for layer in layers]
+    vectors, norms = pair_vectors(model, form, texts.pairs, sites, options.read, options.direction, options.batch_size)
     made_for = fingerprint(model)
     for vector, norm in zip(vectors, norms, strict=True):
         vector.fingerprint = {
@@ -74,9 +76,8 @@ def main(words: Sequence[str]) -> int:
         or [pair.prompt for pair in texts.held_out]
         or [pair.prompt for pair in texts.pairs if pair.prompt]
     )
-    tried = VectorSweep(
-        model, form, texts.held_out, prompts or ["Tell me about your day."], options.max_new_tokens, options.batch_size
-    )
+    prompts = prompts or ["Tell me about your day."]
+    tried = VectorSweep(model, form, texts.held_out, prompts, options.max_new_tokens, options.batch_size, layers=layers)
     points = []
     for point in sweep(vectors, norms, options.doses, tried):
         points.append(point)
@@ -201,31 +202,6 @@ def _layers(text: str, count: int) -> list[int]:
         if not 0 <= layer < count:
             raise UserError(f"--layer {layer}: the model has blocks 0 to {count - 1}")
     return layers
-
-
-def _vectors(
-    model: Any, form: TextForm, pairs: Sequence[OppositePair], options: argparse.Namespace
-) -> tuple[list[Intervention], list[float]]:
-    """A vector for each layer, at strength 1, and the mean norm of ordinary states there."""
-    from fa_lightning.activations.sites import Site
-    from fa_lightning.activations.summaries import mean_norms, text_states
-    from fa_lightning.backbones.decoder import decoder_layers
-    from fa_lightning.regressors.vectors import ContrastVector
-    from fa_lightning.scenarios.batches import plain_examples
-    from fa_lightning.steering.intervention import Intervention
-
-    sites = [Site(layer, positions=options.positions) for layer in _layers(options.layer, len(decoder_layers(model)))]
-    tokens = zip(*(sides(form, pair) for pair in pairs), strict=True)
-    both = [plain_examples(side, form.tokenizer) for side in tokens]
-    pad_token = form.tokenizer.pad_token_id
-    towards, away = (text_states(model, side, sites, pad_token, options.batch_size, options.read) for side in both)
-    vectors = []
-    for site in sites:
-        vector = ContrastVector(towards[site.name].shape[1], options.direction)
-        vector.fit_contrast(towards[site.name], away[site.name])
-        vectors.append(Intervention(site, vector))
-    norms = mean_norms(model, [*both[0], *both[1]], sites, pad_token, options.batch_size)
-    return vectors, [norms[site.name] for site in sites]
 
 
 def _chosen(vectors: Sequence[Intervention], best: VectorPoint | None) -> Intervention:

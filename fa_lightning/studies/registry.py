@@ -143,6 +143,15 @@ _ROWS = (
         "probes",
     ),
     Study(
+        "vectors",
+        "Which steering vector of opposite texts, at which layer and dose?",
+        "vectors.json",
+        "An effect is what a vector adds to the log-odds of one held-out answer against its opposite, in nats; 0 is "
+        "nothing, and 0.7 doubles the odds.",
+        "spots",
+        needs_letters=False,
+    ),
+    Study(
         "cures",
         "What cures a faker better or more cheaply than steering does?",
         "cures.json",

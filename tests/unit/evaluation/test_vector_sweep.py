@@ -61,6 +61,15 @@ def added(model: Any, shift: torch.Tensor) -> Iterator[None]:
         handle.remove()
 
 
+@contextmanager
+def attached_counter(module: Any, runs: list[int]) -> Iterator[None]:
+    handle = module.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def likelihood(model: Any, asked: tuple[int, ...], answer: tuple[int, ...], shift: torch.Tensor) -> float:
     """Of an answer, token by token."""
     total, ids = 0.0, list(asked)
@@ -84,8 +93,11 @@ def written(model: Any, asked: tuple[int, ...], ends: set[int], shift: torch.Ten
     return tuple(ids[len(asked) :])
 
 
-def test_effect_and_fluency_are_those_of_plain_forwards(model: Any, form: TextForm, vector: Intervention) -> None:
-    tried = VectorSweep(model, form, HELD_OUT, PROMPTS, TOKENS, batch_size=4)
+@pytest.mark.parametrize("kept", [(), (0,)])
+def test_effect_and_fluency_are_those_of_plain_forwards(
+    model: Any, form: TextForm, vector: Intervention, kept: tuple[int, ...]
+) -> None:
+    tried = VectorSweep(model, form, HELD_OUT, PROMPTS, TOKENS, batch_size=4, layers=kept)
     strength, none = 0.7, torch.zeros(32)
     point = tried.point(vector.at(strength), dose=0.3)
     shift = strength * vector.regressor.constant_edit()
@@ -118,6 +130,16 @@ def test_effect_and_fluency_are_those_of_plain_forwards(model: Any, form: TextFo
     assert point.perplexity_ratio == pytest.approx(expected, rel=1e-3)
     assert point.sample == form.tokenizer.decode(texts["steered"][0], skip_special_tokens=True).strip()
     assert tried.unsteered.sample == form.tokenizer.decode(texts["plain"][0], skip_special_tokens=True).strip()
+
+
+def test_what_lies_below_a_vector_runs_once(model: Any, form: TextForm, vector: Intervention) -> None:
+    tried = VectorSweep(model, form, HELD_OUT, PROMPTS, TOKENS, layers=[0])
+    runs: list[int] = []
+    with attached_counter(model.model.layers[0].self_attn, runs):
+        tried.added(vector)
+        assert not runs
+        tried.added(Intervention(Site(1, positions="from_1"), vector.regressor))
+        assert len(runs) == 1
 
 
 def test_without_held_out_answers_there_is_no_effect(model: Any, form: TextForm, vector: Intervention) -> None:

@@ -1,0 +1,1 @@
+"""Which steering vectors, where and how strong?"""
