@@ -74,7 +74,7 @@ class VectorsModule(EvaluationModule[VectorsDataModule, VectorsResult]):
         **options: Any,
     ) -> None:
         super().__init__([], folder, **options)
-        check_sites(layers)
+        check_sites(layers, "layers")
         first_covered(positions)
         for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
             if value < 1:
