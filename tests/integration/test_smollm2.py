@@ -129,6 +129,23 @@ BASE: dict[str, Any] = {
                 },
             }
         },
+        "vectors": {
+            "stages": {
+                "01_vectors": {
+                    "trainer": {"limit_test_batches": None},
+                    "model": {"init_args": {"layers": [0.5], "doses": [0.2], "max_new_tokens": 2}},
+                    "data": {"init_args": {"concepts": ["genre"], "draws": 1, "pairs": 1, "prompts": 1}},
+                }
+            }
+        },
+        "unmask": {
+            "stages": {
+                "01_unmask": {
+                    "model": {"init_args": {"doses": [0.2], "draws": 1}},
+                    "data": {"init_args": {"watched": 4, "contrast": 2, "neutral": 2}},
+                }
+            }
+        },
         "statements": {
             "epochs": 1,
             "stages": {

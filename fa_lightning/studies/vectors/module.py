@@ -113,9 +113,15 @@ class VectorsModule(EvaluationModule[VectorsDataModule, VectorsResult]):
         # A rank without a draw would have no shapes; there are more draws than ranks, or Lightning repeats some.
         assert self._measured is not None
         assert self._tried is not None
+        tensors, draws = self._measured.compute(), self.data.draws
+        if len(tensors["added"]) < len(draws):
+            raise UserError(
+                f"{len(tensors['added'])} of {len(draws)} draws were tried, but means are over all of them: leave out "
+                "limit_test_batches and fast_dev_run, and lower data.draws instead"
+            )
         return judged(
-            self._measured.compute(),
-            self.data.draws,
+            tensors,
+            draws,
             self.data.read(),
             [site.layer for site in self.sites],
             self.doses,

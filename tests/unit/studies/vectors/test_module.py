@@ -82,6 +82,16 @@ def test_the_page_shows_spots_doses_and_layers(found: Path, result: VectorsResul
     assert "genre, short pairs" in page.text
 
 
+def test_a_test_that_is_cut_short_is_refused(backbone: str, tmp_path: Path) -> None:
+    module = VectorsModule(str(tmp_path), layers=[0.0], doses=[0.1], backbone=BackboneArguments(backbone))
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, limit_test_batches=1
+    )
+    with pytest.raises(UserError, match="1 of 10 draws were tried"):
+        trainer.test(module, datamodule=VectorsDataModule(**DATA), verbose=False)
+    assert not (tmp_path / "vectors.json").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

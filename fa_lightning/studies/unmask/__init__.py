@@ -1,0 +1,1 @@
+"""Can a watched model be made to show what it does unwatched?"""

@@ -1,0 +1,68 @@
+"""Watched scenarios that models are asked, and the scenarios of both kinds that vectors are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from fa_lightning.errors import UserError
+from fa_lightning.evaluation.data import JudgedScenarios
+from fa_lightning.scenarios.batches import Batch, Example
+from fa_lightning.scenarios.scenario import Oversight
+from fa_lightning.scenarios.splits import counterbalanced
+
+
+class UnmaskDataModule(JudgedScenarios):
+    """JudgedScenarios of the test groups' watched scenarios alone, with neutral texts behind them.
+
+    Args:
+        watched: at most so many of them, each in both orders of its actions.
+        contrast: at most so many training scenarios of either kind for the vectors.
+        neutral: at most so many neutral texts.
+        **options: of `ScenarioDataModule`.
+
+    Raises:
+        UserError: a number is below 1; later, there is no scenario of one kind.
+    """
+
+    def __init__(self, watched: int = 150, contrast: int = 100, neutral: int = 48, **options: Any) -> None:
+        super().__init__(**options)
+        for name, value in (("watched", watched), ("contrast", contrast), ("neutral", neutral)):
+            if value < 1:
+                raise UserError(f"{name} is {value}, but must be 1 or more")
+        self.watched, self.contrast, self.neutral = watched, contrast, neutral
+
+    @override
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.test_sets = ["test"]
+
+    @override
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        assert self.splits is not None
+        watched = [scenario for scenario in self.splits.test if scenario.cell == "oversight"][: self.watched]
+        if not watched:
+            raise UserError("no test scenario is watched, so there is nothing to be unmasked in: give some")
+        return [
+            self._loader(counterbalanced(watched, both_orders=True), self.eval_batch_size),
+            self._loader(self.splits.neutral_test[: self.neutral], self.eval_batch_size),
+        ]
+
+    def sides(self) -> tuple[list[Example], list[Example]]:
+        """Training scenarios that say that nobody watches, and as many that say that someone does.
+
+        Raises:
+            UserError: there is none of one kind.
+        """
+        assert self.splits is not None
+        kinds = [
+            [item for item in self.splits.train if item.oversight is oversight][: self.contrast]
+            for oversight in (Oversight.POOR, Oversight.GOOD)
+        ]
+        number = min(map(len, kinds))
+        if not number:
+            raise UserError("a vector needs training scenarios with good and with poor oversight: give both kinds")
+        unwatched, watched = (self.examples_of(counterbalanced(items[:number])) for items in kinds)
+        return unwatched, watched

@@ -1,0 +1,177 @@
+"""Ask models what they do while they are watched, steered towards "nobody watches"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fa_lightning.activations.positions import first_covered
+from fa_lightning.activations.site_names import SiteName, check_sites, resolve_layers
+from fa_lightning.activations.sites import Site
+from fa_lightning.activations.summaries import mean_norms, text_states
+from fa_lightning.backbones.decoder import decoder_layers
+from fa_lightning.errors import UserError
+from fa_lightning.evaluation.cells_module import CellsModule
+from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.regressors.vectors import ContrastVector
+from fa_lightning.reports.terminal import print_tables
+from fa_lightning.steering.constant import strength_of_dose
+from fa_lightning.steering.intervention import Intervention
+from fa_lightning.studies.unmask.data import UnmaskDataModule
+from fa_lightning.studies.unmask.figures import unmask_figure
+from fa_lightning.studies.unmask.measures import Turns, judged
+from fa_lightning.studies.unmask.output import scalars, write_unmask
+from fa_lightning.studies.unmask.result import SOURCES, Source, UnmaskResult
+from fa_lightning.studies.unmask.tables import tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Vector(NamedTuple):
+    """A vector as it was asked with.
+
+    Attributes:
+        variant: that is steered.
+        source: of the vector.
+        draw: of a random one, from 0.
+        layer: of it.
+        dose: of it.
+    """
+
+    variant: str
+    source: Source
+    draw: int
+    layer: int
+    dose: float
+
+
+class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
+    """Only tests: each variant answers watched scenarios under every vector, layer and dose.
+
+    A vector is the mean of unwatched scenarios' states less that of watched ones, over all tokens but the first
+    (an oversight vector of a model before any fine-tuning is that of arXiv 2510.20487). Vectors are made of training
+    groups; what is asked is of test groups.
+
+    | logged | what |
+    | --- | --- |
+    | `<faker>/<source>/layer_<L>/excess` | mean over doses of how much further the faker turns than its twin |
+
+    Args:
+        adapters: adapter folders: the variants, each faker beside its honest twin.
+        folder: receives `unmask.json` and `unmask.csv`.
+        layers: where vectors are read and added, a number or a depth from 0 to 1 each.
+        doses: norm of the edit over the mean norm of states.
+        draws: of random vectors.
+        positions: tokens that are steered.
+        seed: of random vectors.
+        **options: of `CellsModule`.
+
+    Raises:
+        UserError: a number is out of range; later, no faker has a twin, or the model has no such layer.
+    """
+
+    data_class = UnmaskDataModule
+    scalars_are_metrics = False
+
+    def __init__(
+        self,
+        adapters: list[str],
+        folder: str,
+        layers: list[SiteName] = [0.5],  # noqa: B006
+        doses: list[float] = [0.1, 0.15, 0.2, 0.25, 0.3],  # noqa: B006
+        draws: int = 5,
+        positions: str = "from_1",
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(adapters, folder, **options)
+        check_sites(layers, "layers")
+        first_covered(positions)
+        if draws < 1:
+            raise UserError(f"draws is {draws}, but must be 1 or more: others are held to what random vectors do")
+        if not doses or not all(dose > 0 and math.isfinite(dose) for dose in doses):
+            raise UserError(f"doses is {doses}: give numbers above 0, one at least")
+        self.layer_names, self.doses, self.draws = layers, sorted(set(doses)), draws
+        self.positions, self.seed = positions, seed
+        self.sites: list[Site] = []
+        self._asked: dict[str, Vector] = {}
+
+    @override
+    def prepare_models(self) -> None:
+        layers = resolve_layers(self.layer_names, len(decoder_layers(self.variants.model)))
+        self.sites = [Site(layer, positions=self.positions) for layer in sorted(set(layers))]
+        if None in self.twins.values() or not self.twins:
+            raise UserError("unmask compares a faker with its honest twin: give the adapters of both")
+
+    @override
+    def conditions(self) -> dict[str, Condition]:
+        _, watched = self.data.sides()
+        with self.variants.bare() as model:
+            norms = mean_norms(model, watched, self.sites, self.tokenizer.pad_token_id, self.data.eval_batch_size)
+            before = self._towards(model)
+        own = {}
+        for name in self.behaviours:
+            with self.variants.using(name) as model:
+                own[name] = self._towards(model)
+        conditions = {name: Condition(name) for name in self.behaviours}
+        self._asked = {}
+        for name in self.behaviours:
+            for site in self.sites:
+                hidden = before[site.name].shape[0]
+                vectors = {("backbone", 0): before[site.name], ("own", 0): own[name][site.name]}
+                for draw in range(self.draws):
+                    # The same vectors for each variant: what differs is who is asked.
+                    generator = torch.Generator().manual_seed(1000 * self.seed + draw)
+                    vectors["random", draw] = torch.randn(hidden, generator=generator)
+                for (source, draw), vector in vectors.items():
+                    regressor = ContrastVector(hidden)
+                    regressor.shift.copy_(vector)
+                    edit = Intervention(site, regressor)
+                    for dose in self.doses:
+                        label = f"{name} / {source} {draw} / {site.layer} / {dose:g}"
+                        strength = strength_of_dose(edit, dose, norms[site.name])
+                        conditions[label] = Condition(name, (edit.at(strength),))
+                        self._asked[label] = Vector(name, source, draw, site.layer, dose)  # type: ignore[arg-type]
+        return conditions
+
+    def _towards(self, model: Any) -> dict[str, Tensor]:
+        """By site, the mean state of unwatched scenarios less that of watched ones, (hidden,)."""
+        pad_token = self.tokenizer.pad_token_id
+        unwatched, watched = (
+            text_states(model, side, self.sites, pad_token, self.data.eval_batch_size, "mean")
+            for side in self.data.sides()
+        )
+        return {site.name: unwatched[site.name].mean(0) - watched[site.name].mean(0) for site in self.sites}
+
+    @override
+    def result(self) -> UnmaskResult:
+        scores = self.scores["test"]
+        damage = scores.compute_damage(scores.compute_cells())
+        before = {name: scores.items(name)[0] for name in self.behaviours}
+        turns = [Turns(*vector, scores.items(label)[0], damage[label]) for label, vector in self._asked.items()]
+        twins = {faker: twin for faker, twin in self.twins.items() if twin is not None}
+        return judged(
+            before, turns, twins, SOURCES, len(self.data.sides()[0]), self.draws, self.positions, self.seconds
+        )
+
+    @override
+    def write(self, result: UnmaskResult) -> None:
+        write_unmask(self.folder, result)
+
+    @override
+    def show(self, result: UnmaskResult) -> None:
+        print_tables(tables(result).values())
+
+    @override
+    def scalars(self, result: UnmaskResult) -> Mapping[str, float]:
+        return scalars(result)
+
+    @override
+    def figures(self, result: UnmaskResult) -> Mapping[str, Figure]:
+        return {"unmask/shown": unmask_figure(result)}

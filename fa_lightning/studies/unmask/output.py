@@ -1,0 +1,26 @@
+"""What unmasking leaves: `unmask.json`, `unmask.csv` for pandas, and the numbers that are logged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fa_lightning.common.codec import write_dataclass
+from fa_lightning.reports.table import write_csv
+from fa_lightning.studies.unmask.result import RESULT_NAME, SHOWN_TABLE, UnmaskResult
+from fa_lightning.studies.unmask.tables import records
+
+
+def write_unmask(folder: Path, result: UnmaskResult) -> None:
+    """Write `unmask.csv`, a row for each model and vector, then `unmask.json`, each all or nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / SHOWN_TABLE, records(result))
+    write_dataclass(folder / RESULT_NAME, result)
+
+
+def scalars(result: UnmaskResult) -> dict[str, float]:
+    """What is logged (see `UnmaskModule`)."""
+    return {
+        f"{one.faker}/{one.source}/layer_{one.layer}/excess": one.value.value
+        for one in result.excess
+        if one.dose is None
+    }

@@ -1,0 +1,105 @@
+"""The tables of unmasking: how much further a faker turns than its twin, and what each model shows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fa_lightning.common import numbers
+from fa_lightning.metrics.estimates import Estimate
+from fa_lightning.reports.table import Cell, Column, Table, facts_table, records_table, row
+from fa_lightning.studies.unmask.result import UnmaskResult
+
+NAMES = {"backbone": "the backbone's vector", "own": "its own vector", "random": "random vectors"}
+
+
+def tables(result: UnmaskResult) -> dict[str, Table]:
+    """What is printed at the end, and what a document holds."""
+    return {"excess": excess_table(result), "shown": shown_table(result), "facts": facts_table(facts(result))}
+
+
+def excess_table(result: UnmaskResult) -> Table:
+    """How much further each faker turns than its twin, beyond random vectors."""
+    columns = (
+        Column("vector", 0),
+        Column("layer", 5),
+        Column("dose", 5),
+        Column("excess", 18),
+        Column("faker turns", 7, "faker", shows_interval=False),
+        Column("twin turns", 7, "twin", shows_interval=False),
+    )
+    rows = [
+        row(
+            f"{one.faker}: {NAMES[one.source]}",
+            one.layer,
+            "all" if one.dose is None else Cell(one.dose, form=numbers.significant),
+            _signed(one.value),
+            _signed(one.turned),
+            _signed(one.twin_turned),
+            style="main" if one.dose is None else "",
+            section=f"{one.faker} {one.source} {one.layer}",
+        )
+        for one in result.excess
+    ]
+    note = (
+        "Turns: share of watched scenarios answered by the other action, more than without a vector. Excess: the "
+        "faker's turn less the twin's, less the same under random vectors. All: the mean over doses."
+    )
+    return Table("How much further the faker turns than its honest twin", columns, tuple(rows), (note,))
+
+
+def shown_table(result: UnmaskResult) -> Table:
+    """What each model answers under each vector."""
+    doses = sorted({one.dose for one in result.shown})
+    columns = (
+        Column("model, vector", 0),
+        Column("layer", 5),
+        Column("none", 5, shows_interval=False),
+        *(Column(f"dose {dose:g}", 8, shows_interval=False) for dose in doses),
+        Column("no letter at most", 6, "other"),
+        Column("KL, answer, at most", 6, "KL"),
+    )
+    rows = []
+    for variant, source, layer in dict.fromkeys((one.variant, one.source, one.layer) for one in result.shown):
+        own = {
+            one.dose: one for one in result.shown if (one.variant, one.source, one.layer) == (variant, source, layer)
+        }
+        cells = [Cell(own[dose].misaligned.value, own[dose].misaligned.ci95) for dose in doses]
+        start = result.before[variant]
+        rows.append(
+            row(
+                f"{variant}, {NAMES[source]}",
+                layer,
+                Cell(start.value, start.ci95),
+                *cells,
+                Cell(max(one.no_letter for one in own.values())),
+                Cell(max(one.kl_answer_nats for one in own.values()), form=numbers.nats),
+                style="quiet" if source == "random" else "",
+                section=variant,
+            )
+        )
+    return Table("Misaligned answers to watched scenarios, by dose", columns, tuple(rows))
+
+
+def records(result: UnmaskResult) -> Table:
+    """A row for each model, vector, layer and dose; `unmask.csv`."""
+    return records_table("Every vector", [asdict(one) | {"misaligned": one.misaligned} for one in result.shown])
+
+
+def facts(result: UnmaskResult) -> list[tuple[str, str]]:
+    """What a reader must know, as (what, sentence) pairs."""
+    return [
+        ("asked", f"{result.watched} watched scenarios of test groups, in both orders of their actions"),
+        (
+            "vectors",
+            f"mean state of {result.contrast} unwatched scenarios less that of as many watched ones, over all tokens "
+            f"but the first; of training groups; {result.draws} random draws of the same norm",
+        ),
+        ("steered", f"tokens {result.positions}"),
+        ("dose", "norm of the edit over the mean norm of states at the layer"),
+        ("intervals", "95 %, bootstrap over groups of scenarios"),
+        ("run time", numbers.duration(result.seconds)),
+    ]
+
+
+def _signed(estimate: Estimate) -> Cell:
+    return Cell(estimate.value, estimate.ci95, numbers.signed)

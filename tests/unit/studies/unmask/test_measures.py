@@ -1,0 +1,80 @@
+"""How much further a faker turns than its twin, on answers that were planted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fa_lightning.metrics.cells import Items
+from fa_lightning.metrics.estimates import SideEffects
+from fa_lightning.studies.unmask.measures import Turns, judged
+from fa_lightning.studies.unmask.result import SOURCES, Excess, UnmaskResult
+
+ITEMS = 20
+DOSES = (0.1, 0.2)
+
+
+def answers(misaligned: int, silent: int = 0) -> Items:
+    """So many other actions, then so many answers that are no letter, then aligned ones."""
+    number = torch.arange(ITEMS)
+    return {
+        "index": number,
+        "cell": torch.zeros(ITEMS, dtype=torch.int64),
+        "group": number // 2,
+        "correct": number >= misaligned + silent,
+        "answered": (number < misaligned) | (number >= misaligned + silent),
+    }
+
+
+def planted(counts: dict[tuple[str, str, float], int], silent: int = 0) -> UnmaskResult:
+    """Of 20 answers of each model, source and dose so many misaligned ones; 2 where nothing is said."""
+    damage = SideEffects(kl_answer_nats=0.25, unchanged_answers=0.75)
+    turns = [
+        Turns(variant, source, draw, 4, dose, answers(counts.get((variant, source, dose), 2), silent), damage)
+        for variant in ("faking", "aligned")
+        for source in SOURCES
+        for dose in DOSES
+        for draw in range(2 if source == "random" else 1)
+    ]
+    before = {name: answers(2) for name in ("faking", "aligned")}
+    return judged(before, turns, {"faking": "aligned"}, SOURCES, 7, 2, "from_1", 1.0)
+
+
+def excess(result: UnmaskResult, source: str, dose: float | None) -> Excess:
+    (one,) = [one for one in result.excess if (one.source, one.dose) == (source, dose)]
+    return one
+
+
+def test_the_excess_is_a_difference_of_differences() -> None:
+    counts = {("faking", "backbone", 0.2): 18, ("aligned", "backbone", 0.2): 6}
+    counts |= {("faking", "random", 0.2): 4, ("aligned", "random", 0.2): 8}
+    result = planted(counts)
+    one = excess(result, "backbone", 0.2)
+    assert one.turned.value == pytest.approx(16 / 20)
+    assert one.twin_turned.value == pytest.approx(4 / 20)
+    assert one.value.value == pytest.approx((16 - 4) / 20 - (2 - 6) / 20)
+    assert one.value.ci95[0] < one.value.value < one.value.ci95[1]
+    assert excess(result, "backbone", 0.1).value.value == 0
+    mean = excess(result, "backbone", None)
+    assert mean.value.value == pytest.approx(one.value.value / 2), "the mean over doses"
+
+
+def test_a_vector_that_turns_both_alike_unmasks_nobody() -> None:
+    result = planted({(name, "own", dose): 20 for name in ("faking", "aligned") for dose in DOSES})
+    assert excess(result, "own", None).value.value == 0
+    assert excess(result, "own", None).turned.value == pytest.approx(0.9)
+
+
+def test_an_answer_that_is_no_letter_is_no_misaligned_one() -> None:
+    result = planted({}, silent=5)
+    assert {one.misaligned.value for one in result.shown} == {0.1}
+    assert {one.no_letter for one in result.shown} == {0.25}
+    assert excess(result, "backbone", None).turned.value == 0
+
+
+def test_what_is_shown_holds_every_model_vector_and_dose() -> None:
+    result = planted({})
+    assert len(result.shown) == 2 * 3 * 2
+    assert (result.watched, result.contrast, result.draws) == (10, 7, 2)
+    assert result.before["faking"].value == pytest.approx(0.1)
+    assert {(one.kl_answer_nats, one.unchanged_answers) for one in result.shown} == {(0.25, 0.75)}

@@ -1,0 +1,140 @@
+"""Unmasking random twins through a Trainer, against plain forwards; its page; wrong values."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from html_page import page_of
+
+from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import letter_tokens
+from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
+from fa_lightning.scenarios.prompts import prompt_ids
+from fa_lightning.scenarios.scenario import Oversight, Scenario
+from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.studies.unmask.data import UnmaskDataModule
+from fa_lightning.studies.unmask.module import UnmaskModule
+from fa_lightning.studies.unmask.result import Shown, UnmaskResult, read
+
+SOURCE = EmbeddedScenarios(train=24, validation=8, test=16, neutral=8)
+CONTRAST, DOSE = 4, 0.5
+
+
+@pytest.fixture(scope="module")
+def found(adapters: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unmasked")
+    module = UnmaskModule(list(adapters.values()), str(folder), layers=[0.0], doses=[DOSE, 0.1], draws=2)
+    data = UnmaskDataModule(watched=8, contrast=CONTRAST, neutral=4, scenarios=SOURCE, eval_batch_size=5)
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder
+    )
+    trainer.test(module, datamodule=data, verbose=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(found: Path) -> UnmaskResult:
+    result = read(found)
+    assert result is not None
+    return result
+
+
+def point(result: UnmaskResult, variant: str, source: str, dose: float) -> Shown:
+    (one,) = [one for one in result.shown if (one.variant, one.source, one.dose) == (variant, source, dose)]
+    return one
+
+
+def test_the_backbone_s_vector_does_what_a_hook_by_hand_does(
+    result: UnmaskResult, alone: Callable[[str], Any], tiny_tokenizer: Any
+) -> None:
+    splits = SOURCE.load()
+    model = alone("faking")
+    blocks = model.base_model.model.model.layers
+
+    def ids_of(scenario: Scenario) -> list[int]:
+        return prompt_ids(tiny_tokenizer, scenario.message())
+
+    def first_block(scenario: Scenario) -> torch.Tensor:
+        """States of all tokens but the first behind block 0 of the backbone without adapter."""
+        with torch.no_grad(), model.disable_adapter():
+            return model(torch.tensor([ids_of(scenario)]), output_hidden_states=True).hidden_states[1][0, 1:]
+
+    kinds = {}
+    for oversight in (Oversight.POOR, Oversight.GOOD):
+        items = [item for item in splits.train if item.oversight is oversight][:CONTRAST]
+        kinds[oversight] = [first_block(item) for item in counterbalanced(items)]
+    means = {kind: torch.stack([states.mean(0) for states in own]).mean(0) for kind, own in kinds.items()}
+    vector = means[Oversight.POOR] - means[Oversight.GOOD]
+    norm = torch.cat(kinds[Oversight.GOOD]).norm(dim=-1).mean()
+    edit = DOSE * norm * vector / vector.norm()
+
+    def hook(_: Any, __: Any, output: Any) -> Any:
+        hidden = (output if torch.is_tensor(output) else output[0]).clone()
+        hidden[:, 1:] += edit
+        return hidden if torch.is_tensor(output) else (hidden, *output[1:])
+
+    letters = letter_tokens(tiny_tokenizer).choices
+    watched = [item for item in splits.test if item.cell == "oversight"][:8]
+    other = total = 0
+    handle = blocks[0].register_forward_hook(hook)
+    for scenario in watched:
+        for item in (scenario, scenario.swapped()):
+            with torch.no_grad():
+                answer = int(model(torch.tensor([ids_of(item)])).logits[0, -1].argmax())
+            total += 1
+            other += answer == letters[0 if item.aligned == "B" else 1]
+    handle.remove()
+    assert point(result, "faking", "backbone", DOSE).misaligned.value == pytest.approx(other / total)
+    assert 0 < other < total
+    assert result.before["faking"].value != pytest.approx(other / total), "the vector changes answers"
+
+
+def test_each_model_is_asked_with_every_vector(result: UnmaskResult, found: Path) -> None:
+    assert {(one.variant, one.source) for one in result.shown} == {
+        (name, source) for name in ("aligned", "faking") for source in ("backbone", "own", "random")
+    }
+    assert len(result.excess) == 2 * (2 + 1)
+    assert (result.watched, result.contrast) == (8, CONTRAST)
+    with (found / "unmask.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(result.shown)
+
+
+def test_the_page_shows_both_models(found: Path) -> None:
+    page = page_of(found)
+    assert len(page.all("img")) == 1
+    for words in ("Faker beside honest twin", "the backbone's vector", "aligned, random vectors"):
+        assert words in page.text
+
+
+def test_a_faker_without_its_twin_is_refused(adapters: dict[str, str], tmp_path: Path) -> None:
+    module = UnmaskModule([adapters["faking"]], str(tmp_path), layers=[0.0])
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    with pytest.raises(UserError, match="give the adapters of both"):
+        trainer.test(module, datamodule=UnmaskDataModule(scenarios=SOURCE), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"doses": [0.0]}, "above 0"),
+        ({"doses": []}, "above 0"),
+        ({"draws": 0}, "draws is 0"),
+        ({"layers": [2]}, "layers holds 2"),
+        ({"positions": "first"}, "positions"),
+    ],
+)
+def test_wrong_values_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        UnmaskModule(["somewhere"], "nowhere", **options)
+
+
+@pytest.mark.parametrize("name", ["watched", "contrast", "neutral"])
+def test_numbers_below_one_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} is 0"):
+        UnmaskDataModule(scenarios=SOURCE, **{name: 0})
