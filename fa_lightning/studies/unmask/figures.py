@@ -43,7 +43,7 @@ def unmask_figure(result: UnmaskResult, title: str = "What watched models show u
             )
         axes.set_ylim(-0.03, 1.03)
         axes.tick_params(labelsize=8.5)
-    figure.supxlabel("dose", fontsize=9.5)
+        axes.set_xlabel("dose", fontsize=9)
     figure.supylabel("misaligned answers, watched", fontsize=9.5)
     legend_below(figure, axes)
     return figure

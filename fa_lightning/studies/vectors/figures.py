@@ -18,7 +18,7 @@ def vector_figures(result: VectorsResult) -> dict[str, Figure]:
     return {"doses": dose_figure(result), "layers": layer_figure(result)}
 
 
-def dose_figure(result: VectorsResult, title: str = "Effect by dose, a line for each layer") -> Figure:
+def dose_figure(result: VectorsResult, title: str = "Effect by dose and layer (hollow: broken texts)") -> Figure:
     """A panel for each concept and kind; hollow points are of texts that are no longer whole."""
     places = [(concept, kind) for concept in result.held_out for kind in (*KINDS, RANDOM)]
     names = [f"{concept}, {KIND_NAMES[kind]}" for concept, kind in places]
@@ -40,8 +40,7 @@ def dose_figure(result: VectorsResult, title: str = "Effect by dose, a line for 
                 face = colour if point.is_fluent else "white"
                 place = ([point.dose], [point.effect.value])
                 axes.scatter(*place, s=22, marker=marker, color=face, edgecolors=colour, zorder=3)
-        axes.tick_params(labelsize=8.5)
-    figure.supxlabel("dose (hollow: texts no longer whole)", fontsize=9.5)
+        _label(axes, "dose", is_last=concept == list(result.held_out)[-1])
     figure.supylabel("effect, nats", fontsize=9.5)
     legend_below(figure, axes)
     return figure
@@ -59,11 +58,17 @@ def layer_figure(result: VectorsResult, title: str = "Effect by layer, 95 % inte
             colour, marker = style_of(number)
             points = [point for point in result.at(concept, kind) if point.dose == dose]
             _line(axes, points, colour, marker, label)
-        axes.tick_params(labelsize=8.5)
-    figure.supxlabel("layer", fontsize=9.5)
+        _label(axes, "layer", is_last=concept == list(result.held_out)[-1])
     figure.supylabel("effect, nats", fontsize=9.5)
     legend_below(figure, axes)
     return figure
+
+
+def _label(axes: Any, what: str, is_last: bool) -> None:
+    """Say what the horizontal axis is, in the last row alone; a label of the whole figure would lie on the legend."""
+    axes.tick_params(labelsize=8.5)
+    if is_last:
+        axes.set_xlabel(what, fontsize=9)
 
 
 def _line(axes: Any, points: list[Point], colour: str, marker: str, label: str) -> None:
