@@ -67,6 +67,7 @@ def generated(
     inputs = {name: value for name, value in inputs.items() if name != "position_ids"}
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     is_known = type(bare).__module__.startswith("transformers.models.")
+    # For the pass over the prompts: with the number that transformers would give, the head gets a slice.
     if is_known and "logits_to_keep" in inspect.signature(bare.forward).parameters:
         inputs["logits_to_keep"] = last_token()
     with _settings_of(model, settings):

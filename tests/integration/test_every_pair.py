@@ -41,7 +41,7 @@ TINY: dict[str, Any] = {
     "studies.cures.scenarios": 8,
     "studies.cures.stages.10_soft_prompt.trainer.max_epochs": 1,
     "studies.leakage": {"texts": 4, "epochs": 1},
-    "studies.vectors.stages.01_vectors.model.init_args": {"layers": [0.5], "doses": [0.2], "max_new_tokens": 2},
+    "studies.vectors.stages.01_vectors.model.init_args": {"layers": [0.5], "doses": [0.2], "max_new_tokens": 3},
     "studies.vectors.stages.01_vectors.data.init_args": {"concepts": ["genre"], "draws": 1, "pairs": 1, "prompts": 1},
     "studies.unmask.stages.01_unmask.model.init_args": {"doses": [0.2], "draws": 1},
     "studies.unmask.stages.01_unmask.data.init_args": {"watched": 4, "contrast": 2, "neutral": 2},

@@ -133,7 +133,7 @@ BASE: dict[str, Any] = {
             "stages": {
                 "01_vectors": {
                     "trainer": {"limit_test_batches": None},
-                    "model": {"init_args": {"layers": [0.5], "doses": [0.2], "max_new_tokens": 2}},
+                    "model": {"init_args": {"layers": [0.5], "doses": [0.2], "max_new_tokens": 3}},
                     "data": {"init_args": {"concepts": ["genre"], "draws": 1, "pairs": 1, "prompts": 1}},
                 }
             }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from fa_lightning.common.user_files import read_yaml
 from fa_lightning.errors import UserError
@@ -17,6 +17,13 @@ from fa_lightning.studies.vectors.result import KINDS
 FOLDER = Path(__file__).with_name("opposites")
 SHIPPED = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 """Names of the concepts that come with the package."""
+
+
+class Drawn(NamedTuple):
+    """A draw of pairs, and the pairs that it leaves out."""
+
+    pairs: tuple[OppositePair, ...]
+    rest: tuple[OppositePair, ...]
 
 
 @dataclass(frozen=True)
@@ -33,20 +40,30 @@ class Concept:
     pairs: Mapping[str, tuple[OppositePair, ...]]
     held_out: tuple[OppositePair, ...]
 
-    def drawn(self, kind: str, number: int, seed: int) -> list[OppositePair]:
-        """Some of the pairs of a kind, the same for the same seed.
+    def draws(self, kind: str, number: int, draws: int, seed: int) -> list[Drawn]:
+        """Different draws of pairs of a kind, the same ones for the same seed.
 
         Raises:
-            UserError: there are not more of them than are drawn.
+            UserError: there are not so many different draws of so many pairs.
         """
         pairs = self.pairs[kind]
-        if number >= len(pairs):
+        most = math.comb(len(pairs), number) if number < len(pairs) else 0
+        if draws > most:
             raise UserError(
-                f"pairs is {number}, but {self.name} has {len(pairs)} {kind} pairs: draw fewer of them, so that draws "
-                "differ"
+                f"draws is {draws} and pairs {number}, but of the {len(pairs)} {kind} pairs of {self.name} there are "
+                f"{most} different draws that leave some out: lower them"
             )
-        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
-        return [pairs[index] for index in order[:number].tolist()]
+        generator = random.Random(f"{seed} {self.name} {kind}")
+        chosen: dict[frozenset[int], None] = {}
+        while len(chosen) < draws:
+            chosen[frozenset(generator.sample(range(len(pairs)), number))] = None
+        return [
+            Drawn(
+                tuple(pair for index, pair in enumerate(pairs) if index in indices),
+                tuple(pair for index, pair in enumerate(pairs) if index not in indices),
+            )
+            for indices in chosen
+        ]
 
 
 def read_concept(name: str) -> Concept:

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.batches import Batch
-from fa_lightning.studies.vectors.concepts import SHIPPED, Concept, read_concept
+from fa_lightning.studies.vectors.concepts import SHIPPED, Concept, Drawn, read_concept
 from fa_lightning.studies.vectors.result import KINDS, RANDOM
 
 
@@ -77,10 +77,12 @@ class VectorsDataModule(pl.LightningDataModule):
         concepts = [read_concept(name) for name in self.names]
         names = [concept.name for concept in concepts]
         if not concepts or len(set(names)) < len(names):
-            raise UserError(f"concepts is {self.names}: name at least one, and each once")
+            raise UserError(
+                f"concepts is {self.names}: name at least one, and each once (a file is called by its stem)"
+            )
         for concept in concepts:
             for kind in KINDS:
-                concept.drawn(kind, self.pairs, 0)
+                concept.draws(kind, self.pairs, self.number, self.seed)
         self.concepts = concepts
         return concepts
 
@@ -94,6 +96,11 @@ class VectorsDataModule(pl.LightningDataModule):
             for number in range(self.number)
         ]
         return [*of_pairs, *(Draw("", RANDOM, number) for number in range(self.number))]
+
+    def drawn(self, draw: Draw) -> Drawn:
+        """The pairs of a draw that is not random, and those that it leaves out."""
+        (concept,) = (one for one in self.read() if one.name == draw.concept)
+        return concept.draws(draw.kind, self.pairs, self.number, self.seed)[draw.number]
 
     @override
     def test_dataloader(self) -> DataLoader[Batch]:

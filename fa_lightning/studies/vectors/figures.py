@@ -46,7 +46,7 @@ def dose_figure(result: VectorsResult, title: str = "Effect by dose and layer (h
     return figure
 
 
-def layer_figure(result: VectorsResult, title: str = "Effect by layer, 95 % intervals") -> Figure:
+def layer_figure(result: VectorsResult, title: str = "Effect by layer, 95 % intervals (random: all draws)") -> Figure:
     """A panel for each concept and dose above 0, a line for each kind."""
     doses = sorted({point.dose for point in result.points if point.dose > 0})
     places = [(concept, dose) for concept in result.held_out for dose in doses]
@@ -73,7 +73,7 @@ def _label(axes: Any, what: str, is_last: bool) -> None:
 
 def _line(axes: Any, points: list[Point], colour: str, marker: str, label: str) -> None:
     layers = [point.layer for point in points]
-    low, high = zip(*(point.effect.ci95 for point in points), strict=True)
+    low, high = zip(*(point.draws if point.kind == RANDOM else point.effect.ci95 for point in points), strict=True)
     axes.fill_between(layers, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.plot(
         layers,

@@ -28,6 +28,7 @@ class Measured:
         repeated: share of repeated 3-grams, (layers, doses).
         fluent: booleans, (layers, doses).
         direction: unit vectors, (draws, layers, hidden).
+        rest: those of the pairs that each draw leaves out, likewise.
     """
 
     added: Tensor
@@ -35,6 +36,7 @@ class Measured:
     repeated: Tensor
     fluent: Tensor
     direction: Tensor
+    rest: Tensor
 
 
 def judged(
@@ -53,7 +55,7 @@ def judged(
 
     Args:
         tensors: of each draw, `added` (layers, doses, prompts), `fluency` (layers, doses, 2: log of the perplexity
-            ratio, repeated 3-grams) and `direction` (layers, hidden).
+            ratio, repeated 3-grams), `direction` and `rest` (layers, hidden; see `Measured`).
         draws: what each is of.
         concepts: whose held-out prompts stand one behind the other.
         layers: of the vectors.
@@ -81,15 +83,15 @@ def judged(
             spot, chosen[kind] = _spot(concept.name, kind, of_kind[kind], of_kind[RANDOM], own, layers, doses)
             spots.append(spot)
         middle = len(layers) // 2
-        short, long = (of_kind[kind].direction[:, middle] for kind in KINDS)
+        short, long = (of_kind[kind] for kind in KINDS)
         pairs.append(
             Pairs(
                 concept.name,
                 _estimate(chosen["short"] - chosen["long"]),
                 layers[middle],
-                _cosine(short),
-                _cosine(long),
-                float((short @ long.T).mean()),
+                _cosine(short, middle),
+                _cosine(long, middle),
+                float((short.direction[:, middle] @ long.direction[:, middle].T).mean()),
             )
         )
     return VectorsResult(
@@ -109,13 +111,18 @@ def judged(
 
 
 def _measured(tensors: Mapping[str, Tensor], rows: Sequence[int], repeated: float) -> Measured:
-    log_ratio, shares = tensors["fluency"][rows].double().nanmean(0).unbind(-1)
+    log_ratio, shares = tensors["fluency"][rows].double().mean(0).unbind(-1)
     fluent = [
         [is_fluent(math.exp(ratio), share, repeated) for ratio, share in zip(*line, strict=True)]
         for line in zip(log_ratio.tolist(), shares.tolist(), strict=True)
     ]
     return Measured(
-        tensors["added"][rows].double(), log_ratio.exp(), shares, torch.tensor(fluent), tensors["direction"][rows]
+        tensors["added"][rows].double(),
+        log_ratio.exp(),
+        shares,
+        torch.tensor(fluent),
+        tensors["direction"][rows],
+        tensors["rest"][rows],
     )
 
 
@@ -154,30 +161,44 @@ def _spot(
     doses: Sequence[float],
 ) -> tuple[Spot, Tensor]:
     """The sweet spot, and the effect on each prompt at the spot that the other half of them chose."""
+    above = torch.tensor(doses) > 0
     effects = found.added[..., own].mean(0)
-    allowed = found.fluent & (torch.tensor(doses) > 0)
-    halves = torch.arange(effects.shape[2]) % 2 == 0
-    effect = torch.full((effects.shape[2],), math.nan, dtype=torch.float64)
-    for choosing in (halves, ~halves):
-        place = _best(effects[..., choosing].mean(-1), allowed)
-        if place is not None:
-            effect[~choosing] = effects[place][~choosing]
-    place = _best(effects.mean(-1), allowed)
-    if place is None:
-        unknown = Estimate(math.nan)
-        return Spot(concept, kind, None, math.nan, unknown, unknown, unknown, math.nan), effect
-    row, column = place
+    effect, places = _crossfitted(effects, found.fluent & above)
+    searched = [_crossfitted(one[..., own], random.fluent & above, either_sign=True)[0] for one in random.added]
+    others = [found.added[:, row, column][:, ~own] for row, column in places]
+    place = _best(effects.mean(-1), found.fluent & above)
     spot = Spot(
         concept,
         kind,
-        layers[row],
-        doses[column],
+        None if place is None else layers[place[0]],
+        math.nan if place is None else doses[place[1]],
         _estimate(effect),
-        _size(found.added[:, row, column][:, ~own]),
-        _size(random.added[:, row, column][:, own]),
-        float(found.ratio[place]),
+        _size(torch.cat(others)) if others else Estimate(math.nan),
+        _estimate(torch.stack(searched).mean(0)),
+        math.nan if place is None else float(found.ratio[place]),
     )
     return spot, effect
+
+
+def _crossfitted(effects: Tensor, allowed: Tensor, either_sign: bool = False) -> tuple[Tensor, list[tuple[int, int]]]:
+    """The effect on each prompt at the place that the other half of them chose, nan without one; and the places.
+
+    Args:
+        effects: (layers, doses, prompts).
+        allowed: places that may be chosen, (layers, doses).
+        either_sign: a vector may be turned round, as the choosing half says; what it then does is taken to be the
+            opposite.
+    """
+    halves = torch.arange(effects.shape[2]) % 2 == 0
+    values, places = torch.full((effects.shape[2],), math.nan, dtype=torch.float64), []
+    for choosing in (halves, ~halves):
+        means = effects[..., choosing].mean(-1)
+        place = _best(means.abs() if either_sign else means, allowed)
+        if place is not None:
+            places.append(place)
+            turned = -1.0 if either_sign and means[place] < 0 else 1.0
+            values[~choosing] = turned * effects[place][~choosing]
+    return values, places
 
 
 def _best(effects: Tensor, allowed: Tensor) -> tuple[int, int] | None:
@@ -200,8 +221,6 @@ def _estimate(values: Tensor) -> Estimate:
     return Estimate(float(values.mean()), bootstrap_over_groups(values, torch.arange(len(values)), bounds=None))
 
 
-def _cosine(directions: Tensor) -> float:
-    """The mean over pairs of draws; nan of a single draw."""
-    count = len(directions)
-    products = directions @ directions.T
-    return float((products.sum() - products.diag().sum()) / (count * (count - 1))) if count > 1 else math.nan
+def _cosine(found: Measured, layer: int) -> float:
+    """Between the vector of a draw and that of the pairs that it leaves out, the mean over draws."""
+    return float((found.direction[:, layer] * found.rest[:, layer]).sum(-1).mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,6 @@ from fa_lightning.evaluation.module import EvaluationModule
 from fa_lightning.evaluation.variant_names import BASE
 from fa_lightning.evaluation.vector_sweep import VectorSweep, pair_vectors
 from fa_lightning.metrics.distinct_items import DistinctTensors
-from fa_lightning.regressors.vectors import ContrastVector
 from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.prompts import has_template
@@ -76,14 +75,17 @@ class VectorsModule(EvaluationModule[VectorsDataModule, VectorsResult]):
         super().__init__([], folder, **options)
         check_sites(layers, "layers")
         first_covered(positions)
-        for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-            if value < 1:
-                raise UserError(f"{name} is {value}, but must be 1 or more")
+        if max_new_tokens < 3 or batch_size < 1:
+            raise UserError(
+                f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}, but must be 3 or more, since "
+                "repeated 3-grams are counted, and 1 or more"
+            )
         if not all(dose and math.isfinite(dose) for dose in doses) or max(doses, default=0.0) <= 0:
             raise UserError(f"doses is {doses}: give numbers other than 0, one above 0 at least")
         self.layer_names, self.doses, self.positions, self.seed = layers, sorted(set(doses)), positions, seed
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self.sites: list[Site] = []
+        self._norms: list[float] = []
         self._tried: VectorSweep | None = None
         self._measured: DistinctTensors | None = None
 
@@ -94,7 +96,7 @@ class VectorsModule(EvaluationModule[VectorsDataModule, VectorsResult]):
 
     @override
     def begin(self) -> None:
-        self._tried = self._measured = None
+        self._norms, self._tried, self._measured = [], None, None
 
     @override
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -165,8 +167,11 @@ class VectorsModule(EvaluationModule[VectorsDataModule, VectorsResult]):
         return TextForm(self.tokenizer, has_template(self.tokenizer))
 
     def _measure(self, model: Any, tried: VectorSweep, draw: Draw) -> dict[str, Tensor]:
-        """Of one draw, by layer and dose: what is added to all held-out odds, fluency; and the vectors' directions."""
-        vectors, norms = self._vectors(model, draw)
+        """Of one draw, by layer and dose: what is added to all held-out odds, fluency; and directions.
+
+        The latter are those of the vectors, and of vectors made of the pairs that the draw leaves out.
+        """
+        vectors, norms, rest = self._vectors(model, draw)
         added, fluency = [], []
         for vector, norm in zip(vectors, norms, strict=True):
             for dose in self.doses:
@@ -175,27 +180,31 @@ class VectorsModule(EvaluationModule[VectorsDataModule, VectorsResult]):
                 ratio, repeated, _ = tried.fluency(attached)
                 fluency.append(torch.tensor([math.log(ratio), repeated]))
         shape = (len(vectors), len(self.doses), -1)
-        directions = [vector.regressor.constant_edit() for vector in vectors]
         return {
             "added": torch.stack(added).view(shape),
-            "fluency": torch.stack(fluency).view(shape),
-            "direction": torch.stack([edit / edit.norm() for edit in directions if edit is not None]).cpu(),
+            "fluency": torch.stack(fluency).nan_to_num(0.0).view(shape),
+            "direction": _directions(vectors),
+            "rest": _directions(rest),
         }
 
-    def _vectors(self, model: Any, draw: Draw) -> tuple[list[Intervention], list[float]]:
-        """A vector at each layer, and the mean norm of states there."""
-        concepts = {concept.name: concept for concept in self.data.read()}
-        seed = 1000 * self.data.seed + draw.number
+    def _vectors(self, model: Any, draw: Draw) -> tuple[list[Intervention], list[float], list[Intervention]]:
+        """A vector at each layer, the mean norm of states there, and the vector of the pairs that are left out."""
         if draw.kind != RANDOM:
-            pairs = concepts[draw.concept].drawn(draw.kind, self.data.pairs, seed)
-            return pair_vectors(model, self._form, pairs, self.sites, batch_size=self.batch_size)
-        # Of norms alone, any texts say the same to a few percent; these are the same for each random draw.
-        pairs = [pair for concept in concepts.values() for pair in concept.pairs["long"]]
-        like, norms = pair_vectors(model, self._form, pairs, self.sites, batch_size=self.batch_size)
-        generator = torch.Generator().manual_seed(1_000_000 * (self.seed + 1) + draw.number)
-        vectors = []
-        for intervention in like:
-            vector = ContrastVector(intervention.regressor.hidden_size)
-            vector.shift.copy_(torch.randn(vector.hidden_size, generator=generator))
-            vectors.append(Intervention(intervention.site, vector))
-        return vectors, norms
+            drawn = self.data.drawn(draw)
+            vectors, norms = pair_vectors(model, self._form, drawn.pairs, self.sites, batch_size=self.batch_size)
+            rest, _ = pair_vectors(model, self._form, drawn.rest, self.sites, batch_size=self.batch_size)
+            return vectors, norms, rest
+        if not self._norms:
+            # Those of all long texts; a draw's own differ from them by some percent.
+            pairs = [pair for concept in self.data.read() for pair in concept.pairs["long"]]
+            _, self._norms = pair_vectors(model, self._form, pairs, self.sites, batch_size=self.batch_size)
+        hidden = int(self.variants.model.config.hidden_size)
+        generator = torch.Generator().manual_seed(1000 * self.seed + draw.number)
+        vectors = [Intervention(site, torch.randn(hidden, generator=generator)) for site in self.sites]
+        return vectors, self._norms, vectors
+
+
+def _directions(vectors: Sequence[Intervention]) -> Tensor:
+    """Unit vectors, (layers, hidden)."""
+    edits = [vector.regressor.constant_edit() for vector in vectors]
+    return torch.stack([edit / edit.norm() for edit in edits if edit is not None]).cpu()

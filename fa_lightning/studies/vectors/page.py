@@ -27,12 +27,12 @@ def page(result: VectorsResult) -> Markup:
         doses_picture=Picture(
             dose_figure(result),
             f"Lines of the effect over doses. Sweet spots: {spoken}.",
-            "A hollow point has a larger effect at the cost of its texts.",
+            "At a hollow point the texts are no longer whole.",
         ),
         layers_picture=Picture(
             layer_figure(result),
             f"Lines of the effect over layers. Sweet spots: {spoken}.",
-            "What is not above the random vectors is what any push does.",
+            "What lies within the band of the random vectors is what any push may do.",
         ),
         layers=layers_table(result),
         doses=doses_table(result),

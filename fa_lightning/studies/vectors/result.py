@@ -11,7 +11,7 @@ from fa_lightning.metrics.estimates import Estimate
 
 RESULT_NAME, POINTS_TABLE = "vectors.json", "vectors.csv"
 KINDS = ("short", "long")
-"""Pairs that are alike but for a word or two, and pairs of texts about different things."""
+"""Pairs of a few words, and pairs of longer texts about different things."""
 RANDOM = "random"
 """The kind of the vectors that are made of nothing."""
 
@@ -30,7 +30,7 @@ class Point:
         others: mean size, whatever its sign, of the effect on the other concepts' answers; nan with one concept.
         perplexity_ratio: of what is written, steered over not, both under the unsteered model.
         repeated: share of repeated 3-grams in it.
-        is_fluent: see `evaluation.vector_sweep.is_fluent`.
+        is_fluent: whether texts are still whole, by the means of both over draws.
     """
 
     concept: str
@@ -52,11 +52,12 @@ class Spot:
     Attributes:
         concept: whose vectors.
         kind: of their pairs.
-        layer: chosen on all held-out prompts; None where no fluent point has an effect.
+        layer: chosen on all held-out prompts; None where no fluent point has an effect above 0.
         dose: chosen likewise.
-        effect: cross-fitted: each half of the prompts is judged at the spot that the other half chose.
-        others: likewise, see `Point`.
-        random: size of a random vector's effect on the same answers there.
+        effect: cross-fitted: each half of the prompts is judged at the spot that the other half chose; nan where a half
+            can choose none.
+        others: see `Point`; at the spots that the halves chose.
+        random: what a single random vector has after the same search, by layer, dose and sign; the mean over draws.
         perplexity_ratio: at the spot.
     """
 
@@ -78,7 +79,7 @@ class Pairs:
         concept: whose.
         difference: effect at the sweet spot of short pairs, less that of long pairs, by the same prompts.
         layer: at which directions are compared.
-        short: mean cosine between the vectors of two draws of short pairs.
+        short: mean cosine between the vector of a draw of short pairs and that of the pairs that it leaves out.
         long: the same of long pairs.
         across: mean cosine between vectors of short and of long pairs.
     """

@@ -30,7 +30,7 @@ def spots_table(result: VectorsResult) -> Table:
         Column("dose", 5),
         Column("effect, nats", 18, "effect"),
         Column("on other concepts", 6, "others", shows_interval=False),
-        Column("of a random vector", 6, "random", shows_interval=False),
+        Column("random vector, searched", 18, "random"),
         Column("perplexity ratio", 6, "perpl."),
     )
     rows = [
@@ -48,13 +48,14 @@ def spots_table(result: VectorsResult) -> Table:
     ]
     note = (
         "Effect: added to the log-odds of the positive against the negative held-out answer; each half of the prompts "
-        "is judged at the spot that the other half chose. Others, random: mean size, whatever the sign."
+        "is judged at the spot that the other half chose (a dash: a half finds none). Others: mean size, whatever the "
+        "sign. Random: a random vector after the same search by layer, dose and sign."
     )
     return Table("Sweet spots: the largest effect with texts still whole", columns, tuple(rows), (note,))
 
 
 def layers_table(result: VectorsResult) -> Table:
-    """Effect by layer, at the middle one of the doses above 0."""
+    """Effect by layer, at the middle one of the doses above 0, of two the lower."""
     doses = sorted({point.dose for point in result.points if point.dose > 0})
     dose = doses[(len(doses) - 1) // 2]
     layers = sorted({point.layer for point in result.points})
@@ -86,9 +87,9 @@ def pairs_table(result: VectorsResult) -> Table:
         Column("concept", 0),
         Column("effect of short less long, nats", 20, "short - long"),
         Column("at layer", 5, "layer"),
-        Column("cosine of two short draws", 6, "short"),
-        Column("of two long draws", 6, "long"),
-        Column("of a short and a long one", 6, "across"),
+        Column("cosine, short pairs and other ones", 6, "short"),
+        Column("long pairs and other ones", 6, "long"),
+        Column("short and long pairs", 6, "across"),
     )
     rows = [
         row(
@@ -120,17 +121,22 @@ def facts(result: VectorsResult) -> list[tuple[str, str]]:
     return [
         (
             "vectors",
-            f"difference of means of {result.pairs_drawn} pairs at their last token, {result.draws} draws",
+            f"difference of means of {result.pairs_drawn} pairs, {result.draws} draws; a text is shown as a user's "
+            "message and read at the last token in front of the answer (without a template: at its own last token)",
         ),
         ("steered", f"tokens {result.positions}"),
         ("dose", "norm of the edit over the mean norm of states at the layer; below 0 it steers the other way"),
-        ("held out", f"{held_out} prompts, each with two opposite answers; no word of them is in a vector"),
+        ("held out", f"{held_out} prompts, each with two opposite answers, none of which a vector is made of"),
         (
             "whole texts",
             f"perplexity ratio at most {result.fluent:g}, and a share of repeated 3-grams of at most "
             f"{result.most_repeated:.3f} ({result.repeated:.3f} without a vector)",
         ),
-        ("intervals", "95 %, bootstrap over held-out prompts, of the mean over draws"),
+        (
+            "intervals",
+            "95 %, bootstrap over held-out prompts, of the mean over draws: other pairs, and the choice of the spot, "
+            "are not in them. Of random vectors in grids and pictures: the lowest and highest draw",
+        ),
         ("run time", numbers.duration(result.seconds)),
     ]
 
@@ -158,7 +164,8 @@ def _point(point: Point | None, has_ratio: bool) -> Cell:
     if point is None:
         return Cell(None)
     note = f"x{point.perplexity_ratio:.2f}" if has_ratio else ""
-    return Cell(point.effect.value, point.effect.ci95, note=note, mark="" if point.is_fluent else "*")
+    interval = point.draws if point.kind == RANDOM else point.effect.ci95
+    return Cell(point.effect.value, interval, note=note, mark="" if point.is_fluent else "*")
 
 
 def _cell(estimate: Estimate) -> Cell:

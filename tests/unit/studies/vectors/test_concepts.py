@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,18 @@ ANSWERS = [{"prompt": f"Question {number}?", "positive": "Yes.", "negative": "No
 OWN = {"short": [["up", "down"]] * 3, "long": [["It goes up.", "We went down."]] * 3, "held_out": ANSWERS}
 
 
+def words_of(text: str) -> str:
+    return f" {' '.join(re.findall('[a-z]+', text.lower()))} "
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_nothing_that_is_held_out_is_in_a_vector(name: str) -> None:
     concept = read_concept(name)
     texts = [text for kind in KINDS for pair in concept.pairs[kind] for text in (pair.positive, pair.negative)]
     assert len(set(texts)) == len(texts)
+    said = [words_of(text) for text in texts]
     for pair in concept.held_out:
-        assert not {pair.positive, pair.negative} & set(texts)
+        assert not [one for one in said for answer in (pair.positive, pair.negative) if words_of(answer) in one]
     assert len({pair.prompt for pair in concept.held_out}) == len(concept.held_out) >= 16
     short, long = (max(len(pair.positive) for pair in concept.pairs[kind]) for kind in KINDS)
     assert short < long / 2
@@ -31,9 +37,13 @@ def test_nothing_that_is_held_out_is_in_a_vector(name: str) -> None:
 
 def test_draws_differ_and_are_the_same_for_a_seed() -> None:
     concept = read_concept("sentiment")
-    drawn = [concept.drawn("short", 6, seed) for seed in (0, 1, 0)]
+    drawn = [concept.draws("short", 6, 5, seed) for seed in (0, 1, 0)]
     assert drawn[0] == drawn[2] != drawn[1]
-    assert len(set(drawn[0])) == 6
+    for pairs, rest in drawn[0]:
+        assert {*pairs, *rest} == set(concept.pairs["short"])
+        assert (len(pairs), len(rest)) == (6, 4)
+    every = concept.draws("short", 9, 10, 3)
+    assert len({frozenset(one.pairs) for one in every}) == 10, "all that there are"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +78,8 @@ def test_a_concept_of_ones_own(tmp_path: Path) -> None:
         ({"concepts": ["love"]}, "is no concept: there are formality"),
         ({"concepts": []}, "name at least one"),
         ({"concepts": ["genre", "genre"]}, "each once"),
-        ({"pairs": 10}, "draw fewer of them"),
+        ({"pairs": 10}, "0 different draws"),
+        ({"pairs": 9, "draws": 11}, "10 different draws"),
         ({"draws": 0}, "1 or more"),
     ],
 )

@@ -27,12 +27,13 @@ def planted(
     """What the study says of effects (layers, doses, prompts of both concepts) that all draws of a kind share."""
     draws = [Draw(*key, number) for key in KEYS for number in range(DRAWS)]
     nothing, whole = torch.zeros(len(LAYERS), len(DOSES), 2 * PROMPTS), torch.tensor(WHOLE).expand(2, 3, 2)
-    # Both draws of short pairs point one way, those of long pairs lie at a right angle to each other.
-    turned = {"short": [[1.0, 0.0], [1.0, 0.0]], "long": [[1.0, 0.0], [0.0, 1.0]], "random": [[1.0, 0.0], [0.0, 1.0]]}
+    # What short pairs leave out points the way of all; what long pairs leave out lies at a right angle to it.
+    ahead, aside = torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[0.0, 1.0]] * 2)
     tensors = {
         "added": torch.stack([added.get((draw.concept, draw.kind), nothing) for draw in draws]),
         "fluency": torch.stack([(fluency or {}).get((draw.concept, draw.kind), whole) for draw in draws]),
-        "direction": torch.stack([torch.tensor([turned[draw.kind][draw.number]] * 2) for draw in draws]),
+        "direction": torch.stack([ahead for _ in draws]),
+        "rest": torch.stack([aside if draw.kind == "long" else ahead for draw in draws]),
     }
     return judged(tensors, draws, CONCEPTS, LAYERS, DOSES, 0.0, "from_1", 6, {}, 1.0)
 
@@ -52,14 +53,13 @@ def test_the_sweet_spot_is_the_largest_effect_with_whole_texts() -> None:
     up[1, 1, :PROMPTS] = 8.0  # texts are broken
     fluency = torch.tensor(WHOLE).repeat(2, 3, 1)
     fluency[1, 1] = torch.tensor(BROKEN)
-    random = effects(0.1)
-    result = planted({("up", "short"): up, ("", "random"): random}, {("up", "short"): fluency})
+    result = planted({("up", "short"): up}, {("up", "short"): fluency})
     spot = result.spots[0]
     assert (spot.concept, spot.kind, spot.layer, spot.dose) == ("up", "short", 7, 0.2)
     assert spot.effect.value == pytest.approx(2.25)
     assert spot.effect.ci95[0] < 2.25 < spot.effect.ci95[1]
     assert spot.others.value == pytest.approx(0.5), "whatever the sign"
-    assert spot.random.value == pytest.approx(0.35)
+    assert spot.random.value != spot.random.value, "random vectors do nothing here"
     (broken,) = [point for point in result.at("up", "short") if not point.is_fluent]
     assert (broken.layer, broken.dose, broken.perplexity_ratio) == (7, 0.1, pytest.approx(3.0))
 
@@ -74,6 +74,15 @@ def test_each_half_of_the_prompts_is_judged_where_the_other_half_is_best() -> No
     assert spot.effect.value == pytest.approx((2.0 + 1.0) / 2)
 
 
+def test_a_random_vector_is_searched_as_the_others_are_by_sign_too() -> None:
+    random = torch.zeros(2, 3, 2 * PROMPTS)
+    random[0, 1, :PROMPTS] = 0.5
+    random[1, 2, :PROMPTS] = -2.0
+    random[0, 0, :PROMPTS] = 9.0  # below 0, no dose is tried
+    spot = planted({("up", "short"): effects(3.0), ("", "random"): random}).spots[0]
+    assert spot.random.value == pytest.approx(2.0)
+
+
 def test_where_nothing_has_an_effect_there_is_no_spot() -> None:
     spot = planted({}).spots[0]
     assert spot.layer is None
@@ -84,7 +93,7 @@ def test_short_pairs_beside_long_ones() -> None:
     result = planted({("up", "short"): effects(3.0), ("up", "long"): effects(1.0)})
     pairs = result.pairs[0]
     assert pairs.difference.value == pytest.approx(2.0)
-    assert (pairs.layer, pairs.short, pairs.long, pairs.across) == (7, 1.0, 0.0, 0.5)
+    assert (pairs.layer, pairs.short, pairs.long, pairs.across) == (7, 1.0, 0.0, 1.0)
     assert math.isnan(result.pairs[1].difference.value)
 
 

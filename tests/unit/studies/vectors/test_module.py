@@ -53,9 +53,9 @@ def test_a_point_is_the_mean_over_draws_of_a_sweep(result: VectorsResult, backbo
     genre = read_concept("genre")
     tried = VectorSweep(model, form, genre.held_out, [genre.held_out[0].prompt], 3)
     effects = []
-    for seed in range(2):
+    for drawn in genre.draws("long", 3, 2, seed=0):
         site = Site(0, positions="from_1")
-        (vector,), (norm,) = pair_vectors(model, form, genre.drawn("long", 3, seed), [site])
+        (vector,), (norm,) = pair_vectors(model, form, drawn.pairs, [site])
         effects.append(tried.point(vector.at(strength_of_dose(vector, 0.3, norm)), 0.3).effect)
     (point,) = [point for point in result.at("genre", "long") if (point.layer, point.dose) == (0, 0.3)]
     assert point.effect.value == pytest.approx(sum(effects) / 2, abs=1e-3)
@@ -100,7 +100,7 @@ def test_a_test_that_is_cut_short_is_refused(backbone: str, tmp_path: Path) -> N
         ({"doses": []}, "one above 0 at least"),
         ({"layers": [1.5]}, "layers"),
         ({"positions": "first"}, "positions"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": 2}, "max_new_tokens is 2"),
     ],
 )
 def test_wrong_values_are_refused(options: dict[str, Any], message: str) -> None:
