@@ -50,8 +50,8 @@ def find_root(root: str | Path | None = None) -> Path:
     raise MissingFileError(
         f"POSER's data was not found: {chosen} holds no folder data/training. Looked at, in this order, the first that "
         f"is set: root ({root or 'not given'}), the variable POSER_ROOT ({variable or 'not set'}), ./POSER. "
-        "Clone it (https://github.com/sevdeawesome/POSER) and give its folder by one of the three, or use the embedded scenarios, "
-        "which need no data"
+        "Clone it (https://github.com/sevdeawesome/POSER) and give its folder by one of the three, or use the embedded "
+        "scenarios, which need no data"
     )
 
 
