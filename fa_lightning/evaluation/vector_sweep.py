@@ -19,7 +19,7 @@ from fa_lightning.metrics.divergences import repetition
 from fa_lightning.metrics.intervals import bootstrap_over_groups
 from fa_lightning.regressors.vectors import ContrastVector, Direction
 from fa_lightning.scenarios.answers import answer_logits, written_tokens
-from fa_lightning.scenarios.batches import collate, model_inputs, plain_examples
+from fa_lightning.scenarios.batches import Example, collate, model_inputs, plain_examples
 from fa_lightning.scenarios.opposites.texts import OppositePair, sides
 from fa_lightning.scenarios.text_form import TextForm
 from fa_lightning.scenarios.turn_endings import end_tokens, until_end
@@ -198,8 +198,8 @@ def pair_vectors(
     read: Read = "last",
     direction: Direction = "mean",
     batch_size: int = 16,
-) -> tuple[list[Intervention], list[float]]:
-    """The vector of opposite pairs at each site, at strength 1, and the mean norm of ordinary states there.
+) -> list[Intervention]:
+    """The vector of opposite pairs at each site, at strength 1.
 
     Args:
         model: a causal LM.
@@ -213,17 +213,28 @@ def pair_vectors(
     Raises:
         UserError: the two sides do not differ, or a text is empty or too long.
     """
-    tokens = zip(*(sides(form, pair) for pair in pairs), strict=True)
-    both = [plain_examples(side, form.tokenizer) for side in tokens]
     pad_token = form.tokenizer.pad_token_id
-    towards, away = (text_states(model, side, sites, pad_token, batch_size, read) for side in both)
+    towards, away = (text_states(model, side, sites, pad_token, batch_size, read) for side in _both_sides(form, pairs))
     vectors = []
     for site in sites:
         vector = ContrastVector(towards[site.name].shape[1], direction)
         vector.fit_contrast(towards[site.name], away[site.name])
         vectors.append(Intervention(site, vector))
-    norms = mean_norms(model, [*both[0], *both[1]], sites, pad_token, batch_size)
-    return vectors, [norms[site.name] for site in sites]
+    return vectors
+
+
+def pair_norms(
+    model: Any, form: TextForm, pairs: Sequence[OppositePair], sites: Sequence[Site], batch_size: int = 16
+) -> list[float]:
+    """The mean norm of the ordinary states of opposite pairs at each site: what a dose of 1 is. See `pair_vectors`."""
+    examples = [example for side in _both_sides(form, pairs) for example in side]
+    norms = mean_norms(model, examples, sites, form.tokenizer.pad_token_id, batch_size)
+    return [norms[site.name] for site in sites]
+
+
+def _both_sides(form: TextForm, pairs: Sequence[OppositePair]) -> list[list[Example]]:
+    tokens = zip(*(sides(form, pair) for pair in pairs), strict=True)
+    return [plain_examples(side, form.tokenizer) for side in tokens]
 
 
 def is_fluent(perplexity_ratio: float, repeated: float, repeated_unsteered: float) -> bool:

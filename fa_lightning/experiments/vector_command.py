@@ -41,7 +41,7 @@ def main(words: Sequence[str]) -> int:
     from fa_lightning.activations.sites import Site
     from fa_lightning.backbones.decoder import decoder_layers
     from fa_lightning.backbones.load import fingerprint, load_for_use, load_tokenizer
-    from fa_lightning.evaluation.vector_sweep import VectorSweep, pair_vectors, sweep, sweet_spot
+    from fa_lightning.evaluation.vector_sweep import VectorSweep, pair_norms, pair_vectors, sweep, sweet_spot
     from fa_lightning.experiments.vector_shown import summary, table_of, tokens_drawn
     from fa_lightning.reports.table import write_csv
     from fa_lightning.reports.terminal import print_tables
@@ -55,7 +55,8 @@ def main(words: Sequence[str]) -> int:
     form = TextForm(tokenizer, is_chat)
     layers = _layers(options.layer, len(decoder_layers(model)))
     sites = [Site(layer, positions=options.positions) for layer in layers]
-    vectors, norms = pair_vectors(model, form, texts.pairs, sites, options.read, options.direction, options.batch_size)
+    vectors = pair_vectors(model, form, texts.pairs, sites, options.read, options.direction, options.batch_size)
+    norms = pair_norms(model, form, texts.pairs, sites, options.batch_size)
     made_for = fingerprint(model)
     for vector, norm in zip(vectors, norms, strict=True):
         vector.fingerprint = {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fa_lightning import Intervention, Sampling, Site, generate, load_backbone, load_tokenizer
-from fa_lightning.evaluation.vector_sweep import pair_vectors
+from fa_lightning.evaluation.vector_sweep import pair_norms, pair_vectors
 from fa_lightning.scenarios.text_form import TextForm
 from fa_lightning.steering.constant import strength_of_dose
 from fa_lightning.studies.vectors.concepts import read_concept
@@ -26,7 +26,8 @@ def test_a_lexicon_finds_the_text_better_with_the_vector_and_worse_against_it() 
     model, tokenizer = load_backbone(NAME), load_tokenizer(NAME)
     sentiment = read_concept("sentiment")
     sites = [Site(15, positions="from_1")]
-    (vector,), (norm,) = pair_vectors(model, TextForm(tokenizer, True), sentiment.pairs["short"], sites)
+    form, short = TextForm(tokenizer, True), sentiment.pairs["short"]
+    (vector,), (norm,) = (of(model, form, short, sites) for of in (pair_vectors, pair_norms))
     prompts, lexicon = [pair.prompt for pair in sentiment.held_out], vader.SentimentIntensityAnalyzer()
 
     def score(*interventions: Intervention) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fa_lightning.metrics.cells import Items
 from fa_lightning.metrics.estimates import Estimate, SideEffects
 from fa_lightning.metrics.intervals import DIFFERENCE, SHARE, bootstrap_over_groups
-from fa_lightning.studies.unmask.result import Excess, Shown, Source, UnmaskResult
+from fa_lightning.studies.unmask.result import SOURCES, Excess, Shown, Source, UnmaskResult
 
 TURN_OF_TURNS = (-4.0, 4.0)
 """Lowest and highest difference of two differences of turns, each from -1 to 1."""
@@ -45,7 +45,6 @@ def judged(
     before: Mapping[str, Items],
     turns: Sequence[Turns],
     twins: Mapping[str, str],
-    sources: Sequence[Source],
     contrast: int,
     draws: int,
     positions: str,
@@ -57,7 +56,6 @@ def judged(
         before: by variant, the answers without a vector.
         turns: all answers with one.
         twins: by faker, its honest twin.
-        sources: of the vectors; `random` is what the others are held to.
         contrast: scenarios of either kind that vectors were made of.
         draws: of random vectors.
         positions: that were steered.
@@ -79,16 +77,13 @@ def judged(
     ]
     start = {name: misaligned(items) for name, items in before.items()}
     moved = {key: _mean([misaligned(one.items) for one in own]) - start[key[0]] for key, own in found.items()}
-    places: dict[int, list[float]] = {}
-    for _, _, layer, dose in found:
-        if dose not in places.setdefault(layer, []):
-            places[layer].append(dose)
+    layers, doses = (list(dict.fromkeys(values)) for values in zip(*(key[2:] for key in found), strict=True))
     excess = []
     for faker, twin in twins.items():
-        for source in sources:
-            if source == "random":
+        for source in SOURCES:
+            if source == "random":  # what the others are held to
                 continue
-            for layer, doses in places.items():
+            for layer in layers:
                 of_doses = {
                     dose: [moved[name, kind, layer, dose] for kind in (source, "random") for name in (faker, twin)]
                     for dose in doses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,15 +18,15 @@ from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.cells_module import CellsModule
 from fa_lightning.evaluation.conditions import Condition
-from fa_lightning.regressors.vectors import ContrastVector
 from fa_lightning.reports.terminal import print_tables
+from fa_lightning.scenarios.batches import Example
 from fa_lightning.steering.constant import strength_of_dose
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.unmask.data import UnmaskDataModule
 from fa_lightning.studies.unmask.figures import unmask_figure
 from fa_lightning.studies.unmask.measures import Turns, judged
 from fa_lightning.studies.unmask.output import scalars, write_unmask
-from fa_lightning.studies.unmask.result import SOURCES, Source, UnmaskResult
+from fa_lightning.studies.unmask.result import Source, UnmaskResult
 from fa_lightning.studies.unmask.tables import tables
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
         self.layer_names, self.doses, self.draws = layers, sorted(set(doses)), draws
         self.positions, self.seed = positions, seed
         self.sites: list[Site] = []
+        self._contrast = 0
         self._asked: dict[str, Vector] = {}
 
     @override
@@ -111,14 +112,15 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
 
     @override
     def conditions(self) -> dict[str, Condition]:
-        _, watched = self.data.sides()
+        sides = self.data.sides()
+        self._contrast = len(sides[0])
         with self.variants.bare() as model:
-            norms = mean_norms(model, watched, self.sites, self.tokenizer.pad_token_id, self.data.eval_batch_size)
-            before = self._towards(model)
+            norms = mean_norms(model, sides[1], self.sites, self.tokenizer.pad_token_id, self.data.eval_batch_size)
+            before = self._towards(model, sides)
         own = {}
         for name in self.behaviours:
             with self.variants.using(name) as model:
-                own[name] = self._towards(model)
+                own[name] = self._towards(model, sides)
         conditions = {name: Condition(name) for name in self.behaviours}
         self._asked = {}
         for name in self.behaviours:
@@ -130,9 +132,7 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
                     generator = torch.Generator().manual_seed(1000 * self.seed + draw)
                     vectors["random", draw] = torch.randn(hidden, generator=generator)
                 for (source, draw), vector in vectors.items():
-                    regressor = ContrastVector(hidden)
-                    regressor.shift.copy_(vector)
-                    edit = Intervention(site, regressor)
+                    edit = Intervention(site, vector)
                     for dose in self.doses:
                         label = f"{name} / {source} {draw} / {site.layer} / {dose:g}"
                         strength = strength_of_dose(edit, dose, norms[site.name])
@@ -140,12 +140,11 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
                         self._asked[label] = Vector(name, source, draw, site.layer, dose)  # type: ignore[arg-type]
         return conditions
 
-    def _towards(self, model: Any) -> dict[str, Tensor]:
+    def _towards(self, model: Any, sides: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
         """By site, the mean state of unwatched scenarios less that of watched ones, (hidden,)."""
         pad_token = self.tokenizer.pad_token_id
         unwatched, watched = (
-            text_states(model, side, self.sites, pad_token, self.data.eval_batch_size, "mean")
-            for side in self.data.sides()
+            text_states(model, side, self.sites, pad_token, self.data.eval_batch_size, "mean") for side in sides
         )
         return {site.name: unwatched[site.name].mean(0) - watched[site.name].mean(0) for site in self.sites}
 
@@ -156,9 +155,7 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
         before = {name: scores.items(name)[0] for name in self.behaviours}
         turns = [Turns(*vector, scores.items(label)[0], damage[label]) for label, vector in self._asked.items()]
         twins = {faker: twin for faker, twin in self.twins.items() if twin is not None}
-        return judged(
-            before, turns, twins, SOURCES, len(self.data.sides()[0]), self.draws, self.positions, self.seconds
-        )
+        return judged(before, turns, twins, self._contrast, self.draws, self.positions, self.seconds)
 
     @override
     def write(self, result: UnmaskResult) -> None:

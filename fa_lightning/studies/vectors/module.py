@@ -17,7 +17,7 @@ from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.module import EvaluationModule
 from fa_lightning.evaluation.variant_names import BASE
-from fa_lightning.evaluation.vector_sweep import VectorSweep, pair_vectors
+from fa_lightning.evaluation.vector_sweep import VectorSweep, pair_norms, pair_vectors
 from fa_lightning.metrics.distinct_items import DistinctTensors
 from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch
@@ -112,7 +112,7 @@ class VectorsModule(EvaluationModule[VectorsDataModule, VectorsResult]):
 
     @override
     def result(self) -> VectorsResult:
-        # A rank without a draw would have no shapes; there are more draws than ranks, or Lightning repeats some.
+        # No rank is without a draw: the sampler repeats some where there are too few.
         assert self._measured is not None
         assert self._tried is not None
         tensors, draws = self._measured.compute(), self.data.draws
@@ -191,13 +191,14 @@ class VectorsModule(EvaluationModule[VectorsDataModule, VectorsResult]):
         """A vector at each layer, the mean norm of states there, and the vector of the pairs that are left out."""
         if draw.kind != RANDOM:
             drawn = self.data.drawn(draw)
-            vectors, norms = pair_vectors(model, self._form, drawn.pairs, self.sites, batch_size=self.batch_size)
-            rest, _ = pair_vectors(model, self._form, drawn.rest, self.sites, batch_size=self.batch_size)
-            return vectors, norms, rest
+            vectors, rest = (
+                pair_vectors(model, self._form, pairs, self.sites, batch_size=self.batch_size) for pairs in drawn
+            )
+            return vectors, pair_norms(model, self._form, drawn.pairs, self.sites, self.batch_size), rest
         if not self._norms:
             # Those of all long texts; a draw's own differ from them by some percent.
             pairs = [pair for concept in self.data.read() for pair in concept.pairs["long"]]
-            _, self._norms = pair_vectors(model, self._form, pairs, self.sites, batch_size=self.batch_size)
+            self._norms = pair_norms(model, self._form, pairs, self.sites, self.batch_size)
         hidden = int(self.variants.model.config.hidden_size)
         generator = torch.Generator().manual_seed(1000 * self.seed + draw.number)
         vectors = [Intervention(site, torch.randn(hidden, generator=generator)) for site in self.sites]

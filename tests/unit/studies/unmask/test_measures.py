@@ -37,7 +37,7 @@ def planted(counts: dict[tuple[str, str, float], int], silent: int = 0) -> Unmas
         for draw in range(2 if source == "random" else 1)
     ]
     before = {name: answers(2) for name in ("faking", "aligned")}
-    return judged(before, turns, {"faking": "aligned"}, SOURCES, 7, 2, "from_1", 1.0)
+    return judged(before, turns, {"faking": "aligned"}, 7, 2, "from_1", 1.0)
 
 
 def excess(result: UnmaskResult, source: str, dose: float | None) -> Excess:

@@ -13,7 +13,7 @@ from html_page import page_of
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.errors import UserError
-from fa_lightning.evaluation.vector_sweep import VectorSweep, pair_vectors
+from fa_lightning.evaluation.vector_sweep import VectorSweep, pair_norms, pair_vectors
 from fa_lightning.scenarios.text_form import TextForm
 from fa_lightning.steering.constant import strength_of_dose
 from fa_lightning.studies.vectors.concepts import read_concept
@@ -55,7 +55,7 @@ def test_a_point_is_the_mean_over_draws_of_a_sweep(result: VectorsResult, backbo
     effects = []
     for drawn in genre.draws("long", 3, 2, seed=0):
         site = Site(0, positions="from_1")
-        (vector,), (norm,) = pair_vectors(model, form, drawn.pairs, [site])
+        (vector,), (norm,) = (of(model, form, drawn.pairs, [site]) for of in (pair_vectors, pair_norms))
         effects.append(tried.point(vector.at(strength_of_dose(vector, 0.3, norm)), 0.3).effect)
     (point,) = [point for point in result.at("genre", "long") if (point.layer, point.dose) == (0, 0.3)]
     assert point.effect.value == pytest.approx(sum(effects) / 2, abs=1e-3)
