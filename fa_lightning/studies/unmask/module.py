@@ -65,7 +65,7 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
     Args:
         adapters: adapter folders: the variants, each faker beside its honest twin.
         folder: receives `unmask.json` and `unmask.csv`.
-        layers: where vectors are read and added, a number or a depth from 0 to 1 each.
+        layers: where vectors are read and added: `layers.3.residual`, or a depth from 0.0 to 1.0.
         doses: norm of the edit over the mean norm of states.
         draws: of random vectors.
         positions: tokens that are steered.

@@ -46,7 +46,7 @@ class VectorsModule(EvaluationModule[VectorsDataModule, VectorsResult]):
 
     Args:
         folder: receives `vectors.json` and `vectors.csv`.
-        layers: where vectors are read and added, a number or a depth from 0 to 1 each.
+        layers: where vectors are read and added: `layers.3.residual`, or a depth from 0.0 to 1.0.
         doses: norm of the edit over the mean norm of states; those below 0 steer the other way, and are never chosen.
         positions: tokens that are steered.
         max_new_tokens: of a text that is written.
