@@ -38,18 +38,36 @@ def test_hooks_see_a_compiled_module_and_are_gone_whatever_happens() -> None:
     assert not module._forward_pre_hooks
 
 
-def test_nothing_is_compiled_in_the_block_and_after_it_all_is_as_before() -> None:
-    graphs = []
+def counted() -> tuple[Any, list[Any]]:
+    """A compiled module, and the graphs that are made of it."""
+    graphs: list[Any] = []
 
     def backend(graph: Any, _: Any) -> Any:
         graphs.append(graph)
         return graph.forward
 
     torch.compiler.reset()
-    compiled = torch.compile(nn.Linear(2, 2), backend=backend)
+    return torch.compile(nn.Linear(2, 2), backend=backend), graphs
+
+
+def test_nothing_is_compiled_in_the_block_and_after_it_all_is_as_before() -> None:
+    compiled, graphs = counted()
     with uncompiled(), uncompiled():
         compiled(torch.ones(1, 2))
     assert not graphs
+    compiled(torch.ones(1, 2))
+    assert len(graphs) == 1
+
+
+def test_blocks_that_overlap_as_those_of_two_threads_do_leave_no_trace() -> None:
+    compiled, graphs = counted()
+    first, second = uncompiled(), uncompiled()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    compiled(torch.ones(1, 2))
+    assert not graphs
+    second.__exit__(None, None, None)
     compiled(torch.ones(1, 2))
     assert len(graphs) == 1
 
