@@ -154,11 +154,15 @@ def log_likelihood(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         logits: at the last columns, (batch, tokens, vocabulary), as many as `target` has.
         batch: what `answered` gave.
     """
+    import torch
     from torch.nn.functional import cross_entropy
 
     target = batch[TARGET]
-    costs = cross_entropy(logits.float().transpose(1, 2), target, ignore_index=NO_TOKEN, reduction="none")
-    return -costs.sum(1) / (target != NO_TOKEN).sum(1)
+    counts = target != NO_TOKEN
+    # Only the tokens that count go through the vocabulary in float32: half of the columns fill up shorter answers.
+    costs = logits.new_zeros(target.shape, dtype=torch.float32)
+    costs[counts] = cross_entropy(logits[counts].float(), target[counts], reduction="none")
+    return -costs.sum(1) / counts.sum(1)
 
 
 def decision_tokens(batch: Mapping[str, Any]) -> Tensor:

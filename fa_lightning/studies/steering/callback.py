@@ -39,9 +39,9 @@ STATES, SCENARIOS, NEUTRAL_TEXTS = range(3)
 class SteeringEvaluation(pl.Callback):
     """Steers the faking variant with every fitted map, chooses one on validation groups, and judges it on test groups.
 
-    In validation every candidate is tried at every strength; the choice is by cells first, by the worse of the
-    two KLs on neutral texts (of what is read, and of the first token said) among those within `tolerance`. The choice
-    so far is judged beside the twins and the baselines; its checkpoint score is `val/steered/score`. When the fit ends,
+    In validation every candidate is tried at every strength; among those within the `budget` of damage the choice is by
+    cells first, by damage among those within `tolerance`. Damage is the worse of the two KLs on neutral texts, of what
+    is read and of the first token said. The choice so far is judged beside the twins and the baselines; its checkpoint score is `val/steered/score`. When the fit ends,
     the chosen intervention of the best checkpoint is saved. In a test the same is judged once, and `evaluation.json`
     written.
 
@@ -61,6 +61,7 @@ class SteeringEvaluation(pl.Callback):
         folder: receives `intervention/`, `candidates.json` and `evaluation.json`.
         strengths: tried for every candidate.
         tolerance: difference in mean accuracy that side effects may decide.
+        budget: nats of damage that a candidate may do; if none keeps within it, all compete. None sets no limit.
         seed: of the random baseline.
         continuation_tokens: of a model that speaks, side effects are measured on so many tokens of its own answer to
             each neutral text; 0 measures them on the texts.
@@ -73,6 +74,7 @@ class SteeringEvaluation(pl.Callback):
         folder: str,
         strengths: list[float] = [1.0],  # noqa: B006
         tolerance: float = 0.01,
+        budget: float | None = None,
         seed: int = 0,
         continuation_tokens: int = 0,
         judge: Judge | None = None,
@@ -82,6 +84,7 @@ class SteeringEvaluation(pl.Callback):
         self.folder = Path(folder)
         self.strengths = strengths
         self.tolerance = tolerance
+        self.budget = budget
         self.seed = seed
         self.continuation_tokens = continuation_tokens
         self.judge = judge
@@ -146,7 +149,7 @@ class SteeringEvaluation(pl.Callback):
         if trainer.sanity_checking or self._tried is None:
             return
         trials = self._trials(pl_module)
-        chosen = choose(trials, self.tolerance)
+        chosen = choose(trials, self.tolerance, self.budget)
         pl_module.choice[0], pl_module.choice[1] = float(chosen.candidate), chosen.strength
         # No checkpoint is made before the first optimizer step: until then the latest choice stands.
         best_so_far = chosen.score > self.best_score or not _best_checkpoint(trainer)

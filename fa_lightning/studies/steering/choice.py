@@ -1,4 +1,4 @@
-"""Which map, at which site, how strongly: chosen on validation groups by cells first and side effects second."""
+"""Which map, at which site, how strongly: chosen on validation groups, within a budget of side effects where one is set."""
 
 from __future__ import annotations
 
@@ -47,6 +47,12 @@ class Trial:
         cells = [share for share in (self.oversight, self.no_oversight) if not math.isnan(share)]
         return sum(cells) / len(cells) if cells else math.nan
 
+    @property
+    def damage(self) -> float:
+        """The worse of the two KLs, nats; infinite where neither was measured."""
+        nats = worst(self.kl_neutral_nats, self.kl_answer_nats)
+        return math.inf if math.isnan(nats) else nats
+
     def as_point(self) -> SweepPoint:
         """The mark of the figure over layers."""
         layer = Site.parse(self.site).layer
@@ -59,12 +65,13 @@ class Trial:
         return Candidate(**fields)
 
 
-def choose(trials: Sequence[Trial], tolerance: float) -> Trial:
+def choose(trials: Sequence[Trial], tolerance: float, budget: float | None = None) -> Trial:
     """The trial with the least damage (the worse of its two KLs) among those whose score is close to the best.
 
     Args:
         trials: on the validation groups.
         tolerance: difference in mean accuracy that side effects may decide.
+        budget: nats. Trials that do more damage do not compete, unless every trial does; None sets no limit.
 
     Raises:
         UserError: there is no trial with a score, for instance because no validation scenario was served.
@@ -77,11 +84,8 @@ def choose(trials: Sequence[Trial], tolerance: float) -> Trial:
     scored = [trial for trial in trials if not math.isnan(trial.score)]
     if not scored:
         raise UserError("no candidate could be judged: the validation split holds no scenario; raise its share")
-    best = max(trial.score for trial in scored)
-    close = [trial for trial in scored if trial.score >= best - tolerance]
-    return min(close, key=lambda trial: _worst_or_infinite(trial.kl_neutral_nats, trial.kl_answer_nats))
-
-
-def _worst_or_infinite(*nats: float) -> float:
-    value = worst(*nats)
-    return math.inf if math.isnan(value) else value
+    within = scored if budget is None else [trial for trial in scored if trial.damage <= budget]
+    competing = within or scored
+    best = max(trial.score for trial in competing)
+    close = [trial for trial in competing if trial.score >= best - tolerance]
+    return min(close, key=lambda trial: trial.damage)

@@ -55,6 +55,23 @@ def test_unknown_damage_loses_against_any_known_one() -> None:
     assert choose([trial(kl=math.nan, answer=math.nan)], tolerance=0.01).candidate == 0
 
 
+def test_within_a_budget_the_better_cells_win_and_the_worse_of_both_divergences_counts() -> None:
+    strong = trial(1.0, 1.0, kl=0.02, candidate=0)
+    loud = trial(1.0, 1.0, kl=0.001, answer=0.02, candidate=1)
+    unknown = trial(1.0, 1.0, kl=math.nan, answer=math.nan, candidate=2)
+    mild = trial(0.9, 0.9, kl=0.004, answer=0.01, candidate=3)
+    milder = trial(0.9, 0.8, kl=0.001, candidate=4)
+    trials = [strong, loud, unknown, mild, milder]
+    assert choose(trials, tolerance=0.01, budget=0.01).candidate == 3
+    assert choose(trials, tolerance=0.01).candidate == 0
+
+
+def test_where_nothing_keeps_within_the_budget_all_compete() -> None:
+    trials = [trial(1.0, 1.0, kl=0.5, candidate=0), trial(0.9, 0.9, kl=0.1, candidate=1)]
+    assert choose(trials, tolerance=0.01, budget=0.05).candidate == 0
+    assert choose(trials, tolerance=0.2, budget=0.05).candidate == 1
+
+
 @pytest.mark.parametrize("trials", [[], [trial(math.nan, math.nan)]])
 def test_nothing_to_choose_from_is_told(trials: list[Trial]) -> None:
     with pytest.raises(ValueError, match="the validation split holds no scenario"):
