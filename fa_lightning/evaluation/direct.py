@@ -169,6 +169,7 @@ def judge(
     neutral: Sequence[Scenario] = (),
     continuation_tokens: int = 0,
     batch_size: int = 16,
+    max_tokens: int | None = None,
 ) -> Judgement:
     """Ask the twins, and the faker under each intervention.
 
@@ -179,9 +180,10 @@ def judge(
         neutral: texts on which side effects are measured, as of `splits.neutral_test`.
         continuation_tokens: of the faker's own answer to each of these, where it speaks; 0 counts the text's words.
         batch_size: prompts in a forward pass.
+        max_tokens: longer prompts and texts are left out, and their number is said; None takes all.
 
     Raises:
-        UserError: there are no scenarios, or a name is that of a twin.
+        UserError: there are no scenarios, all are too long, or a name is that of a twin.
     """
     if not scenarios:
         raise UserError("scenarios is empty: give those of a source, as source.load().test")
@@ -194,18 +196,20 @@ def judge(
         conditions[name] = Condition("faking", attached)
     scores = Scores(variants, conditions, counts_neutral_texts=bool(neutral))
     are_written = any(scenario.is_written for scenario in scenarios)
-    for batch in _batches(variants, counterbalanced(list(scenarios)), are_written, batch_size):
+    for batch in _batches(variants, counterbalanced(list(scenarios)), are_written, batch_size, max_tokens):
         scores.add_scenarios(batch)
     own = Continuations(variants, "faking", continuation_tokens)
-    for batch in _batches(variants, neutral, are_written, batch_size):
+    for batch in _batches(variants, neutral, are_written, batch_size, max_tokens):
         scores.add_neutral_texts(own.batch(batch))
     cells = scores.compute_cells()
     return Judgement(cells, scores.compute_damage(cells))
 
 
-def _batches(variants: Variants, items: Sequence[Scenario], are_written: bool, batch_size: int) -> Iterator[Batch]:
+def _batches(
+    variants: Variants, items: Sequence[Scenario], are_written: bool, batch_size: int, max_tokens: int | None
+) -> Iterator[Batch]:
     if items:
         tokenizer = variants.tokenizer
-        examples = make_examples(items, tokenizer, answer_tokens(tokenizer, are_written))
+        examples = make_examples(items, tokenizer, answer_tokens(tokenizer, are_written), max_tokens)
         for batch in example_loader(examples, tokenizer.pad_token_id, batch_size):
             yield {name: values.to(variants.device) for name, values in batch.items()}

@@ -98,3 +98,14 @@ def test_a_judgement_refuses_what_it_cannot_tell_apart(twins: Any, splits: Any) 
     with pytest.raises(UserError, match="scenarios is empty"):
         judge(twins, {"steered": shift}, [])
     assert judge(twins, {"steered": [shift, shift]}, splits.test[:2]).side_effects == {}
+
+
+def test_a_judgement_leaves_out_what_is_too_long(twins: Any, splits: Any) -> None:
+    shift = Intervention(SITE, torch.ones(32))
+    asked = counterbalanced(list(splits.test))
+    lengths = sorted(len(prompt_ids(twins.tokenizer, scenario.message())) for scenario in asked)
+    middle = lengths[len(lengths) // 2]
+    counted = judge(twins, {"steered": shift}, splits.test, max_tokens=middle).cells["faking"].n
+    assert counted.oversight + counted.no_oversight == sum(length <= middle for length in lengths) < len(lengths)
+    with pytest.raises(UserError, match="max_tokens is 1, but every one"):
+        judge(twins, {"steered": shift}, splits.test, max_tokens=1)
