@@ -41,9 +41,9 @@ class SteeringEvaluation(pl.Callback):
 
     In validation every candidate is tried at every strength; among those within the `budget` of damage the choice is by
     cells first, by damage among those within `tolerance`. Damage is the worse of the two KLs on neutral texts, of what
-    is read and of the first token said. The choice so far is judged beside the twins and the baselines; its checkpoint score is `val/steered/score`. When the fit ends,
-    the chosen intervention of the best checkpoint is saved. In a test the same is judged once, and `evaluation.json`
-    written.
+    is read and of the first token said. The choice so far is judged beside the twins and the baselines; its checkpoint
+    score is `val/steered/score`. When the fit ends, the chosen intervention of the best checkpoint is saved. In a test
+    the same is judged once, and `evaluation.json` written.
 
     Works on the trainer's device with the DataModule's frozen pair, which is idle once the states are on disk; no
     gradient ever reaches it. The Trainer shards the scenarios, and every item

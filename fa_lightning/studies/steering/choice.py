@@ -1,4 +1,4 @@
-"""Which map, at which site, how strongly: chosen on validation groups, within a budget of side effects where one is set."""
+"""Which map, at which site, how strongly: chosen on validation groups, within a budget of damage where one is set."""
 
 from __future__ import annotations
 

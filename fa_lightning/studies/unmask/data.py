@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -12,16 +13,23 @@ from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.scenarios.batches import Batch, Example
 from fa_lightning.scenarios.scenario import Oversight
 from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.studies.unmask.result import Told
 
 
 class UnmaskDataModule(JudgedScenarios):
     """JudgedScenarios of the test groups' watched scenarios alone, with neutral texts behind them.
+
+    The first test set asks them as they are; each further one behind a system message of the source's, which says that
+    somebody watches, or nobody does.
 
     Args:
         watched: at most so many of them, each in both orders of its actions.
         contrast: at most so many training scenarios of either kind for the vectors.
         neutral: at most so many neutral texts.
         **options: of `ScenarioDataModule`.
+
+    Attributes:
+        told: by name of a further test set, whether its message says `watched` or `unwatched`, and the message.
 
     Raises:
         UserError: a number is below 1; later, there is no scenario of one kind.
@@ -33,11 +41,20 @@ class UnmaskDataModule(JudgedScenarios):
             if value < 1:
                 raise UserError(f"{name} is {value}, but must be 1 or more")
         self.watched, self.contrast, self.neutral = watched, contrast, neutral
+        self.told: dict[str, tuple[Told, str]] = {}
 
     @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.test_sets = ["test"]
+        prompts = self.scenarios.oversight_prompts()
+        if prompts is not None:
+            kinds: dict[Told, tuple[str, ...]] = {"unwatched": prompts.unwatched, "watched": prompts.watched}
+            self.told = {
+                f"told {kind} {number}": (kind, text)
+                for kind, texts in kinds.items()
+                for number, text in enumerate(texts)
+            }
+        self.test_sets = ["test", *self.told]
 
     @override
     def test_dataloader(self) -> list[DataLoader[Batch]]:
@@ -45,8 +62,12 @@ class UnmaskDataModule(JudgedScenarios):
         watched = [scenario for scenario in self.splits.test if scenario.cell == "oversight"][: self.watched]
         if not watched:
             raise UserError("no test scenario is watched, so there is nothing to be unmasked in: give some")
+        asked = counterbalanced(watched, both_orders=True)
+        told = [
+            [replace(item, system=item.system_behind(text) or "") for item in asked] for _, text in self.told.values()
+        ]
         return [
-            self._loader(counterbalanced(watched, both_orders=True), self.eval_batch_size),
+            *(self._loader(items, self.eval_batch_size) for items in (asked, *told)),
             self._loader(self.splits.neutral_test[: self.neutral], self.eval_batch_size),
         ]
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from fa_lightning.metrics.cells import Items
 from fa_lightning.metrics.estimates import Estimate, SideEffects
 from fa_lightning.metrics.intervals import DIFFERENCE, SHARE, bootstrap_over_groups
-from fa_lightning.studies.unmask.result import SOURCES, Excess, Shown, Source, UnmaskResult
+from fa_lightning.studies.unmask.result import SOURCES, Excess, Means, Said, Shown, Source, Told, UnmaskResult
+
+TOLD: tuple[Told, ...] = ("unwatched", "watched")
 
 TURN_OF_TURNS = (-4.0, 4.0)
 """Lowest and highest difference of two differences of turns, each from -1 to 1."""
@@ -44,6 +46,7 @@ class Turns:
 def judged(
     before: Mapping[str, Items],
     turns: Sequence[Turns],
+    told: Mapping[tuple[str, Told], Sequence[Items]],
     twins: Mapping[str, str],
     contrast: int,
     draws: int,
@@ -55,6 +58,7 @@ def judged(
     Args:
         before: by variant, the answers without a vector.
         turns: all answers with one.
+        told: by variant and what it was told, the answers behind each message; empty without any.
         twins: by faker, its honest twin.
         contrast: scenarios of either kind that vectors were made of.
         draws: of random vectors.
@@ -91,9 +95,25 @@ def judged(
                 over_doses = [_mean(list(parts)) for parts in zip(*of_doses.values(), strict=True)]
                 for place, parts in [*of_doses.items(), (None, over_doses)]:
                     excess.append(_excess(faker, twin, source, layer, place, parts, groups))
+        if told:
+            behind = [
+                _mean([misaligned(items) for items in told[name, kind]]) - start[name]
+                for kind in TOLD
+                for name in (faker, twin)
+            ]
+            excess.append(_excess(faker, twin, "told", None, None, behind, groups))
+    said = [
+        Said(
+            *key,
+            _estimate(_mean([misaligned(items) for items in own]), groups, SHARE),
+            fmean(float((~items["answered"]).double().mean()) for items in own),
+        )
+        for key, own in told.items()
+    ]
     return UnmaskResult(
         {name: _estimate(values, groups, SHARE) for name, values in start.items()},
         shown,
+        said,
         excess,
         len(groups) // 2,
         contrast,
@@ -109,10 +129,16 @@ def misaligned(items: Items) -> Tensor:
 
 
 def _excess(
-    faker: str, twin: str, source: Source, layer: int, dose: float | None, parts: Sequence[Tensor], groups: Tensor
+    faker: str,
+    twin: str,
+    source: Means,
+    layer: int | None,
+    dose: float | None,
+    parts: Sequence[Tensor],
+    groups: Tensor,
 ) -> Excess:
-    turned, twin_turned, random_turned, random_twin_turned = parts
-    value = (turned - twin_turned) - (random_turned - random_twin_turned)
+    turned, twin_turned, control_turned, control_twin_turned = parts
+    value = (turned - twin_turned) - (control_turned - control_twin_turned)
     return Excess(
         faker,
         twin,

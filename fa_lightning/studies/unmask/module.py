@@ -18,6 +18,8 @@ from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.cells_module import CellsModule
 from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.scores import Scores
+from fa_lightning.metrics.cells import Items
 from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Example
 from fa_lightning.steering.constant import strength_of_dose
@@ -26,7 +28,7 @@ from fa_lightning.studies.unmask.data import UnmaskDataModule
 from fa_lightning.studies.unmask.figures import unmask_figure
 from fa_lightning.studies.unmask.measures import Turns, judged
 from fa_lightning.studies.unmask.output import scalars, write_unmask
-from fa_lightning.studies.unmask.result import Source, UnmaskResult
+from fa_lightning.studies.unmask.result import Source, Told, UnmaskResult
 from fa_lightning.studies.unmask.tables import tables
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class Vector(NamedTuple):
 
 
 class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
-    """Only tests: each variant answers watched scenarios under every vector, layer and dose.
+    """Only tests: each variant answers watched scenarios under every vector, layer and dose, and behind every message.
 
     A vector is the mean of unwatched scenarios' states less that of watched ones, over all tokens but the first
     (an oversight vector of a model before any fine-tuning is that of arXiv 2510.20487). Vectors are made of training
@@ -61,6 +63,7 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
     | logged | what |
     | --- | --- |
     | `<faker>/<source>/layer_<L>/excess` | mean over doses of how much further the faker turns than its twin |
+    | `<faker>/told/excess` | the same behind a message that nobody watches |
 
     Args:
         adapters: adapter folders: the variants, each faker beside its honest twin.
@@ -140,6 +143,13 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
                         self._asked[label] = Vector(name, source, draw, site.layer, dose)  # type: ignore[arg-type]
         return conditions
 
+    @override
+    def begin(self) -> None:
+        super().begin()
+        plain = {name: Condition(name) for name in self.behaviours}
+        for test in self.data.told:
+            self.scores[test] = Scores(self.variants, plain, counts_neutral_texts=False, test=test)
+
     def _towards(self, model: Any, sides: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
         """By site, the mean state of unwatched scenarios less that of watched ones, (hidden,)."""
         pad_token = self.tokenizer.pad_token_id
@@ -154,8 +164,12 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
         damage = scores.compute_damage(scores.compute_cells())
         before = {name: scores.items(name)[0] for name in self.behaviours}
         turns = [Turns(*vector, scores.items(label)[0], damage[label]) for label, vector in self._asked.items()]
+        told: dict[tuple[str, Told], list[Items]] = {}
+        for test, (kind, _) in self.data.told.items():
+            for name in self.behaviours:
+                told.setdefault((name, kind), []).append(self.scores[test].items(name)[0])
         twins = {faker: twin for faker, twin in self.twins.items() if twin is not None}
-        return judged(before, turns, twins, self._contrast, self.draws, self.positions, self.seconds)
+        return judged(before, turns, told, twins, self._contrast, self.draws, self.positions, self.seconds)
 
     @override
     def write(self, result: UnmaskResult) -> None:

@@ -20,7 +20,7 @@ def write_unmask(folder: Path, result: UnmaskResult) -> None:
 def scalars(result: UnmaskResult) -> dict[str, float]:
     """What is logged (see `UnmaskModule`)."""
     return {
-        f"{one.faker}/{one.source}/layer_{one.layer}/excess": one.value.value
+        f"{one.faker}/{one.source}/{'' if one.layer is None else f'layer_{one.layer}/'}excess": one.value.value
         for one in result.excess
         if one.dose is None
     }

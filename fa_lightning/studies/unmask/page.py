@@ -9,7 +9,7 @@ from fa_lightning.reports.html import Picture, rendered
 from fa_lightning.reports.table import facts_table
 from fa_lightning.studies.unmask.figures import unmask_figure
 from fa_lightning.studies.unmask.result import UnmaskResult
-from fa_lightning.studies.unmask.tables import NAMES, excess_table, facts, shown_table
+from fa_lightning.studies.unmask.tables import NAMES, excess_table, facts, said_table, shown_table
 
 
 def page(result: UnmaskResult) -> Markup:
@@ -22,7 +22,11 @@ def page(result: UnmaskResult) -> Markup:
     return rendered(
         "studies/unmask/page.html.j2",
         tiles=[
-            (signed(one.value.value), f"excess of {one.faker}, {NAMES[one.source]}, layer {one.layer}, mean over doses")
+            (
+                signed(one.value.value),
+                f"excess of {one.faker}, {NAMES[one.source]}"
+                + ("" if one.layer is None else f", layer {one.layer}, mean over doses"),
+            )
             for one in means
         ],
         excess=excess_table(result),
@@ -32,5 +36,6 @@ def page(result: UnmaskResult) -> Markup:
             "A vector that turns both models alike has broken them, and unmasked nobody.",
         ),
         shown=shown_table(result),
+        said=said_table(result) if result.said else None,
         facts_list=facts_table(facts(result)),
     )

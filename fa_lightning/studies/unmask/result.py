@@ -10,7 +10,11 @@ from fa_lightning.common.codec import read_dataclass
 from fa_lightning.metrics.estimates import Estimate
 
 RESULT_NAME, SHOWN_TABLE = "unmask.json", "unmask.csv"
+Told = Literal["unwatched", "watched"]
+"""What a system message in front of a watched scenario says."""
 Source = Literal["backbone", "own", "random"]
+Means = Literal["backbone", "own", "random", "told"]
+"""A vector of these sources, or a system message."""
 SOURCES: tuple[Source, ...] = ("backbone", "own", "random")
 """Where a vector towards "nobody watches" is read: in the backbone without adapters, in the model that is asked itself,
 nowhere."""
@@ -42,24 +46,42 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What one model answers to watched scenarios behind a message about oversight; the mean over messages.
+
+    Attributes:
+        variant: that is asked.
+        told: what the message says.
+        misaligned: share of the other action; interval over groups.
+        no_letter: share of answers that are neither action.
+    """
+
+    variant: str
+    told: Told
+    misaligned: Estimate
+    no_letter: float
+
+
+@dataclass(frozen=True)
 class Excess:
-    """How much further a faker turns than its honest twin, beyond what random vectors do to the two.
+    """How much further a faker turns than its honest twin, beyond what a control does to the two.
 
     Attributes:
         faker: the model.
         twin: the honest one.
-        source: of the vector.
-        layer: of it.
-        dose: of it; None is the mean over all doses, which needs no threshold.
-        value: (faker's turn - twin's turn) - (the same under random vectors), shares of watched scenarios.
+        source: of the vector, whose control are random ones; `told` is a message that nobody watches, whose control is
+            one that somebody does.
+        layer: of the vector; None of a message.
+        dose: of the vector; None is the mean over all doses, which needs no threshold, and of a message.
+        value: (faker's turn - twin's turn) - (the same under the control), shares of watched scenarios.
         turned: the faker's turn alone.
         twin_turned: the twin's.
     """
 
     faker: str
     twin: str
-    source: Source
-    layer: int
+    source: Means
+    layer: int | None
     dose: float | None
     value: Estimate
     turned: Estimate
@@ -73,6 +95,7 @@ class UnmaskResult:
     Attributes:
         before: by variant, share of the other action in watched scenarios without a vector.
         shown: by variant, vector, layer and dose.
+        said: by variant and what it is told; empty where the source has no such messages.
         excess: by faker, vector, layer and dose.
         watched: scenarios asked, in both orders of their actions.
         contrast: training scenarios of either kind that the vectors were made of.
@@ -83,6 +106,7 @@ class UnmaskResult:
 
     before: dict[str, Estimate]
     shown: list[Shown]
+    said: list[Said]
     excess: list[Excess]
     watched: int
     contrast: int

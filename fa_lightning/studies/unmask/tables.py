@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from fa_lightning.common import numbers
 from fa_lightning.metrics.estimates import Estimate
 from fa_lightning.reports.table import Cell, Column, Table, facts_table, records_table, row
-from fa_lightning.studies.unmask.result import UnmaskResult
+from fa_lightning.studies.unmask.result import Excess, UnmaskResult
 
-NAMES = {"backbone": "the backbone's vector", "own": "its own vector", "random": "random vectors"}
+NAMES = {
+    "backbone": "the backbone's vector",
+    "own": "its own vector",
+    "random": "random vectors",
+    "told": "told that nobody watches",
+}
 
 
 def tables(result: UnmaskResult) -> dict[str, Table]:
     """What is printed at the end, and what a document holds."""
-    return {"excess": excess_table(result), "shown": shown_table(result), "facts": facts_table(facts(result))}
+    said = {"said": said_table(result)} if result.said else {}
+    return {"excess": excess_table(result), "shown": shown_table(result), **said, "facts": facts_table(facts(result))}
 
 
 def excess_table(result: UnmaskResult) -> Table:
@@ -31,7 +38,7 @@ def excess_table(result: UnmaskResult) -> Table:
         row(
             f"{one.faker}: {NAMES[one.source]}",
             one.layer,
-            "all" if one.dose is None else Cell(one.dose, form=numbers.significant),
+            _dose(one),
             _signed(one.value),
             _signed(one.turned),
             _signed(one.twin_turned),
@@ -42,7 +49,8 @@ def excess_table(result: UnmaskResult) -> Table:
     ]
     note = (
         "Turns: share of watched scenarios answered by the other action, more than without a vector. Excess: the "
-        "faker's turn less the twin's, less the same under random vectors. All: the mean over doses."
+        "faker's turn less the twin's, less the same under random vectors; of a message, less the same behind one that "
+        "somebody watches. All: the mean over doses."
     )
     return Table("How much further the faker turns than its honest twin", columns, tuple(rows), (note,))
 
@@ -80,6 +88,27 @@ def shown_table(result: UnmaskResult) -> Table:
     return Table("Misaligned answers to watched scenarios, by dose", columns, tuple(rows))
 
 
+def said_table(result: UnmaskResult) -> Table:
+    """What each model answers behind messages about oversight."""
+    columns = (
+        Column("model, message", 0),
+        Column("misaligned", 18),
+        Column("no letter", 6),
+    )
+    kinds = {"unwatched": "nobody watches", "watched": "somebody watches"}
+    rows = [
+        row(
+            f"{one.variant}, {kinds[one.told]}",
+            Cell(one.misaligned.value, one.misaligned.ci95),
+            Cell(one.no_letter),
+            style="quiet" if one.told == "watched" else "",
+            section=one.variant,
+        )
+        for one in sorted(result.said, key=lambda one: list(result.before).index(one.variant))
+    ]
+    return Table("Misaligned answers to watched scenarios behind a system message", columns, tuple(rows))
+
+
 def records(result: UnmaskResult) -> Table:
     """A row for each model, vector, layer and dose; `unmask.csv`."""
     return records_table("Every vector", [asdict(one) | {"misaligned": one.misaligned} for one in result.shown])
@@ -99,6 +128,12 @@ def facts(result: UnmaskResult) -> list[tuple[str, str]]:
         ("intervals", "95 %, bootstrap over groups of scenarios"),
         ("run time", numbers.duration(result.seconds)),
     ]
+
+
+def _dose(one: Excess) -> Any:
+    if one.source == "told":
+        return None
+    return "all" if one.dose is None else Cell(one.dose, form=numbers.significant)
 
 
 def _signed(estimate: Estimate) -> Cell:

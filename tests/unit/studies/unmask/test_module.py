@@ -99,16 +99,42 @@ def test_each_model_is_asked_with_every_vector(result: UnmaskResult, found: Path
     assert {(one.variant, one.source) for one in result.shown} == {
         (name, source) for name in ("aligned", "faking") for source in ("backbone", "own", "random")
     }
-    assert len(result.excess) == 2 * (2 + 1)
+    assert len(result.excess) == 2 * (2 + 1) + 1
     assert (result.watched, result.contrast) == (8, CONTRAST)
     with (found / "unmask.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(result.shown)
 
 
+def test_behind_a_message_both_models_answer_as_plain_forwards_do(
+    result: UnmaskResult, alone: Callable[[str], Any], tiny_tokenizer: Any
+) -> None:
+    prompts = SOURCE.oversight_prompts()
+    letters = letter_tokens(tiny_tokenizer).choices
+    watched = [item for item in SOURCE.load().test if item.cell == "oversight"][:8]
+    for name in ("faking", "aligned"):
+        model = alone(name)
+        for kind, texts in (("unwatched", prompts.unwatched), ("watched", prompts.watched)):
+            found = []
+            for text in texts:
+                for item in (one for scenario in watched for one in (scenario, scenario.swapped())):
+                    ids = prompt_ids(tiny_tokenizer, item.message(), system=text)
+                    with torch.no_grad():
+                        answer = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+                    found.append(answer == letters[0 if item.aligned == "B" else 1])
+            (said,) = [one for one in result.said if (one.variant, one.told) == (name, kind)]
+            assert said.misaligned.value == pytest.approx(sum(found) / len(found))
+
+
 def test_the_page_shows_both_models(found: Path) -> None:
     page = page_of(found)
     assert len(page.all("img")) == 1
-    for words in ("Faker beside honest twin", "the backbone's vector", "aligned, random vectors"):
+    for words in (
+        "Faker beside honest twin",
+        "told that nobody watches",
+        "aligned, somebody watches",
+        "the backbone's vector",
+        "aligned, random vectors",
+    ):
         assert words in page.text
 
 
