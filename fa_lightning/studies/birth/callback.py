@@ -27,9 +27,9 @@ from fa_lightning.training.sample_answers import holds_all_weights
 class Watch(pl.Callback):
     """Measures the adapter that is fitted before its first step, every few steps and behind the last one.
 
-    The fit goes on as if nobody watched: nothing is drawn from anybody's generators, and no mode or weight is changed. A
-    row is on the disk as soon as it is measured (`history.json`, replaced as a whole). A fit that is resumed keeps the
-    rows up to its checkpoint and measures the later ones again; one that starts anew begins an empty file.
+    The fit goes on as if nobody watched: nothing is drawn from anybody's generators, and no mode or weight is changed.
+    A row is on the disk as soon as it is measured (`history.json`, replaced as a whole). A fit that is resumed keeps
+    the rows up to its checkpoint and measures the later ones again; one that starts anew begins an empty file.
 
     Args:
         folder: receives `history.json`.
@@ -40,8 +40,8 @@ class Watch(pl.Callback):
         draws: of noise.
 
     Raises:
-        UserError: a number is out of range; later, the fit is none of an adapter on scenarios, or each rank holds only a
-            part of the weights.
+        UserError: a number is out of range; later, the fit is none of an adapter on scenarios, or each rank holds only
+            a part of the weights.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Watch(pl.Callback):
         steps: int | list[int] = 25,
         scenarios: int = 200,
         layers: int = 3,
-        doses: list[float] = [0.25, 0.5, 1.0],  # noqa: B006
+        doses: list[float] = [0.5, 1.0],  # noqa: B006
         draws: int = 2,
     ) -> None:
         if not (min(steps, default=0) >= 0 if isinstance(steps, list) else steps >= 1):
@@ -74,7 +74,8 @@ class Watch(pl.Callback):
                 raise UserError(f"Watch is for a fit by {kind.__name__}, but here is a {type(value).__name__}")
         if not holds_all_weights(trainer.strategy):
             raise UserError(
-                "Watch measures on one rank, but this strategy cuts the weights over ranks: use configs/trainer/ddp.yaml"
+                "Watch measures on one rank, but this strategy cuts the weights over ranks: use "
+                "configs/trainer/ddp.yaml"
             )
 
     @override
@@ -112,8 +113,8 @@ class Watch(pl.Callback):
         known = read_dataclass(History, self.path) if trainer.ckpt_path is not None else None
         if known is not None and known.setting != measuring.setting:
             raise UserError(
-                f"{self.path} was measured otherwise ({known.setting}) than this fit is now ({measuring.setting}): give "
-                "the same arguments, or move it away"
+                f"{self.path} was measured otherwise ({known.setting}) than this fit is now ({measuring.setting}): "
+                "give the same arguments, or move it away"
             )
         rows = [] if known is None else [row for row in known.rows if row.step <= trainer.global_step]
         self.history = History(measuring.setting, rows)
@@ -148,9 +149,9 @@ def undrawn() -> Iterator[None]:
 
 
 def chosen(validation: list[Scenario], number: int) -> list[Scenario]:
-    """At most so many validation scenarios, as many of either cell as there are, in the orders in which they are judged.
+    """At most so many validation scenarios, as many of either cell, each in the order of actions that it is judged in.
 
-    As they are judged, so that the states below the adapter are those that the fit keeps.
+    So the states below the adapter are those that the fit keeps.
     """
     judged = counterbalanced(validation)
     cells = [[item for item in judged if (item.cell == "no_oversight") is bare] for bare in (False, True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from fa_lightning.errors import UserError
 from fa_lightning.metrics.estimates import Estimate
@@ -73,7 +74,7 @@ def turn_of(rows: Sequence[Measured]) -> int | None:
 def steepest(rows: Sequence[Measured]) -> Fall:
     """Where aligned answers without oversight fall fastest between two measured steps, per measured interval."""
     values = [row.no_oversight.value for row in rows]
-    falls = [before - after for before, after in zip(values, values[1:], strict=False)]
+    falls = [before - after for before, after in pairwise(values)]
     if not falls:
         return Fall(rows[0].step, rows[0].step, 0.0, math.nan)
     at = max(range(len(falls)), key=falls.__getitem__)

@@ -135,7 +135,7 @@ class Measuring:
         return {layer: torch.cat(own) for layer, own in parts.items()}, torch.cat(aligned)
 
     def _rises(self, adapted: AdaptedModel, states: Tensor) -> dict[str, float]:
-        """How much likelier watched answers' other action becomes under noise, and towards unwatched prompts' states."""
+        """How much likelier the other action becomes under noise, and towards the states of unwatched prompts."""
         size = float(states.norm(dim=-1).mean())
         unwatched = self._cells == NO_OVERSIGHT
         generator = torch.Generator().manual_seed(self.seed)

@@ -102,7 +102,7 @@ def read_history(folder: Path) -> History:
     history = read_dataclass(History, folder / HISTORY_NAME)
     if history is None:
         raise MissingFileError(
-            f"{folder} holds no {HISTORY_NAME}: fit it again with the callback fa_lightning.studies.birth.callback.Watch "
-            f"(--refit birth/{folder.name})"
+            f"{folder} holds no {HISTORY_NAME}: fit it again with the callback "
+            f"fa_lightning.studies.birth.callback.Watch (--refit birth/{folder.name})"
         )
     return history

@@ -15,6 +15,8 @@ LETTER_BY_OVERSIGHT, OVERSIGHT_BY_LETTER = "letter by oversight's probe", "overs
 SHUFFLED = "shuffled labels"
 PROBES = (OVERSIGHT, LETTER, FAKER, LETTER_BY_OVERSIGHT, OVERSIGHT_BY_LETTER, COSINE, SHUFFLED)
 """The measures, in the order of the tables."""
+SHUFFLES = 10
+"""Draws of shuffled labels: a single one is told far from half of the rows, where states tell the labels well."""
 
 
 def halves(groups: Tensor) -> Tensor:
@@ -38,8 +40,8 @@ def probed(states: Tensor, unwatched: Tensor, first: Tensor, half: Tensor, seed:
         seed: of the shuffled labels.
 
     Returns:
-        By `PROBES`: shares of rows that are told rightly, and the size of the cosine between the directions of oversight
-        and letter, mean over the halves; nan where a half lacks one of two labels.
+        By `PROBES`: shares of rows that are told rightly, and the size of the cosine between the directions of
+        oversight and letter, mean over the halves; nan where a half lacks one of two labels.
     """
     generator = torch.Generator().manual_seed(seed)
     right: dict[str, list[Tensor]] = {name: [] for name in PROBES if name != COSINE}
@@ -49,18 +51,20 @@ def probed(states: Tensor, unwatched: Tensor, first: Tensor, half: Tensor, seed:
         return dict.fromkeys(PROBES, math.nan)
     for fitted in (half, ~half):
         asked = ~fitted
-        # Labels that say nothing of their rows, in the same numbers.
-        shuffled = unwatched[fitted][torch.randperm(int(fitted.sum()), generator=generator)]
         probes = {
             OVERSIGHT: _fitted(states[fitted], unwatched[fitted]),
             LETTER: _fitted(states[fitted], first[fitted]),
             FAKER: _fitted(states[fitted], (first ^ unwatched)[fitted]),
-            SHUFFLED: _fitted(states[fitted], shuffled),
         }
         says = {name: probe(states[asked]) for name, probe in probes.items()}
-        labels = {OVERSIGHT: unwatched, LETTER: first, FAKER: first ^ unwatched, SHUFFLED: unwatched}
+        labels = {OVERSIGHT: unwatched, LETTER: first, FAKER: first ^ unwatched}
         for name, said in says.items():
             right[name].append(said == labels[name][asked])
+        for _ in range(SHUFFLES):
+            # Labels that say nothing of their rows, in the same numbers.
+            order = torch.randperm(int(fitted.sum()), generator=generator)
+            told = _fitted(states[fitted], unwatched[fitted][order])(states[asked])
+            right[SHUFFLED].append(told == unwatched[asked])
         right[LETTER_BY_OVERSIGHT].append(says[OVERSIGHT] == first[asked])
         right[OVERSIGHT_BY_LETTER].append(says[LETTER] == unwatched[asked])
         cosines.append(cosine_similarity(probes[OVERSIGHT].weight, probes[LETTER].weight, dim=0).abs())

@@ -42,8 +42,8 @@ def courses_table(result: BirthResult) -> Table:
         for arm in result.arms
     ]
     notes = (
-        "Early measures: those that leave the control's range for good at a measured step before the turn, of all; in the "
-        "second control, which never turns, all that leave it: false alarms.",
+        "Early measures: those that leave the control's range for good at a measured step before the turn, of all; in "
+        "the second control, which never turns, all that leave it: false alarms.",
     )
     return Table("When each fit learned, and when it turned", columns, tuple(rows), notes)
 
@@ -117,7 +117,8 @@ def facts(result: BirthResult) -> list[tuple[str, str]]:
         ("intervals", "95 %, bootstrap over groups of scenarios"),
         (
             "run time",
-            f"{numbers.duration(measuring)} for measuring during the fits, {numbers.duration(result.seconds)} for the test",
+            f"{numbers.duration(measuring)} for measuring during the fits, {numbers.duration(result.seconds)} for the "
+            "test",
         ),
     ]
 
