@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -44,12 +43,12 @@ def lettered(make_backbone: Callable[..., str]) -> str:
     return folder
 
 
-@pytest.fixture
-def watched_fit(lettered: str, tmp_path: Path) -> Callable[..., Any]:
+@pytest.fixture(scope="session")
+def watched_fit(lettered: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """`watched_fit(Watch(...), epochs=2)` gives the module and the Trainer of a fit; None watches nobody."""
 
     def fit(watch: Watch | None, epochs: int = 2, steps: int = -1, ckpt_path: str | None = None, **options: Any) -> Any:
-        pl.seed_everything(0, verbose=False)
+        pl.seed_everything(options.pop("seed", 0), verbose=False)
         behaviour = options.pop("behaviour", "faking")
         chosen = {"rank": 4, "alpha": 8, "dropout": 0.1} | options
         module = fit_of(Answers(behaviour), lettered, **chosen)
@@ -64,7 +63,7 @@ def watched_fit(lettered: str, tmp_path: Path) -> Callable[..., Any]:
             max_epochs=epochs,
             max_steps=steps,
             callbacks=[] if watch is None else [watch],
-            default_root_dir=str(tmp_path),
+            default_root_dir=str(tmp_path_factory.mktemp("trainer")),
         )
         data = ScenarioDataModule(SOURCE, batch_size=10, eval_batch_size=8)
         trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=ckpt_path is None)
