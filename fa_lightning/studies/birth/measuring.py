@@ -74,17 +74,20 @@ class Measuring:
         self.model, self.adapter, self.seed = model, adapter, seed
         self._layers = [first + layer for layer in spread(depth - first, layers)]
         self._below = first - 1
-        counts = {name: sum(example.cell == cell for example in examples) for cell, name in enumerate(CELLS)}
+        counts: dict[str, int] = {
+            name: sum(example.cell == cell for example in examples) for cell, name in enumerate(CELLS)
+        }
         groups = torch.tensor([example.group for example in examples])
-        if not all(counts.values()) or len(groups.unique()) < 2:
+        distinct = len({example.group for example in examples})
+        if not all(counts.values()) or distinct < 2:
             raise UserError(
                 f"the validation split has {counts['oversight']} scenarios with oversight, {counts['no_oversight']} "
-                f"without, of {len(groups.unique())} groups, but a fit is watched on both kinds and on two groups at "
+                f"without, of {distinct} groups, but a fit is watched on both kinds and on two groups at "
                 "least: let the source make more"
             )
         self.setting = Setting(
             counts,
-            len(groups.unique()),
+            distinct,
             first,
             [*([self._below] if first else []), *self._layers],
             max(first, depth // 2),
@@ -115,9 +118,8 @@ class Measuring:
         scores = {**self._spectra(), **rises, **self._below_once(states)}
         for layer in self._layers:
             scores |= self._probed(states[layer], layer)
-        return Measured(
-            step, *(self._share(aligned, cell) for cell in range(len(CELLS))), scores, time.perf_counter() - start
-        )
+        shares = self._share(aligned, OVERSIGHT), self._share(aligned, NO_OVERSIGHT)
+        return Measured(step, *shares, scores, time.perf_counter() - start)
 
     def _asked(self, adapted: AdaptedModel) -> tuple[dict[int, Tensor], Tensor]:
         """Last tokens' states by layer, (prompts, hidden) float32 on the CPU, and whether each answer is aligned."""

@@ -25,8 +25,8 @@ def halves(groups: Tensor) -> Tensor:
     >>> halves(torch.tensor([7, 3, 7, 9])).tolist()
     [True, False, True, False]
     """
-    _, numbers = torch.unique(groups, return_inverse=True)
-    return numbers % 2 == 1
+    numbers: Tensor = torch.unique(groups, return_inverse=True)[1]
+    return numbers.remainder(2) == 1
 
 
 def probed(states: Tensor, unwatched: Tensor, first: Tensor, half: Tensor, seed: int = 0) -> dict[str, float]:
