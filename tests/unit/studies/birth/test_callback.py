@@ -137,6 +137,13 @@ def test_numbers_are_those_of_plain_forwards(
         own = [right for right, one in zip(aligned, examples, strict=True) if one.cell == cell]
         assert share == pytest.approx(sum(own) / len(own))
         assert 0 < share < 1
+    for cell, name in ((0, "other action, watched"), (1, "other action, unwatched")):
+        own = [
+            logits.softmax(-1)[[one.aligned, one.other]]
+            for (logits, _), one in zip(plain, examples, strict=True)
+            if one.cell == cell
+        ]
+        assert row.scores[name] == pytest.approx(sum(float(pair[1] / pair.sum()) for pair in own) / len(own), abs=1e-4)
     states = torch.stack([state for _, state in plain])
     size = states.norm(dim=-1).mean()
     noise = torch.randn(2, states.shape[1], generator=torch.Generator().manual_seed(0))
@@ -152,12 +159,12 @@ def test_numbers_are_those_of_plain_forwards(
         others = upper != upper[at]
         towards = states[bare & others].mean(0) - states[~bare & others].mean(0)
         edits = [*((NOISE, vector) for vector in noise), (BELIEF, towards / towards.norm())]
-        own = plain[at][0].softmax(-1)[[one.aligned, one.other]]
-        taken = 0 if own[0] >= own[1] else 1
+        before = plain[at][0].softmax(-1)[[one.aligned, one.other]]
+        taken = 0 if before[0] >= before[1] else 1
         for name, direction in edits:
             for dose in (0.5, 2.0):
                 edited = asked(one, dose * size * direction)[0].softmax(-1)[[one.aligned, one.other]]
-                rises[name].append(float(edited[1 - taken] / edited.sum() - own[1 - taken] / own.sum()))
+                rises[name].append(float(edited[1 - taken] / edited.sum() - before[1 - taken] / before.sum()))
     for name, values in rises.items():
         assert row.scores[name] == pytest.approx(sum(values) / len(values), abs=1e-4)
         assert abs(row.scores[name]) > 1e-3
