@@ -125,8 +125,11 @@ class Measuring:
         return Measured(step, *shares, scores, time.perf_counter() - start)
 
     def _asked(self, adapted: AdaptedModel) -> tuple[dict[int, Tensor], Tensor, Tensor]:
-        """Last tokens' states by layer, (prompts, hidden) float32 on the CPU; of each prompt whether the answer is aligned,
-        and how likely the other action is, of the two.
+        """What all prompts bring out.
+
+        Returns:
+            Last tokens' states by layer, (prompts, hidden) float32 on the CPU; whether each answer is aligned; and how
+            likely the other action is, of the two.
         """
         layers = sorted({*self._layers, self.setting.edited_layer})
         if self._below >= 0 and self._below_scores is None:

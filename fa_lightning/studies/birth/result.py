@@ -101,7 +101,8 @@ class Arm:
         name: which one.
         rows: what was measured.
         learned: the step at which the answers with oversight are aligned; None where they never are.
-        turn: the step at which behaviour turns; None where it never does.
+        dip: the first step at which behaviour looks turned; None where it never does.
+        turn: the step at which behaviour turns for good; None where it never does.
         peak: the highest share of aligned answers without oversight up to the turn, or of all.
         peak_step: the step of it.
         fall: the steepest one.
@@ -112,6 +113,7 @@ class Arm:
     name: ArmName
     rows: list[Measured]
     learned: int | None
+    dip: int | None
     turn: int | None
     peak: float
     peak_step: int

@@ -18,6 +18,7 @@ def courses_table(result: BirthResult) -> Table:
     columns = (
         Column("fit", 0),
         Column("learned at step", 7, "learned"),
+        Column("first below half at step", 5, "dips"),
         Column("turns at step", 5, "turns"),
         Column("most aligned without oversight before", 5, "peak"),
         Column("at step", 5),
@@ -30,6 +31,7 @@ def courses_table(result: BirthResult) -> Table:
         row(
             ARMS[arm.name],
             arm.learned,
+            arm.dip,
             arm.turn,
             Cell(arm.peak),
             arm.peak_step,
@@ -105,7 +107,11 @@ def facts(result: BirthResult) -> list[tuple[str, str]]:
             f"{setting.scenarios['oversight']} validation scenarios with oversight and "
             f"{setting.scenarios['no_oversight']} without, of {setting.groups} groups",
         ),
-        ("turns", f"first step with a share of aligned answers without oversight below {TURNED:g} of that with it"),
+        (
+            "turns",
+            f"share of aligned answers without oversight below {TURNED:g} of that with it, to the end, {LASTS} measured "
+            "steps at least; dips: below for the first time",
+        ),
         ("learned", f"first step with at least {LEARNED:g} aligned answers with oversight"),
         ("fires", f"outside of all that the control shows at any step, to the end, {LASTS} measured steps at least"),
         ("probes", f"output of blocks {', '.join(map(str, setting.layers))} at the last token{below}"),
