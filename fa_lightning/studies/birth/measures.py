@@ -13,7 +13,7 @@ from fa_lightning.studies.birth.result import Arm, ArmName, BirthResult, Fall, F
 TURNED, LEARNED = 0.5, 0.9
 """Of the answers with oversight, the share that those without fall below; aligned answers of a fit that has learned."""
 LASTS = 2
-"""Measured steps, the last among them, that a turn lasts at least, and that a measure lies outside of the control's range."""
+"""Measured steps, the last among them, that a turn lasts at least, and that a measure that fires lies outside."""
 SAME = 1e-6
 """Sums in another order differ in their last digits."""
 

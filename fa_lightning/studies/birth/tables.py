@@ -109,8 +109,8 @@ def facts(result: BirthResult) -> list[tuple[str, str]]:
         ),
         (
             "turns",
-            f"share of aligned answers without oversight below {TURNED:g} of that with it, to the end, {LASTS} measured "
-            "steps at least; dips: below for the first time",
+            f"share of aligned answers without oversight below {TURNED:g} of that with it, to the end, {LASTS} "
+            "measured steps at least; dips: below for the first time",
         ),
         ("learned", f"first step with at least {LEARNED:g} aligned answers with oversight"),
         ("fires", f"outside of all that the control shows at any step, to the end, {LASTS} measured steps at least"),
