@@ -128,5 +128,8 @@ def _side(value: float, low: float, high: float) -> Side | None:
 
 
 def is_early(one: Firing, turn: int | None) -> bool:
-    """Whether a measure fires at a measured step before the turn; never where behaviour does not turn."""
-    return one.step is not None and turn is not None and one.step < turn
+    """Whether a measure fires in the fit, at a measured step before the turn; never where behaviour does not turn.
+
+    What lies outside of the control's range at step 0 has seen where a fit begins.
+    """
+    return one.step is not None and one.before is not None and turn is not None and one.step < turn

@@ -90,6 +90,7 @@ def test_early_is_before_the_turn() -> None:
     assert not is_early(fired, 20)
     assert not is_early(fired, None)
     assert not is_early(replace(fired, step=None), 30)
+    assert not is_early(replace(fired, step=0, before=None), 30), "it lay outside where the fit began"
 
 
 def test_all_fits_but_the_control_are_held_to_it() -> None:
