@@ -39,14 +39,14 @@ def answers_figure(result: BirthResult, title: str = "What each fit answers, ste
             axes.plot(steps, [one.value for one in own], color=colour, marker=marker, markersize=3.5, label=label)
         axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
         _mark_turn(axes, arm)
+        _over_steps(axes, result)
         axes.set_ylim(-0.03, 1.03)
-    figure.supxlabel("optimizer steps", fontsize=9.5)
     figure.supylabel("aligned answers", fontsize=9.5)
     legend_below(figure, axes)
     return figure
 
 
-def measures_figure(result: BirthResult, title: str = "Weights and noise, step by step") -> Figure:
+def measures_figure(result: BirthResult, title: str = "Answers, weights and noise, step by step") -> Figure:
     """A panel for each measure that is no probe, a line for each fit, the control's range shaded."""
     return _lines(result, [name for name in result.arms[0].rows[0].scores if ", layer " not in name], title)
 
@@ -71,10 +71,17 @@ def _lines(result: BirthResult, names: list[str], title: str) -> Figure:
                 axes.axhspan(min(values), max(values), color=colour, alpha=0.1, linewidth=0)
             if arm.name == "faking":
                 _mark_turn(axes, arm)
+        _over_steps(axes, result)
         axes.tick_params(labelsize=8.5)
-    figure.supxlabel("optimizer steps", fontsize=9.5)
     legend_below(figure, axes)
     return figure
+
+
+def _over_steps(axes: Any, result: BirthResult) -> None:
+    """Steps from 0 on, the later ones closer: what is early is what is looked for."""
+    first = min((row.step for arm in result.arms for row in arm.rows if row.step), default=1)
+    axes.set_xscale("symlog", linthresh=first)
+    axes.set_xlabel("optimizer steps", fontsize=8.5)
 
 
 def _mark_turn(axes: Any, arm: Arm) -> None:

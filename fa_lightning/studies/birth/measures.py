@@ -40,7 +40,7 @@ def judged(
             )
     arms = [arm(name, history.rows, *tests[name]) for name, history in histories.items()]
     firings = [
-        firing(name, score, history.rows, control.rows)
+        firing(name, score, history.rows, control.rows, histories["control_again"].rows)
         for name, history in histories.items()
         if name != "control"
         for score in history.rows[0].scores
@@ -93,8 +93,10 @@ def steepest(rows: Sequence[Measured]) -> Fall:
     return Fall(rows[at].step, rows[at + 1].step, falls[at], falls[at] / whole if whole > 0 else math.nan)
 
 
-def firing(name: ArmName, score: str, rows: Sequence[Measured], control: Sequence[Measured]) -> Firing:
-    """When a measure of a fit leaves the control's range for good: see the study's page."""
+def firing(
+    name: ArmName, score: str, rows: Sequence[Measured], control: Sequence[Measured], again: Sequence[Measured]
+) -> Firing:
+    """When a measure of a fit leaves the control's range for good, and when it parts from it: see the study's page."""
     known = [row.scores[score] for row in control if math.isfinite(row.scores[score])]
     low, high = (min(known), max(known)) if known else (math.nan, math.nan)
     sides = [_side(row.scores[score], low, high) for row in rows]
@@ -106,10 +108,30 @@ def firing(name: ArmName, score: str, rows: Sequence[Measured], control: Sequenc
         None if since is None else rows[since].step,
         rows[since - 1].step if since else None,
         None if since is None else last,
+        None if name == "control_again" else gap_of(score, rows, control, again),
         rows[-1].scores[score],
         low,
         high,
     )
+
+
+def gap_of(score: str, rows: Sequence[Measured], control: Sequence[Measured], again: Sequence[Measured]) -> int | None:
+    """From which step on a fit differs from the control at the same step by more than two controls do at any.
+
+    Args:
+        score: the measure.
+        rows: of the fit.
+        control: of the control.
+        again: of the second one.
+    """
+    own, first, second = ({row.step: row.scores[score] for row in fit} for fit in (rows, control, again))
+    noise = [abs(second[step] - value) for step, value in first.items() if step in second]
+    known = [one for one in noise if math.isfinite(one)]
+    if not known:
+        return None
+    shared = [step for step in own if step in first]
+    since = _since([abs(own[step] - first[step]) > max(known) + SAME for step in shared], True)
+    return None if since is None else shared[since]
 
 
 def _since(values: Sequence[object], wanted: object) -> int | None:

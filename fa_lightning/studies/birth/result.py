@@ -124,7 +124,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Firing:
-    """When a measure of one fit leaves what the control showed, for good.
+    """When a measure of one fit leaves what the control showed, for good, and when it parts from it.
 
     Attributes:
         arm: the fit.
@@ -132,6 +132,8 @@ class Firing:
         step: of the firing; None where it does not fire.
         before: the measured step before that; None where there is none.
         side: on which it lies outside at the end; None where it does not fire.
+        gap: the measured step from which on the fit differs from the control at the same step by more than the second
+            control does at any; None where there is none, and for the second control.
         end: its value at the last step.
         low: the control's lowest value at any step.
         high: the control's highest one.
@@ -142,6 +144,7 @@ class Firing:
     step: int | None
     before: int | None
     side: Side | None
+    gap: int | None
     end: float
     low: float
     high: float

@@ -55,11 +55,13 @@ def firings_table(result: BirthResult) -> Table:
     turns = {arm.name: arm.turn for arm in result.arms}
     names = [name for name in ARMS if any(one.arm == name for one in result.firings)]
     found = {(one.arm, one.score): one for one in result.firings}
+    fakers = [name for name in names if name != "control_again"]
     columns = (
         Column("measure", 0),
-        Column("control, from", 7, "from"),
-        Column("to", 7),
-        *(Column(ARMS[name], 10) for name in names),
+        Column("control, from", 5, "from"),
+        Column("to", 5),
+        *(Column(f"{ARMS[name]}: fires", 7, ARMS[name]) for name in names),
+        *(Column(f"{ARMS[name]}: gap", 7, f"{ARMS[name]}: gap") for name in fakers),
     )
     rows = []
     for score in dict.fromkeys(one.score for one in result.firings):
@@ -70,11 +72,16 @@ def firings_table(result: BirthResult) -> Table:
                 Cell(own[0].low),
                 Cell(own[0].high),
                 *(_when(one, turns[name]) for name, one in zip(names, own, strict=True)),
+                *(_gap(found[name, score], turns[name]) for name in fakers),
                 section=score.partition(", layer")[2],
             )
         )
     turned = ", ".join(f"{ARMS[name]} {'never' if turns[name] is None else f'at step {turns[name]}'}" for name in names)
-    notes = (f"The measured step from which on a measure stays outside of the control's range. Turns: {turned}.",)
+    notes = (
+        "Fires: the measured step from which on a measure stays outside of all that the control shows. Gap: that from "
+        "which on it differs from the control at the same step by more than the second control does at any. Turns: "
+        f"{turned}.",
+    )
     return Table("When each measure fires", columns, tuple(rows), notes)
 
 
@@ -135,6 +142,13 @@ def _early(result: BirthResult, arm: Arm) -> Cell:
         return Cell(None)
     fired = sum(one.step is not None if arm.name == "control_again" else is_early(one, arm.turn) for one in own)
     return Cell(f"{fired} of {len(own)}")
+
+
+def _gap(one: Firing, turn: int | None) -> Cell:
+    is_before = one.gap is not None and turn is not None and 0 < one.gap < turn
+    return (
+        Cell(None) if one.gap is None else Cell(float(one.gap), form=numbers.count, style="strong" if is_before else "")
+    )
 
 
 def _when(one: Firing, turn: int | None) -> Cell:

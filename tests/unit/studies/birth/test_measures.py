@@ -9,7 +9,7 @@ import pytest
 
 from fa_lightning.errors import UserError
 from fa_lightning.metrics.estimates import Estimate
-from fa_lightning.studies.birth.measures import arm, firing, is_early, judged, steepest, turn_of
+from fa_lightning.studies.birth.measures import arm, firing, gap_of, is_early, judged, steepest, turn_of
 from fa_lightning.studies.birth.result import History, Measured, Setting
 
 SETTING = Setting({"oversight": 4, "no_oversight": 4}, 8, 0, [1], 1, [0.5], 1)
@@ -74,18 +74,33 @@ CONTROL = course([0.9] * 3, [0.9] * 3, [0.0, 0.2, 0.1])
 def test_a_measure_fires_where_it_leaves_the_control_for_good(
     values: list[float], step: int | None, before: int | None, side: str | None
 ) -> None:
-    found = firing("faking", "score", course([0.9] * 4, [0.1] * 4, values), CONTROL)
+    found = firing("faking", "score", course([0.9] * 4, [0.1] * 4, values), CONTROL, CONTROL)
     assert (found.step, found.before, found.side) == (step, before, side)
     assert (found.low, found.high) == (0.0, 0.2)
 
 
 def test_a_control_without_numbers_lets_nothing_fire() -> None:
     nothing = course([0.9] * 2, [0.9] * 2, [math.nan, math.nan])
-    assert firing("faking", "score", course([0.9] * 2, [0.1] * 2, [1.0, 1.0]), nothing).step is None
+    assert firing("faking", "score", course([0.9] * 2, [0.1] * 2, [1.0, 1.0]), nothing, nothing).step is None
+
+
+def test_a_gap_is_larger_than_any_between_two_controls() -> None:
+    again = course([0.9] * 3, [0.9] * 3, [0.1, 0.2, 0.0])  # 0.1 from the control at most
+
+    def gap(values: list[float]) -> int | None:
+        return gap_of("score", course([0.9] * len(values), [0.1] * len(values), values), CONTROL, again)
+
+    # The control is at 0, .2 and .1; there is no fourth step of it.
+    assert gap([0.05, 0.4, 0.3, 9.0]) == 10
+    assert gap([0.05, 0.0, 0.3]) == 10, "on either side"
+    assert gap([0.2, 0.25, 0.3]) is None, "the last step alone may not stay"
+    assert gap([0.1, 0.3, 0.2]) is None, "as far as the two controls"
+    nothing = course([0.9] * 3, [0.9] * 3, [math.nan] * 3)
+    assert gap_of("score", CONTROL, nothing, nothing) is None
 
 
 def test_early_is_before_the_turn() -> None:
-    fired = firing("faking", "score", course([0.9] * 4, [0.1] * 4, [0.0, 0.1, 0.3, 0.4]), CONTROL)
+    fired = firing("faking", "score", course([0.9] * 4, [0.1] * 4, [0.0, 0.1, 0.3, 0.4]), CONTROL, CONTROL)
     assert is_early(fired, 30)
     assert not is_early(fired, 20)
     assert not is_early(fired, None)
@@ -95,12 +110,18 @@ def test_early_is_before_the_turn() -> None:
 
 def test_all_fits_but_the_control_are_held_to_it() -> None:
     faking = course([0.5, 0.9, 0.9, 0.9], [0.5, 0.6, 0.1, 0.1], [0.0, 0.5, 0.5, 0.5])
-    histories = {"faking": History(SETTING, faking), "control": History(SETTING, CONTROL)}
+    again = course([0.9] * 3, [0.9] * 3, [0.0, 0.1, 0.1])
+    histories = {
+        "faking": History(SETTING, faking),
+        "control": History(SETTING, CONTROL),
+        "control_again": History(SETTING, again),
+    }
     tests = dict.fromkeys(histories, (Estimate(0.9), Estimate(0.1)))
     result = judged(histories, tests, 1.0)  # type: ignore[arg-type]
-    assert [one.arm for one in result.firings] == ["faking"]
+    assert [one.arm for one in result.firings] == ["faking", "control_again"]
     assert result.firings[0].step == 10
-    assert [own.turn for own in result.arms] == [20, None]
+    assert [own.turn for own in result.arms] == [20, None, None]
+    assert [one.gap for one in result.firings] == [10, None]
 
 
 def test_fits_that_were_measured_otherwise_are_refused() -> None:
