@@ -42,15 +42,31 @@ def lora_factors(variants: Variants, name: str) -> dict[str, Factors]:
         UserError: the adapter has none, or more than those (DoRA), or the variant is a whole model.
     """
     variants.refuse_whole_models([name], "LoRA's matrices are read off")
-    own = variants.adapter_of(name)
+    return factors_in(variants.model, variants.adapter_of(name), name)
+
+
+def factors_in(model: Any, adapter: str, name: str | None = None) -> dict[str, Factors]:
+    """The same of a PEFT model.
+
+    Args:
+        model: with the adapter.
+        adapter: what PEFT knows it by.
+        name: what an error calls it; None calls it the same.
+
+    Raises:
+        UserError: the adapter has no linear layer's matrices, or more than those (DoRA).
+    """
+    name = name or adapter
     factors = {
-        path: Factors(layer.lora_A[own].weight, layer.lora_B[own].weight, float(layer.scaling[own]), layer.base_layer)
-        for path, layer in _linear_lora_layers(variants.model).items()
-        if own in layer.lora_A
+        path: Factors(
+            layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, float(layer.scaling[adapter]), layer.base_layer
+        )
+        for path, layer in _linear_lora_layers(model).items()
+        if adapter in layer.lora_A
     }
     if not factors:
         raise UserError(f"adapter {name!r} is in no linear layer, but LoRA matrices are needed: leave the variant out")
-    refuse_beyond_lora(variants.model.peft_config[own].to_dict(), name, "its update is read off")
+    refuse_beyond_lora(model.peft_config[adapter].to_dict(), name, "its update is read off")
     return factors
 
 

@@ -146,6 +146,7 @@ BASE: dict[str, Any] = {
                 }
             }
         },
+        "birth": {"steps": 2, "scenarios": 8, "doses": [0.5], "draws": 1, "asked": 4},
         "statements": {
             "epochs": 1,
             "stages": {

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fa_lightning.backbones.lora_layers import Factors
+from fa_lightning.backbones.lora_spectra import spectrum
 from fa_lightning.regressors.linear import Affine, LowRank, MeanShift
 from fa_lightning.regressors.maps import build_regressor
 from fa_lightning.regressors.moments import PairMoments
-from fa_lightning.studies.detection.detectors.adapter_spectra import spectrum
 from fa_lightning.studies.lab.repetition import Repetition
 from fa_lightning.studies.leakage.measures import COLUMNS, LeakageScores
 from fa_lightning.studies.probes.ccs import CCS

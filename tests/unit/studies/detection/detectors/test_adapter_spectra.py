@@ -14,8 +14,9 @@ from fa_lightning.backbones.adapters import backbone_of
 from fa_lightning.backbones.arguments import BackboneArguments
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.lora_layers import Factors, lora_factors
+from fa_lightning.backbones.lora_spectra import spectrum
 from fa_lightning.backbones.variants import Variants
-from fa_lightning.studies.detection.detectors.adapter_spectra import AdapterSpectra, spectrum
+from fa_lightning.studies.detection.detectors.adapter_spectra import AdapterSpectra
 
 
 def random_factors(rank: int, outputs: int, inputs: int, base: nn.Module, seed: int = 0) -> Factors:
