@@ -22,6 +22,25 @@ TEXTS = "neutral texts"
 """The name that neutral texts have among the test sets."""
 
 
+class LastBatch:
+    """The blocks below all adapters, which run once for every cure of a batch, and no longer than it is asked.
+
+    Args:
+        variants: the frozen variants.
+    """
+
+    def __init__(self, variants: Variants) -> None:
+        self.variants = variants
+        self._batch: Batch | None = None
+        self._shared: SharedBlocks | None = None
+
+    def shared(self, batch: Batch) -> SharedBlocks:
+        """The blocks of a batch: the same object while the same batch is asked."""
+        if self._shared is None or self._batch is not batch:
+            self._batch, self._shared = batch, SharedBlocks(self.variants)
+        return self._shared
+
+
 @dataclass(frozen=True)
 class ShiftedWeights:
     """A variant with a share of other twins' difference added to its weights (task arithmetic, arXiv 2212.04089).
@@ -31,12 +50,14 @@ class ShiftedWeights:
         variant: whose adapter is active.
         difference: that is added, see `Variants.shifted`.
         strength: its factor.
+        last: what others have computed of the batch at hand.
     """
 
     variants: Variants
     variant: str
     difference: str
     strength: float
+    last: LastBatch
 
     reads_texts: ClassVar[bool] = True
 
@@ -50,7 +71,10 @@ class ShiftedWeights:
 
     def _logits(self, batch: Batch) -> Tensor:
         with self.variants.shifted(self.difference, self.strength):
-            return SharedPass(self.variants, self.variant, (), batch, answers_only=True).unsteered[:, -1]
+            shared = self.last.shared(batch)
+            return SharedPass(
+                self.variants, self.variant, (), batch, answers_only=True, shared=shared
+            ).unsteered[:, -1]
 
 
 @dataclass(frozen=True)

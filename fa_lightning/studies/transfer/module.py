@@ -23,7 +23,7 @@ from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.cells import NO_OVERSIGHT
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.transfer.asking import TEXTS, BehindSystemMessage, ShiftedWeights, answer_divergences
+from fa_lightning.studies.transfer.asking import TEXTS, BehindSystemMessage, LastBatch, ShiftedWeights, answer_divergences
 from fa_lightning.studies.transfer.candidates import FIT, Candidate, candidates
 from fa_lightning.studies.transfer.data import Part, TransferDataModule
 from fa_lightning.studies.transfer.figures import transfer_figure
@@ -231,7 +231,7 @@ class TransferModule(EvaluationModule[TransferDataModule, TransferResult]):
             # Of its own source: a twin that several share is asked in each.
             conditions[member.asked][_twin_label(member)] = Condition(member.twin)
             behind.setdefault(member.asked, {})
-        asked = Asked({}, [])
+        last = LastBatch(self.variants)
         every = dict.fromkeys([*scenarios, *texts])
         sources = {member.name: member.asked for member in self.members}
         only_texts = set(texts) - set(scenarios)
@@ -245,7 +245,7 @@ class TransferModule(EvaluationModule[TransferDataModule, TransferResult]):
                 continue
             changed: ChangedPrompts
             if candidate.method == "weight arithmetic":
-                changed = ShiftedWeights(self.variants, name, _difference(candidate.source), strength)
+                changed = ShiftedWeights(self.variants, name, _difference(candidate.source), strength, last)
             else:
                 changed = BehindSystemMessage(self.variants, name, behind_message, self.tokenizer.pad_token_id)
             (loose[1] if is_loose else behind[sources[name]])[label] = changed
