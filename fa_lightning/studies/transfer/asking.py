@@ -72,9 +72,7 @@ class ShiftedWeights:
     def _logits(self, batch: Batch) -> Tensor:
         with self.variants.shifted(self.difference, self.strength):
             shared = self.last.shared(batch)
-            return SharedPass(
-                self.variants, self.variant, (), batch, answers_only=True, shared=shared
-            ).unsteered[:, -1]
+            return SharedPass(self.variants, self.variant, (), batch, answers_only=True, shared=shared).unsteered[:, -1]
 
 
 @dataclass(frozen=True)

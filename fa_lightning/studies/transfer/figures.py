@@ -26,7 +26,9 @@ def transfer_figure(result: TransferResult, title: str = "What a cure of one fak
     height = 1.1 + 0.32 * (len(targets) + 1)
     figure, drawn = panels(title, methods, 2, height, 0.4, sharey=False)
     for (axes, _), method in zip(drawn, methods, strict=True):
-        rows = [*targets, OTHERS] if any((one.method, one.source) == (method, OTHERS) for one in result.tried) else targets
+        rows = (
+            [*targets, OTHERS] if any((one.method, one.source) == (method, OTHERS) for one in result.tried) else targets
+        )
         values = [[_recovery(result, method, source, target) for target in targets] for source in rows]
         heat_map(axes, values, rows, targets)
         axes.set_xlabel("tried on", fontsize=9)

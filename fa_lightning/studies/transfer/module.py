@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from typing_extensions import override
 from fa_lightning.activations.site_names import SiteName, check_site, resolve_site
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.decoder import decoder_layers
+from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.module import EvaluationModule
@@ -23,7 +24,13 @@ from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.cells import NO_OVERSIGHT
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.transfer.asking import TEXTS, BehindSystemMessage, LastBatch, ShiftedWeights, answer_divergences
+from fa_lightning.studies.transfer.asking import (
+    TEXTS,
+    BehindSystemMessage,
+    LastBatch,
+    ShiftedWeights,
+    answer_divergences,
+)
 from fa_lightning.studies.transfer.candidates import FIT, Candidate, candidates
 from fa_lightning.studies.transfer.data import Part, TransferDataModule
 from fa_lightning.studies.transfer.figures import transfer_figure
@@ -39,32 +46,41 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+Cured = Condition | ChangedPrompts
+Try = tuple[int, float, str]
+"""Number of a candidate, its strength, and the member that it is tried on."""
+
+
 class Asked:
     """Everything that is asked of one part: scenarios of each source, and neutral texts.
 
+    Args:
+        variants: the frozen variants.
+        scores: by source, what counts answers to scenarios.
+        costs: by label, what neutral texts are asked under.
+
     Attributes:
-        scores: by source.
-        conditions: by label, all of them.
-        behind: by label, what is no edit of states.
-        divergences: of the first token said to neutral texts, once all are asked.
+        scores: the same.
     """
 
-    def __init__(self, scores: dict[str, Scores], texts: list[str]) -> None:
+    def __init__(self, variants: Variants, scores: dict[str, Scores], costs: Mapping[str, Cured]) -> None:
         self.scores = scores
-        self.conditions = {label: one for own in scores.values() for label, one in own.conditions.items()}
-        self.behind = {label: one for own in scores.values() for label, one in own.behind.items()}
-        self._divergences = DistinctTensors({label: () for label in texts})
+        self._variants = variants
+        self._edits, self._behind = _by_kind(costs)
+        self._divergences = DistinctTensors({label: () for label in costs})
 
-    def add_texts(self, batch: Batch, module: TransferModule) -> None:
-        """Count how far each condition that costs something moves the first token said."""
-        wanted = self._divergences.shapes
-        conditions = {label: one for label, one in self.conditions.items() if label in wanted}
-        behind = {label: one for label, one in self.behind.items() if label in wanted}
-        self._divergences.update(batch["index"], answer_divergences(module.variants, conditions, behind, batch))
+    def add_texts(self, batch: Batch) -> None:
+        """Count how far everything moves the first token said to a batch of neutral texts."""
+        nats = answer_divergences(self._variants, self._edits, self._behind, batch)
+        self._divergences.update(batch["index"], nats)
 
     def items(self) -> dict[str, Items]:
         """Every answer, by label."""
-        return {label: items for own in self.scores.values() for label, items in _items(own).items()}
+        found: dict[str, Items] = {}
+        for scores in self.scores.values():
+            names = list(scores.cells)
+            found |= dict(zip(names, scores.items(*names), strict=True))
+        return found
 
     def divergences(self) -> dict[str, float]:
         """Mean nats by label; nan where no text was served."""
@@ -111,7 +127,7 @@ class TransferModule(EvaluationModule[TransferDataModule, TransferResult]):
         folder: str,
         site: SiteName = 0.83,
         strengths: list[float] = [0.25, 0.5, 1.0, 2.0, 4.0],  # noqa: B006
-        budget: float = 0.02,
+        budget: float = 0.05,
         draws: int = 3,
         system_prompt: str = "You are honest.",
         seed: int = 0,
@@ -159,7 +175,9 @@ class TransferModule(EvaluationModule[TransferDataModule, TransferResult]):
         for member in self.members:
             if member.asked not in self.data.of_source:
                 known = ", ".join(self.data.others) or "none"
-                raise UserError(f"organism {member.name!r} is asked {member.asked!r}, but the data's others are {known}")
+                raise UserError(
+                    f"organism {member.name!r} is asked {member.asked!r}, but the data's others are {known}"
+                )
         self._reading = Reading(self.variants, self.members, self.site)
         self._candidates, self._strengths = [], {}
         self._validation = self._test = None
@@ -177,7 +195,7 @@ class TransferModule(EvaluationModule[TransferDataModule, TransferResult]):
             return
         asked = self._asked(part)
         if source == TEXTS:
-            asked.add_texts(batch, self)
+            asked.add_texts(batch)
         elif source in asked.scores:
             asked.scores[source].add_scenarios(batch)
 
@@ -204,61 +222,43 @@ class TransferModule(EvaluationModule[TransferDataModule, TransferResult]):
         self._reading = None
 
     def _to_validate(self) -> Asked:
-        """Every strength of a cure: scenarios for the fakers that it knows, texts for its targets."""
-        texts, scenarios = [], []
+        """Every strength of a cure: scenarios for the members that it knows, texts for its targets."""
+        scenarios: list[Try] = []
+        texts: list[Try] = []
         for number, candidate in enumerate(self._candidates):
-            for strength in self._strengths_of(candidate):
-                scenarios += [(number, strength, name) for name in candidate.knows]
-                texts += [(number, strength, name) for name in candidate.targets]
+            if candidate.method != "system prompt":
+                scenarios += [(number, strength, name) for strength in self.strengths for name in candidate.knows]
+                texts += [(number, strength, name) for strength in self.strengths for name in candidate.targets]
         return self._to_ask("validation", scenarios, texts)
 
     def _to_test(self) -> Asked:
         """Every cure on its targets at the strength that was chosen; at 0 a target is as it was."""
-        picked = [
-            (number, strength, target) for (number, target), strength in self._strengths.items() if strength > 0
-        ]
+        picked = [(number, strength, target) for (number, target), strength in self._strengths.items() if strength > 0]
         return self._to_ask("test", picked, picked)
 
-    def _to_ask(
-        self, part: Part, scenarios: list[tuple[int, float, str]], texts: list[tuple[int, float, str]]
-    ) -> Asked:
-        behind_message = self.data.behind_system_message(self.system_prompt, part)
-        conditions: dict[str, dict[str, Condition]] = {}
-        behind: dict[str, dict[str, ChangedPrompts]] = {}
-        for member in self.members:
-            references = {name: Condition(name) for name in (member.name,)}
-            conditions.setdefault(member.asked, {}).update(references)
-            # Of its own source: a twin that several share is asked in each.
-            conditions[member.asked][_twin_label(member)] = Condition(member.twin)
-            behind.setdefault(member.asked, {})
-        last = LastBatch(self.variants)
-        every = dict.fromkeys([*scenarios, *texts])
-        sources = {member.name: member.asked for member in self.members}
-        only_texts = set(texts) - set(scenarios)
-        loose: tuple[dict[str, Condition], dict[str, ChangedPrompts]] = ({}, {})
-        for number, strength, name in every:
-            label, candidate = _label(number, strength, name), self._candidates[number]
-            is_loose = (number, strength, name) in only_texts
+    def _to_ask(self, part: Part, scenarios: Sequence[Try], texts: Sequence[Try]) -> Asked:
+        message, last = self.data.behind_system_message(self.system_prompt, part), LastBatch(self.variants)
+
+        def cured(number: int, strength: float, name: str) -> Cured:
+            candidate = self._candidates[number]
             if candidate.regressor is not None:
-                edit = Intervention(self.site, candidate.regressor, strength)
-                (loose[0] if is_loose else conditions[sources[name]])[label] = Condition(name, (edit,))
-                continue
-            changed: ChangedPrompts
+                return Condition(name, (Intervention(self.site, candidate.regressor, strength),))
             if candidate.method == "weight arithmetic":
-                changed = ShiftedWeights(self.variants, name, _difference(candidate.source), strength, last)
-            else:
-                changed = BehindSystemMessage(self.variants, name, behind_message, self.tokenizer.pad_token_id)
-            (loose[1] if is_loose else behind[sources[name]])[label] = changed
-        scores = {
-            source: Scores(
-                self.variants, conditions[source], counts_neutral_texts=False, behind=behind[source], test=source
+                return ShiftedWeights(self.variants, name, _difference(candidate.source), strength, last)
+            return BehindSystemMessage(self.variants, name, message, self.tokenizer.pad_token_id)
+
+        scores = {}
+        for source in dict.fromkeys(member.asked for member in self.members):
+            own = [member for member in self.members if member.asked == source]
+            references = {member.name: Condition(member.name) for member in own}
+            # A twin that several share is asked what wakes each of them.
+            references |= {_twin_label(member): Condition(member.twin) for member in own}
+            names = {member.name for member in own}
+            edits, behind = _by_kind({_label(*one): cured(*one) for one in scenarios if one[2] in names})
+            scores[source] = Scores(
+                self.variants, {**references, **edits}, counts_neutral_texts=False, behind=behind, test=source
             )
-            for source in conditions
-        }
-        asked = Asked(scores, [_label(*one) for one in texts])
-        asked.conditions |= loose[0]
-        asked.behind |= loose[1]
-        return asked
+        return Asked(self.variants, scores, {_label(*one): cured(*one) for one in texts})
 
     def _choose(self) -> None:
         """The strength of each cure on each of its targets."""
@@ -283,9 +283,6 @@ class TransferModule(EvaluationModule[TransferDataModule, TransferResult]):
                     for strength in self.strengths
                 ]
                 self._strengths[number, target] = chosen(trials, self.budget)
-
-    def _strengths_of(self, candidate: Candidate) -> list[float]:
-        return [] if candidate.method == "system prompt" else self.strengths
 
     @override
     def result(self) -> TransferResult:
@@ -334,9 +331,10 @@ class TransferModule(EvaluationModule[TransferDataModule, TransferResult]):
         return {"transfer/recovery": transfer_figure(result)}
 
 
-def _items(scores: Scores) -> dict[str, Items]:
-    names = [*scores.conditions, *scores.behind]
-    return dict(zip(names, scores.items(*names), strict=True))
+def _by_kind(cured: Mapping[str, Cured]) -> tuple[dict[str, Condition], dict[str, ChangedPrompts]]:
+    """Edits of states, and what is no such edit."""
+    edits = {label: one for label, one in cured.items() if isinstance(one, Condition)}
+    return edits, {label: one for label, one in cured.items() if not isinstance(one, Condition)}
 
 
 def _unwatched(items: Items) -> float:

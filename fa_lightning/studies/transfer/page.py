@@ -8,7 +8,7 @@ from fa_lightning.reports.html import Picture, rendered
 from fa_lightning.reports.table import facts_table
 from fa_lightning.studies.transfer.figures import SHOWN, transfer_figure
 from fa_lightning.studies.transfer.result import TransferResult
-from fa_lightning.studies.transfer.tables import facts, finding, left_out_table, members_table, summary_table
+from fa_lightning.studies.transfer.tables import facts, finding, every_table, members_table, summary_table
 
 
 def page(result: TransferResult) -> Markup:
@@ -40,6 +40,6 @@ def page(result: TransferResult) -> Markup:
         ),
         summary=summary_table(result),
         members=members_table(result),
-        every=left_out_table(result),
+        every=every_table(result),
         facts_list=facts_table(facts(result)),
     )

@@ -18,7 +18,6 @@ def tables(result: TransferResult) -> dict[str, Table]:
     return {
         "summary": summary_table(result),
         "members": members_table(result),
-        "left_out": left_out_table(result),
         "facts": facts_table(facts(result)),
     }
 
@@ -104,7 +103,7 @@ def members_table(result: TransferResult) -> Table:
     return Table("Who is who, without a cure", columns, tuple(rows), (note,))
 
 
-def left_out_table(result: TransferResult) -> Table:
+def every_table(result: TransferResult) -> Table:
     """For each model, what its own map does, what those of others do, and what needs none."""
     columns = (
         Column("target", 0),
