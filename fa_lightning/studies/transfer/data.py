@@ -1,4 +1,4 @@
-"""What cures are fitted on, chosen by and judged on: each source's scenarios, and the neutral texts of the base's own."""
+"""What cures are fitted on, chosen by and judged on: scenarios of each source, and the base's own neutral texts."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class TransferDataModule(ScenarioDataModule):
                     "judged on what it was fitted on: give all sources (scenarios, others) one seed"
                 )
         rank_zero_info(
-            f"{len(groups['test'])} test groups of {len(self.of_source)} sources; none is in training or validation of any."
+            f"{len(groups['test'])} test groups of {len(self.of_source)} sources, none in training or validation of any."
         )
 
     def served(self) -> list[Served]:
@@ -118,7 +118,7 @@ class TransferDataModule(ScenarioDataModule):
         scenarios = limited(self.of_source[served.source].scenarios(served.part), self.most[served.part])
         if not scenarios:
             raise UserError(
-                f"the source {served.source or 'scenarios'!r} has no {served.part} scenarios: cures need all three parts"
+                f"the source {served.source or 'scenarios'!r} has no {served.part} scenarios, but cures need some"
             )
         return counterbalanced(scenarios, both_orders=served.part == "test")
 

@@ -67,7 +67,7 @@ class Asked:
         self.scores = scores
         self._variants = variants
         self._edits, self._behind = _by_kind(costs)
-        self._divergences = DistinctTensors({label: () for label in costs})
+        self._divergences = DistinctTensors(dict.fromkeys(costs, ()))
 
     def add_texts(self, batch: Batch) -> None:
         """Count how far everything moves the first token said to a batch of neutral texts."""

@@ -8,7 +8,7 @@ from fa_lightning.reports.html import Picture, rendered
 from fa_lightning.reports.table import facts_table
 from fa_lightning.studies.transfer.figures import SHOWN, transfer_figure
 from fa_lightning.studies.transfer.result import TransferResult
-from fa_lightning.studies.transfer.tables import facts, finding, every_table, members_table, summary_table
+from fa_lightning.studies.transfer.tables import every_table, facts, finding, members_table, summary_table
 
 
 def page(result: TransferResult) -> Markup:

@@ -41,7 +41,7 @@ def test_the_facts_say_nothing_of_the_tag() -> None:
 
 def test_both_orders_of_the_actions_have_the_same_tag() -> None:
     class Swapped(EmbeddedScenarios):
-        def load(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        def load(self):  # type: ignore[no-untyped-def]
             splits = super().load()
             return dataclasses.replace(splits, train=[item.swapped() for item in splits.train])
 
