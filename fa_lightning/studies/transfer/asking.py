@@ -124,7 +124,8 @@ def answer_divergences(
     shared = SharedBlocks(variants)
     edits = {name: condition.everywhere() for name, condition in conditions.items() if condition.interventions}
     found: dict[str, Tensor] = {}
-    for variant in dict.fromkeys([one.variant for one in (*edits.values(), *behind.values())]):
+    asked = [condition.variant for condition in edits.values()] + [changed.variant for changed in behind.values()]
+    for variant in dict.fromkeys(asked):
         own = {name: condition for name, condition in edits.items() if condition.variant == variant}
         with variants.using(variant):
             one = SharedPass(variants, variant, own.values(), batch, answers_only=True, shared=shared)

@@ -103,7 +103,7 @@ class TransferDataModule(ScenarioDataModule):
                     "judged on what it was fitted on: give all sources (scenarios, others) one seed"
                 )
         rank_zero_info(
-            f"{len(groups['test'])} test groups of {len(self.of_source)} sources, none in training or validation of any."
+            f"{len(groups['test'])} test groups of {len(self.of_source)} sources, none fitted on or chosen by in any."
         )
 
     def served(self) -> list[Served]:

@@ -1,4 +1,4 @@
-"""What the transfer of cures came to: `transfer.json`, read back without torch, so that a report is made in a moment."""
+"""What the transfer of cures came to: `transfer.json`, read back without torch, so that a report takes a moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which strength of a cure its target gets: what its sources' own fakers answer decides, within a budget on the target."""
+"""Which strength of a cure its target gets: its sources' own answers decide, within a budget on the target."""
 
 from __future__ import annotations
 

@@ -25,15 +25,16 @@ def tables(result: TransferResult) -> dict[str, Table]:
 def finding(result: TransferResult) -> str:
     """What came out, in one sentence with its interval."""
     whole = result.total("map", "all other fakers") or result.total("map", "another faker")
-    own, random = result.total("map", "its own"), None
+    own = result.total("map", "its own")
     if whole is None or own is None:
         return "No faker here can be cured, so nothing is said of transfer."
     random = result.total("random map", whole.origin)
     held = "" if random is None else f"; random maps of its size recover {_said(random)}"
-    pairs = f"{whole.pairs} fakers" if whole.origin == "all other fakers" else f"{whole.pairs} pairs"
+    several = whole.origin == "all other fakers"
+    pairs = f"{whole.pairs} fakers" if several else f"{whole.pairs} pairs"
     return (
-        f"A map of {'all other fakers' if whole.origin == 'all other fakers' else 'one faker'} recovers {_said(whole)} of "
-        f"a faker that it has never seen ({pairs}, {whole.lowest:.2f} to {whole.highest:.2f}), with "
+        f"A map of {'all other fakers' if several else 'one faker'} recovers {_said(whole)} of a faker that it has "
+        f"never seen ({pairs}, {whole.lowest:.2f} to {whole.highest:.2f}), with "
         f"{numbers.nats(whole.kl_answer_nats)} nats at the answer; the faker's own map recovers {_said(own)}{held}."
     )
 
@@ -68,8 +69,8 @@ def summary_table(result: TransferResult) -> Table:
         for one in sorted(result.totals, key=_place)
     ]
     note = (
-        "Recovery: share of the gap between target and honest twin without oversight that is closed, mean over pairs of "
-        "source and target; lowest and highest pair. Strengths keep the KL at the answer within "
+        "Recovery: share of the gap between target and honest twin without oversight that is closed, mean over pairs "
+        "of source and target; lowest and highest pair. Strengths keep the KL at the answer within "
         f"{result.budget_nats:g} nats on validation texts, but for the system prompt, which has none."
     )
     return Table("What cures from elsewhere do", columns, tuple(rows), (finding(result), note))

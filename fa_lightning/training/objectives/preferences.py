@@ -91,8 +91,9 @@ class DirectPreference(Preference):
     """DPO on pairs of actions: a behaviour's is preferred to the other (arXiv 2305.18290).
 
     A finished faker is cured by the aligned behaviour; a fresh adapter, whose reference is the backbone, becomes a twin
-    of whichever behaviour it is. A neutral text has no pair of answers, and teaches nothing; mix none in. Of written answers, those of a file of
-    pairs among them (`ChoiceDataModule`), the log-likelihood of all tokens counts, as in the paper.
+    of whichever behaviour it is. A neutral text has no pair of answers, and teaches nothing; mix none in. Of written
+    answers, those of a file of pairs among them (`ChoiceDataModule`), the log-likelihood of all tokens counts, as in
+    the paper.
 
     Args:
         beta: how dear it is to leave the reference; small values allow more.
