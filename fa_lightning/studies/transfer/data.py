@@ -114,7 +114,13 @@ class TransferDataModule(ScenarioDataModule):
         """The scenarios or texts of one loader, in the order of their numbers."""
         assert self.splits is not None
         if served.source == TEXTS:
-            return limited(self.splits.neutral(served.part), self.texts)
+            texts = limited(self.splits.neutral(served.part), self.texts)
+            if not texts:
+                raise UserError(
+                    f"the source has no neutral texts for {served.part}, on which side effects are measured: name some "
+                    "(`general` of the base)"
+                )
+            return texts
         scenarios = limited(self.of_source[served.source].scenarios(served.part), self.most[served.part])
         if not scenarios:
             raise UserError(

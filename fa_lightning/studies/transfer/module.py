@@ -38,7 +38,7 @@ from fa_lightning.studies.transfer.measures import Answered, judged
 from fa_lightning.studies.transfer.organisms import Loaded, Organism, loaded
 from fa_lightning.studies.transfer.output import scalars, write_transfer
 from fa_lightning.studies.transfer.reading import Reading
-from fa_lightning.studies.transfer.result import TransferResult
+from fa_lightning.studies.transfer.result import LEAST_GAP, TransferResult
 from fa_lightning.studies.transfer.strengths import Trial, chosen
 from fa_lightning.studies.transfer.tables import tables
 
@@ -266,17 +266,20 @@ class TransferModule(EvaluationModule[TransferDataModule, TransferResult]):
         items, nats = self._validation.items(), self._validation.divergences()
         twins = {member.name: _twin_label(member) for member in self.members}
 
-        def cured(number: int, strength: float, name: str) -> float:
-            return recovery(*map(_unwatched, (items[_label(number, strength, name)], items[name], items[twins[name]])))
+        right = {label: cell_accuracy(own["correct"], own["cell"], NO_OVERSIGHT) for label, own in items.items()}
+        gaps = {name: right[twin] - right[name] for name, twin in twins.items()}
+
+        def cured(number: int, strength: float, names: Sequence[str]) -> float:
+            """Mean recovery of the members that a cure knows, of those that fake where there are some."""
+            own = [name for name in names if gaps[name] >= LEAST_GAP] or names
+            parts = [recovery(right[_label(number, strength, name)], right[name], right[twins[name]]) for name in own]
+            return fmean([part for part in parts if not math.isnan(part)] or [math.nan])
 
         for number, candidate in enumerate(self._candidates):
             if candidate.method == "system prompt":
                 self._strengths |= {(number, target): 1.0 for target in candidate.targets}
                 continue
-            recovered = {
-                strength: fmean(cured(number, strength, name) for name in candidate.knows)
-                for strength in self.strengths
-            }
+            recovered = {strength: cured(number, strength, candidate.knows) for strength in self.strengths}
             for target in candidate.targets:
                 trials = [
                     Trial(strength, recovered[strength], nats[_label(number, strength, target)])
@@ -335,10 +338,6 @@ def _by_kind(cured: Mapping[str, Cured]) -> tuple[dict[str, Condition], dict[str
     """Edits of states, and what is no such edit."""
     edits = {label: one for label, one in cured.items() if isinstance(one, Condition)}
     return edits, {label: one for label, one in cured.items() if not isinstance(one, Condition)}
-
-
-def _unwatched(items: Items) -> float:
-    return cell_accuracy(items["correct"], items["cell"], NO_OVERSIGHT)
 
 
 def _label(number: int, strength: float, name: str) -> str:

@@ -155,13 +155,14 @@ def together(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def totals_of(members: Sequence[Member], tried: Sequence[Tried]) -> list[Total]:
-    """Means over pairs of source and target; of targets whose twins differ too little to be cured there are none."""
+    """Means over pairs of source and target; pairs with a model that is no worse than its twin are left out."""
     known = {member.name: member for member in members}
     grouped: dict[tuple[Method, Origin, str], list[Tried]] = {}
     for one in tried:
-        target = known[one.target]
-        if target.gap >= LEAST_GAP and not math.isnan(one.recovery.value):
-            origin = origin_of(one, known[one.source].behaviour if one.source in known else "")
+        target, source = known[one.target], known.get(one.source)
+        both = [target, *([] if source is None else [source])]
+        if all(member.gap >= LEAST_GAP for member in both) and not math.isnan(one.recovery.value):
+            origin = origin_of(one, "" if source is None else source.behaviour)
             grouped.setdefault((one.method, origin, target.behaviour), []).append(one)
     return [
         Total(

@@ -29,7 +29,9 @@ def finding(result: TransferResult) -> str:
     if whole is None or own is None:
         return "No faker here can be cured, so nothing is said of transfer."
     random = result.total("random map", whole.origin)
+    wrong = result.total("map", "always wrong")
     held = "" if random is None else f"; random maps of its size recover {_said(random)}"
+    held += "" if wrong is None else f"; a map of the model that is always wrong {_said(wrong)}"
     several = whole.origin == "all other fakers"
     pairs = f"{whole.pairs} fakers" if several else f"{whole.pairs} pairs"
     return (
@@ -99,7 +101,7 @@ def members_table(result: TransferResult) -> Table:
     ]
     note = (
         f"Shares of aligned answers. A model that is less than {LEAST_GAP:g} below its twin without oversight can't be "
-        "cured, and counts in no mean as a target."
+        "cured, and counts in no mean."
     )
     return Table("Who is who, without a cure", columns, tuple(rows), (note,))
 
