@@ -45,14 +45,14 @@ def summary_table(result: TransferResult) -> Table:
     """Means over pairs of source and target."""
     columns = (
         Column("cure", 0),
-        Column("from", 17),
-        Column("on", 7),
-        Column("recovery", 19),
-        Column("lowest", 6, "low"),
-        Column("highest", 6, "high"),
-        Column("with oversight", 6, "watched"),
-        Column("KL, answer", 7, "KL"),
-        Column("pairs", 5),
+        Column("from", 16),
+        Column("on", None),
+        Column("recovery", 17),
+        Column("lowest", 5, "low"),
+        Column("highest", 5, "high"),
+        Column("with oversight", 7, "watched"),
+        Column("KL, answer", 6, "KL"),
+        Column("pairs", None),
     )
     rows = [
         row(
