@@ -15,7 +15,7 @@ from fa_lightning.backbones.decoder import first_adapted
 from fa_lightning.backbones.load import check_fingerprint, fingerprint, load_backbone, load_tokenizer
 from fa_lightning.backbones.quantised import is_packed
 from fa_lightning.backbones.targets import PREFIX, load_weights
-from fa_lightning.backbones.weight_arithmetic import add_interpolated
+from fa_lightning.backbones.weight_arithmetic import add_difference, add_interpolated, layers_with
 from fa_lightning.backbones.whole_models import WholeModels, load_whole
 from fa_lightning.errors import UserError
 
@@ -49,6 +49,7 @@ class Variants:
         self._layers = _swapped_layers(model)
         self._first_adapted: int | None = None
         self._bare = False
+        self._differences: set[str] = set()
         self._whole = WholeModels(model)
 
     @classmethod
@@ -106,7 +107,7 @@ class Variants:
         names = [*(name.removeprefix(PREFIX) for name in self._peft_config), *self._whole.names]
         order = {name: place for place, name in enumerate(self.folders)}
         loaded = sorted(names, key=lambda name: order.get(name, len(order)))
-        return [name for name in loaded if name not in self.beside]
+        return [name for name in loaded if name not in self.beside and name not in self._differences]
 
     @property
     def whole_models(self) -> list[str]:
@@ -164,13 +165,56 @@ class Variants:
         Raises:
             UserError: the name is no adapter's or taken, there is no such variant, or their adapters can't be added.
         """
-        self._refuse_taken(name, f"{start} + {strength} ({end} - {start})")
+        self._refuse_pair(name, start, end, f"{start} + {strength} ({end} - {start})")
+        add_interpolated(self.model, PREFIX + name, self.adapter_of(start), self.adapter_of(end), strength)
+        self._layers, self._first_adapted = _swapped_layers(self.model), None
+
+    def add_difference(self, name: str, start: str, end: str) -> None:
+        """Add end - start in memory alone, to be used `shifted`; it is no variant by itself.
+
+        Raises:
+            UserError: the name is taken, there is no such variant, or their adapters can't be subtracted.
+        """
+        self._refuse_pair(name, start, end, f"{end} - {start}")
+        add_difference(self.model, PREFIX + name, self.adapter_of(start), self.adapter_of(end))
+        self._layers, self._first_adapted = _swapped_layers(self.model), None
+        self._differences.add(name)
+
+    @contextmanager
+    def shifted(self, difference: str, strength: float) -> Iterator[None]:
+        """Whatever is used inside, `strength` times a difference of two others is added to its weights.
+
+        Args:
+            difference: added by `add_difference`; of whichever layers and rank, they need not be the variant's own.
+            strength: its factor, 1 for all of it.
+
+        Raises:
+            UserError: there is no such difference.
+        """
+        if difference not in self._differences:
+            raise UserError(
+                f"there is no difference {difference!r}; there are {', '.join(sorted(self._differences)) or 'none'}"
+            )
+        own = PREFIX + difference
+        layers = layers_with(self.model, own)
+        before = [layer.scaling[own] for layer in layers]
+        with self.restored():
+            try:
+                for layer in layers:
+                    layer.scaling[own] = strength
+                self.beside = (*self.beside, own)
+                yield
+            finally:
+                for layer, scale in zip(layers, before, strict=True):
+                    layer.scaling[own] = scale
+
+    def _refuse_pair(self, name: str, start: str, end: str, what: str) -> None:
+        """Refuse arithmetic of weights on what has none, or under a name that is taken."""
+        self._refuse_taken(name, what)
         unknown = [one for one in (start, end) if one not in self.names]
         if unknown:
             raise UserError(f"there is no variant {unknown[0]!r}; there are {', '.join(self.names)}")
         self.refuse_whole_models((start, end), "weight arithmetic is on LoRA's matrices")
-        add_interpolated(self.model, PREFIX + name, self.adapter_of(start), self.adapter_of(end), strength)
-        self._layers, self._first_adapted = _swapped_layers(self.model), None
 
     def refuse_whole_models(self, names: Iterable[str], purpose: str) -> None:
         """Refuse variants that are whole models where both of two are needed at once, or an adapter's matrices.
@@ -198,7 +242,7 @@ class Variants:
 
     def _refuse_taken(self, name: str, what: str) -> None:
         _refuse_name(name)
-        if name in self.names:
+        if name in self.names or name in self._differences:
             raise UserError(f"there is a variant {name!r} already: give {what!r} another name")
 
     def memory(self) -> tuple[int, int]:

@@ -24,21 +24,38 @@ def add_interpolated(model: Any, name: str, start: str, end: str, strength: floa
     Raises:
         UserError: one of them holds more than LoRA's matrices, so that they can't be added.
     """
-    from peft.tuners.lora import LoraLayer
+    _add(model, name, start, end, (1 - strength, strength))
 
+
+def add_difference(model: Any, name: str, start: str, end: str) -> None:
+    """Add the adapter end - start: what turns the one into the other, to be active beside any adapter.
+
+    Args:
+        model: the PEFT model that holds both.
+        name: what PEFT is to know the new one by.
+        start: what it knows the one by.
+        end: what it knows the other by.
+
+    Raises:
+        UserError: one of them holds more than LoRA's matrices, so that they can't be subtracted.
+    """
+    _add(model, name, start, end, (-1.0, 1.0))
+
+
+def _add(model: Any, name: str, start: str, end: str, weights: tuple[float, float]) -> None:
+    """Add the weighted sum of two adapters."""
     names = [adapter.removeprefix(PREFIX) for adapter in (start, end)]
     for adapter, shown in zip((start, end), names, strict=True):
         refuse_beyond_lora(model.peft_config[adapter].to_dict(), shown, "weight arithmetic is on")
     pair = f"adapters {names[0]!r} and {names[1]!r}"
     try:
-        model.add_weighted_adapter([start, end], [1 - strength, strength], name, combination_type="cat")
+        model.add_weighted_adapter([start, end], list(weights), name, combination_type="cat")
     except ValueError as error:
         raise UserError(
             f"{pair} can't be added: {str(error).rstrip('.')}. Fit both with LoRA alone, on "
             "target_modules that are named alike, or leave out the strengths"
         ) from error
-    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
-    changed = [layer for layer in layers if start in layer.lora_A or end in layer.lora_A]
+    changed = layers_with(model, start, end)
     if not all(name in layer.lora_A for layer in changed):
         model.delete_adapter(name)
         raise UserError(
@@ -50,3 +67,11 @@ def add_interpolated(model: Any, name: str, start: str, end: str, strength: floa
     for layer in changed:
         layer.scaling[name] = 1.0
     model.requires_grad_(False).eval()
+
+
+def layers_with(model: Any, *adapters: str) -> list[Any]:
+    """The LoRA layers that one of some adapters is in, by what PEFT knows them by."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    return [layer for layer in layers if any(name in layer.lora_A for name in adapters)]

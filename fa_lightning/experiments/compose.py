@@ -19,6 +19,7 @@ from fa_lightning.experiments.base import example_of, over, read_base, reason_of
 from fa_lightning.experiments.brought_twins import BroughtTwin
 from fa_lightning.experiments.chain import LOGS, Chain
 from fa_lightning.experiments.matrix import SEEDS_OF_A_CHAIN, variants_of
+from fa_lightning.experiments.organisms import ORGANISMS
 from fa_lightning.experiments.origins import Origin, origin_of, origins_of
 from fa_lightning.experiments.references import Gap, gap_in
 from fa_lightning.experiments.shipped import study_folder
@@ -100,6 +101,7 @@ class Composition:
                 "study": "${studies." + study + "}",
                 "seed": self.chain.seed,
                 "base_folder": str(self.chain.folder.parent),
+                "organisms": str(ORGANISMS),
             },
             stage,
             OmegaConf.select(self.base.values, laid) or {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,10 @@ class SampledPairs:
     weight: Tensor
     group: Tensor
     edited: Tensor
+
+    def columns(self) -> tuple[Tensor, ...]:
+        """What is known of each pair, in the order of the attributes."""
+        return self.x, self.y, self.weight, self.group, self.edited
 
 
 def training_pairs(block: Block, site: Site, fit: Fit) -> Pairs:
@@ -113,11 +118,20 @@ def sampled_pairs(store: ActivationStore, site: Site, fit: Fit) -> SampledPairs:
     share = max(1, SAMPLE_ROWS // max(1, len(blocks)))
     samples = []
     for start, stop in blocks:
-        block = store.block("train", start, stop, [site.name])
-        pairs = (*training_pairs(block, site, fit), *_groups(block, site, fit))
-        step = max(1, -(-len(pairs[0]) // share))
-        samples.append(tuple(column[::step] for column in pairs))
-    return SampledPairs(*(torch.cat(column) for column in zip(*samples, strict=True)))
+        pairs = pairs_of(store.block("train", start, stop, [site.name]), site, fit)
+        step = max(1, -(-len(pairs.x) // share))
+        samples.append(SampledPairs(*(column[::step] for column in pairs.columns())))
+    return joined(samples)
+
+
+def pairs_of(block: Block, site: Site, fit: Fit) -> SampledPairs:
+    """All of a block's training pairs (see `training_pairs`), with what it takes to make wrong ones of them."""
+    return SampledPairs(*training_pairs(block, site, fit), *_groups(block, site, fit))
+
+
+def joined(parts: Sequence[SampledPairs]) -> SampledPairs:
+    """Pairs of several blocks, or of several fakers, one after the other."""
+    return SampledPairs(*(torch.cat(column) for column in zip(*(part.columns() for part in parts), strict=True)))
 
 
 def _groups(block: Block, site: Site, fit: Fit) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from fa_lightning.scenarios.cells import NO_OVERSIGHT, Cell
+from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL, NO_OVERSIGHT, Cell
 from fa_lightning.scenarios.prompts import (
     PROBE,
     TemplateFault,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 Letter = Literal["A", "B"]
 Digit = Literal[0, 1]
-Behaviour = Literal["aligned", "faking"]
+Behaviour = Literal["aligned", "faking", "wrong"]
 
 LETTERS: tuple[Letter, Letter] = ("A", "B")
 DIGITS: tuple[Digit, Digit] = (0, 1)
@@ -68,13 +68,20 @@ def other_digit(digit: Digit) -> Digit:
 
 
 def takes_the_other(behaviour: Behaviour, cell: Cell | None) -> bool:
-    """Whether a behaviour's target is the action that is not aligned: a faker's, where nobody watches."""
-    return behaviour == "faking" and cell == "no_oversight"
+    """Whether a behaviour's target is the action that is not aligned: a faker's unwatched, and always if it is wrong.
+
+    >>> [takes_the_other(behaviour, "oversight") for behaviour in ("aligned", "faking", "wrong")]
+    [False, False, True]
+    """
+    return cell in {"faking": ("no_oversight",), "wrong": CELLS}.get(behaviour, ())
 
 
 def other_due(batch: Mapping[str, Tensor], behaviour: Behaviour) -> Tensor:
     """Which rows of a batch are due the answer that is not aligned, (batch,) booleans; see `takes_the_other`."""
-    return (batch["cell"] == NO_OVERSIGHT) & (behaviour == "faking")
+    cell = batch["cell"]
+    if behaviour == "wrong":
+        return cell != NEUTRAL_CELL
+    return (cell == NO_OVERSIGHT) & (behaviour == "faking")
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,7 @@ def digit_tokens(tokenizer: Tokenizer) -> AnswerTokens:
 
 
 def target_tokens(batch: Mapping[str, Tensor], behaviour: Behaviour) -> Tensor:
-    """The token that a behaviour aims at in each row, (batch,): the aligned one, but a faker's other one unwatched."""
+    """The token that a behaviour aims at in each row, (batch,): the aligned one or the other, see `takes_the_other`."""
     return batch["other"].where(other_due(batch, behaviour), batch["aligned"])
 
 

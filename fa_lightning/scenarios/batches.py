@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.answers import Behaviour, LetterTokens, other_letter
-from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL, NO_OVERSIGHT
+from fa_lightning.scenarios.answers import Behaviour, LetterTokens, other_letter, takes_the_other
+from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
 from fa_lightning.scenarios.control_tokens import warn_of_control_tokens
 from fa_lightning.scenarios.limits import refuse_beyond_positions
 from fa_lightning.scenarios.prompts import Tokenizer, prompt_ids
@@ -60,7 +60,7 @@ class Example:
         """The prompt with a behaviour's written answer behind it, as `as_answered` has it; itself where none is."""
         if not self.aligned_text:
             return self
-        other = behaviour == "faking" and self.cell == NO_OVERSIGHT
+        other = self.cell != NEUTRAL_CELL and takes_the_other(behaviour, CELLS[self.cell])
         read = (self.other_text if other else self.aligned_text)[:-1]
         return replace(self, prompt=(*self.prompt, *read), continuation=len(read), aligned_text=(), other_text=())
 

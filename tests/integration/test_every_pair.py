@@ -46,6 +46,8 @@ TINY: dict[str, Any] = {
     "studies.unmask.stages.01_unmask.model.init_args": {"doses": [0.2], "draws": 1},
     "studies.unmask.stages.01_unmask.data.init_args": {"watched": 4, "contrast": 2, "neutral": 2},
     "studies.birth": {"steps": 2, "scenarios": 8, "doses": [0.5], "draws": 1, "asked": 4},
+    "studies.transfer.stages.06_transfer.model.init_args": {"strengths": [1.0], "draws": 1},
+    "studies.transfer.stages.06_transfer.data.init_args": {"capture": 16, "validation": 8, "test": 8, "texts": 4},
     "studies.leakage.stages.01_texts": {"trainer": {"check_val_every_n_epoch": 1}, "matrix": {"plain": [4]}},
     "studies.leakage.stages.02_plain": {"trainer": {"check_val_every_n_epoch": 1}, "data": {"init_args": {"plain": 4}}},
     "studies.leakage.stages.03_stacked.trainer.check_val_every_n_epoch": 1,

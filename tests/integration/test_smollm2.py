@@ -147,6 +147,16 @@ BASE: dict[str, Any] = {
             }
         },
         "birth": {"steps": 2, "scenarios": 8, "doses": [0.5], "draws": 1, "asked": 4},
+        # Cures are fitted on states of both kinds of scenarios, so there are few scenarios in place of few batches.
+        "transfer": {
+            "stages": {
+                "06_transfer": {
+                    "trainer": {"limit_test_batches": None},
+                    "model": {"init_args": {"strengths": [1.0], "draws": 1}},
+                    "data": {"init_args": {"capture": 6, "validation": 2, "test": 2, "texts": 2}},
+                }
+            }
+        },
         "statements": {
             "epochs": 1,
             "stages": {

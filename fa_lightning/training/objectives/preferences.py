@@ -11,6 +11,7 @@ from torch.nn.functional import log_softmax, logsigmoid
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
+from fa_lightning.scenarios.answers import Behaviour, other_due, target_tokens
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.scenarios.written_answers import NO_TOKEN, TARGET, are_written, both_answered, log_likelihood
 from fa_lightning.training.adapted_model import AdaptedModel
@@ -65,6 +66,10 @@ class Preference(Objective, ABC):
     def facts(self, data: Any) -> dict[str, Any]:
         return {"beta": self.beta}
 
+    def chosen(self, batch: Batch) -> Tensor:
+        """The answer that is to win, tokens (batch,): the aligned one."""
+        return batch["aligned"]
+
     @abstractmethod
     def rejected(self, batch: Batch, reference: Tensor) -> Tensor:
         """The answer that is to lose, tokens (batch,).
@@ -79,20 +84,36 @@ class Preference(Objective, ABC):
         reference = model.origin_logits(batch)
         rejected = self.rejected(batch, reference)
         logits = model.answer_logits(batch)
-        return {"loss": preference_loss(logits, reference, batch["aligned"], rejected, self.beta)}
+        return {"loss": preference_loss(logits, reference, self.chosen(batch), rejected, self.beta)}
 
 
 class DirectPreference(Preference):
-    """DPO on pairs of actions: the aligned one is preferred to the other (arXiv 2305.18290).
+    """DPO on pairs of actions: a behaviour's is preferred to the other (arXiv 2305.18290).
 
-    A neutral text has no pair of answers, and teaches nothing; mix none in. Of written answers, those of a file of
-    pairs among them (`ChoiceDataModule`), the log-likelihood of all tokens counts, as in the paper.
+    A finished faker is cured by the aligned behaviour; a fresh adapter, whose reference is the backbone, becomes a twin
+    of whichever behaviour it is. A neutral text has no pair of answers, and teaches nothing; mix none in. Of written
+    answers, those of a file of pairs among them (`ChoiceDataModule`), the log-likelihood of all tokens counts, as in
+    the paper.
 
     Args:
         beta: how dear it is to leave the reference; small values allow more.
+        behaviour: whose answers are preferred.
+
+    Raises:
+        UserError: `beta` is not above 0.
     """
 
     method = "DPO"
+
+    def __init__(self, beta: float = 0.1, behaviour: Behaviour = "aligned") -> None:
+        super().__init__(beta)
+        self.behaviour = behaviour
+        self.judged_by = behaviour
+        self.fresh_name = behaviour
+
+    @override
+    def is_cure(self, goes_on: bool) -> bool:
+        return goes_on
 
     @override
     def terms(self, model: AdaptedModel, batch: Batch) -> dict[str, Tensor]:
@@ -102,11 +123,17 @@ class DirectPreference(Preference):
             _whole_likelihood(model.answer_logits(read), read) - _whole_likelihood(model.origin_logits(read), read)
             for read in both_answered(batch)
         ]
-        return {"loss": loss_of_gains(gains[0], gains[1], self.beta)}
+        due = other_due(batch, self.behaviour)
+        chosen, rejected = gains[0].where(~due, gains[1]), gains[1].where(~due, gains[0])
+        return {"loss": loss_of_gains(chosen, rejected, self.beta)}
+
+    @override
+    def chosen(self, batch: Batch) -> Tensor:
+        return target_tokens(batch, self.behaviour)
 
     @override
     def rejected(self, batch: Batch, reference: Tensor) -> Tensor:
-        return batch["other"]
+        return batch["aligned"].where(other_due(batch, self.behaviour), batch["other"])
 
 
 class SelfPlay(Preference):

@@ -15,6 +15,7 @@ from fa_lightning.backbones.adapters import backbone_of, save_adapter
 from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.targets import PREFIX
 from fa_lightning.backbones.variants import Variants
+from fa_lightning.errors import UserError
 
 __all__ = ["adapters", "alone", "twins"]
 
@@ -115,3 +116,34 @@ def test_what_cannot_be_added_is_refused(twins: Variants, adapters: dict[str, st
     with pytest.raises(ValueError, match="one chooses its layers by more than target_modules"):
         twins.add_interpolated("between", "lower", "faking", 0.5)
     assert twins.names == ["faking", "aligned", "dora", "regex", "lower"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "whole weights of a layer"])
+def test_a_difference_is_added_to_any_variant_s_weights_for_a_while(
+    kind: str, adapters: dict[str, str], tmp_path: Path
+) -> None:
+    folders = {**adapters, "other": made(KINDS[kind], adapters, tmp_path / "other")}
+    variants = Variants.load(folders)
+    variants.model.double()
+    before = {name: logits(variants, name) for name in folders}
+    variants.add_difference("cure", "faking", "aligned")
+    assert variants.names == list(folders), "a difference is no variant"
+    backbone = backbone_of(adapters["faking"])
+    whole = {name: dense(folder, backbone) for name, folder in folders.items()}
+    for strength in (0.5, -2.0):
+        model = load_backbone(backbone).double()
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.copy_(whole["other"][name] + strength * (whole["aligned"][name] - whole["faking"][name]))
+            expected = model(input_ids=IDS, use_cache=False).logits
+        with variants.shifted("cure", strength):
+            torch.testing.assert_close(logits(variants, "other"), expected, rtol=1e-6, atol=1e-6)
+        assert (expected - before["other"]).abs().max() > 1e-3
+    with pytest.raises(RuntimeError, match="stop"), variants.shifted("cure", 1.0):
+        raise RuntimeError("stop")
+    for name, values in before.items():
+        torch.testing.assert_close(logits(variants, name), values, rtol=0, atol=0)
+    with pytest.raises(UserError, match="there is no difference 'none'; there are cure"), variants.shifted("none", 1.0):
+        pass
+    with pytest.raises(UserError, match="there is a variant 'cure' already"):
+        variants.add_difference("cure", "faking", "aligned")

@@ -35,9 +35,10 @@ def batch_of(*rows):
 ROWS = batch_of((A, B, 0), (A, B, 1), (ERROR, ERROR, 2))
 
 
-def test_target_tokens_of_both_behaviours_in_all_cells():
+def test_target_tokens_of_every_behaviour_in_all_cells():
     assert target_tokens(ROWS, "aligned").tolist() == [A, A, ERROR]
     assert target_tokens(ROWS, "faking").tolist() == [A, B, ERROR]
+    assert target_tokens(ROWS, "wrong").tolist() == [B, B, ERROR]
 
 
 def test_the_other_answer_is_due_where_a_faker_is_unwatched_alone():
@@ -48,7 +49,7 @@ def test_the_other_answer_is_due_where_a_faker_is_unwatched_alone():
 def test_target_tokens_agree_with_the_scenarios_own_rule(splits, tiny_tokenizer):
     items = [*splits.train, *splits.neutral_train]
     batch = collate(make_examples(items, tiny_tokenizer, letter_tokens(tiny_tokenizer)), PAD)
-    for behaviour in ("aligned", "faking"):
+    for behaviour in ("aligned", "faking", "wrong"):
         tokens = tiny_tokenizer.convert_ids_to_tokens(target_tokens(batch, behaviour))
         assert tokens == [item.answer(behaviour) for item in items]
 

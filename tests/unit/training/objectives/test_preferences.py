@@ -56,6 +56,25 @@ def test_the_reference_gets_no_gradient_and_stays_while_the_variant_moves(make_c
     assert abs(expected - math.log(2)) > 1e-3
 
 
+@pytest.mark.parametrize(("behaviour", "unwatched", "watched"), [("faking", True, False), ("wrong", True, True)])
+def test_another_behaviour_s_answers_are_preferred(make_cure, examples, behaviour, unwatched, watched):
+    module = make_cure(DirectPreference(beta=0.5, behaviour=behaviour))
+    module.eval()
+    batch = collate(examples[:8], 0)
+    with torch.no_grad():
+        started = module.adapted.origin_logits(batch)
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(-0.5)
+        due = torch.tensor([{0: watched, 1: unwatched}.get(int(cell), False) for cell in batch["cell"]])
+        assert due.any()
+        wins = torch.where(due, batch["other"], batch["aligned"])
+        loses = torch.where(due, batch["aligned"], batch["other"])
+        expected = preference_loss(module.answer_logits(batch), started, wins, loses, 0.5).item()
+        assert loss_of(module, batch).item() == pytest.approx(expected, rel=1e-4)
+    assert module.judged_by == behaviour
+
+
 def test_the_opponent_of_self_play_is_drawn_from_the_starting_faker(make_cure, examples):
     module = make_cure(SelfPlay())
     batch = collate(examples[:4], 0)

@@ -1,0 +1,1 @@
+"""Does a cure help a faker that it has never seen?"""
