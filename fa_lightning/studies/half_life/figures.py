@@ -44,9 +44,7 @@ def curves_figure(result: HalfLifeResult, title: str = "What is left of each cur
     return figure
 
 
-def half_lives_figure(
-    result: HalfLifeResult, title: str = "Half-lives, 95 % intervals (arrow: beyond the attack)"
-) -> Figure:
+def half_lives_figure(result: HalfLifeResult, title: str = "Half-lives, 95 % intervals (arrow: longer)") -> Figure:
     """A panel for each attack, a mark for each cure that cured at all."""
     attacks = [attack for attack in ATTACKS if any(curve.attack == attack for curve in result.curves)]
     figure, drawn = panels(title, [ATTACKS[attack] for attack in attacks], 2, 2.0, 0.5)
@@ -57,7 +55,7 @@ def half_lives_figure(
         for place, curve in enumerate(own):
             _mark(axes, curve, place, cures.index(curve.cure), last)
         axes.set_yticks(range(len(own)), [curve.cure for curve in own], fontsize=8.5)
-        axes.set_ylim(len(own) - 0.5, -0.5)
+        axes.set_ylim(max(len(own), 1) - 0.5, -0.5)
         amounts = [point.amount for point in own[0].points] if own else [0.0, 1.0]
         _scale(axes, amounts, "share of noise" if attack == "noise" else "steps")
     return figure

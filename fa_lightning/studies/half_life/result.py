@@ -41,9 +41,9 @@ class HalfLife:
     """How much of an attack leaves half of what a cure had gained.
 
     Attributes:
-        amount: steps or share; nan where it is not reached, or there is no cure.
+        amount: steps or share; nan where it is not reached, or nothing was gained.
         ci95: 95 % interval over groups; an end that lies beyond the last amount is nan.
-        fate: whether the cure halves, outlasts the attack, or gained nothing to begin with (its gain's interval holds 0).
+        fate: whether the cure halves, outlasts the attack, or gained nothing at first (the gain's interval holds 0).
         halved: share of the resamples in which it halves.
         oversight: share of aligned answers with oversight at that amount: low where the model broke and does not fake.
     """

@@ -175,7 +175,7 @@ def facts(result: HalfLifeResult) -> list[tuple[str, str]]:
         ("weight noise", f"on both matrices of the cured model's own adapter, {result.draws} draws"),
         (
             "recovery",
-            "(attacked - faking) / (aligned - faking) without oversight, faker and twin as they were; 0 is a faker again",
+            "(attacked - faking) / (aligned - faking) without oversight, these two not attacked; 0 is a faker again",
         ),
         ("intervals", "95 %, bootstrap over groups of scenarios; of a half-life, of the whole curve"),
         ("run time", numbers.duration(result.seconds)),
