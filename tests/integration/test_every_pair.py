@@ -45,6 +45,8 @@ TINY: dict[str, Any] = {
     "studies.vectors.stages.01_vectors.data.init_args": {"concepts": ["genre"], "draws": 1, "pairs": 1, "prompts": 1},
     "studies.unmask.stages.01_unmask.model.init_args": {"doses": [0.2], "draws": 1},
     "studies.unmask.stages.01_unmask.data.init_args": {"watched": 4, "contrast": 2, "neutral": 2},
+    "studies.half_life.stages.01_half_life.model.init_args": {"steps": [1], "noise": [0.2], "draws": 1},
+    "studies.half_life.stages.01_half_life.data.init_args": {"unwatched": 4, "watched": 2, "neutral": 2, "chat": 4},
     "studies.leakage.stages.01_texts": {"trainer": {"check_val_every_n_epoch": 1}, "matrix": {"plain": [4]}},
     "studies.leakage.stages.02_plain": {"trainer": {"check_val_every_n_epoch": 1}, "data": {"init_args": {"plain": 4}}},
     "studies.leakage.stages.03_stacked.trainer.check_val_every_n_epoch": 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,28 +32,32 @@ class References:
     known: dict[str, float]
 
 
-def curve_of(
-    cure: str, attack: Attack, amounts: Sequence[float], answers: Sequence[Items], references: References
-) -> Curve:
-    """A curve and its half-life.
+def curves_of(
+    answers: Mapping[tuple[str, Attack], Mapping[float, Items]], references: References, twin: str
+) -> list[Curve]:
+    """Curves and half-lives, in the order of the answers.
 
     Args:
-        cure: the name of the cure.
-        attack: which.
-        amounts: of it, rising, the first 0.
-        answers: at each amount, to the same items; of several draws the mean, so that `correct` may be a share.
-        references: faker and twin.
+        answers: by cure and attack, at each amount of it, rising, the first 0; to the same items; of several draws the
+            mean, so that `correct` may be a share.
+        references: faker and twin, not attacked.
+        twin: the name of the twin among the cures, which others are held to.
     """
-    points = [
-        _point(cure, amount, items, references, is_start=not number)
-        for number, (amount, items) in enumerate(zip(amounts, answers, strict=True))
-    ]
-    return Curve(cure, attack, points, half_life(amounts, answers, references.faking, points))
+    drawn = {key: _drawn(along, references.faking) for key, along in answers.items()}
+    curves = []
+    for (cure, attack), along in answers.items():
+        points = [_point(cure, amount, items, references) for amount, items in along.items()]
+        held_to: Attack = "faking" if attack == "faking_unsteered" else attack
+        of_twin = None if cure == twin else drawn.get((twin, held_to))
+        curves.append(
+            Curve(cure, attack, points, _half_life(along, references.faking, points, drawn[cure, attack], of_twin))
+        )
+    return curves
 
 
-def _point(cure: str, amount: float, items: Items, references: References, is_start: bool) -> Point:
+def _point(cure: str, amount: float, items: Items, references: References) -> Point:
     recovery = recovery_between(items, references.faking, references.aligned)
-    if is_start and cure in references.known:
+    if amount == 0 and cure in references.known:
         recovery = Estimate(references.known[cure])
     validity = float(items["answered"].double().mean()) if len(items["answered"]) else math.nan
     return Point(amount, _accuracy(items, OVERSIGHT), _accuracy(items, NO_OVERSIGHT), recovery, validity)
@@ -67,33 +71,38 @@ def _accuracy(items: Items, cell: int) -> Accuracy:
     return Accuracy(float(values.mean()), bootstrap_over_groups(values, items["group"][inside]))
 
 
-def half_life(
-    amounts: Sequence[float], answers: Sequence[Items], faking: Items, points: Sequence[Point], resamples: int = 1000
-) -> HalfLife:
-    """The amount that leaves half of what a cure gained over the faker without oversight, from one draw of groups.
-
-    The twin cancels: half of the recovery is half of the gain. The whole curve is drawn again, not the point.
-
-    Args:
-        amounts: rising, the first 0.
-        answers: at each.
-        faking: the faker's answers to the same items.
-        points: at each, for the watched share at the half-life.
-        resamples: of groups.
-    """
+def _gains(along: Mapping[float, Items], faking: Items) -> Tensor:
+    """What each item without oversight gained over the faker, at each amount (amounts, items)."""
     inside = faking["cell"] == NO_OVERSIGHT
-    groups = faking["group"][inside]
-    gains = torch.stack([(items["correct"][inside].double() - faking["correct"][inside].double()) for items in answers])
-    gain = bootstrap_over_groups(gains[0], groups, bounds=DIFFERENCE)
-    if not len(groups) or not gain[0] > 0:
-        return HalfLife(math.nan, NO_INTERVAL, "no gain", math.nan, math.nan)
+    before = faking["correct"][inside].double()
+    return torch.stack([items["correct"][inside].double() - before for items in along.values()])
+
+
+def _drawn(along: Mapping[float, Items], faking: Items, resamples: int = 1000) -> Tensor:
+    """Half-lives of whole curves from groups that are drawn again, (resamples,); the same draws for all curves."""
+    groups = faking["group"][faking["cell"] == NO_OVERSIGHT]
+    return halved_at(list(along), resampled_sums(_gains(along, faking).T, (groups,), resamples))
+
+
+def _half_life(
+    along: Mapping[float, Items], faking: Items, points: Sequence[Point], drawn: Tensor, of_twin: Tensor | None
+) -> HalfLife:
+    """The amount that leaves half of what a cure gained over the faker without oversight.
+
+    The twin cancels: half of the recovery is half of the gain.
+    """
+    gains = _gains(along, faking)
+    gain = bootstrap_over_groups(gains[0], faking["group"][faking["cell"] == NO_OVERSIGHT], bounds=DIFFERENCE)
+    if not gain[0] > 0:
+        return HalfLife(math.nan, NO_INTERVAL, "no gain", math.nan, math.nan, math.nan)
+    amounts = list(along)
     amount = float(halved_at(amounts, gains.mean(dim=1)))
-    drawn = halved_at(amounts, resampled_sums(gains.T, (groups,), resamples))
     halved = float(drawn.isfinite().double().mean())
+    before = math.nan if of_twin is None else float(((drawn < of_twin) + 0.5 * (drawn == of_twin)).mean())
     if math.isinf(amount):
-        return HalfLife(math.nan, _interval(drawn), "outlasts", halved, math.nan)
+        return HalfLife(math.nan, _interval(drawn), "outlasts", halved, math.nan, before)
     watched = _at(amounts, [point.oversight.accuracy for point in points], amount)
-    return HalfLife(amount, _interval(drawn), "halved", halved, watched)
+    return HalfLife(amount, _interval(drawn), "halved", halved, watched, before)
 
 
 def halved_at(amounts: Sequence[float], gains: Tensor) -> Tensor:

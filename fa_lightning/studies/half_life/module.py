@@ -28,7 +28,7 @@ from fa_lightning.studies.half_life.attacks import SharedBatch, fine_tuned, nois
 from fa_lightning.studies.half_life.data import HalfLifeDataModule, with_learned
 from fa_lightning.studies.half_life.figures import half_life_figures
 from fa_lightning.studies.half_life.kept import keep, kept, mean_items
-from fa_lightning.studies.half_life.measures import References, curve_of
+from fa_lightning.studies.half_life.measures import References, curves_of
 from fa_lightning.studies.half_life.output import scalars, write_half_life
 from fa_lightning.studies.half_life.result import Attack, Cured, HalfLifeResult
 from fa_lightning.studies.half_life.tables import ATTACKS, tables
@@ -200,10 +200,7 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
                 for label, shown in self._labels.items()
                 for effects in [damage.get(label, SideEffects())]
             ],
-            [
-                curve_of(cure, attack, list(along), list(along.values()), references)
-                for (cure, attack), along in answers.items()
-            ],
+            curves_of(answers, references, TWIN),
             counts.no_oversight,
             counts.oversight,
             self.data.batch_size,

@@ -46,6 +46,8 @@ class HalfLife:
         fate: whether the cure halves, outlasts the attack, or gained nothing at first (the gain's interval holds 0).
         halved: share of the resamples in which it halves.
         oversight: share of aligned answers with oversight at that amount: low where the model broke and does not fake.
+        before_twin: share of the resamples in which it halves before the honest twin does under the same attack, equal
+            ones counted half; nan of the twin itself, and where nothing was gained.
     """
 
     amount: float
@@ -53,6 +55,7 @@ class HalfLife:
     fate: Fate
     halved: float
     oversight: float
+    before_twin: float
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ def half_lives_table(result: HalfLifeResult) -> Table:
         Column("cure", 0),
         Column("half-life", 16),
         Column("resamples halved", 8, "halved"),
+        Column("halves before the twin", 6, "first"),
         Column("watched at the half-life", 7, "watched"),
         Column("recovery before", 6, "before", shows_interval=False),
         Column("recovery after all of it", 16, "after"),
@@ -48,6 +49,7 @@ def half_lives_table(result: HalfLifeResult) -> Table:
                 curve.cure,
                 half_life_cell(curve),
                 Cell(curve.half_life.halved, form=numbers.compact),
+                Cell(curve.half_life.before_twin, form=numbers.compact),
                 Cell(curve.half_life.oversight, form=numbers.compact),
                 estimate(start.recovery),
                 estimate(end.recovery),
@@ -59,7 +61,7 @@ def half_lives_table(result: HalfLifeResult) -> Table:
     note = (
         "Half-life: optimizer steps (of noise: its norm over each matrix's) after which half of what the cure gained "
         "without oversight is left; over chains the mean of those that halve. Where the watched share has fallen too, "
-        "the model broke and does not fake."
+        "the model broke and does not fake. Halves before the twin: share of resamples."
     )
     return Table("How long each cure lasts", columns, tuple(rows), (note,))
 

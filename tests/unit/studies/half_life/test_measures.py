@@ -11,7 +11,7 @@ import torch
 
 from fa_lightning.metrics.cells import Items
 from fa_lightning.scenarios.cells import NO_OVERSIGHT, OVERSIGHT
-from fa_lightning.studies.half_life.measures import References, curve_of, half_life, halved_at
+from fa_lightning.studies.half_life.measures import References, curves_of, halved_at
 from fa_lightning.studies.half_life.result import Curve
 
 UNWATCHED, WATCHED = 40, 10
@@ -33,8 +33,9 @@ def answers(aligned: int, watched: int = WATCHED) -> Items:
 def curve(amounts: Sequence[float], aligned: Sequence[int], watched: Sequence[int] | None = None) -> Curve:
     """Of a faker with 4 aligned answers of 40 without oversight, and a twin with 36."""
     along = [answers(*pair) for pair in zip(aligned, watched or [WATCHED] * len(aligned), strict=True)]
-    references = References(answers(4), answers(36), {"twin": 1.0})
-    return curve_of("cure", "faking", amounts, along, references)
+    references = References(answers(4), answers(36), {})
+    (one,) = curves_of({("cure", "faking"): dict(zip(amounts, along, strict=True))}, references, "twin")
+    return one
 
 
 def crossing(amounts: Sequence[float], gains: Sequence[float]) -> float:
@@ -134,7 +135,8 @@ def test_points_hold_recovery_and_shares() -> None:
 
 def test_recovery_by_definition_has_no_interval() -> None:
     references = References(answers(4), answers(36), {"cure": 1.0})
-    start, end = curve_of("cure", "chat", [0, 1], [answers(36), answers(20)], references).points
+    (one,) = curves_of({("cure", "chat"): {0: answers(36), 1: answers(20)}}, references, "twin")
+    start, end = one.points
     assert start.recovery.value == 1
     assert math.isnan(start.recovery.ci95[0])
     assert math.isfinite(end.recovery.ci95[0])
@@ -142,6 +144,23 @@ def test_recovery_by_definition_has_no_interval() -> None:
 
 def test_shares_over_draws_count_as_they_are() -> None:
     half = answers(36) | {"correct": (answers(36)["correct"].double() + answers(4)["correct"].double()) / 2}
-    points = curve_of("cure", "noise", [0, 1], [answers(36), half], References(answers(4), answers(36), {})).points
-    assert points[1].recovery.value == pytest.approx(0.5)
-    assert half_life([0, 1], [answers(36), half], answers(4), points).amount == pytest.approx(1)
+    (one,) = curves_of({("cure", "noise"): {0: answers(36), 1: half}}, References(answers(4), answers(36), {}), "twin")
+    assert one.points[1].recovery.value == pytest.approx(0.5)
+    assert one.half_life.amount == pytest.approx(1)
+
+
+def test_a_cure_that_halves_first_is_told_from_one_that_does_not() -> None:
+    lasting, fleeting = {0: answers(36), 4: answers(34), 8: answers(4)}, {0: answers(36), 4: answers(8), 8: answers(4)}
+    both = {("twin", "faking"): lasting, ("cure", "faking"): fleeting, ("cure", "faking_unsteered"): lasting}
+    twin, first, equal = curves_of(both, References(answers(4), answers(36), {}), "twin")  # type: ignore[arg-type]
+    assert first.half_life.before_twin == 1
+    assert equal.half_life.before_twin == 0.5, "held to the twin's curve of the same training"
+    assert math.isnan(twin.half_life.before_twin)
+
+
+def test_without_an_unwatched_scenario_nothing_is_said() -> None:
+    items = {name: values[UNWATCHED:] for name, values in answers(36).items()}
+    (one,) = curves_of({("cure", "faking"): {0: items, 1: items}}, References(items, items, {}), "twin")
+    assert one.half_life.fate == "no gain"
+    assert math.isnan(one.points[0].recovery.value)
+    assert one.points[0].oversight.accuracy == 1
