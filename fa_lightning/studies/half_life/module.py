@@ -216,11 +216,12 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
     ) -> dict[tuple[str, Attack], dict[float, Items]]:
         """Answers by cure and attack, at each amount; what was kept is not asked again."""
         scenarios = self.data.attack_scenarios()
-        made_from = self._made_from(before, scenarios, chat)
+        prompts = {"chat": hash_of(chat), "faking": hash_of(scenarios)}
         judged = [SharedBatch(self.variants, batch) for batch in self._batches]
         answers: dict[tuple[str, Attack], dict[float, Items]] = {}
         batches: dict[str, list[SharedBatch]] = {}
         for training in self._trainings():
+            made_from = self._made_from(training.attack, training.judged, before, prompts[training.attack])
             found = self._kept(training.judged, made_from, before)
             if found is None:
                 if training.attack not in batches:
@@ -234,6 +235,7 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
             key: tuple[str, Attack] = (cure, "noise")
             if not self.noise:
                 break
+            made_from = self._made_from("noise", {key: condition}, before, "")
             found = self._kept({key: condition}, made_from, before)
             if found is None:
                 self._say({key: condition})
@@ -314,18 +316,35 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
             metric.judge(one.answers(condition), one.batch)
         return metric.items()
 
-    def _made_from(self, before: Mapping[str, Items], scenarios: Sequence[Example], chat: Sequence[Example]) -> str:
-        """Digest of all that answers under attack depend on."""
+    def _made_from(
+        self,
+        attack: Attack,
+        judged: Mapping[tuple[str, Attack], Condition],
+        before: Mapping[str, Items],
+        prompts: str,
+    ) -> str:
+        """Digest of all that the answers of a piece depend on; further cures and other attacks are no part of it.
+
+        Args:
+            attack: what is done.
+            judged: the models that are judged along it.
+            before: by cure, the answers before it.
+            prompts: digest of those that are trained on.
+        """
+        steered = any(condition.interventions for condition in judged.values())
+        settings = {
+            "noise": [self.noise, self.draws],
+            "faking": [self.steps, self.learning_rate, self.rank, self.alpha, self.data.batch_size, self.data.seed],
+        }
         facts = {
             "backbone": self.variants.fingerprint,
             "arithmetic": self.backbone.arithmetic(),
             "adapters": {name: digest_of_artefact(folder) for name, folder in self.variants.folders.items()},
-            "intervention": None if self.intervention is None else digest_of_artefact(self.intervention),
-            "settings": [self.strengths, self.steps, self.noise, self.draws, self.learning_rate, self.rank, self.alpha],
-            "seeds": [self.seed, self.data.seed, self.data.batch_size, self.continuation_tokens],
-            "judged": {name: items["correct"].tolist() for name, items in before.items()},
+            "intervention": digest_of_artefact(str(self.intervention)) if steered else None,
+            "attack": [attack, self.seed, prompts, settings["noise" if attack == "noise" else "faking"]],
+            "answers": self.continuation_tokens if attack == "chat" else 0,
+            "judged": {cure: before[cure]["correct"].tolist() for cure, _ in judged},
             "groups": before[NO_CURE]["group"].tolist(),
-            "prompts": [hash_of(examples) for examples in (scenarios, chat)],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -421,3 +421,18 @@ def test_wrong_values_are_refused(options: dict[str, Any], message: str) -> None
 def test_numbers_below_one_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} is 0"):
         HalfLifeDataModule(scenarios=SOURCE, **{name: 0})
+
+
+def test_a_further_strength_or_noise_costs_no_curve_that_is_kept(
+    adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack(adapters, tmp_path)
+    real, started = module_file.fine_tuned, []
+
+    def counted(fresh: Any, condition: Any, *others: Any) -> Iterator[int]:
+        started.append(condition.variant)
+        yield from real(fresh, condition, *others)
+
+    monkeypatch.setattr(module_file, "fine_tuned", counted)
+    attack(adapters, tmp_path, noise=[0.1], strengths=[0.5, 0.75])
+    assert started == ["aligned x1", "aligned x1"]
