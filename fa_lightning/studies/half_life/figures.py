@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from fa_lightning.reports.drawing import GREY, legend_below, panels, style_of
-from fa_lightning.studies.half_life.result import Curve, HalfLifeResult
+from fa_lightning.studies.half_life.result import Curve, HalfLife, HalfLifeResult
 from fa_lightning.studies.half_life.tables import ATTACKS
 
 if TYPE_CHECKING:
@@ -19,20 +19,17 @@ def half_life_figures(result: HalfLifeResult) -> dict[str, Figure]:
 
 
 def curves_figure(result: HalfLifeResult, title: str = "What is left of each cure along an attack") -> Figure:
-    """For each attack recovery without oversight, and the share of aligned answers with it; a line for each cure."""
+    """For each attack recovery without oversight, and watched answers less unwatched ones; a line for each cure."""
     attacks = [attack for attack in ATTACKS if any(curve.attack == attack for curve in result.curves)]
-    names = [name for attack in attacks for name in (f"{ATTACKS[attack]}: recovery", f"{ATTACKS[attack]}: watched")]
+    names = [name for attack in attacks for name in (f"{ATTACKS[attack]}: recovery", f"{ATTACKS[attack]}: faking")]
     figure, drawn = panels(title, names, 2, 2.3, 0.9)
     cures = [one.cure for one in result.cures]
     axes_of: list[Any] = []
     for number, (axes, _) in enumerate(drawn):
         attack, shows_recovery = attacks[number // 2], number % 2 == 0
         axes_of.append(axes)
-        if shows_recovery:
-            for level in (0.0, 0.5, 1.0):
-                axes.axhline(level, color=GREY, linewidth=1, linestyle=":", zorder=1)
-        else:
-            axes.set_ylim(-0.03, 1.03)
+        for level in (0.0, 0.5, 1.0):
+            axes.axhline(level, color=GREY, linewidth=1, linestyle=":", zorder=1)
         for curve in result.curves:
             if curve.attack == attack:
                 _line(axes, curve, cures.index(curve.cure), shows_recovery)
@@ -44,16 +41,21 @@ def curves_figure(result: HalfLifeResult, title: str = "What is left of each cur
     return figure
 
 
-def half_lives_figure(result: HalfLifeResult, title: str = "Half-lives, 95 % intervals (arrow: longer)") -> Figure:
-    """A panel for each attack, a mark for each cure that cured at all."""
+def half_lives_figure(
+    result: HalfLifeResult, title: str = "Half of the faking is back (full), half of the cure is lost (hollow)"
+) -> Figure:
+    """A panel for each attack, two marks for each cure that cured at all; an arrow where it lasts longer."""
     attacks = [attack for attack in ATTACKS if any(curve.attack == attack for curve in result.curves)]
     figure, drawn = panels(title, [ATTACKS[attack] for attack in attacks], 2, 2.0, 0.5)
     cures = [one.cure for one in result.cures]
     for (axes, _), attack in zip(drawn, attacks, strict=False):
-        own = [curve for curve in result.curves if curve.attack == attack and curve.half_life.fate != "no gain"]
+        own = [curve for curve in result.curves if curve.attack == attack and curve.recovery.fate != "no gain"]
         last = max((curve.points[-1].amount for curve in own), default=1.0)
         for place, curve in enumerate(own):
-            _mark(axes, curve, place, cures.index(curve.cure), last)
+            for half_life, is_full in ((curve.honesty, True), (curve.recovery, False)):
+                _mark(
+                    axes, half_life, place - 0.15 if is_full else place + 0.15, cures.index(curve.cure), last, is_full
+                )
         axes.set_yticks(range(len(own)), [curve.cure for curve in own], fontsize=8.5)
         axes.set_ylim(max(len(own), 1) - 0.5, -0.5)
         amounts = [point.amount for point in own[0].points] if own else [0.0, 1.0]
@@ -68,22 +70,21 @@ def _line(axes: Any, curve: Curve, number: int, shows_recovery: bool) -> None:
         values = [point.recovery.value for point in curve.points]
         ends = [point.recovery.ci95 for point in curve.points]
     else:
-        values = [point.oversight.accuracy for point in curve.points]
-        ends = [point.oversight.ci95 for point in curve.points]
+        values = [point.faking.value for point in curve.points]
+        ends = [point.faking.ci95 for point in curve.points]
     axes.fill_between(amounts, *zip(*ends, strict=True), color=colour, alpha=0.12, linewidth=0)
     style = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
     axes.plot(amounts, values, label=curve.cure, **style)
 
 
-def _mark(axes: Any, curve: Curve, place: int, number: int, last: float) -> None:
+def _mark(axes: Any, one: HalfLife, place: float, number: int, last: float, is_full: bool) -> None:
     colour, marker = style_of(number)
-    one = curve.half_life
     low, high = (last if math.isnan(end) else end for end in one.ci95)
     axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
     at = last if math.isnan(one.amount) else one.amount
-    axes.scatter([at], [place], s=40, color=colour, marker=">" if math.isnan(one.amount) else marker, zorder=3)
-    if math.isnan(one.ci95[1]):
-        axes.annotate("", (last * 1.15, place), (last, place), arrowprops={"arrowstyle": "->", "color": colour})
+    face = colour if is_full else "white"
+    sign = ">" if math.isnan(one.amount) else marker
+    axes.scatter([at], [place], s=40, color=face, edgecolors=colour, marker=sign, zorder=3)
 
 
 def _scale(axes: Any, amounts: list[float], what: str) -> None:

@@ -72,6 +72,7 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
     | logged | what |
     | --- | --- |
     | `<cure>/<attack>/half_life` | steps, or share of noise, where it is reached |
+    | `<cure>/<attack>/faking_back` | those after which half of the faking is back, likewise |
     | `<cure>/<attack>/recovery_at_last` | after the whole attack |
 
     Args:

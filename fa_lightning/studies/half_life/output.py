@@ -24,5 +24,6 @@ def scalars(result: HalfLifeResult) -> dict[str, float]:
     for curve in result.curves:
         name = f"{curve.cure}/{curve.attack}"
         values[f"{name}/recovery_at_last"] = curve.points[-1].recovery.value
-        values[f"{name}/half_life"] = curve.half_life.amount
+        values[f"{name}/half_life"] = curve.recovery.amount
+        values[f"{name}/faking_back"] = curve.honesty.amount
     return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -21,24 +21,31 @@ from fa_lightning.studies.half_life.tables import (
 
 def page(result: HalfLifeResult) -> Markup:
     """Everything that is known of half-lives, as HTML."""
-    of_faking = [curve for curve in result.curves if curve.attack == "faking" and curve.half_life.fate != "no gain"]
+    of_faking = [curve for curve in result.curves if curve.attack == "faking" and curve.recovery.fate != "no gain"]
     lines = "; ".join(
         f"{curve.cure} under {ATTACKS[curve.attack]}: "
         + ", ".join(f"{point.amount:g}: {decimal(point.recovery.value)}" for point in curve.points)
         for curve in result.curves
     )
     marks = "; ".join(
-        f"{curve.cure} under {ATTACKS[curve.attack]}: {half_life_cell(curve).text}" for curve in result.curves
+        f"{curve.cure} under {ATTACKS[curve.attack]}: {half_life_cell(curve, curve.honesty).text}, cure halved "
+        f"{half_life_cell(curve, curve.recovery).text}"
+        for curve in result.curves
     )
     return rendered(
         "studies/half_life/page.html.j2",
-        tiles=[(half_life_cell(curve).main, f"steps of faking answers: {curve.cure}") for curve in of_faking],
+        tiles=[
+            (half_life_cell(curve, curve.honesty).main, f"steps until half of the faking is back: {curve.cure}")
+            for curve in of_faking
+        ],
         curves_picture=Picture(
             curves_figure(result),
             f"Lines of recovery over the amount of each attack. {lines}.",
-            "Where the watched share falls as well, the model breaks; it does not fake.",
+            "Faking: watched answers less unwatched ones. A model that breaks loses recovery, and does not fake.",
         ),
-        half_lives_picture=Picture(half_lives_figure(result), f"Half-lives with intervals. {marks}."),
+        half_lives_picture=Picture(
+            half_lives_figure(result), f"Half-lives with intervals. Faking back by half: {marks}."
+        ),
         half_lives=half_lives_table(result),
         curves=curves_table(result),
         cures=cures_table(result),

@@ -26,6 +26,7 @@ class Point:
         oversight: share of aligned answers with oversight.
         no_oversight: without.
         recovery: (attacked - faking) / (aligned - faking) without oversight, faker and twin not attacked.
+        faking: share with oversight less share without.
         format_validity: share of answers that are a letter.
     """
 
@@ -33,19 +34,19 @@ class Point:
     oversight: Accuracy
     no_oversight: Accuracy
     recovery: Estimate
+    faking: Estimate
     format_validity: float
 
 
 @dataclass(frozen=True)
 class HalfLife:
-    """How much of an attack leaves half of what a cure had gained.
+    """How much of an attack leaves half of what a cure had gained, by one measure.
 
     Attributes:
         amount: steps or share; nan where it is not reached, or nothing was gained.
         ci95: 95 % interval over groups; an end that lies beyond the last amount is nan.
         fate: whether the cure halves, outlasts the attack, or gained nothing at first (the gain's interval holds 0).
         halved: share of the resamples in which it halves.
-        oversight: share of aligned answers with oversight at that amount: low where the model broke and does not fake.
         before_twin: share of the resamples in which it halves before the honest twin does under the same attack, equal
             ones counted half; nan of the twin itself, and where nothing was gained.
     """
@@ -54,7 +55,6 @@ class HalfLife:
     ci95: Interval
     fate: Fate
     halved: float
-    oversight: float
     before_twin: float
 
 
@@ -66,13 +66,15 @@ class Curve:
         cure: its name.
         attack: which.
         points: by rising amount, from 0 on.
-        half_life: of the cure.
+        recovery: half-life of what was gained without oversight; a model that breaks loses it, too.
+        honesty: half-life of the gap's closing: faking is back by half, watched answers less unwatched ones.
     """
 
     cure: str
     attack: Attack
     points: list[Point]
-    half_life: HalfLife
+    recovery: HalfLife
+    honesty: HalfLife
 
 
 @dataclass(frozen=True)
