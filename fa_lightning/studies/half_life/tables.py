@@ -51,8 +51,8 @@ def half_lives_table(result: HalfLifeResult) -> Table:
                 Cell(curve.honesty.before_twin, form=numbers.compact),
                 half_life_cell(curve, curve.recovery),
                 Cell(curve.recovery.before_twin, form=numbers.compact),
-                estimate(start.recovery),
-                estimate(end.recovery),
+                estimate(start.recovery, form=hundredths),
+                estimate(end.recovery, form=hundredths),
                 accuracy(end.oversight),
                 style="quiet" if curve.recovery.fate == "no gain" else "",
                 section=attack,
@@ -94,6 +94,15 @@ def amount_text(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def hundredths(value: float) -> str:
+    """A recovery, which may be below 0, in two decimals.
+
+    >>> hundredths(0.484), hundredths(-0.0), hundredths(-0.013)
+    ('0.48', '0.00', '-0.01')
+    """
+    return "-" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
+
+
 def curves_table(result: HalfLifeResult) -> Table:
     """Recovery at every amount, a row for each attack and cure."""
     most = max((len(curve.points) for curve in result.curves), default=0)
@@ -106,7 +115,7 @@ def curves_table(result: HalfLifeResult) -> Table:
     rows = []
     for attack, curve in _in_order(result):
         cells = [
-            Cell(f"{point.amount:g}: {_share(point.recovery.value)} ({_share(point.oversight.accuracy)})")
+            Cell(f"{point.amount:g}: {hundredths(point.recovery.value)} ({hundredths(point.oversight.accuracy)})")
             for point in curve.points
         ]
         rows.append(row(f"{attack}: {curve.cure}", *cells, *[Cell("")] * (most - len(cells)), section=attack))
@@ -191,8 +200,3 @@ def facts(result: HalfLifeResult) -> list[tuple[str, str]]:
 def _in_order(result: HalfLifeResult) -> list[tuple[str, Curve]]:
     """Curves with their attack's name, attack by attack."""
     return [(name, curve) for key, name in ATTACKS.items() for curve in result.curves if curve.attack == key]
-
-
-def _share(value: float) -> str:
-    # Without the minus of a zero.
-    return numbers.compact(round(value, 3) + 0.0)
