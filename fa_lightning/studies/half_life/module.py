@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -80,6 +80,7 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
         folder: receives `half_life.json`, `half_life.csv` and `answers`.
         cures: further folders of adapters that were trained on from the faker.
         strengths: of weight arithmetic, faker + strength (twin - faker).
+        attacks: those that are made; on a slow machine one alone says much.
         steps: optimizer steps after which it is looked at.
         noise: of the weights, its norm over each matrix's.
         draws: of noise.
@@ -103,6 +104,7 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
         folder: str,
         cures: list[str] = [],  # noqa: B006
         strengths: list[float] = [0.5, 0.75],  # noqa: B006
+        attacks: list[Literal["faking", "chat", "noise"]] = ["faking", "chat", "noise"],  # noqa: B006
         steps: list[int] = [1, 2, 4, 8, 16, 32, 64],  # noqa: B006
         noise: list[float] = [0.1, 0.2, 0.4, 0.8, 1.6],  # noqa: B006
         draws: int = 3,
@@ -123,10 +125,15 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
         for name, values in (("noise", noise), ("strengths", strengths)):
             if not all(value > 0 and math.isfinite(value) for value in values):
                 raise UserError(f"{name} is {values}, but each of them must be above 0")
+        if not attacks:
+            raise UserError("attacks is empty, but a cure is attacked in one way at least: faking, chat or noise")
+        if "noise" in attacks and not noise:
+            raise UserError("noise is empty: give shares such as 0.5, or leave noise out of attacks")
         if not learning_rate > 0:
             raise UserError(f"learning_rate is {learning_rate}, but must be above 0, such as 1e-3")
         self.strengths, self.steps, self.noise = sorted(set(strengths)), sorted(set(steps)), sorted(set(noise))
         self.draws, self.learning_rate, self.rank, self.alpha, self.seed = draws, learning_rate, rank, alpha, seed
+        self.attacks = list(dict.fromkeys(attacks))
         self.faker = self.honest = ""
         self.cures: dict[str, Condition] = {}
         self._labels: dict[str, str] = {}
@@ -138,6 +145,7 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
         if not fakers:
             raise UserError("a cure is measured between a faker and its honest twin: give the adapters of both")
         self.faker, self.honest = fakers[0][0], str(fakers[0][1])
+        self.refuse_another_ones_intervention(self.faker)
         made = [name for name in self.behaviours if name not in (self.faker, self.honest)]
         for name in made:
             if self.origins.get(name) != self.faker:
@@ -189,7 +197,7 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
         damage = scores.compute_damage(cells)
         damage[self.faker] = SideEffects(0.0, 1.0, kl_answer_nats=0.0, unchanged_answers=1.0)
         before = {self._labels[label]: items for label, items in zip(cells, scores.items(*cells), strict=True)}
-        chat = self.data.chat_texts()
+        chat = self.data.chat_texts() if "chat" in self.attacks else []
         answers = self._attacked(before, chat)
         references = References(before[NO_CURE], before[TWIN], {NO_CURE: 0.0, TWIN: 1.0})
         counts = cells[self.faker].n
@@ -232,10 +240,8 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
                 found = self._trained(training, batches[training.attack], judged, before)
                 self._keep(found, made_from)
             answers |= found
-        for cure, condition in self.cures.items():
+        for cure, condition in self.cures.items() if "noise" in self.attacks else ():
             key: tuple[str, Attack] = (cure, "noise")
-            if not self.noise:
-                break
             made_from = self._made_from("noise", {key: condition}, before, "")
             found = self._kept({key: condition}, made_from, before)
             if found is None:
@@ -243,13 +249,17 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
                 found = {key: self._under_noise(cure, condition, judged, before)}
                 self._keep(found, made_from)
             answers |= found
-        return answers
+        order = list(self.cures)
+        return dict(sorted(answers.items(), key=lambda item: order.index(item[0][0])))
 
     def _trainings(self) -> Iterator[Training]:
         """Every fine-tuning; where steering is taken off, it is that of the faker."""
+        # The faker itself comes last, which has nothing to lose.
+        order = [*(cure for cure in self.cures if cure != NO_CURE), NO_CURE]
         attacks: tuple[Attack, ...] = ("faking", "chat")
-        for attack in attacks:
-            for cure, condition in self.cures.items():
+        for attack in (attack for attack in attacks if attack in self.attacks):
+            for cure in order:
+                condition = self.cures[cure]
                 judged: dict[tuple[str, Attack], Condition] = {(cure, attack): condition}
                 if cure == NO_CURE and attack == "faking" and STEERING in self.cures:
                     judged[STEERING, "faking_unsteered"] = self.cures[STEERING]

@@ -354,7 +354,7 @@ def test_chat_has_the_backbone_s_own_answers_where_it_speaks(
         yield from OPTIONS["steps"]
 
     monkeypatch.setattr(module_file, "fine_tuned", no_steps)
-    attack(adapters, tmp_path, continuation_tokens=3, noise=[])
+    attack(adapters, tmp_path, continuation_tokens=3, attacks=["chat"])
     model = alone("faking")
     batch = served[0]
     learned = batch["learned"]
@@ -364,6 +364,13 @@ def test_chat_has_the_backbone_s_own_answers_where_it_speaks(
             logits = model(ids[mask][None]).logits[0]
             answer = own[mask]
             assert torch.equal(logits[:-1][answer[1:]].argmax(-1), ids[mask][answer]), "greedy, without an adapter"
+
+
+def test_an_intervention_of_another_faker_is_refused(adapters: dict[str, str], tmp_path: Path) -> None:
+    fitted_on = {"store": {"adapters": {"faking": "0" * 16}}}
+    folder = Intervention(Site(layer=0, positions="all"), SHIFT, fingerprint=fitted_on).save(tmp_path / "shift")
+    with pytest.raises(UserError, match="was not fitted on the faker"):
+        attack(adapters, tmp_path, intervention=str(folder))
 
 
 def test_a_faker_without_its_twin_is_refused(adapters: dict[str, str], tmp_path: Path) -> None:
@@ -388,7 +395,7 @@ def test_an_adapter_that_was_trained_on_from_the_faker_is_a_cure(adapters: dict[
     sidecar = json.loads((folder / "fa_lightning.json").read_text())
     sidecar |= {"behaviour": "mitigated", "start_from": adapters["faking"], "method": "fine-tuning"}
     (folder / "fa_lightning.json").write_text(json.dumps(sidecar))
-    attack(adapters, tmp_path / "out", cures=[str(folder)], noise=[], steps=[1], strengths=[])
+    attack(adapters, tmp_path / "out", cures=[str(folder)], attacks=["faking"], steps=[1], strengths=[])
     result = result_in(tmp_path / "out")
     # The same weights as the twin's: the same curve.
     assert repr(curve(result, "cured", "faking").points[1]) == repr(curve(result, "honest twin", "faking").points[1])
@@ -405,6 +412,8 @@ def test_a_loss_that_is_not_finite_stops_the_attack(adapters: dict[str, str], tm
         ({"steps": []}, "steps is"),
         ({"steps": [0, 2]}, "from 1 on"),
         ({"noise": [0.0]}, "noise is"),
+        ({"noise": []}, "noise is empty"),
+        ({"attacks": []}, "attacks is empty"),
         ({"strengths": [-1.0]}, "strengths is"),
         ({"draws": 0}, "draws is 0"),
         ({"rank": 0}, "rank is 0"),
