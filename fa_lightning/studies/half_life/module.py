@@ -183,6 +183,9 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
     def begin(self) -> None:
         super().begin()
         self._batches = []
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            # A trial shows that all of it runs.
+            self.steps, self.noise, self.draws = self.steps[:1], self.noise[:1], 1
 
     @override
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
