@@ -37,7 +37,7 @@ commands:
   template --backbone M          check a model's chat template: what it will see, token by token, with the loss mask
 
 studies: steering (the main job), lab, variants, mitigation, detection, cures, leakage, statements, probes,
-         vectors, unmask, birth, transfer
+         vectors, unmask, birth, transfer, half_life
 bases:   embedded, poser, smollm2, small_llm, qlora, llama2_7b, or a YAML file of your own (docs/data.md)
 
 POSER's folder is found by its argument, then the variable POSER_ROOT, then ./POSER.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import adapter_folders, origin_of, read_sidecar
+from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.continuations import Continuations
@@ -128,6 +129,21 @@ class CellsModule(EvaluationModule[Scenarios, Result]):
     def add_neutral_texts(self, batch: Batch) -> None:
         """Count what conditions do to a batch of neutral texts, a chat model's own answers behind them."""
         next(iter(self.scores.values())).add_neutral_texts(batch)
+
+    def refuse_another_ones_intervention(self, faker: str) -> None:
+        """Refuse an intervention that was fitted on another faker, or on this one before it was made again.
+
+        Raises:
+            UserError: naming both.
+        """
+        folder = self.variants.folders[faker]
+        for intervention in self.interventions:
+            fitted_on = intervention.fingerprint.get("store", {}).get("adapters", {}).get("faking")
+            if fitted_on is not None and fitted_on != digest_of_artefact(folder):
+                raise UserError(
+                    f"the intervention {self.intervention!r} was not fitted on the faker {folder!r} as it is now: fit "
+                    "it again, or name the faker that it was fitted on"
+                )
 
     def _twin_of(self, name: str) -> str | None:
         """The aligned variant that a faker is compared with: of the same seed where there is one."""

@@ -176,6 +176,14 @@ _ROWS = (
         "summary",
     ),
     Study(
+        "half_life",
+        "How long does each cure of a faker last while it is attacked?",
+        "half_life.json",
+        "A half-life is how many optimizer steps of an attack (or how much noise) leave half of what a cure had gained "
+        "without oversight; where it is not reached, the cure outlasts the attack.",
+        "half_lives",
+    ),
+    Study(
         "cures",
         "What cures a faker better or more cheaply than steering does?",
         "cures.json",

@@ -48,6 +48,8 @@ TINY: dict[str, Any] = {
     "studies.birth": {"steps": 2, "scenarios": 8, "doses": [0.5], "draws": 1, "asked": 4},
     "studies.transfer.stages.06_transfer.model.init_args": {"strengths": [1.0], "draws": 1},
     "studies.transfer.stages.06_transfer.data.init_args": {"capture": 16, "validation": 8, "test": 8, "texts": 4},
+    "studies.half_life.stages.01_half_life.model.init_args": {"steps": [1], "noise": [0.2], "draws": 1},
+    "studies.half_life.stages.01_half_life.data.init_args": {"unwatched": 4, "watched": 2, "neutral": 2, "chat": 4},
     "studies.leakage.stages.01_texts": {"trainer": {"check_val_every_n_epoch": 1}, "matrix": {"plain": [4]}},
     "studies.leakage.stages.02_plain": {"trainer": {"check_val_every_n_epoch": 1}, "data": {"init_args": {"plain": 4}}},
     "studies.leakage.stages.03_stacked.trainer.check_val_every_n_epoch": 1,

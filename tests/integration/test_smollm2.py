@@ -157,6 +157,14 @@ BASE: dict[str, Any] = {
                 }
             }
         },
+        "half_life": {
+            "stages": {
+                "01_half_life": {
+                    "model": {"init_args": {"steps": [1], "noise": [0.2], "draws": 1, "strengths": [0.5]}},
+                    "data": {"init_args": {"unwatched": 4, "watched": 2, "neutral": 2, "chat": 2}},
+                }
+            }
+        },
         "statements": {
             "epochs": 1,
             "stages": {

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from typing_extensions import override
 
 from fa_lightning.backbones.adapters import read_sidecar
-from fa_lightning.backbones.contents import digest_of_artefact
 from fa_lightning.backbones.decoder import context_of
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.cells_module import CellsModule
@@ -135,7 +134,7 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         twin = self.twins[self.faker]
         if twin is None:
             raise UserError(f"faker {self.faker!r} has no aligned twin among the adapters: add the folder of one")
-        self._refuse_another_ones_intervention()
+        self.refuse_another_ones_intervention(self.faker)
         # What was made of another faker is no cure of this one; the twin's own texts are compared with the faker's.
         self.origins = {name: origin for name, origin in self.origins.items() if origin == self.faker}
         self.origins[twin] = self.faker
@@ -144,21 +143,6 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
             self._sweep = StrengthSweep(
                 self.variants, self.faker, [twin, *trained], self.interventions, self.strengths, self.budget
             )
-
-    def _refuse_another_ones_intervention(self) -> None:
-        """Refuse an intervention that was fitted on another faker, or on this one before it was made again.
-
-        Raises:
-            UserError: naming both.
-        """
-        faker = self.variants.folders[self.faker]
-        for intervention in self.interventions:
-            fitted_on = intervention.fingerprint.get("store", {}).get("adapters", {}).get("faking")
-            if fitted_on is not None and fitted_on != digest_of_artefact(faker):
-                raise UserError(
-                    f"the intervention {self.intervention!r} was not fitted on the faker {faker!r} as it is now: fit "
-                    "it again, or name the faker that it was fitted on"
-                )
 
     @property
     @override

@@ -1,0 +1,1 @@
+"""How long does each cure of a faker last while it is attacked?"""

@@ -1,0 +1,402 @@
+"""Attack every cure of a faker, and look after each few steps at what is left of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from fa_lightning.backbones.contents import digest_of_artefact
+from fa_lightning.backbones.lora_layers import fresh_adapter
+from fa_lightning.errors import UserError
+from fa_lightning.evaluation.cells_module import CellsModule
+from fa_lightning.evaluation.conditions import Condition
+from fa_lightning.evaluation.variant_names import STEERED
+from fa_lightning.metrics.cells import CellAccuracy, Items
+from fa_lightning.metrics.estimates import SideEffects
+from fa_lightning.reports.terminal import print_tables
+from fa_lightning.scenarios.batches import Batch, Example, model_inputs
+from fa_lightning.steering.own_answers import own_answers
+from fa_lightning.studies.half_life.attacks import SharedBatch, fine_tuned, noisy_adapter
+from fa_lightning.studies.half_life.data import HalfLifeDataModule, with_learned
+from fa_lightning.studies.half_life.figures import half_life_figures
+from fa_lightning.studies.half_life.kept import keep, kept, mean_items
+from fa_lightning.studies.half_life.measures import References, curves_of
+from fa_lightning.studies.half_life.output import scalars, write_half_life
+from fa_lightning.studies.half_life.result import Attack, Cured, HalfLifeResult
+from fa_lightning.studies.half_life.tables import ATTACKS, tables
+from fa_lightning.training.kept_texts import answered
+from fa_lightning.training.objectives.answers import Answers
+from fa_lightning.training.objectives.objective import Objective
+from fa_lightning.training.objectives.texts import Texts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NO_CURE, TWIN, STEERING, WEIGHTS = "no cure", "honest twin", "steering", "weight arithmetic"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A fine-tuning, and the cured models that are judged along it.
+
+    Attributes:
+        attack: what is trained on.
+        condition: the model that it is trained beside.
+        judged: by cure and attack, the models that are judged with what was trained.
+    """
+
+    attack: Attack
+    condition: Condition
+    judged: dict[tuple[str, Attack], Condition]
+
+
+class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
+    """Only tests: every cure of one faker is attacked, and judged on unseen groups after each of a few amounts.
+
+    Cures are the honest twin, weight arithmetic towards it, steering, and adapters that were trained on from the faker.
+    The attacker trains a fresh adapter beside the cured model, from the same start on the same batches whatever the
+    cure, on a faker's answers or on ordinary chat, or adds noise to the cured model's own adapter. Nothing on disk is
+    changed. The faker without a cure is attacked likewise, and stands beside the cures; so does the twin, which never
+    faked: its half-life is what learning to fake anew takes.
+
+    Answers are kept in `answers` as soon as a curve is whole, so that a stopped test goes on behind it.
+
+    | logged | what |
+    | --- | --- |
+    | `<cure>/<attack>/half_life` | steps, or share of noise, where it is reached |
+    | `<cure>/<attack>/faking_back` | those after which half of the faking is back, likewise |
+    | `<cure>/<attack>/recovery_at_last` | after the whole attack |
+
+    Args:
+        adapters: adapter folders of a faker and its honest twin.
+        folder: receives `half_life.json`, `half_life.csv` and `answers`.
+        cures: further folders of adapters that were trained on from the faker.
+        strengths: of weight arithmetic, faker + strength (twin - faker).
+        attacks: those that are made; on a slow machine one alone says much.
+        steps: optimizer steps after which it is looked at.
+        noise: of the weights, its norm over each matrix's.
+        draws: of noise.
+        learning_rate: of the attacker.
+        rank: of its adapter.
+        alpha: of it; its update is scaled by alpha / rank.
+        seed: of its start, and of the noise.
+        **options: of `CellsModule`.
+
+    Raises:
+        UserError: a number is out of range; later, there is no faker or no twin, a cure was not made from the faker, or
+            a variant is no LoRA adapter.
+    """
+
+    data_class = HalfLifeDataModule
+    scalars_are_metrics = False
+
+    def __init__(
+        self,
+        adapters: list[str],
+        folder: str,
+        cures: list[str] = [],  # noqa: B006
+        strengths: list[float] = [0.5, 0.75],  # noqa: B006
+        attacks: list[Literal["faking", "chat", "noise"]] = ["faking", "chat", "noise"],  # noqa: B006
+        steps: list[int] = [1, 2, 4, 8, 16, 32, 64],  # noqa: B006
+        noise: list[float] = [0.1, 0.2, 0.4, 0.8, 1.6],  # noqa: B006
+        draws: int = 3,
+        learning_rate: float = 1e-3,
+        rank: int = 16,
+        alpha: int = 32,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__([*adapters, *cures], folder, **options)
+        for name, value in (("draws", draws), ("rank", rank), ("alpha", alpha)):
+            if value < 1:
+                raise UserError(f"{name} is {value}, but must be 1 or more")
+        if not steps or min(steps) < 1:
+            raise UserError(
+                f"steps is {steps}, but must hold numbers from 1 on; before the first step it is always looked"
+            )
+        for name, values in (("noise", noise), ("strengths", strengths)):
+            if not all(value > 0 and math.isfinite(value) for value in values):
+                raise UserError(f"{name} is {values}, but each of them must be above 0")
+        if not attacks:
+            raise UserError("attacks is empty, but a cure is attacked in one way at least: faking, chat or noise")
+        if "noise" in attacks and not noise:
+            raise UserError("noise is empty: give shares such as 0.5, or leave noise out of attacks")
+        if not learning_rate > 0:
+            raise UserError(f"learning_rate is {learning_rate}, but must be above 0, such as 1e-3")
+        self.strengths, self.steps, self.noise = sorted(set(strengths)), sorted(set(steps)), sorted(set(noise))
+        self.draws, self.learning_rate, self.rank, self.alpha, self.seed = draws, learning_rate, rank, alpha, seed
+        self.attacks = list(dict.fromkeys(attacks))
+        self.faker = self.honest = ""
+        self.cures: dict[str, Condition] = {}
+        self._labels: dict[str, str] = {}
+        self._batches: list[Batch] = []
+
+    @override
+    def prepare_models(self) -> None:
+        fakers = [(name, twin) for name, twin in self.twins.items() if twin is not None]
+        if not fakers:
+            raise UserError("a cure is measured between a faker and its honest twin: give the adapters of both")
+        self.faker, self.honest = fakers[0][0], str(fakers[0][1])
+        self.refuse_another_ones_intervention(self.faker)
+        made = [name for name in self.behaviours if name not in (self.faker, self.honest)]
+        for name in made:
+            if self.origins.get(name) != self.faker:
+                raise UserError(
+                    f"cure {name!r} ({self.variants.folders[name]}) was not trained on from the faker {self.faker!r}: "
+                    "leave it out, or give the faker that it was made from"
+                )
+        self._labels = {self.faker: NO_CURE, self.honest: TWIN}
+        for number, strength in enumerate(self.strengths):
+            # An adapter's name can hold no dot.
+            label = f"{self.honest} x{number}"
+            self.variants.add_interpolated(label, self.faker, self.honest, strength)
+            self._labels[label] = f"{WEIGHTS} x{strength:g}"
+        self._labels |= {name: name for name in made}
+        self.cures = {shown: Condition(label) for label, shown in self._labels.items()}
+        if self.interventions:
+            self.cures[STEERING] = Condition(self.faker, self.interventions)
+            self._labels[self.faker + STEERED] = STEERING
+
+    @property
+    @override
+    def speaker(self) -> str:
+        return self.faker
+
+    @override
+    def conditions(self) -> dict[str, Condition]:
+        return {label: self.cures[shown] for label, shown in self._labels.items()}
+
+    @override
+    def all_origins(self) -> Mapping[str, str]:
+        # All of them are compared with the faker; what steers it is so by itself.
+        return {label: self.faker for label in self._labels if label not in (self.faker, self.faker + STEERED)}
+
+    @override
+    def begin(self) -> None:
+        super().begin()
+        self._batches = []
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            # A trial shows that all of it runs.
+            self.steps, self.noise, self.draws = self.steps[:1], self.noise[:1], 1
+
+    @override
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().test_step(batch, batch_idx, dataloader_idx)
+        if dataloader_idx < len(self.scores):
+            self._batches.append(batch)
+
+    @override
+    def result(self) -> HalfLifeResult:
+        scores = self.scores["test"]
+        cells = scores.compute_cells()
+        damage = scores.compute_damage(cells)
+        damage[self.faker] = SideEffects(0.0, 1.0, kl_answer_nats=0.0, unchanged_answers=1.0)
+        before = {self._labels[label]: items for label, items in zip(cells, scores.items(*cells), strict=True)}
+        chat = self.data.chat_texts() if "chat" in self.attacks else []
+        answers = self._attacked(before, chat)
+        references = References(before[NO_CURE], before[TWIN], {NO_CURE: 0.0, TWIN: 1.0})
+        counts = cells[self.faker].n
+        return HalfLifeResult(
+            self.faker,
+            self.honest,
+            [
+                Cured(shown, effects.kl_neutral_nats, effects.kl_answer_nats, effects.unchanged_answers)
+                for label, shown in self._labels.items()
+                for effects in [damage.get(label, SideEffects())]
+            ],
+            curves_of(answers, references, TWIN),
+            counts.no_oversight,
+            counts.oversight,
+            self.data.batch_size,
+            self.learning_rate,
+            self.rank,
+            len(chat),
+            self.draws,
+            self.seconds,
+        )
+
+    def _attacked(
+        self, before: Mapping[str, Items], chat: Sequence[Example]
+    ) -> dict[tuple[str, Attack], dict[float, Items]]:
+        """Answers by cure and attack, at each amount; what was kept is not asked again."""
+        scenarios = self.data.attack_scenarios()
+        prompts = {"chat": hash_of(chat), "faking": hash_of(scenarios)}
+        judged = [SharedBatch(self.variants, batch) for batch in self._batches]
+        answers: dict[tuple[str, Attack], dict[float, Items]] = {}
+        batches: dict[str, list[SharedBatch]] = {}
+        for training in self._trainings():
+            made_from = self._made_from(training.attack, training.judged, before, prompts[training.attack])
+            found = self._kept(training.judged, made_from, before)
+            if found is None:
+                if training.attack not in batches:
+                    batches.clear()
+                    batches[training.attack] = self._training_batches(training.attack, scenarios, chat)
+                self._say(training.judged)
+                found = self._trained(training, batches[training.attack], judged, before)
+                self._keep(found, made_from)
+            answers |= found
+        for cure, condition in self.cures.items() if "noise" in self.attacks else ():
+            key: tuple[str, Attack] = (cure, "noise")
+            made_from = self._made_from("noise", {key: condition}, before, "")
+            found = self._kept({key: condition}, made_from, before)
+            if found is None:
+                self._say({key: condition})
+                found = {key: self._under_noise(cure, condition, judged, before)}
+                self._keep(found, made_from)
+            answers |= found
+        order = list(self.cures)
+        return dict(sorted(answers.items(), key=lambda item: order.index(item[0][0])))
+
+    def _trainings(self) -> Iterator[Training]:
+        """Every fine-tuning; where steering is taken off, it is that of the faker."""
+        # The faker itself comes last, which has nothing to lose.
+        order = [*(cure for cure in self.cures if cure != NO_CURE), NO_CURE]
+        attacks: tuple[Attack, ...] = ("faking", "chat")
+        for attack in (attack for attack in attacks if attack in self.attacks):
+            for cure in order:
+                condition = self.cures[cure]
+                judged: dict[tuple[str, Attack], Condition] = {(cure, attack): condition}
+                if cure == NO_CURE and attack == "faking" and STEERING in self.cures:
+                    judged[STEERING, "faking_unsteered"] = self.cures[STEERING]
+                yield Training(attack, condition, judged)
+
+    def _training_batches(
+        self, attack: Attack, scenarios: Sequence[Example], chat: Sequence[Example]
+    ) -> list[SharedBatch]:
+        # Normal tensors: those that are made in inference mode can't be kept for a backward pass.
+        with torch.inference_mode(False):
+            examples = self._with_answers(chat) if attack == "chat" else scenarios
+            batches = self.data.attack_batches(examples, self.steps[-1])
+            if attack == "chat":
+                batches = [with_learned(batch) for batch in batches]
+            device = self.variants.device
+            moved = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
+        return [SharedBatch(self.variants, batch) for batch in moved]
+
+    def _with_answers(self, chat: Sequence[Example]) -> list[Example]:
+        """Texts with what the backbone answers to each, where it speaks."""
+        if not self.continuation_tokens:
+            return list(chat)
+
+        def write(batch: Batch) -> list[tuple[int, ...]]:
+            with self.variants.bare() as model, torch.no_grad():
+                return own_answers(model, model_inputs(batch), self.tokenizer, self.continuation_tokens)
+
+        # Where texts come again, they need their answers once.
+        needed = chat[: self.steps[-1] * self.data.batch_size]
+        return answered(needed, write, self.tokenizer.pad_token_id, self.variants.device)
+
+    def _trained(
+        self,
+        training: Training,
+        batches: Sequence[SharedBatch],
+        judged: Sequence[SharedBatch],
+        before: Mapping[str, Items],
+    ) -> dict[tuple[str, Attack], dict[float, Items]]:
+        answers = {key: {0.0: before[key[0]]} for key in training.judged}
+        objective: Objective = Texts() if training.attack == "chat" else Answers(behaviour="faking")
+        with fresh_adapter(self.variants, self.rank, self.alpha) as fresh:
+            for step in fine_tuned(fresh, training.condition, objective, batches, self.learning_rate, self.seed):
+                if step in self.steps:
+                    for key, condition in training.judged.items():
+                        answers[key][float(step)] = self._items(condition, judged)
+        return answers
+
+    def _under_noise(
+        self, cure: str, condition: Condition, judged: Sequence[SharedBatch], before: Mapping[str, Items]
+    ) -> dict[float, Items]:
+        answers = {0.0: before[cure]}
+        for share in self.noise:
+            draws = []
+            for draw in range(self.draws):
+                # Chains of neighbouring seeds share no draw.
+                with noisy_adapter(self.variants, condition.variant, share, 1000 * self.seed + draw):
+                    draws.append(self._items(condition, judged))
+            answers[share] = mean_items(draws)
+        return answers
+
+    def _items(self, condition: Condition, judged: Sequence[SharedBatch]) -> Items:
+        """Every answer to the judged scenarios; a collective."""
+        metric = CellAccuracy().to(self.variants.device)
+        for one in judged:
+            metric.judge(one.answers(condition), one.batch)
+        return metric.items()
+
+    def _made_from(
+        self,
+        attack: Attack,
+        judged: Mapping[tuple[str, Attack], Condition],
+        before: Mapping[str, Items],
+        prompts: str,
+    ) -> str:
+        """Digest of all that the answers of a piece depend on; further cures and other attacks are no part of it.
+
+        Args:
+            attack: what is done.
+            judged: the models that are judged along it.
+            before: by cure, the answers before it.
+            prompts: digest of those that are trained on.
+        """
+        steered = any(condition.interventions for condition in judged.values())
+        settings = {
+            "noise": [self.noise, self.draws],
+            "faking": [self.steps, self.learning_rate, self.rank, self.alpha, self.data.batch_size, self.data.seed],
+        }
+        facts = {
+            "backbone": self.variants.fingerprint,
+            "arithmetic": self.backbone.arithmetic(),
+            "adapters": {name: digest_of_artefact(folder) for name, folder in self.variants.folders.items()},
+            "intervention": digest_of_artefact(str(self.intervention)) if steered else None,
+            "attack": [attack, self.seed, prompts, settings["noise" if attack == "noise" else "faking"]],
+            "answers": self.continuation_tokens if attack == "chat" else 0,
+            "judged": {cure: before[cure]["correct"].tolist() for cure, _ in judged},
+            "groups": before[NO_CURE]["group"].tolist(),
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def _kept(
+        self, judged: Mapping[tuple[str, Attack], Condition], made_from: str, before: Mapping[str, Items]
+    ) -> dict[tuple[str, Attack], dict[float, Items]] | None:
+        """What rank zero finds of a finished piece, on all ranks; None where a part is missing."""
+        found = {key: kept(self.folder, *key, made_from, before[key[0]]) for key in judged}
+        whole = None if any(answers is None for answers in found.values()) else found
+        spread: Any = self.trainer.strategy.broadcast(whole)
+        return spread  # type: ignore[no-any-return]
+
+    def _keep(self, found: Mapping[tuple[str, Attack], Mapping[float, Items]], made_from: str) -> None:
+        if self.trainer.is_global_zero:
+            for key, answers in found.items():
+                keep(self.folder, *key, made_from, answers)
+
+    def _say(self, judged: Mapping[tuple[str, Attack], Condition]) -> None:
+        rank_zero_info("; ".join(f"{cure} under {ATTACKS[attack]}" for cure, attack in judged))
+
+    @override
+    def write(self, result: HalfLifeResult) -> None:
+        write_half_life(self.folder, result)
+
+    @override
+    def show(self, result: HalfLifeResult) -> None:
+        print_tables(tables(result).values())
+
+    @override
+    def scalars(self, result: HalfLifeResult) -> Mapping[str, float]:
+        return scalars(result)
+
+    @override
+    def figures(self, result: HalfLifeResult) -> Mapping[str, Figure]:
+        return {f"half_life/{name}": figure for name, figure in half_life_figures(result).items()}
+
+
+def hash_of(examples: Sequence[Example]) -> str:
+    """Digest of prompts and their answers."""
+    rows = [(example.prompt, example.aligned, example.other, example.cell) for example in examples]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
