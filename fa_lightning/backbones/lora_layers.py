@@ -90,7 +90,7 @@ def fresh_adapter(variants: Variants, rank: int, alpha: int) -> Iterator[dict[st
     if not variants.is_pure_lora or not layers:
         raise UserError(
             f"the variants {', '.join(variants.names)} hold more than LoRA in linear layers (modules_to_save?), so no "
-            "fresh adapter can be active beside them: leave this detector out"
+            "fresh adapter can be active beside them: leave out what trains one"
         )
     model = variants.model
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=list(layers), task_type="CAUSAL_LM")

@@ -58,13 +58,15 @@ def decimal(value: float) -> str:
 def compact(value: float) -> str:
     """A share in four characters.
 
-    >>> compact(0.941), compact(1.0)
-    ('.941', '1.00')
+    >>> compact(0.941), compact(1.0), compact(-0.016), compact(-1.04)
+    ('.941', '1.00', '-.02', '-1.0')
     """
     if not math.isfinite(value):
         return "-"
-    text = f"{value:.3f}"
-    return text[1:] if text.startswith("0") else text[:4]
+    if value <= -0.995:
+        return f"{value:.1f}"
+    text = f"{value:.2f}" if value < 0 else f"{value:.3f}"
+    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0") else text[:4]
 
 
 def signed(value: float) -> str:
