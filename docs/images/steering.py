@@ -7,6 +7,7 @@ validation groups, by what it cures and what it does to neutral texts; the one t
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def draw(evaluation: dict[str, Any], candidates: list[dict[str, Any]], target: P
     names = list(dict.fromkeys(row["regressor"] for row in candidates))
     for order, row in enumerate(candidates):
         recovery = (row["no_oversight"] - faking) / (aligned - faking)
-        is_chosen = all(row[name] == chosen[name] for name in ("site", "regressor", "positions", "strength"))
+        is_chosen = all(row[name] == chosen[name] for name in ("site", "regressor", "positions"))
+        is_chosen &= math.isclose(row["strength"], chosen["strength"], rel_tol=1e-6)
         damage, number = max(row["kl_neutral_nats"], row["kl_answer_nats"], FLOOR), names.index(row["regressor"])
         colour, marker = style_of(number + 2)
         after.scatter(damage, recovery, s=42, color=colour, marker=marker, zorder=3)

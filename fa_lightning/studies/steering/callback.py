@@ -276,7 +276,9 @@ class SteeringEvaluation(pl.Callback):
 
     def _choice(self, pl_module: RegressorModule, candidates: list[MapCandidate]) -> tuple[MapCandidate, float]:
         """The choice so far; before the first validation, the last site's last map."""
-        number, strength = int(pl_module.choice[0]), float(pl_module.choice[1])
+        number = int(pl_module.choice[0])
+        # The module keeps it in float32, in which 0.7 is 0.69999999.
+        strength = float(f"{float(pl_module.choice[1]):.6g}")
         return (candidates[number], strength) if number >= 0 else (candidates[-1], self.strengths[-1])
 
     def _chosen_interventions(self, trainer: pl.Trainer, pl_module: RegressorModule) -> tuple[Intervention, ...]:

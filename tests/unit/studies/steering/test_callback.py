@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -299,3 +300,10 @@ def test_the_candidates_carry_the_r2_that_was_logged(finished: Run) -> None:
             f"val/r2/{row['regressor']}{', last' if row['positions'] == 'last' else ''}/{row['site']}"
         ]
         assert row["r2"] == pytest.approx(logged, abs=1e-4)
+
+
+def test_a_strength_that_float32_cannot_hold_is_what_was_tried(tmp_path: Path) -> None:
+    callback = SteeringEvaluation(str(tmp_path), strengths=[0.7])
+    module: Any = SimpleNamespace(choice=torch.tensor([0.0, 0.7]))
+    candidate: Any = object()
+    assert callback._choice(module, [candidate]) == (candidate, 0.7)
