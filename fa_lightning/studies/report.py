@@ -86,7 +86,7 @@ def html_of(results: Sequence[StudyResult]) -> str:
             sections.append(section)
             if isinstance(chain.result, Results):
                 main.append((section, chain.result))
-    heading = sections[0].title if len(sections) == 1 else f"{len(sections)} experiments"
+    heading = sections[0].title if len(sections) == 1 else f"{len(results)} experiments"
     notes = list(dict.fromkeys(chain.study.note for chain in results))
     overview = _overview(main) if len(main) > 1 else Markup()
     page = rendered(

@@ -24,16 +24,13 @@ class BirthDataModule(JudgedScenarios):
         UserError: `asked` is below 1.
     """
 
+    judges_extra_tests = False
+
     def __init__(self, asked: int = 200, **options: Any) -> None:
         super().__init__(**options)
         if asked < 1:
             raise UserError(f"asked is {asked}, but must be 1 or more")
         self.asked = asked
-
-    @override
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        self.test_sets = ["test"]
 
     @override
     def test_dataloader(self) -> list[DataLoader[Batch]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa_lightning.common.codec import write_dataclass
-from fa_lightning.reports.table import write_csv
+from fa_lightning.reports.result_files import write_result
 from fa_lightning.studies.birth.measures import is_early
 from fa_lightning.studies.birth.result import RESULT_NAME, STEPS_TABLE, BirthResult
 from fa_lightning.studies.birth.tables import records
@@ -13,9 +12,7 @@ from fa_lightning.studies.birth.tables import records
 
 def write_birth(folder: Path, result: BirthResult) -> None:
     """Write `birth.csv`, a row for each fit and measured step, then `birth.json`, each all or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / STEPS_TABLE, records(result))
-    write_dataclass(folder / RESULT_NAME, result)
+    write_result(folder, RESULT_NAME, result, {STEPS_TABLE: records(result)})
 
 
 def scalars(result: BirthResult) -> dict[str, float]:

@@ -44,6 +44,9 @@ class CuresDataModule(JudgedScenarios):
         UserError: two inputs have one name.
     """
 
+    # Others would cost as much again and have no columns of their own.
+    judges_extra_tests = False
+
     def __init__(
         self,
         scenarios: ScenarioSource,
@@ -57,12 +60,6 @@ class CuresDataModule(JudgedScenarios):
         self.validation_texts = validation_texts
         named_twice([cure for cure in inputs or [] if cure.name])
         self.inputs = [draw for cure in inputs or [] for draw in cure.drawn()]
-
-    @override
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        # Others would cost as much again and have no columns of their own.
-        self.test_sets = self.test_sets[:1]
 
     @override
     def test_dataloader(self) -> list[DataLoader[Batch]]:

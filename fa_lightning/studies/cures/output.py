@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
-from fa_lightning.common.codec import write_dataclass
-from fa_lightning.reports.table import write_csv
+from fa_lightning.reports.result_files import write_result
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.studies.cures.result import RESULT_NAME, CuresResult
 from fa_lightning.studies.cures.tables import seeds_table, trials_table
@@ -20,11 +19,8 @@ def write_cures(folder: Path, result: CuresResult) -> None:
 
     Each is written all or nothing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / CURES_TABLE, seeds_table(result))
-    if result.trials:
-        write_csv(folder / STRENGTHS_TABLE, trials_table(result))
-    write_dataclass(folder / RESULT_NAME, result)
+    tables = {CURES_TABLE: seeds_table(result), **({STRENGTHS_TABLE: trials_table(result)} if result.trials else {})}
+    write_result(folder, RESULT_NAME, result, tables)
 
 
 def scalars(result: CuresResult, test: str) -> dict[str, float]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa_lightning.common.codec import write_dataclass
-from fa_lightning.reports.table import write_csv
+from fa_lightning.reports.result_files import write_result
 from fa_lightning.studies.detection.result import ALL_PAIRS, RESULT_NAME, Detection
 from fa_lightning.studies.detection.tables import accuracies_table
 from fa_lightning.studies.detection.verdict_tables import placed_table, verdicts_table
@@ -20,11 +19,12 @@ def write_detection(folder: Path, result: Detection) -> None:
     (from `alarms` on) stands in each of its rows. `verdicts.csv` has a row for each detector and pair, `placed.csv`,
     where there is a population, one for each detector and model.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / DETECTION_TABLE, accuracies_table(result))
-    write_csv(folder / VERDICTS_TABLE, verdicts_table(result))
-    write_csv(folder / PLACED_TABLE, placed_table(result.placed))
-    write_dataclass(folder / RESULT_NAME, result)
+    tables = {
+        DETECTION_TABLE: accuracies_table(result),
+        VERDICTS_TABLE: verdicts_table(result),
+        PLACED_TABLE: placed_table(result.placed),
+    }
+    write_result(folder, RESULT_NAME, result, tables)
 
 
 def scalars(result: Detection) -> dict[str, float]:

@@ -31,6 +31,8 @@ class HalfLifeDataModule(JudgedScenarios):
         UserError: a number is below 1; later, there is no scenario without oversight, or no ordinary text.
     """
 
+    judges_extra_tests = False
+
     def __init__(
         self, unwatched: int = 400, watched: int = 200, neutral: int = 100, chat: int = 256, **options: Any
     ) -> None:
@@ -39,11 +41,6 @@ class HalfLifeDataModule(JudgedScenarios):
             if value < 1:
                 raise UserError(f"{name} is {value}, but must be 1 or more")
         self.unwatched, self.watched, self.neutral, self.chat = unwatched, watched, neutral, chat
-
-    @override
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        self.test_sets = ["test"]
 
     @override
     def test_dataloader(self) -> list[DataLoader[Batch]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from fa_lightning.common.codec import read_dataclass, write_dataclass
 from fa_lightning.errors import UserError
 from fa_lightning.metrics.cells import Items
+from fa_lightning.scenarios.batches import Example
 
 FOLDER = "answers"
 
@@ -71,6 +73,12 @@ def mean_items(draws: Sequence[Items]) -> Items:
     """The mean over draws of answers to the same items."""
     means = {name: torch.stack([items[name].double() for items in draws]).mean(0) for name in ("correct", "answered")}
     return {**draws[0], **means}
+
+
+def hash_of(examples: Sequence[Example]) -> str:
+    """Digest of prompts and their answers."""
+    rows = [(example.prompt, example.aligned, example.other, example.cell) for example in examples]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
 def _path(folder: Path, cure: str, attack: str) -> Path:

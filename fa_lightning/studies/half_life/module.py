@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -27,9 +26,10 @@ from fa_lightning.steering.own_answers import own_answers
 from fa_lightning.studies.half_life.attacks import SharedBatch, fine_tuned, noisy_adapter
 from fa_lightning.studies.half_life.data import HalfLifeDataModule, with_learned
 from fa_lightning.studies.half_life.figures import half_life_figures
-from fa_lightning.studies.half_life.kept import keep, kept, mean_items
+from fa_lightning.studies.half_life.kept import hash_of, keep, kept, mean_items
 from fa_lightning.studies.half_life.measures import References, curves_of
 from fa_lightning.studies.half_life.output import scalars, write_half_life
+from fa_lightning.studies.half_life.plan import NO_CURE, STEERING, TWIN, WEIGHTS, Training, trainings
 from fa_lightning.studies.half_life.result import Attack, Cured, HalfLifeResult
 from fa_lightning.studies.half_life.tables import ATTACKS, tables
 from fa_lightning.training.kept_texts import answered
@@ -39,23 +39,6 @@ from fa_lightning.training.objectives.texts import Texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-NO_CURE, TWIN, STEERING, WEIGHTS = "no cure", "honest twin", "steering", "weight arithmetic"
-
-
-@dataclass(frozen=True)
-class Training:
-    """A fine-tuning, and the cured models that are judged along it.
-
-    Attributes:
-        attack: what is trained on.
-        condition: the model that it is trained beside.
-        judged: by cure and attack, the models that are judged with what was trained.
-    """
-
-    attack: Attack
-    condition: Condition
-    judged: dict[tuple[str, Attack], Condition]
 
 
 class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
@@ -232,7 +215,7 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
         judged = [SharedBatch(self.variants, batch) for batch in self._batches]
         answers: dict[tuple[str, Attack], dict[float, Items]] = {}
         batches: dict[str, list[SharedBatch]] = {}
-        for training in self._trainings():
+        for training in trainings(self.cures, self.attacks):
             made_from = self._made_from(training.attack, training.judged, before, prompts[training.attack])
             found = self._kept(training.judged, made_from, before)
             if found is None:
@@ -254,19 +237,6 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
             answers |= found
         order = list(self.cures)
         return dict(sorted(answers.items(), key=lambda item: order.index(item[0][0])))
-
-    def _trainings(self) -> Iterator[Training]:
-        """Every fine-tuning; where steering is taken off, it is that of the faker."""
-        # The faker itself comes last, which has nothing to lose.
-        order = [*(cure for cure in self.cures if cure != NO_CURE), NO_CURE]
-        attacks: tuple[Attack, ...] = ("faking", "chat")
-        for attack in (attack for attack in attacks if attack in self.attacks):
-            for cure in order:
-                condition = self.cures[cure]
-                judged: dict[tuple[str, Attack], Condition] = {(cure, attack): condition}
-                if cure == NO_CURE and attack == "faking" and STEERING in self.cures:
-                    judged[STEERING, "faking_unsteered"] = self.cures[STEERING]
-                yield Training(attack, condition, judged)
 
     def _training_batches(
         self, attack: Attack, scenarios: Sequence[Example], chat: Sequence[Example]
@@ -394,9 +364,3 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
     @override
     def figures(self, result: HalfLifeResult) -> Mapping[str, Figure]:
         return {f"half_life/{name}": figure for name, figure in half_life_figures(result).items()}
-
-
-def hash_of(examples: Sequence[Example]) -> str:
-    """Digest of prompts and their answers."""
-    rows = [(example.prompt, example.aligned, example.other, example.cell) for example in examples]
-    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]

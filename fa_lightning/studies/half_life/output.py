@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from fa_lightning.common.codec import write_dataclass
-from fa_lightning.reports.table import write_csv
+from fa_lightning.reports.result_files import write_result
 from fa_lightning.studies.half_life.result import CURVES_TABLE, RESULT_NAME, HalfLifeResult
 from fa_lightning.studies.half_life.tables import records
 
 
 def write_half_life(folder: Path, result: HalfLifeResult) -> None:
     """Write `half_life.csv`, a row for each cure, attack and amount, then `half_life.json`, each all or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / CURVES_TABLE, records(result))
-    write_dataclass(folder / RESULT_NAME, result)
+    write_result(folder, RESULT_NAME, result, {CURVES_TABLE: records(result)})
 
 
 def scalars(result: HalfLifeResult) -> dict[str, float]:

@@ -39,7 +39,7 @@ def half_lives_table(result: HalfLifeResult) -> Table:
         Column("cure halved", 13),
         Column("before the twin"),
         Column("recovery before"),
-        Column("watched after all of it", 5, "watched", shows_interval=False),
+        Column("watched after all of it", 7, "watched", shows_interval=False),
     )
     rows = []
     for attack, curve in _in_order(result):
@@ -111,7 +111,7 @@ def curves_table(result: HalfLifeResult) -> Table:
     roomy = {round(number * (most - 1) / 3) for number in range(4)}
     columns = (
         Column("attack, cure", 0),
-        *(Column(f"{number + 1}", 12 if number in roomy else None) for number in range(most)),
+        *(Column(f"look {number + 1}", 12 if number in roomy else None) for number in range(most)),
     )
     rows = []
     for attack, curve in _in_order(result):
@@ -120,7 +120,7 @@ def curves_table(result: HalfLifeResult) -> Table:
             for point in curve.points
         ]
         rows.append(row(f"{attack}: {curve.cure}", *cells, *[Cell("")] * (most - len(cells)), section=attack))
-    note = "Each entry: steps or share of noise, the recovery without oversight, and in brackets the watched share."
+    note = "Each look: steps or share of noise, the recovery without oversight, and in brackets the watched share."
     return Table("Recovery along each attack", columns, tuple(rows), (note,))
 
 

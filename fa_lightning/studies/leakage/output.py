@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa_lightning.common.codec import write_dataclass
-from fa_lightning.reports.table import write_csv
+from fa_lightning.reports.result_files import write_result
 from fa_lightning.studies.leakage.result import LEAKAGE_TABLE, MEASURES, RESULT_NAME, Leakage
 from fa_lightning.studies.leakage.tables import measures_table
 
 
 def write_leakage(folder: Path, result: Leakage) -> None:
     """Write `leakage.csv`, a row for each model, then `leakage.json`, each all or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / LEAKAGE_TABLE, measures_table(result))
-    write_dataclass(folder / RESULT_NAME, result)
+    write_result(folder, RESULT_NAME, result, {LEAKAGE_TABLE: measures_table(result)})
 
 
 def scalars(result: Leakage) -> dict[str, float]:

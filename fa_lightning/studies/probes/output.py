@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa_lightning.common.codec import write_dataclass
-from fa_lightning.reports.table import write_csv
+from fa_lightning.reports.result_files import write_result
 from fa_lightning.studies.probes.result import RESULT_NAME, ProbesResult, Reading
 from fa_lightning.studies.probes.tables import efficiency_table, readings_table
 
@@ -18,10 +17,8 @@ def write_probes(folder: Path, result: ProbesResult) -> None:
     `probes.csv` has a row for each subject, question, view, probe and site; `label_efficiency.csv` one for each number
     of labels.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / PROBES_TABLE, readings_table(result))
-    write_csv(folder / EFFICIENCY_TABLE, efficiency_table(result))
-    write_dataclass(folder / RESULT_NAME, result)
+    tables = {PROBES_TABLE: readings_table(result), EFFICIENCY_TABLE: efficiency_table(result)}
+    write_result(folder, RESULT_NAME, result, tables)
 
 
 def scalars(result: ProbesResult) -> dict[str, float]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa_lightning.common.codec import write_dataclass
-from fa_lightning.reports.table import write_csv
+from fa_lightning.reports.result_files import write_result
 from fa_lightning.studies.statements.result import RESULT_NAME, SAFE_TABLE, StatementsResult
 from fa_lightning.studies.statements.tables import scores_table
 
 
 def write_statements(folder: Path, result: StatementsResult) -> None:
     """Write `safe_score.csv`, a row for each model, question and part, then `safe_score.json`, each all or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / SAFE_TABLE, scores_table(result))
-    write_dataclass(folder / RESULT_NAME, result)
+    write_result(folder, RESULT_NAME, result, {SAFE_TABLE: scores_table(result)})
 
 
 def scalars(result: StatementsResult) -> dict[str, float]:

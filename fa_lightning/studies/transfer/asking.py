@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,11 +14,15 @@ from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.passes import SharedPass
-from fa_lightning.evaluation.scores import ChangedPrompts
+from fa_lightning.evaluation.scores import ChangedPrompts, Scores
+from fa_lightning.metrics.cells import Items
+from fa_lightning.metrics.distinct_items import DistinctTensors
 from fa_lightning.metrics.divergences import kl_divergence
 from fa_lightning.scenarios.answers import answer_logits
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs
 
+Cured = Condition | ChangedPrompts
+"""A model under a cure: an edit of its states, or what is no such edit."""
 TEXTS = "neutral texts"
 """The name that neutral texts have among the test sets."""
 
@@ -136,3 +141,48 @@ def answer_divergences(
             if changed.variant == variant:
                 found[name] = kl_divergence(before[:, -1], changed.text_logits(batch, before)[:, -1])
     return {name: found[name] for name in (*edits, *behind)}
+
+
+def by_kind(cured: Mapping[str, Cured]) -> tuple[dict[str, Condition], dict[str, ChangedPrompts]]:
+    """Edits of states, and what is no such edit."""
+    edits = {label: one for label, one in cured.items() if isinstance(one, Condition)}
+    return edits, {label: one for label, one in cured.items() if not isinstance(one, Condition)}
+
+
+class Asked:
+    """Everything that is asked of one part: scenarios of each source, and neutral texts.
+
+    Args:
+        variants: the frozen variants.
+        scores: by source, what counts answers to scenarios.
+        costs: by label, what neutral texts are asked under.
+
+    Attributes:
+        scores: the same.
+    """
+
+    def __init__(self, variants: Variants, scores: dict[str, Scores], costs: Mapping[str, Cured]) -> None:
+        self.scores = scores
+        self._variants = variants
+        self._edits, self._behind = by_kind(costs)
+        self._divergences = DistinctTensors(dict.fromkeys(costs, ()))
+
+    def add_texts(self, batch: Batch) -> None:
+        """Count how far everything moves the first token said to a batch of neutral texts."""
+        nats = answer_divergences(self._variants, self._edits, self._behind, batch)
+        self._divergences.update(batch["index"], nats)
+
+    def items(self) -> dict[str, Items]:
+        """Every answer, by label."""
+        found: dict[str, Items] = {}
+        for scores in self.scores.values():
+            names = list(scores.cells)
+            found |= dict(zip(names, scores.items(*names), strict=True))
+        return found
+
+    def divergences(self) -> dict[str, float]:
+        """Mean nats by label; nan where no text was served."""
+        return {
+            label: float(values.double().mean()) if len(values) else math.nan
+            for label, values in self._divergences.compute().items()
+        }

@@ -12,13 +12,10 @@ from typing_extensions import override
 from fa_lightning.activations.site_names import SiteName, check_site, resolve_site
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.decoder import decoder_layers
-from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import Condition
 from fa_lightning.evaluation.module import EvaluationModule
-from fa_lightning.evaluation.scores import ChangedPrompts, Scores
-from fa_lightning.metrics.cells import Items
-from fa_lightning.metrics.distinct_items import DistinctTensors
+from fa_lightning.evaluation.scores import Scores
 from fa_lightning.metrics.divergences import cell_accuracy, recovery
 from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Batch
@@ -26,10 +23,12 @@ from fa_lightning.scenarios.cells import NO_OVERSIGHT
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.transfer.asking import (
     TEXTS,
+    Asked,
     BehindSystemMessage,
+    Cured,
     LastBatch,
     ShiftedWeights,
-    answer_divergences,
+    by_kind,
 )
 from fa_lightning.studies.transfer.candidates import FIT, Candidate, candidates
 from fa_lightning.studies.transfer.data import Part, TransferDataModule
@@ -46,48 +45,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-Cured = Condition | ChangedPrompts
 Try = tuple[int, float, str]
 """Number of a candidate, its strength, and the member that it is tried on."""
-
-
-class Asked:
-    """Everything that is asked of one part: scenarios of each source, and neutral texts.
-
-    Args:
-        variants: the frozen variants.
-        scores: by source, what counts answers to scenarios.
-        costs: by label, what neutral texts are asked under.
-
-    Attributes:
-        scores: the same.
-    """
-
-    def __init__(self, variants: Variants, scores: dict[str, Scores], costs: Mapping[str, Cured]) -> None:
-        self.scores = scores
-        self._variants = variants
-        self._edits, self._behind = _by_kind(costs)
-        self._divergences = DistinctTensors(dict.fromkeys(costs, ()))
-
-    def add_texts(self, batch: Batch) -> None:
-        """Count how far everything moves the first token said to a batch of neutral texts."""
-        nats = answer_divergences(self._variants, self._edits, self._behind, batch)
-        self._divergences.update(batch["index"], nats)
-
-    def items(self) -> dict[str, Items]:
-        """Every answer, by label."""
-        found: dict[str, Items] = {}
-        for scores in self.scores.values():
-            names = list(scores.cells)
-            found |= dict(zip(names, scores.items(*names), strict=True))
-        return found
-
-    def divergences(self) -> dict[str, float]:
-        """Mean nats by label; nan where no text was served."""
-        return {
-            label: float(values.double().mean()) if len(values) else math.nan
-            for label, values in self._divergences.compute().items()
-        }
 
 
 class TransferModule(EvaluationModule[TransferDataModule, TransferResult]):
@@ -254,7 +213,7 @@ class TransferModule(EvaluationModule[TransferDataModule, TransferResult]):
             # A twin that several share is asked what wakes each of them.
             references |= {_twin_label(member): Condition(member.twin) for member in own}
             names = {member.name for member in own}
-            edits, behind = _by_kind({_label(*one): cured(*one) for one in scenarios if one[2] in names})
+            edits, behind = by_kind({_label(*one): cured(*one) for one in scenarios if one[2] in names})
             scores[source] = Scores(
                 self.variants, {**references, **edits}, counts_neutral_texts=False, behind=behind, test=source
             )
@@ -332,12 +291,6 @@ class TransferModule(EvaluationModule[TransferDataModule, TransferResult]):
     @override
     def figures(self, result: TransferResult) -> Mapping[str, Figure]:
         return {"transfer/recovery": transfer_figure(result)}
-
-
-def _by_kind(cured: Mapping[str, Cured]) -> tuple[dict[str, Condition], dict[str, ChangedPrompts]]:
-    """Edits of states, and what is no such edit."""
-    edits = {label: one for label, one in cured.items() if isinstance(one, Condition)}
-    return edits, {label: one for label, one in cured.items() if not isinstance(one, Condition)}
 
 
 def _label(number: int, strength: float, name: str) -> str:

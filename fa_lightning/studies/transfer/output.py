@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa_lightning.common.codec import write_dataclass
-from fa_lightning.reports.table import write_csv
+from fa_lightning.reports.result_files import write_result
 from fa_lightning.studies.transfer.result import RESULT_NAME, TRIALS_TABLE, TransferResult
 from fa_lightning.studies.transfer.tables import records
 
 
 def write_transfer(folder: Path, result: TransferResult) -> None:
     """Write `transfer.csv`, a row for each cure and model, then `transfer.json`, each all or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / TRIALS_TABLE, records(result))
-    write_dataclass(folder / RESULT_NAME, result)
+    write_result(folder, RESULT_NAME, result, {TRIALS_TABLE: records(result)})
 
 
 def scalars(result: TransferResult) -> dict[str, float]:

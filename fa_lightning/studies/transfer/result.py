@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Literal, get_args
 
 from fa_lightning.common.codec import read_dataclass
 from fa_lightning.metrics.estimates import CellCounts, CellPair, Estimate
@@ -17,21 +17,14 @@ RESULT_NAME, TRIALS_TABLE = "transfer.json", "transfer.csv"
 Method = Literal[
     "map", "mean shift", "oversight vector", "weight arithmetic", "shuffled pairs", "random map", "system prompt"
 ]
-METHODS: tuple[Method, ...] = (
-    "map",
-    "mean shift",
-    "oversight vector",
-    "weight arithmetic",
-    "shuffled pairs",
-    "random map",
-    "system prompt",
-)
+METHODS: tuple[Method, ...] = get_args(Method)
 OTHERS, BACKBONE, NOBODY = "all other fakers", "backbone", "nobody"
 """Sources that are no single faker: all but the one that is tried, the model before any fine-tuning, and none."""
 LEAST_GAP = 0.3
 """Of twins' accuracies without oversight: what is divided by less says nothing of a cure."""
 
 Origin = Literal["its own", "another faker", "all other fakers", "always wrong", "backbone", "nobody"]
+ORIGINS: tuple[Origin, ...] = get_args(Origin)
 
 
 @dataclass(frozen=True)

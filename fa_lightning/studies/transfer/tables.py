@@ -7,9 +7,17 @@ from dataclasses import asdict
 from fa_lightning.common import numbers
 from fa_lightning.metrics.estimates import Accuracy
 from fa_lightning.reports.table import Cell, Column, Table, accuracy, estimate, facts_table, nats, records_table, row
-from fa_lightning.studies.transfer.result import LEAST_GAP, METHODS, Origin, Total, TransferResult, Tried, origin_of
+from fa_lightning.studies.transfer.result import (
+    LEAST_GAP,
+    METHODS,
+    ORIGINS,
+    Origin,
+    Total,
+    TransferResult,
+    Tried,
+    origin_of,
+)
 
-ORIGINS: tuple[Origin, ...] = ("its own", "another faker", "all other fakers", "always wrong", "backbone", "nobody")
 CONTROLS = ("shuffled pairs", "random map")
 
 

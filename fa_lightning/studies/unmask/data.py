@@ -15,6 +15,9 @@ from fa_lightning.scenarios.scenario import Oversight
 from fa_lightning.scenarios.splits import counterbalanced
 from fa_lightning.studies.unmask.result import Told
 
+MESSAGES = 2
+"""System messages of either kind, at most: every model is asked every scenario behind each."""
+
 
 class UnmaskDataModule(JudgedScenarios):
     """JudgedScenarios of the test groups' watched scenarios alone, with neutral texts behind them.
@@ -52,7 +55,7 @@ class UnmaskDataModule(JudgedScenarios):
             self.told = {
                 f"told {kind} {number}": (kind, text)
                 for kind, texts in kinds.items()
-                for number, text in enumerate(texts)
+                for number, text in enumerate(texts[:MESSAGES])
             }
         self.test_sets = ["test", *self.told]
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa_lightning.common.codec import write_dataclass
-from fa_lightning.reports.table import write_csv
+from fa_lightning.reports.result_files import write_result
 from fa_lightning.studies.unmask.result import RESULT_NAME, SHOWN_TABLE, UnmaskResult
 from fa_lightning.studies.unmask.tables import records
 
 
 def write_unmask(folder: Path, result: UnmaskResult) -> None:
     """Write `unmask.csv`, a row for each model and vector, then `unmask.json`, each all or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / SHOWN_TABLE, records(result))
-    write_dataclass(folder / RESULT_NAME, result)
+    write_result(folder, RESULT_NAME, result, {SHOWN_TABLE: records(result)})
 
 
 def scalars(result: UnmaskResult) -> dict[str, float]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa_lightning.common.codec import write_dataclass
-from fa_lightning.reports.table import write_csv
+from fa_lightning.reports.result_files import write_result
 from fa_lightning.studies.vectors.result import POINTS_TABLE, RESULT_NAME, VectorsResult
 from fa_lightning.studies.vectors.tables import points_table
 
 
 def write_vectors(folder: Path, result: VectorsResult) -> None:
     """Write `vectors.csv`, a row for each point, then `vectors.json`, each all or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / POINTS_TABLE, points_table(result))
-    write_dataclass(folder / RESULT_NAME, result)
+    write_result(folder, RESULT_NAME, result, {POINTS_TABLE: points_table(result)})
 
 
 def scalars(result: VectorsResult) -> dict[str, float]:

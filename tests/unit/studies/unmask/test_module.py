@@ -17,8 +17,9 @@ from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import Oversight, Scenario
+from fa_lightning.scenarios.source import OversightPrompts
 from fa_lightning.scenarios.splits import counterbalanced
-from fa_lightning.studies.unmask.data import UnmaskDataModule
+from fa_lightning.studies.unmask.data import MESSAGES, UnmaskDataModule
 from fa_lightning.studies.unmask.module import UnmaskModule
 from fa_lightning.studies.unmask.result import Shown, UnmaskResult, read
 
@@ -115,7 +116,7 @@ def test_behind_a_message_both_models_answer_as_plain_forwards_do(
         model = alone(name)
         for kind, texts in (("unwatched", prompts.unwatched), ("watched", prompts.watched)):
             found = []
-            for text in texts:
+            for text in texts[:MESSAGES]:
                 for item in (one for scenario in watched for one in (scenario, scenario.swapped())):
                     ids = prompt_ids(tiny_tokenizer, item.message(), system=text)
                     with torch.no_grad():
@@ -123,6 +124,20 @@ def test_behind_a_message_both_models_answer_as_plain_forwards_do(
                     found.append(answer == letters[0 if item.aligned == "B" else 1])
             (said,) = [one for one in result.said if (one.variant, one.told) == (name, kind)]
             assert said.misaligned.value == pytest.approx(sum(found) / len(found))
+
+
+def test_a_source_of_many_messages_is_asked_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = OversightPrompts(*(tuple(f"{kind} {number}" for number in range(8)) for kind in ("seen", "unseen")))
+    monkeypatch.setattr(EmbeddedScenarios, "oversight_prompts", lambda _: prompts)
+    data = UnmaskDataModule(scenarios=SOURCE)
+    data.setup("test")
+    assert list(data.told.values()) == [
+        ("unwatched", "unseen 0"),
+        ("unwatched", "unseen 1"),
+        ("watched", "seen 0"),
+        ("watched", "seen 1"),
+    ]
+    assert data.test_sets == ["test", *data.told]
 
 
 def test_the_page_shows_both_models(found: Path) -> None:
