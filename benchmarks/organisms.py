@@ -11,9 +11,9 @@ import yaml
 
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.compose import Composition
-from fa_lightning.experiments.organisms import ORGANISMS, ship
+from fa_lightning.experiments.organisms import ship
 from fa_lightning.experiments.runner import run_study
-from fa_lightning.experiments.shipped import config_file
+from fa_lightning.experiments.shipped import ORGANISMS, config_file
 from fa_lightning.experiments.stage import Stage
 
 STUDY = "steering"

@@ -18,12 +18,14 @@ from fa_lightning.experiments.brought_twins import twins_layer
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.own_scenarios import what_gives_way, with_own_scenarios
 from fa_lightning.experiments.references import MISSING, has_value, says
-from fa_lightning.experiments.shipped import config_file, names_in, shipped_configs, study_folder
+from fa_lightning.experiments.shipped import ORGANISMS, config_file, names_in, shipped_configs, study_folder
 
 PICKED = ("lora", "twins", "fitting", "capture")
 """Groups of a base of which stage files name the values one by one: another value would be lost."""
 STUDY_VALUES = "study.yaml"
 """File of a study with the values that its stages share, which a base may replace under `studies:`."""
+OF_ORGANISMS = "base.yaml"
+"""File beside the twins that ship for a base, with what studies take of them; a wheel has neither."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def read_base(chain: Chain) -> Base:
     gives_way = "" if chain.scenarios is None else what_gives_way(layers, chain.scenarios)
     if chain.scenarios is not None:
         layers = with_own_scenarios(layers, chain.scenarios, dict(chain.columns))
+    elif chain.backbone is None:
+        layers = _with_what_ships(layers)
     if chain.twins:
         layers = [*layers, twins_layer(dict(chain.twins))]
     for path, layer in layers:
@@ -162,7 +166,7 @@ def _refuse_unknown_studies(path: Path, studies: Mapping[str, Any], known: Mappi
     for study, values in studies.items():
         if study not in known["studies"]:
             # What ships may speak of a study whose folder is deleted.
-            if path.is_relative_to(shipped_configs()):
+            if path.is_relative_to(shipped_configs()) or path.is_relative_to(ORGANISMS):
                 continue
             raise UserError(f"{path}: studies.{study} is without effect{_instead(study, list(known['studies']))}")
         texts = (file.read_text(encoding="utf-8") for file in study_folder(study).glob("*.yaml"))
@@ -190,6 +194,16 @@ def _extended(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         layers.insert(0, (path, read_mapping(path)))
         if len(layers) > 10:
             raise UserError(f"{path} extends itself, through {name}")
+    return layers
+
+
+def _with_what_ships(layers: list[tuple[Path, dict[str, Any]]]) -> list[tuple[Path, dict[str, Any]]]:
+    """The layers with what a shipped base takes of the twins that ship for it, unless one above has another model."""
+    for place, (path, _) in enumerate(layers, start=1):
+        said = ORGANISMS / path.stem / OF_ORGANISMS
+        is_other = any(says(layer, key) for _, layer in layers[place:] for key in ("backbone.name", "scenarios"))
+        if path.is_relative_to(shipped_configs() / "bases") and said.is_file() and not is_other:
+            return [*layers[:place], (said, read_mapping(said)), *layers[place:]]
     return layers
 
 

@@ -19,10 +19,9 @@ from fa_lightning.experiments.base import example_of, over, read_base, reason_of
 from fa_lightning.experiments.brought_twins import BroughtTwin
 from fa_lightning.experiments.chain import LOGS, Chain
 from fa_lightning.experiments.matrix import SEEDS_OF_A_CHAIN, variants_of
-from fa_lightning.experiments.organisms import ORGANISMS
 from fa_lightning.experiments.origins import Origin, origin_of, origins_of
 from fa_lightning.experiments.references import Gap, gap_in
-from fa_lightning.experiments.shipped import study_folder
+from fa_lightning.experiments.shipped import ORGANISMS, study_folder
 from fa_lightning.experiments.stage import Stage
 
 OF_LIGHTNING = ("seed_everything", "trainer", "model", "data")

@@ -22,11 +22,9 @@ from fa_lightning.errors import UserError
 from fa_lightning.experiments.brought_twins import BroughtTwin
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.fingerprint import INPUT, changes
-from fa_lightning.experiments.shipped import PACKAGE
+from fa_lightning.experiments.shipped import ORGANISMS
 from fa_lightning.experiments.stage import RECORD, Stage
 
-ORGANISMS = PACKAGE.parent / "organisms"
-"""Beside the package in a clone; a wheel has none, and fits its twins."""
 ADAPTER = "adapter"
 """Folder of a stage that holds what it has fitted."""
 PATIENCE_SECONDS = 60.0

@@ -8,6 +8,8 @@ from pathlib import Path
 from fa_lightning.errors import MissingFileError
 
 PACKAGE = Path(__file__).resolve().parents[1]
+ORGANISMS = PACKAGE.parent / "organisms"
+"""Twins that ship, beside the package in a clone; a wheel has none, and fits its twins."""
 
 
 def shipped_configs() -> Path:

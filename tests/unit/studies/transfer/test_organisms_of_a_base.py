@@ -10,9 +10,8 @@ import yaml
 
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.compose import Composition
-from fa_lightning.experiments.organisms import ORGANISMS
 from fa_lightning.experiments.plan import plan_of
-from fa_lightning.experiments.shipped import shipped_configs
+from fa_lightning.experiments.shipped import ORGANISMS, shipped_configs
 
 
 def stages(base: str, seed: int = 0) -> dict[str, dict[str, Any]]:
