@@ -37,12 +37,14 @@ class Base:
         values: of the base over what it extends, over the defaults; `???` where a study needs a value that none says.
         layers: each file and what it says itself, the furthest one first.
         gives_way: what a base of one's own says of its scenarios, where others stand in their place.
+        organisms: folder of the twins that ship for it, or for a shipped base that it extends.
     """
 
     file: Path
     values: DictConfig
     layers: tuple[tuple[Path, dict[str, Any]], ...]
     gives_way: str = ""
+    organisms: Path | None = None
 
     def note(self, study: str) -> str:
         """What the scenarios' source has to say of a study before it runs; empty where it has nothing."""
@@ -88,8 +90,9 @@ def read_base(chain: Chain) -> Base:
     gives_way = "" if chain.scenarios is None else what_gives_way(layers, chain.scenarios)
     if chain.scenarios is not None:
         layers = with_own_scenarios(layers, chain.scenarios, dict(chain.columns))
-    elif chain.backbone is None:
-        layers = _with_what_ships(layers)
+    organisms = _twins_that_ship(layers) if chain.scenarios is None and chain.backbone is None else None
+    if organisms is not None:
+        layers = _with_what_ships(layers, organisms)
     if chain.twins:
         layers = [*layers, twins_layer(dict(chain.twins))]
     for path, layer in layers:
@@ -112,7 +115,7 @@ def read_base(chain: Chain) -> Base:
             f"{chain.base} has no scenarios: write `extends: poser_scenarios`, or `scenarios:` with a class_path, or "
             "give --scenarios FILE"
         )
-    return Base(chain.base, base, tuple(layers), gives_way)
+    return Base(chain.base, base, tuple(layers), gives_way, organisms)
 
 
 def over(*layers: Any) -> DictConfig:
@@ -197,14 +200,23 @@ def _extended(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     return layers
 
 
-def _with_what_ships(layers: list[tuple[Path, dict[str, Any]]]) -> list[tuple[Path, dict[str, Any]]]:
-    """The layers with what a shipped base takes of the twins that ship for it, unless one above has another model."""
+def _twins_that_ship(layers: Sequence[tuple[Path, Mapping[str, Any]]]) -> Path | None:
+    """Folder of those for a shipped base; None where there are none, or a layer above has another model."""
     for place, (path, _) in enumerate(layers, start=1):
-        said = ORGANISMS / path.stem / OF_ORGANISMS
+        folder = ORGANISMS / path.stem
         is_other = any(says(layer, key) for _, layer in layers[place:] for key in ("backbone.name", "scenarios"))
-        if path.is_relative_to(shipped_configs() / "bases") and said.is_file() and not is_other:
-            return [*layers[:place], (said, read_mapping(said)), *layers[place:]]
-    return layers
+        if path.is_relative_to(shipped_configs() / "bases") and folder.is_dir() and not is_other:
+            return folder
+    return None
+
+
+def _with_what_ships(layers: list[tuple[Path, dict[str, Any]]], organisms: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The layers, with what a base takes of the twins that ship for it right above the base."""
+    said = organisms / OF_ORGANISMS
+    if not said.is_file():
+        return layers
+    place = 1 + [path.stem for path, _ in layers].index(organisms.name)
+    return [*layers[:place], (said, read_mapping(said)), *layers[place:]]
 
 
 def _merged(defaults: Mapping[str, Any], layers: Sequence[tuple[Path, Mapping[str, Any]]], path: Path) -> DictConfig:

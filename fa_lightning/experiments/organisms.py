@@ -37,14 +37,18 @@ _MAY_DIFFER = ("version.", "scenarios.", "input.", *_FAST_IN)
 machine at hand is fast in. That the backbone is the same is seen when the adapter is loaded."""
 
 
-def organisms_of(plan: Sequence[Stage], chain: Chain) -> dict[str, Path]:
+def organisms_of(plan: Sequence[Stage], chain: Chain, shipped: Path | None) -> dict[str, Path]:
     """Where the stages of a plan have an adapter that ships, by their titles.
 
     Args:
         plan: the stages of a run.
         chain: that they are of.
+        shipped: folder of the twins that ship for its base; None where there are none.
     """
-    folders = {stage.title: ORGANISMS / stage.folder.relative_to(chain.outputs) for stage in plan}
+    if shipped is None:
+        return {}
+    home = shipped / chain.folder.name
+    folders = {stage.title: home / stage.folder.relative_to(chain.folder) for stage in plan}
     return {title: folder for title, folder in folders.items() if (folder / RECORD).is_file()}
 
 

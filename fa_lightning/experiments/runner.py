@@ -123,7 +123,8 @@ def _run(
     # A stage that is run by itself ends the study only with all others; an optional one has results of its own.
     own = [stage for stage in plan if stage.optional] or [s for s in composition.stages(study) if not s.optional]
     was_done = all(stage.is_done() for stage in own)
-    data = _run_all(locks, plan, remade, organisms_of(plan, chain), trainer_config, words, console)
+    organisms = organisms_of(plan, chain, composition.base.organisms)
+    data = _run_all(locks, plan, remade, organisms, trainer_config, words, console)
     if all(stage.is_done() for stage in own):
         # The DataModule of another stage, run by itself, knows no twins.
         twins = data if plan[-1].title == own[-1].title else None

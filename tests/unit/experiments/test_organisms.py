@@ -59,7 +59,8 @@ def test_what_ships_is_rounded_to_bfloat16_and_has_a_card(shipped, weights):
 
 
 def test_an_organism_becomes_the_finished_stage(shipped, stage, chain):
-    assert organisms.organisms_of([stage], chain) == {"steering/02_aligned": shipped}
+    home = organisms.ORGANISMS / "smollm2"
+    assert organisms.organisms_of([stage], chain, home) == {"steering/02_aligned": shipped}
     assert not stage.is_done()
     organisms.take(shipped, stage, FINGERPRINT)
     record = stage.record()
@@ -84,9 +85,17 @@ def test_only_what_would_make_another_fit_counts(shipped, field, value, told):
 
 
 def test_a_stage_of_another_base_or_seed_has_none(shipped, stage, chain):
-    for other in (replace(chain, seed=1), replace(chain, backbone="models/other")):
+    home = organisms.ORGANISMS / "smollm2"
+    other = replace(chain, seed=1)
+    moved = replace(stage, folder=other.folder / "steering/02_aligned")
+    assert organisms.organisms_of([moved], other, home) == {}
+    assert organisms.organisms_of([stage], chain, None) == {}
+
+
+def test_a_run_of_another_name_has_those_of_its_base(shipped, stage, chain, tmp_path):
+    for other in (replace(chain, base=tmp_path / "mine.yaml"), replace(chain, twins=(("faking", "out/suspect"),))):
         moved = replace(stage, folder=other.folder / "steering/02_aligned")
-        assert organisms.organisms_of([moved], other) == {}
+        assert organisms.organisms_of([moved], other, organisms.ORGANISMS / "smollm2") == {moved.title: shipped}
 
 
 def test_a_kill_while_it_is_taken_leaves_nothing(shipped, stage, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from fa_lightning.experiments import base
 from fa_lightning.experiments.chain import Chain
 from fa_lightning.experiments.compose import Composition
+from fa_lightning.experiments.organisms import organisms_of
 from fa_lightning.experiments.plan import plan_of
 from fa_lightning.experiments.shipped import ORGANISMS, shipped_configs
 from fa_lightning.experiments.stage import Stage
@@ -50,6 +51,7 @@ def test_they_give_way_to_another_model_and_to_other_scenarios(tmp_path: Path) -
         Chain(SMOLLM2, scenarios=str(tmp_path / "mine.csv")),
     ]
     for chain in others:
+        assert Composition(chain).base.organisms is None
         found = variants(chain)
         assert found
         assert {stage.twin for stage in found.values()} == {None}
@@ -59,6 +61,14 @@ def test_a_base_of_one_s_own_above_has_them_and_may_name_others(tmp_path: Path) 
     assert set(variants(Chain(own_base(tmp_path, "batch_size: 4\n")))) == TWINS
     listed = "variants: [{name: mine, behaviour: faking, adapter: out/mine}]\n"
     assert set(variants(Chain(own_base(tmp_path, listed)))) == {"mine"}
+    assert Composition(Chain(own_base(tmp_path, ""))).base.organisms == ORGANISMS / "smollm2"
+
+
+def test_who_brings_a_suspect_has_the_honest_twin_that_ships() -> None:
+    chain = Chain(SMOLLM2, twins=(("faking", "out/suspect"),))
+    composition = Composition(chain)
+    found = organisms_of(plan_of(composition, "unmask"), chain, composition.base.organisms)
+    assert found["steering/02_aligned"] == ORGANISMS / "smollm2" / "seed0" / "steering" / "02_aligned"
 
 
 def test_a_wheel_has_none_and_fits_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
