@@ -56,6 +56,7 @@ def lightning_cli(
 
     from fa_lightning.common.ranges import refuse_numbers
     from fa_lightning.common.refusals import refusals_told, refuse_checkpoint, refuse_empty_groups
+    from fa_lightning.experiments.config_record import ConfigBesideLogs
     from fa_lightning.experiments.device import DeviceReport
     from fa_lightning.experiments.locks import FitLock
     from fa_lightning.experiments.loggers import give_runs_of_their_own
@@ -108,6 +109,7 @@ def lightning_cli(
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            save_config_callback=ConfigBesideLogs,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": [FitLock(), report, Resumable(), StopTogether()]},
             seed_everything_default=0,

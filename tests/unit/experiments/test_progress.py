@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import rich.console
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from fa_lightning.experiments import progress
 from fa_lightning.experiments.progress import ProgressBar
@@ -21,7 +21,7 @@ class Tested(pl.LightningModule):
         pass
 
     def test_dataloader(self) -> list[Any]:
-        return [DataLoader(torch.zeros(batches), batch_size=1) for batches in (2, 3)]
+        return [DataLoader(TensorDataset(torch.zeros(batches))) for batches in (2, 3)]
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
