@@ -30,7 +30,7 @@ stay as they are, and it is refused where none has it. `fit --config FILE` runs 
 
 def fit(words: Sequence[str]) -> int:
     """Run a study on a base; returns the exit status."""
-    parser = _parser("fit", "Run a study on a base: its stages in order, behind those that they need.")
+    parser = _parser("fit", "Run a study on a base: its stages in order, behind those that they need.", LAID_OVER)
     parser.add_argument("--seeds", type=_seeds, help="several chains, one after the other, as 0,1,2")
     parser.add_argument(
         "--trainer",
@@ -132,8 +132,8 @@ def _set_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, overrides
 
 
-def _parser(command: str, description: str) -> CommandParser:
-    parser = CommandParser(command, description=description, epilog=LAID_OVER, allow_abbrev=False)
+def _parser(command: str, description: str, epilog: str = "") -> CommandParser:
+    parser = CommandParser(command, description=description, epilog=epilog, allow_abbrev=False)
     parser.add_argument(
         "study", nargs="?", default=STUDY, help=f"one of {', '.join(names_in('studies'))} (default {STUDY})"
     )

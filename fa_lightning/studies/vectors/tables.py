@@ -85,8 +85,8 @@ def pairs_table(result: VectorsResult) -> Table:
     """Short pairs beside long ones."""
     columns = (
         Column("concept", 0),
-        Column("effect of short less long, nats", 20, "short - long"),
-        Column("at layer", 5, "layer"),
+        Column("effect of short less long, each at its own spot, nats", 20, "short - long"),
+        Column("cosines at layer", 5, "layer"),
         Column("cosine, short pairs and other ones", 6, "short"),
         Column("long pairs and other ones", 6, "long"),
         Column("short and long pairs", 6, "across"),
