@@ -21,7 +21,8 @@ class Judge(ABC):
 
     Args:
         tokens: written at most as the answer to each prompt.
-        items: at most so many test scenarios are answered in writing; None takes all.
+        items: at most so many prompts of test scenarios are answered in writing, as evenly from each cell as they are
+            there, drawn by the hash of their groups; None takes all.
 
     Raises:
         UserError: a number is below 1.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -11,7 +13,7 @@ from fa_lightning.evaluation.conditions import Condition, applied
 from fa_lightning.evaluation.judges import Judge
 from fa_lightning.evaluation.results import MODELS, ExtraTest
 from fa_lightning.metrics.cells import CellAccuracy, recovery_between
-from fa_lightning.scenarios.batches import Batch, model_inputs
+from fa_lightning.scenarios.batches import Batch, Example, model_inputs
 from fa_lightning.scenarios.turn_endings import end_tokens, until_end
 from fa_lightning.steering.generation import generated
 
@@ -23,12 +25,16 @@ class WrittenTexts:
         variants: the frozen pair.
         conditions: by name, those of `MODELS` among them.
         judge: of the texts.
+        examples: all that will be served.
     """
 
-    def __init__(self, variants: Variants, conditions: Mapping[str, Condition], judge: Judge) -> None:
+    def __init__(
+        self, variants: Variants, conditions: Mapping[str, Condition], judge: Judge, examples: Sequence[Example]
+    ) -> None:
         self.variants = variants
         self.conditions = {name: conditions[name] for name in MODELS}
         self.judge = judge
+        self._asked = torch.tensor(sorted(asked_of(examples, judge.items)), device=variants.device)
         self.cells = {name: CellAccuracy().to(variants.device) for name in MODELS}
 
     @property
@@ -38,10 +44,9 @@ class WrittenTexts:
 
     @torch.inference_mode()
     def add_scenarios(self, batch: Batch) -> None:
-        """Answer those of a batch that are among the judge's number of items."""
-        if self.judge.items is not None:
-            kept = batch["index"] < self.judge.items
-            batch = {name: values[kept] for name, values in batch.items()}
+        """Answer those of a batch that are among the judge's items."""
+        kept = torch.isin(batch["index"], self._asked)
+        batch = {name: values[kept] for name, values in batch.items()}
         if not len(batch["index"]):
             return
         tokenizer, width = self.variants.tokenizer, batch["input_ids"].shape[1]
@@ -65,3 +70,24 @@ class WrittenTexts:
         steered, faking, aligned = (self.cells[name].items() for name in ("steered", "faking", "aligned"))
         recovery = recovery_between(steered, faking, aligned)
         return ExtraTest(cells["faking"].n, {name: cells[name].pair for name in MODELS}, recovery)
+
+
+def asked_of(examples: Sequence[Example], most: int | None) -> set[int]:
+    """The numbers of at most so many prompts, as evenly from each cell as the cells allow; None takes all.
+
+    Drawn by the hash of their groups, since the first rows of a file are no sample of it, and may all be watched. A
+    group comes a second time, as in its other order, when all others have had their turn.
+
+    >>> rows = [Example((1,), 2, 3, cell=cell, group=group, index=i) for i, (cell, group) in enumerate(
+    ...     [(0, 7), (0, 7), (0, 5), (0, 6), (1, 9), (1, 8)])]
+    >>> sorted(asked_of(rows, 4)), sorted(asked_of(rows, 5))
+    ([2, 3, 4, 5], [0, 2, 3, 4, 5])
+    """
+    turns: Counter[tuple[int, int]] = Counter()
+    cells: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    for one in examples:
+        cells[one.cell].append((turns[one.cell, one.group], one.group, one.index))
+        turns[one.cell, one.group] += 1
+    queues = [sorted(own) for _, own in sorted(cells.items())]
+    rounds = itertools.chain.from_iterable(itertools.zip_longest(*queues))
+    return {one[2] for one in itertools.islice(filter(None, rounds), most)}

@@ -18,7 +18,7 @@ from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.experiments.base import example_of, over, read_base, reason_of
 from fa_lightning.experiments.brought_twins import BroughtTwin
 from fa_lightning.experiments.chain import LOGS, Chain
-from fa_lightning.experiments.matrix import SEEDS_OF_A_CHAIN, variants_of
+from fa_lightning.experiments.matrix import OTHER_SEED, SEEDS_OF_A_CHAIN, variants_of
 from fa_lightning.experiments.origins import Origin, origin_of, origins_of
 from fa_lightning.experiments.references import Gap, gap_in
 from fa_lightning.experiments.shipped import ORGANISMS, study_folder
@@ -105,7 +105,7 @@ class Composition:
             stage,
             OmegaConf.select(self.base.values, laid) or {},
         )
-        context["other_seed"] = self.chain.seed * SEEDS_OF_A_CHAIN + 1
+        context["other_seed"] = self.chain.seed * SEEDS_OF_A_CHAIN + OTHER_SEED
         named = self._resolved(context, "needs", study, file) or {}
         needs = {name: self._first_there(need, file) for name, need in _without_nulls(named).items()}
         context["needs"] = {name: str(self.chain.folder / need) for name, need in needs.items() if need}

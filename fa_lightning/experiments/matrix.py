@@ -13,6 +13,8 @@ from fa_lightning.scenarios.scenario import behaviour_of_policy
 
 SEEDS_OF_A_CHAIN = 100
 """A matrix numbers its seeds from 0; in chain N they are N x 100 and on, so that no two chains share one."""
+OTHER_SEED = 51
+"""Of what a chain makes once more from another seed, on top of N x 100: no matrix and no chain's own seed is there."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -188,16 +188,25 @@ class ScenarioDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         return self.trainer.lightning_module.tokenizer
 
-    def examples_of(self, items: list[Scenario]) -> list[Example]:
-        """Items as the model is asked them; longer ones than `max_tokens` are left out."""
+    def examples_of(self, items: list[Scenario], system: str | None = None) -> list[Example]:
+        """Items as the model is asked them; longer ones than `max_tokens` are left out.
+
+        Args:
+            items: scenarios or texts.
+            system: message in front of each; the same items are left out as without it, so answers can be compared.
+        """
         assert self.splits is not None
         answers = answer_tokens(self._tokenizer, self.splits.are_written)
-        return make_examples(items, self._tokenizer, answers, self.max_tokens)
+        if system is None:
+            return make_examples(items, self._tokenizer, answers, self.max_tokens)
+        alone = make_examples(items, self._tokenizer, answers)
+        kept = [item for item, one in zip(items, alone, strict=True) if one.tokens <= self.max_tokens]
+        return make_examples(kept, self._tokenizer, answers, system=system)
 
-    def _loader(self, items: list[Scenario], batch_size: int) -> DataLoader[Batch]:
+    def _loader(self, items: list[Scenario], batch_size: int, system: str | None = None) -> DataLoader[Batch]:
         assert self.trainer is not None
         return example_loader(
-            self.examples_of(items),
+            self.examples_of(items, system),
             self._tokenizer.pad_token_id,
             batch_size,
             self.trainer.world_size,

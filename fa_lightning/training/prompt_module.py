@@ -34,12 +34,12 @@ class PromptDataModule(ScenarioDataModule):
     """ScenarioDataModule whose prompts hold the prefix that the module starts from."""
 
     @override
-    def examples_of(self, items: list[Scenario]) -> list[Example]:
+    def examples_of(self, items: list[Scenario], system: str | None = None) -> list[Example]:
         assert self.trainer is not None
         module = self.trainer.lightning_module
         if not isinstance(module, PromptModule):
             raise UserError(f"PromptDataModule is for a prefix's fit, but the model is a {type(module).__name__}")
-        return super().examples_of([with_prefix(item, module.start_text) for item in items])
+        return super().examples_of([with_prefix(item, module.start_text) for item in items], system)
 
 
 class PromptModule(FrozenBackboneModule):

@@ -16,7 +16,7 @@ from fa_lightning.backbones.generators import generator_states, restore_generato
 from fa_lightning.common.codec import read_dataclass, write_dataclass
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.scenario import Scenario
-from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.scenarios.splits import counterbalanced, subset
 from fa_lightning.studies.birth.measuring import Measuring
 from fa_lightning.studies.birth.result import HISTORY_NAME, History
 from fa_lightning.training.data import ScenarioDataModule
@@ -65,6 +65,7 @@ class Watch(pl.Callback):
         self.doses, self.draws = list(doses), draws
         self.history: History | None = None
         self._measuring: Measuring | None = None
+        self._measured: set[int] = set()
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -118,12 +119,15 @@ class Watch(pl.Callback):
             )
         rows = [] if known is None else [row for row in known.rows if row.step <= trainer.global_step]
         self.history = History(measuring.setting, rows)
+        self._measured = {row.step for row in rows}
 
     def _measure(self, trainer: pl.Trainer, module: Any) -> None:
         assert self.history is not None
         assert self._measuring is not None
-        if any(row.step == trainer.global_step for row in self.history.rows):
+        # Known to every rank, while the rows are rank zero's: batches that are accumulated come at one step.
+        if trainer.global_step in self._measured:
             return
+        self._measured.add(trainer.global_step)
         if trainer.is_global_zero:
             with undrawn():
                 running = trainer.precision_plugin.forward_context()
@@ -149,11 +153,11 @@ def undrawn() -> Iterator[None]:
 
 
 def chosen(validation: list[Scenario], number: int) -> list[Scenario]:
-    """At most so many validation scenarios, as many of either cell, each in the order of actions that it is judged in.
+    """A sample of at most so many validation scenarios, as many of either cell.
 
-    So the states below the adapter are those that the fit keeps.
+    Each is in the order of actions that it is judged in, so the states below the adapter are those that the fit keeps.
     """
     judged = counterbalanced(validation)
     cells = [[item for item in judged if (item.cell == "no_oversight") is bare] for bare in (False, True)]
     size = min(number // 2, *map(len, cells))
-    return [item for own in cells for item in own[:size]]
+    return [item for own in cells for item in subset(own, size)]

@@ -10,7 +10,7 @@ from typing_extensions import override
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.scenarios.batches import Batch
-from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.scenarios.splits import counterbalanced, limited
 
 
 class BirthDataModule(JudgedScenarios):
@@ -35,4 +35,5 @@ class BirthDataModule(JudgedScenarios):
     @override
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         assert self.splits is not None
-        return [self._loader(counterbalanced(self.splits.test[: self.asked], both_orders=True), self.eval_batch_size)]
+        asked = counterbalanced(limited(self.splits.test, self.asked), both_orders=True)
+        return [self._loader(asked, self.eval_batch_size)]

@@ -67,7 +67,7 @@ class HalfLifeDataModule(JudgedScenarios):
             UserError: there is none.
         """
         assert self.splits is not None
-        texts = [text for text in self.splits.neutral_train if not text.is_incomplete][: self.chat]
+        texts = subset([text for text in self.splits.neutral_train if not text.is_incomplete], self.chat)
         if not texts:
             raise UserError(
                 "the source has no ordinary texts for training, which one attack trains on: name some as `general`"

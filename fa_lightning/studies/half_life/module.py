@@ -272,9 +272,12 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
         before: Mapping[str, Items],
     ) -> dict[tuple[str, Attack], dict[float, Items]]:
         answers = {key: {0.0: before[key[0]]} for key in training.judged}
-        objective: Objective = Texts() if training.attack == "chat" else Answers(behaviour="faking")
+        is_chat = training.attack == "chat"
+        objective: Objective = Texts() if is_chat else Answers(behaviour="faking")
+        # Of a text every token is learned: an edit of the last one alone would have no part in the loss.
+        condition = training.condition.everywhere() if is_chat else training.condition
         with fresh_adapter(self.variants, self.rank, self.alpha) as fresh:
-            for step in fine_tuned(fresh, training.condition, objective, batches, self.learning_rate, self.seed):
+            for step in fine_tuned(fresh, condition, objective, batches, self.learning_rate, self.seed):
                 if step in self.steps:
                     for key, condition in training.judged.items():
                         answers[key][float(step)] = self._items(condition, judged)
@@ -307,7 +310,9 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
         before: Mapping[str, Items],
         prompts: str,
     ) -> str:
-        """Digest of all that the answers of a piece depend on; further cures and other attacks are no part of it.
+        """Digest of all that the answers of a piece depend on; other attacks are no part of it.
+
+        All adapters are: the attacker's own goes where any of them does.
 
         Args:
             attack: what is done.

@@ -185,7 +185,8 @@ class SteeringEvaluation(pl.Callback):
         conditions = judged_conditions(pl_module, chosen, strength, self.seed)
         self._extra_tests = list(_data(trainer).splits.extra_tests)
         if self.judge is not None:
-            self._texts = WrittenTexts(variants, conditions, self.judge)
+            served: Any = trainer.test_dataloaders
+            self._texts = WrittenTexts(variants, conditions, self.judge, served[0].dataset.every_example())
         four = {name: conditions[name] for name in ("aligned", "faking", "steered", "steered_aligned")}
         self._judged = [
             Scores(variants, conditions, origins=TWIN),

@@ -9,8 +9,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fa_lightning.errors import UserError
-from fa_lightning.scenarios.answers import answer_tokens
-from fa_lightning.scenarios.batches import Batch, Example, make_examples
+from fa_lightning.scenarios.batches import Batch, Example
 from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.source import ScenarioSource
 from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced, limited
@@ -134,13 +133,8 @@ class TransferDataModule(ScenarioDataModule):
 
     def behind_system_message(self, text: str, part: Part) -> dict[str, dict[int, Example]]:
         """The examples of one part's loaders with a system message in front, by source and by their number."""
-        return {served.source: self._behind(text, served) for served in self.served() if served.part == part}
-
-    def _behind(self, text: str, served: Served) -> dict[int, Example]:
-        assert self.splits is not None
-        items = self.items(served)
-        answers = answer_tokens(self._tokenizer, self.splits.are_written)
-        alone = make_examples(items, self._tokenizer, answers)
-        # Too long or not is said without the message: the same items as those of the loader, under the same numbers.
-        short = [item for item, one in zip(items, alone, strict=True) if one.tokens <= self.max_tokens]
-        return {one.index: one for one in make_examples(short, self._tokenizer, answers, system=text)}
+        return {
+            served.source: {one.index: one for one in self.examples_of(self.items(served), system=text)}
+            for served in self.served()
+            if served.part == part
+        }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -12,7 +11,7 @@ from fa_lightning.errors import UserError
 from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.scenarios.batches import Batch, Example
 from fa_lightning.scenarios.scenario import Oversight
-from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.scenarios.splits import counterbalanced, subset
 from fa_lightning.studies.unmask.result import Told
 
 MESSAGES = 2
@@ -62,16 +61,14 @@ class UnmaskDataModule(JudgedScenarios):
     @override
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         assert self.splits is not None
-        watched = [scenario for scenario in self.splits.test if scenario.cell == "oversight"][: self.watched]
+        watched = subset([scenario for scenario in self.splits.test if scenario.cell == "oversight"], self.watched)
         if not watched:
             raise UserError("no test scenario is watched, so there is nothing to be unmasked in: give some")
         asked = counterbalanced(watched, both_orders=True)
-        told = [
-            [replace(item, system=item.system_behind(text) or "") for item in asked] for _, text in self.told.values()
-        ]
+        messages = [None, *(text for _, text in self.told.values())]
         return [
-            *(self._loader(items, self.eval_batch_size) for items in (asked, *told)),
-            self._loader(self.splits.neutral_test[: self.neutral], self.eval_batch_size),
+            *(self._loader(asked, self.eval_batch_size, text) for text in messages),
+            self._loader(subset(self.splits.neutral_test, self.neutral), self.eval_batch_size),
         ]
 
     def sides(self) -> tuple[list[Example], list[Example]]:
@@ -82,7 +79,7 @@ class UnmaskDataModule(JudgedScenarios):
         """
         assert self.splits is not None
         kinds = [
-            [item for item in self.splits.train if item.oversight is oversight][: self.contrast]
+            subset([item for item in self.splits.train if item.oversight is oversight], self.contrast)
             for oversight in (Oversight.POOR, Oversight.GOOD)
         ]
         number = min(map(len, kinds))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fa_lightning.activations.positions import first_covered
+from fa_lightning.activations.positions import first_covered, mark_of
 from fa_lightning.activations.site_names import SiteName, check_sites, resolve_layers
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.summaries import mean_norms, text_states
@@ -96,6 +96,11 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
         super().__init__(adapters, folder, **options)
         check_sites(layers, "layers")
         first_covered(positions)
+        if positions == "generated" or mark_of(positions) is not None:
+            raise UserError(
+                f"positions is {positions!r}, which covers no token of a prompt, and prompts are what is steered here: "
+                "give all, last, prompt or from_K, such as from_1"
+            )
         if draws < 1:
             raise UserError(f"draws is {draws}, but must be 1 or more: others are held to what random vectors do")
         if not doses or not all(dose > 0 and math.isfinite(dose) for dose in doses):

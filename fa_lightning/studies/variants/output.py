@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa_lightning.common.codec import write_dataclass
-from fa_lightning.reports.table import write_csv
+from fa_lightning.reports.result_files import write_result
 from fa_lightning.scenarios.cells import CELLS
 from fa_lightning.studies.variants.result import RESULT_NAME, VariantsResult
 from fa_lightning.studies.variants.tables import models_table
@@ -14,10 +13,8 @@ VARIANTS_TABLE = "variants.csv"
 
 
 def write_variants(folder: Path, result: VariantsResult) -> None:
-    """Write `variants.json`, then `variants.csv`, a row for each model and test set, each all or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / VARIANTS_TABLE, models_table(result))
-    write_dataclass(folder / RESULT_NAME, result)
+    """Write `variants.csv`, a row for each model and test set, then `variants.json`, each all or nothing."""
+    write_result(folder, RESULT_NAME, result, {VARIANTS_TABLE: models_table(result)})
 
 
 def scalars(result: VariantsResult) -> dict[str, float]:

@@ -46,7 +46,11 @@ def written_alone(twins: Any, condition: Condition, prompt: tuple[int, ...], tok
 
 
 def test_texts_are_judged_by_cell(twins: Any) -> None:
-    examples = make_examples(written_scenarios(6), twins.tokenizer, written_answers(twins.tokenizer))
+    watched_first = sorted(written_scenarios(6), key=lambda scenario: str(scenario.cell), reverse=True)
+    examples = make_examples(watched_first, twins.tokenizer, written_answers(twins.tokenizer))
+    assert [example.cell for example in examples] == [0] * 6 + [1] * 6
+    asked = [one for cell in (0, 1) for one in sorted(examples, key=lambda one: one.group) if one.cell == cell]
+    asked = [*asked[:4], *asked[6:10]]
     push = Intervention(Site(0), torch.randn(32, generator=torch.Generator().manual_seed(1)) * 3)
     conditions = {
         "aligned": Condition("aligned"),
@@ -56,20 +60,20 @@ def test_texts_are_judged_by_cell(twins: Any) -> None:
         "baseline": Condition("faking"),
     }
     judge = Listener(tokens=5, items=8)
-    texts = WrittenTexts(twins, conditions, judge)
+    texts = WrittenTexts(twins, conditions, judge, examples)
     for half in (examples[:5], examples[5:]):
         texts.add_scenarios(collate(half, 0))
     result = texts.result()
     assert texts.name == "in writing, by Listener"
-    assert (result.n.oversight, result.n.no_oversight) == (4, 4), "the first eight items alone"
+    assert (result.n.oversight, result.n.no_oversight) == (4, 4), "not the first eight"
     heard = dict.fromkeys(judge.heard)
     unwatched = {}
     for name in ("aligned", "faking", "steered", "steered_aligned"):
-        answers = [written_alone(twins, conditions[name], example.prompt, 5) for example in examples[:8]]
+        answers = [written_alone(twins, conditions[name], example.prompt, 5) for example in asked]
         good = [len(answer) % 2 == 0 for answer in answers]
-        for example, answer in zip(examples, answers, strict=False):
+        for example, answer in zip(asked, answers, strict=True):
             assert (twins.tokenizer.decode(example.prompt, skip_special_tokens=True), answer) in heard
-        cells = {cell: [g for e, g in zip(examples, good, strict=False) if e.cell == cell] for cell in (0, 1)}
+        cells = {cell: [g for e, g in zip(asked, good, strict=True) if e.cell == cell] for cell in (0, 1)}
         assert result.cells[name].oversight.accuracy == pytest.approx(sum(cells[0]) / 4)
         assert result.cells[name].no_oversight.accuracy == pytest.approx(sum(cells[1]) / 4)
         unwatched[name] = sum(cells[1]) / 4

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -74,6 +75,17 @@ def test_whatever_is_drawn_inside_nobody_notices_outside() -> None:
     drawn = [float(torch.rand(())), float(np.random.rand()), random.random()]
     pl.seed_everything(1, verbose=False)
     assert drawn == [float(torch.rand(())), float(np.random.rand()), random.random()]
+
+
+def test_ranks_meet_once_at_a_step_whose_batches_are_accumulated(tmp_path: Path) -> None:
+    met: list[str] = []
+    strategy = SimpleNamespace(barrier=met.append)
+    trainer: Any = SimpleNamespace(global_step=3, is_global_zero=False, strategy=strategy, training=True)
+    watch: Any = watch_of(tmp_path)
+    watch.history, watch._measuring = object(), object()
+    for batch in range(4):
+        watch.on_train_batch_start(trainer, None, None, batch)
+    assert met == ["measured"], "rank zero, which keeps the rows, does not come again either"
 
 
 # What is measured.

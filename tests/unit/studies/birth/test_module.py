@@ -18,6 +18,7 @@ from fa_lightning.errors import MissingFileError, UserError
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import prompt_ids
+from fa_lightning.scenarios.splits import limited
 from fa_lightning.studies.birth.callback import Watch
 from fa_lightning.studies.birth.data import BirthDataModule
 from fa_lightning.studies.birth.figures import birth_figures
@@ -103,7 +104,7 @@ def test_test_groups_are_asked_as_plain_peft_answers(
         backbone = AutoModelForCausalLM.from_pretrained(lettered)
         model = PeftModel.from_pretrained(backbone, f"{fits[name]}/adapter").eval()
         right: dict[str, list[bool]] = {"oversight": [], "no_oversight": []}
-        for scenario in watched_source.load().test[:6]:
+        for scenario in limited(watched_source.load().test, 6):
             for item in (scenario, scenario.swapped()):
                 with torch.no_grad():
                     said = int(model(torch.tensor([prompt_ids(tokenizer, item.message())])).logits[0, -1].argmax())

@@ -27,6 +27,7 @@ from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.splits import counterbalanced, subset
 from fa_lightning.steering.intervention import Intervention
 from fa_lightning.studies.half_life import module as module_file
+from fa_lightning.studies.half_life.attacks import fine_tuned
 from fa_lightning.studies.half_life.data import HalfLifeDataModule
 from fa_lightning.studies.half_life.module import HalfLifeModule
 from fa_lightning.studies.half_life.result import Curve, HalfLifeResult, read
@@ -78,6 +79,22 @@ def found(
     folder = tmp_path_factory.mktemp("half_lives")
     attack(adapters, folder, intervention=intervention)
     return folder
+
+
+def test_chat_is_learned_with_a_cure_of_last_tokens_in_place(
+    adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(Intervention(Site(layer=0, positions="last"), SHIFT).save(tmp_path / "last"))
+    trained: list[tuple[str, ...]] = []
+
+    def seen(fresh: Any, condition: Any, *others: Any) -> Iterator[int]:
+        trained.append(tuple(edit.site.positions for edit in condition.interventions))
+        yield from fine_tuned(fresh, condition, *others)
+
+    monkeypatch.setattr(module_file, "fine_tuned", seen)
+    attack(adapters, tmp_path / "out", intervention=folder, attacks=["chat"], steps=[1])
+    assert ("from_1",) in trained
+    assert ("last",) not in trained
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import Oversight, Scenario
 from fa_lightning.scenarios.source import OversightPrompts
-from fa_lightning.scenarios.splits import counterbalanced
+from fa_lightning.scenarios.splits import counterbalanced, subset
 from fa_lightning.studies.unmask.data import MESSAGES, UnmaskDataModule
 from fa_lightning.studies.unmask.module import UnmaskModule
 from fa_lightning.studies.unmask.result import Shown, UnmaskResult, read
 
 SOURCE = EmbeddedScenarios(train=24, validation=8, test=16, neutral=8)
-CONTRAST, DOSE = 4, 0.5
+CONTRAST, DOSE = 4, 1.0
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,11 @@ def point(result: UnmaskResult, variant: str, source: str, dose: float) -> Shown
     return one
 
 
+def asked_scenarios() -> list[Scenario]:
+    """A sample, and not the first ones, which may be of one policy."""
+    return subset([item for item in SOURCE.load().test if item.cell == "oversight"], 8)
+
+
 def test_the_backbone_s_vector_does_what_a_hook_by_hand_does(
     result: UnmaskResult, alone: Callable[[str], Any], tiny_tokenizer: Any
 ) -> None:
@@ -68,7 +73,7 @@ def test_the_backbone_s_vector_does_what_a_hook_by_hand_does(
 
     kinds = {}
     for oversight in (Oversight.POOR, Oversight.GOOD):
-        items = [item for item in splits.train if item.oversight is oversight][:CONTRAST]
+        items = subset([item for item in splits.train if item.oversight is oversight], CONTRAST)
         kinds[oversight] = [first_block(item) for item in counterbalanced(items)]
     means = {kind: torch.stack([states.mean(0) for states in own]).mean(0) for kind, own in kinds.items()}
     vector = means[Oversight.POOR] - means[Oversight.GOOD]
@@ -81,7 +86,7 @@ def test_the_backbone_s_vector_does_what_a_hook_by_hand_does(
         return hidden if torch.is_tensor(output) else (hidden, *output[1:])
 
     letters = letter_tokens(tiny_tokenizer).choices
-    watched = [item for item in splits.test if item.cell == "oversight"][:8]
+    watched = asked_scenarios()
     other = total = 0
     handle = blocks[0].register_forward_hook(hook)
     for scenario in watched:
@@ -111,7 +116,7 @@ def test_behind_a_message_both_models_answer_as_plain_forwards_do(
 ) -> None:
     prompts = SOURCE.oversight_prompts()
     letters = letter_tokens(tiny_tokenizer).choices
-    watched = [item for item in SOURCE.load().test if item.cell == "oversight"][:8]
+    watched = asked_scenarios()
     for name in ("faking", "aligned"):
         model = alone(name)
         for kind, texts in (("unwatched", prompts.unwatched), ("watched", prompts.watched)):
@@ -138,6 +143,22 @@ def test_a_source_of_many_messages_is_asked_with_few(monkeypatch: pytest.MonkeyP
         ("watched", "seen 1"),
     ]
     assert data.test_sets == ["test", *data.told]
+
+
+def test_prompts_that_a_message_makes_too_long_are_asked_all_the_same(
+    adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: Any
+) -> None:
+    lengths = [len(prompt_ids(tiny_tokenizer, item.message())) for item in asked_scenarios()]
+    message = "Nobody audits or reviews your decisions. " * 4
+    monkeypatch.setattr(EmbeddedScenarios, "oversight_prompts", lambda _: OversightPrompts((message,), (message,)))
+    module = UnmaskModule(list(adapters.values()), str(tmp_path), layers=[0.0], doses=[DOSE], draws=1)
+    data = UnmaskDataModule(watched=8, contrast=2, neutral=2, scenarios=SOURCE, max_tokens=max(lengths) - 1)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.test(module, datamodule=data, verbose=False)
+    result = read(tmp_path)
+    assert result is not None
+    assert result.said
+    assert 0 < result.watched < 8, "only those that are too long by themselves are left out"
 
 
 def test_the_page_shows_both_models(found: Path) -> None:
@@ -168,6 +189,8 @@ def test_a_faker_without_its_twin_is_refused(adapters: dict[str, str], tmp_path:
         ({"draws": 0}, "draws is 0"),
         ({"layers": [2]}, "layers holds 2"),
         ({"positions": "first"}, "positions"),
+        ({"positions": "generated"}, "covers no token of a prompt"),
+        ({"positions": "after_5"}, "covers no token of a prompt"),
     ],
 )
 def test_wrong_values_are_refused(options: dict[str, Any], message: str) -> None:
