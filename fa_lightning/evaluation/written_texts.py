@@ -14,6 +14,7 @@ from fa_lightning.evaluation.judges import Judge
 from fa_lightning.evaluation.results import MODELS, ExtraTest
 from fa_lightning.metrics.cells import CellAccuracy, recovery_between
 from fa_lightning.scenarios.batches import Batch, Example, model_inputs
+from fa_lightning.scenarios.splits import in_turns
 from fa_lightning.scenarios.turn_endings import end_tokens, until_end
 from fa_lightning.steering.generation import generated
 
@@ -89,5 +90,4 @@ def asked_of(examples: Sequence[Example], most: int | None) -> set[int]:
         cells[one.cell].append((turns[one.cell, one.group], one.group, one.index))
         turns[one.cell, one.group] += 1
     queues = [sorted(own) for _, own in sorted(cells.items())]
-    rounds = itertools.chain.from_iterable(itertools.zip_longest(*queues))
-    return {one[2] for one in itertools.islice(filter(None, rounds), most)}
+    return {number for _, _, number in itertools.islice(in_turns(queues), most)}

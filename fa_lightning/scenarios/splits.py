@@ -6,15 +6,17 @@ import dataclasses
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import LETTERS, Letter
 from fa_lightning.scenarios.cells import Cell
 from fa_lightning.scenarios.scenario import Scenario, normalised
+
+T = TypeVar("T")
 
 Split = Literal["train", "validation", "test"]
 
@@ -282,9 +284,17 @@ def limited(scenarios: Sequence[Scenario], limit: int) -> list[Scenario]:
         indices.sort(key=lambda index: (scenarios[index].group, prompt_key(scenarios[index])))
     # Round by round, one from each cell that has any left, in an order of cells that the list cannot change.
     queues = [members[cell] for cell in sorted(members, key=str)]
+    return [scenarios[index] for index in sorted(itertools.islice(in_turns(queues), limit))]
+
+
+def in_turns(queues: Sequence[Sequence[T]]) -> Iterator[T]:
+    """One of each queue in turn, of those that have any left; None is nobody.
+
+    >>> list(in_turns([[0, 1, 2], [3]]))
+    [0, 3, 1, 2]
+    """
     rounds = itertools.chain.from_iterable(itertools.zip_longest(*queues))
-    kept = itertools.islice((index for index in rounds if index is not None), limit)
-    return [scenarios[index] for index in sorted(kept)]
+    return (one for one in rounds if one is not None)
 
 
 def limited_splits(splits: ScenarioSplits, limit: int | None) -> ScenarioSplits:
