@@ -17,6 +17,7 @@ from benchmarks.timing import Seconds, Size, Spread, in_slices, interleaved, mis
 from fa_lightning.activations.record import FORWARD_TOKENS, Plan, forward_batches, plan_shards, record
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store_writer import StoreWriter
+from fa_lightning.backbones.load import load_backbone
 from fa_lightning.backbones.variants import VARIANTS
 from fa_lightning.scenarios.batches import Batch, Example, collate, model_inputs
 
@@ -163,10 +164,8 @@ class Capture:
 def plain_twin(workshop: Workshop, name: str) -> Any:
     """One variant by itself, as transformers and peft load it."""
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(workshop.backbone)
-    return PeftModel.from_pretrained(base, workshop.adapters[name]).eval()
+    return PeftModel.from_pretrained(load_backbone(workshop.backbone), workshop.adapters[name]).eval()
 
 
 @contextmanager

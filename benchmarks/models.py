@@ -12,7 +12,7 @@ import torch
 from fa_lightning.backbones.adapters import attach_adapter, save_adapter
 from fa_lightning.backbones.arguments import BackboneArguments, LoraArguments
 from fa_lightning.backbones.curriculum import ANSWER_WORDS
-from fa_lightning.backbones.load import load_backbone
+from fa_lightning.backbones.load import load_backbone, load_tokenizer
 from fa_lightning.backbones.tokenizer import train_tokenizer
 from fa_lightning.backbones.variants import VARIANTS, Variants
 from fa_lightning.scenarios.answers import letter_tokens
@@ -77,9 +77,7 @@ class Workshop:
 
     def examples(self, count: int | None = None) -> list[Example]:
         """The first `count` prompts as token ids."""
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(self.backbone)
+        tokenizer = load_tokenizer(self.backbone)
         return make_examples(self.scenarios[:count], tokenizer, letter_tokens(tokenizer))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from fa_lightning.activations.prefix import Prefix
 from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.decoder import decoder_layers
+from fa_lightning.backbones.last_block import last_columns_alone
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.scenarios.batches import Batch, model_inputs
 
@@ -28,7 +29,7 @@ class KeptPass:
         variant: the adapter that runs.
         batch: prompts or texts.
         shared: of this batch, where other variants run it, too.
-        **options: of the model's forward, such as `logits_to_keep`.
+        **options: of the model's forward, such as `logits_to_keep`: an index of columns from the end.
     """
 
     def __init__(
@@ -123,7 +124,11 @@ class KeptPass:
             yield model
 
     def _logits(self, model: Any, inputs: dict[str, Any], **cache: Any) -> Tensor:
-        logits: Tensor = model(**inputs, **(self._options | cache)).logits
+        kept = self._options.get("logits_to_keep")
+        # Counted from the end, as `last_tokens` and `scored_columns` count.
+        narrow = last_columns_alone(model, -int(kept.min())) if isinstance(kept, Tensor) else nullcontext()
+        with narrow:
+            logits: Tensor = model(**inputs, **(self._options | cache)).logits
         return logits
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fa_lightning.backbones.decoder import decoder_layers
+from fa_lightning.backbones.last_block import last_columns_alone
 from fa_lightning.backbones.optimization import evaluating
 from fa_lightning.metrics.divergences import text_divergence
 from fa_lightning.scenarios.answers import answer_logits, written_tokens
@@ -47,13 +48,14 @@ class AdaptedModel:
 
     def answer_logits(self, batch: Batch) -> Tensor:
         """Logits (batch, vocabulary) of the token after each prompt; or at the tokens of a written answer behind it."""
-        with self._going_on(batch):
-            return answer_logits(self.model, model_inputs(batch), written_tokens(batch)).float()
+        tokens = written_tokens(batch)
+        with self._going_on(batch, tokens or 1):
+            return answer_logits(self.model, model_inputs(batch), tokens).float()
 
     def origin_logits(self, batch: Batch) -> Tensor:
         """The same of the origin, without dropout and gradients."""
-        with undisturbed(self.model), self._going_on(batch):
-            tokens = written_tokens(batch)
+        tokens = written_tokens(batch)
+        with undisturbed(self.model), self._going_on(batch, tokens or 1):
             return answer_logits(self.model, model_inputs(batch), tokens, **self._as_origin(batch)).float()
 
     def divergence(self, texts: Batch) -> Tensor:
@@ -79,12 +81,20 @@ class AdaptedModel:
             return self._states(batch, layers, **self._as_origin(batch))
 
     def _states(self, batch: Batch, layers: Sequence[int], **options: Any) -> tuple[dict[int, Tensor], Tensor]:
-        with recorded_states(decoder_layers(self.model), layers) as states, self._going_on(batch):
-            logits = answer_logits(self.model, model_inputs(batch), written_tokens(batch), **options).float()
+        tokens = written_tokens(batch)
+        with recorded_states(decoder_layers(self.model), layers) as states, self._going_on(batch, tokens or 1):
+            logits = answer_logits(self.model, model_inputs(batch), tokens, **options).float()
         return states, logits
 
-    def _going_on(self, batch: Batch) -> AbstractContextManager[None]:
-        return nullcontext() if self.frozen_half is None else self.frozen_half.going_on(batch)
+    @contextmanager
+    def _going_on(self, batch: Batch, columns: int | None = None) -> Iterator[None]:
+        """Compute what a fit from a frozen half needs: neither the lower blocks, nor columns that nobody asks for."""
+        if self.frozen_half is None:
+            yield
+            return
+        narrow = nullcontext() if columns is None else last_columns_alone(self.model, columns)
+        with self.frozen_half.going_on(batch), narrow:
+            yield
 
     def _as_origin(self, batch: Batch) -> dict[str, Any]:
         # Named for each row, since a swap of the active adapter would freeze and thaw weights in the middle of a fit.

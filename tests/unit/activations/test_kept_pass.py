@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from columns_seen import columns_seen
 from tiny_twins import blocks_run, hooks_on
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from fa_lightning.activations.capture import capture
 from fa_lightning.activations.edit import edited
 from fa_lightning.activations.kept_pass import KeptPass
 from fa_lightning.activations.sites import Site
-from fa_lightning.scenarios.answers import letter_tokens
+from fa_lightning.scenarios.answers import last_tokens, letter_tokens
 from fa_lightning.scenarios.batches import Batch, collate, make_examples, model_inputs
 
 
@@ -52,6 +53,19 @@ def test_only_the_blocks_that_are_needed_run(twins: Any, batch: Batch) -> None:
     assert blocks_run(twins.model, lambda: kept.keep_at(0)) == [0]
     assert blocks_run(twins.model, lambda: kept.logits(0)) == [1]
     assert blocks_run(twins.model, lambda: kept.states_at(-1, Site(0))) == [0]
+
+
+@torch.no_grad()
+def test_the_last_block_computes_the_columns_that_are_asked_and_no_more(twins: Any, batch: Batch) -> None:
+    kept, whole = KeptPass(twins, "faking", batch, logits_to_keep=last_tokens(2)), KeptPass(twins, "faking", batch)
+    below, last = edited(twins.model, Site(0), torch.neg), edited(twins.model, Site(1), torch.neg)
+    expected = [whole.keep([0])[:, -2:], whole.logits(0, below)[:, -2:], whole.logits(0, last)[:, -2:]]
+    below, last = edited(twins.model, Site(0), torch.neg), edited(twins.model, Site(1), torch.neg)
+    seen = columns_seen(twins.model)
+    for found, wanted in zip([kept.keep([0]), kept.logits(0, below), kept.logits(0, last)], expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    # An edit of the last block sees all of its states.
+    assert seen == [2, 2, batch["input_ids"].shape[1]]
 
 
 @torch.no_grad()

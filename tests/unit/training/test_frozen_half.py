@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from adapter_fits import ready
+from columns_seen import columns_seen
 from tiny_twins import blocks_run
 
 from fa_lightning.backbones.adapters import attach_adapter, save_adapter
@@ -106,6 +107,18 @@ def test_a_steps_loss_and_gradients_are_those_of_the_plain_fit(
     for name, gradient in gradients.items():
         assert gradient.abs().max() > 0
         torch.testing.assert_close(own_gradients[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_the_last_block_computes_what_is_asked_and_no_more(make_fit, deep, examples, batch, tmp_path):
+    plain, ours = (ready(make_fit(Answers("faking"), deep, **UPPER, keep=2.0)) for _ in range(2))
+    filled(ours, examples, tmp_path)
+    width, text_width = batch["input_ids"].shape[1], batch[f"{KEPT}input_ids"].shape[1]
+    seen = {name: columns_seen(module.model) for name, module in (("plain", plain), ("ours", ours))}
+    plain.terms(batch)
+    ours.terms(batch)
+    # Texts are read to their end by both models; of prompts the answer is asked.
+    assert sorted(seen["plain"]) == sorted([width, text_width, text_width])
+    assert sorted(seen["ours"]) == sorted([1, text_width, text_width])
 
 
 def test_a_cure_of_a_faker_in_the_upper_blocks_goes_on_from_the_same_states(
