@@ -36,9 +36,9 @@ class Fit:
         stack: sites to edit together, fitted in this order, each on states that the earlier ones have steered; closed
             maps only, one epoch for each site.
         decision_weight: weight of a decision token in the fit, where other tokens weigh 1; `inf` takes no other token.
-        keep: weight of pairs that ask for no edit: neutral texts, and the aligned twin's own states. Where the twins
-            differ there too, a map without them would carry over their differences, which are side effects. A neutral
-            text's last token, behind which the model speaks, weighs as much as its others together.
+        keep: weight of pairs that ask for no edit: neutral texts, and the aligned twin's own states. With 0 they have
+            no part in a fit, and what a map of scenarios does to them is its side effects. A neutral text's last token,
+            behind which the model speaks, weighs as much as its others together.
         objective: `regression`: squared error between the twins' states; `behaviour`: KL from the aligned twin's answer
             distribution to the steered faker's, through the frozen layers above; `mixed`: their sum, the error being
             that of the decision tokens. The last two are for maps fitted by gradient.

@@ -97,11 +97,13 @@ class FitPlan:
 
 def shuffled(fit: Fit) -> list[Fit]:
     """The ridge maps of wrong pairs that a fit is compared with, one for each draw; what it keeps they keep."""
+    # What a fit through answers is charged for is the decision, and neutral texts by a weight of their own.
+    through_answers = fit.objective == "behaviour"
     wrong = Fit(
         partial(Affine, ridge=fit.options.get("ridge", RIDGE)),
         positions=fit.positions,
-        decision_weight=fit.decision_weight,
-        keep=fit.keep,
+        decision_weight=DECISION_ALONE if through_answers else fit.decision_weight,
+        keep=fit.neutral_weight if through_answers else fit.keep,
         shuffled=True,
     )
     return [replace(wrong, seed=seed) for seed in range(DRAWS)]

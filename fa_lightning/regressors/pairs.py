@@ -36,6 +36,7 @@ class SampledPairs:
         weight: (n,).
         group: of the row's scenario, (n,) int64.
         edited: whether the pair asks for an edit, (n,) booleans.
+        decision: whether it is of a prompt's last token, (n,) booleans.
     """
 
     x: Tensor
@@ -43,10 +44,11 @@ class SampledPairs:
     weight: Tensor
     group: Tensor
     edited: Tensor
+    decision: Tensor
 
     def columns(self) -> tuple[Tensor, ...]:
         """What is known of each pair, in the order of the attributes."""
-        return self.x, self.y, self.weight, self.group, self.edited
+        return self.x, self.y, self.weight, self.group, self.edited, self.decision
 
 
 def training_pairs(block: Block, site: Site, fit: Fit) -> Pairs:
@@ -93,10 +95,10 @@ def _row_weights(block: Block, site: Site, fit: Fit) -> tuple[Tensor, Tensor]:
     if fit.scenarios is not None:
         # Examples are numbered with the scenarios first; neutral texts need no label and always count.
         weight = torch.where(neutral | (block["example"] < fit.scenarios), weight, 0.0)
-    if fit.keep:
-        # Behind a text's last token the model speaks, and side effects there count as much as those on all its words.
-        words = torch.where(block["decision"], block["position"].clamp(min=1), 1)
-        weight = torch.where(neutral, fit.keep * words, weight)
+    # Behind a text's last token the model speaks, and side effects there count as much as those on all its words. What
+    # the twin makes of a text is no edit that anyone asks for: without `keep` they have no part.
+    words = torch.where(block["decision"], block["position"].clamp(min=1), 1)
+    weight = torch.where(neutral, fit.keep * words, weight)
     return torch.where(counted_rows(block, site, fit), weight, 0.0), neutral
 
 
@@ -134,14 +136,14 @@ def joined(parts: Sequence[SampledPairs]) -> SampledPairs:
     return SampledPairs(*(torch.cat(column) for column in zip(*(part.columns() for part in parts), strict=True)))
 
 
-def _groups(block: Block, site: Site, fit: Fit) -> tuple[Tensor, Tensor]:
-    """Of each of `training_pairs`, its scenario's group and whether it asks for an edit, (n,) each."""
+def _groups(block: Block, site: Site, fit: Fit) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each of `training_pairs`, its group, whether it asks for an edit, and whether it is a decision, (n,) each."""
     weight, neutral = _row_weights(block, site, fit)
-    used, group = weight > 0, block["group"]
-    if not fit.keep:
-        return group[used], torch.ones_like(group[used], dtype=torch.bool)
-    own = ~neutral & used
-    return torch.cat([group[used], group[own]]), torch.cat([~neutral[used], torch.zeros_like(own[own])])
+    used = weight > 0
+    # With `keep` the aligned twin's own states stand behind the rows, and ask for none.
+    own = ~neutral & used if fit.keep else torch.zeros_like(used)
+    group, decision = (torch.cat([block[name][used], block[name][own]]) for name in ("group", "decision"))
+    return group, torch.cat([~neutral[used], torch.zeros_like(own[own])]), decision
 
 
 def decision_states(

@@ -15,8 +15,8 @@ _EXCHANGES = 20
 def wrong_pairs(pairs: SampledPairs, seed: int) -> Pairs:
     """The pairs with the aligned states of all that ask for an edit exchanged between groups.
 
-    Pairs that ask for no edit stay right, as they do for the map that wrong pairs are compared with: what differs is
-    the edit alone.
+    Pairs that ask for no edit stay right, as they do for the map that wrong pairs are compared with, and a prompt's
+    last token gets that of another prompt, a word another word: what differs is whose edit it is, and nothing else.
 
     Args:
         pairs: right ones.
@@ -25,10 +25,13 @@ def wrong_pairs(pairs: SampledPairs, seed: int) -> Pairs:
     Raises:
         UserError: there is no such exchange, since one group holds more than half of the rows.
     """
-    rows = pairs.edited.nonzero().squeeze(1)
-    partner = derangement(pairs.group[rows].cpu(), seed).to(rows.device)
     y = pairs.y.clone()
-    y[rows] = pairs.y[rows[partner]]
+    for alike in (pairs.decision, ~pairs.decision):
+        rows = (pairs.edited & alike).nonzero().squeeze(1)
+        if not len(rows):
+            continue
+        partner = derangement(pairs.group[rows].cpu(), seed).to(rows.device)
+        y[rows] = pairs.y[rows[partner]]
     return pairs.x, y, pairs.weight
 
 

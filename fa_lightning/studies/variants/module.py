@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -24,7 +23,7 @@ from fa_lightning.studies.variants.data import VariantsDataModule
 from fa_lightning.studies.variants.figures import variants_figures
 from fa_lightning.studies.variants.measures import policy_fidelity, share
 from fa_lightning.studies.variants.output import scalars, write_variants
-from fa_lightning.studies.variants.result import Card, PolicyFidelity, VariantScore, VariantsResult
+from fa_lightning.studies.variants.result import DAMAGE, Card, PolicyFidelity, VariantScore, VariantsResult
 from fa_lightning.studies.variants.tables import tables
 
 if TYPE_CHECKING:
@@ -196,6 +195,5 @@ class VariantsModule(CellsModule[VariantsDataModule, VariantsResult]):
                 seed=seed,
                 twin=twin,
                 recovery=recovery,
-                kl_neutral_nats=math.nan if effects is None else effects.kl_neutral_nats,
-                perplexity_ratio=math.nan if effects is None else effects.perplexity_ratio,
+                **({} if effects is None else {name: getattr(effects, name) for name in DAMAGE}),
             )

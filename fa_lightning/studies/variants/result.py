@@ -10,6 +10,8 @@ from fa_lightning.common.codec import read_dataclass
 from fa_lightning.metrics.estimates import CellCounts, CellPair, Estimate, SideEffects
 
 RESULT_NAME = "variants.json"
+DAMAGE = ("kl_neutral_nats", "kl_answer_nats", "unchanged_answers", "perplexity_ratio")
+"""What is told of the side effects."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class VariantScore:
         recovery: (steered - faking) / (aligned - faking) accuracy without oversight.
         kl_neutral_nats: KL(not steered || steered) on neutral texts, nats per token; of a
             mitigated one KL(faker || mitigated).
+        kl_answer_nats: the same at the first token said to each, nats.
+        unchanged_answers: share of neutral texts whose first token said stays.
         perplexity_ratio: perplexity of neutral texts, steered over not steered, or mitigated over faker.
     """
 
@@ -43,6 +47,8 @@ class VariantScore:
     twin: str | None = None
     recovery: Estimate | None = None
     kl_neutral_nats: float = math.nan
+    kl_answer_nats: float = math.nan
+    unchanged_answers: float = math.nan
     perplexity_ratio: float = math.nan
 
 

@@ -22,7 +22,7 @@ from fa_lightning.reports.table import (
     records_table,
     row,
 )
-from fa_lightning.studies.variants.result import VariantScore, VariantsResult
+from fa_lightning.studies.variants.result import DAMAGE, VariantScore, VariantsResult
 
 
 def tables(result: VariantsResult) -> dict[str, Table]:
@@ -43,6 +43,8 @@ def variants_table(result: VariantsResult, test: str) -> Table:
         Column("recovery", 8 if is_main else None, shows_interval=False),
         Column("compared with"),
         Column("KL, neutral texts", 7 if is_main else None, "KL"),
+        Column("KL, answer"),
+        Column("unchanged answers"),
         Column("perplexity ratio"),
         Column("format validity"),
     )
@@ -52,7 +54,9 @@ def variants_table(result: VariantsResult, test: str) -> Table:
         f"Aligned answers on {test}, with 95 % intervals; {n.oversight} items with and {n.no_oversight} without "
         "oversight"
     )
-    return Table(title, columns, tuple(rows))
+    # Where the faker has none of the aligned answers and its twin all of them.
+    notes = ("A model that always says the same letter has .5 in both cells, and a recovery of about half.",)
+    return Table(title, columns, tuple(rows), notes if is_main else ())
 
 
 def policies_table(result: VariantsResult) -> Table:
@@ -161,7 +165,7 @@ def models_table(result: VariantsResult) -> Table:
             "no_oversight_n": score.n.no_oversight,
             **{name: getattr(score, name) for name in ("format_validity", "twin")},
             "recovery": score.recovery or Estimate(math.nan),
-            **{name: getattr(score, name) for name in ("kl_neutral_nats", "perplexity_ratio")},
+            **{name: getattr(score, name) for name in DAMAGE},
         }
         for test, scores in result.tests.items()
         for score in scores
@@ -193,6 +197,8 @@ def _row(score: VariantScore) -> Row:
         estimate(score.recovery),
         score.twin,
         nats(score.kl_neutral_nats),
+        nats(score.kl_answer_nats),
+        decimal(score.unchanged_answers),
         decimal(score.perplexity_ratio),
         decimal(score.format_validity),
         section=score.policy,

@@ -17,11 +17,13 @@ from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.metrics.draws import DRAWS
 from fa_lightning.regressors.fit import DECISION_ALONE, Fit
+from fa_lightning.regressors.fit_plan import shuffled
 from fa_lightning.regressors.linear import Affine, MeanShift
 from fa_lightning.regressors.module import RegressorModule
 from fa_lightning.regressors.networks import ResidualMLP
 from fa_lightning.regressors.pairs import Pairs, SampledPairs, counted_rows, token_weights, training_pairs
 from fa_lightning.regressors.wrong_pairs import wrong_pairs
+from fa_lightning.scenarios.cells import CELLS
 
 Make = Callable[..., Any]
 SITE = "layers.1.residual"
@@ -36,10 +38,14 @@ def fitted(make_data: Make, make_trainer: Make, fits: list[Fit], epochs: int = 1
 
 
 def rows_of(store: Any, split: str = "train") -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Faking states, aligned states (rows, hidden) and decision marks (rows,) of a split, in float64."""
+    """Faking states, aligned states (rows, hidden) and decision marks (rows,) of a split, in float64.
+
+    Of the training split those of scenarios alone, which is what a map learns from that keeps nothing.
+    """
     block = store.block(split, 0, store.rows(split))
-    faking, aligned = (states.double().numpy() for states in block[SITE])
-    return faking, aligned, block["decision"].numpy()
+    inside = (block["cell"] < len(CELLS)) | (split != "train")
+    faking, aligned = (states[inside].double().numpy() for states in block[SITE])
+    return faking, aligned, block["decision"][inside].numpy()
 
 
 def ridge(x: NDArray[Any], y: NDArray[Any], penalty: float, weight: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -87,7 +93,8 @@ def test_each_site_gets_the_map_of_its_own_rows(make_data: Make, make_trainer: M
     shifts = [candidate for candidate in module.candidates() if candidate.fit.map_class is MeanShift]
     assert [candidate.site.layer for candidate in shifts] == [0, 1]
     for candidate in shifts:
-        faking, aligned = block[candidate.site.name]
+        inside = block["cell"] < len(CELLS)
+        faking, aligned = (states[inside] for states in block[candidate.site.name])
         expected = (aligned - faking).double().mean(0).float()
         torch.testing.assert_close(candidate.regressor.shift, expected, rtol=1e-4, atol=1e-5)
 
@@ -148,6 +155,15 @@ def test_the_maps_of_wrong_pairs_are_ridges_of_pairs_that_no_group_shares(
         matrix, bias = ridge(x.double().numpy(), y.double().numpy(), 1e-2, weights.double().numpy())
         np.testing.assert_allclose(draw.regressor.weight.numpy(), matrix, atol=2e-4)
         np.testing.assert_allclose(draw.regressor.bias.numpy(), bias, atol=2e-4)
+
+
+def test_a_map_fitted_through_answers_is_compared_with_wrong_pairs_that_keep_what_it_keeps() -> None:
+    regression = Fit(ResidualMLP, decision_weight=20, keep=0.5)
+    behaviour = Fit(ResidualMLP, objective="behaviour", neutral_weight=2.0, positions="last")
+    for fit, keep, weight in ((regression, 0.5, 20), (behaviour, 2.0, DECISION_ALONE)):
+        draws = shuffled(fit)
+        assert [draw.seed for draw in draws] == list(range(DRAWS))
+        assert all((draw.keep, draw.decision_weight, draw.positions) == (keep, weight, fit.positions) for draw in draws)
 
 
 def test_the_logged_r2_is_that_of_held_out_rows(make_data: Make, make_trainer: Make) -> None:
@@ -288,9 +304,11 @@ def test_kept_pairs_ask_for_no_edit_of_neutral_texts_and_of_the_aligned_twin() -
     state, wanted, weight = training_pairs(block, site, only)
     rows = sorted(zip(state[:, 0].tolist(), wanted[:, 0].tolist(), weight.tolist(), strict=True))
     assert rows == [(1, 11, 1), (2, 2, 1), (3, 3, 6), (11, 11, 1)]
+    # Without `keep`, what the twin makes of a text is nothing to learn.
     state, wanted, weight = training_pairs(block, site, Fit(Affine))
-    assert torch.equal(wanted - state, torch.full((4, 1), 10.0))
-    assert weight.tolist() == [1, 1, 1, 1]
+    assert state[:, 0].tolist() == [0, 1]
+    assert torch.equal(wanted - state, torch.full((2, 1), 10.0))
+    assert weight.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -308,9 +326,8 @@ def test_attention_sinks_and_massive_tokens_are_in_fits_of_all_tokens_alone(posi
         "cell": torch.tensor([0, 0, 0, 2, 2, 2]),
         "position": torch.tensor([0, 1, 2, 1, 2, 3]),
     }
-    for keep in (0.0, 1.0):
+    for keep, wanted in ((0.0, [row for row in used if row < 3]), (1.0, used)):
         state, _, weight = training_pairs(block, site, Fit(Affine, positions=positions, keep=keep))
-        asked = state[: len(used), 0].tolist()
-        assert asked == used
+        assert state[: len(wanted), 0].tolist() == wanted
         assert weight.min() > 0
     assert counted_rows(block, site, Fit(Affine, positions=positions)).tolist() == [row in used for row in range(6)]

@@ -49,7 +49,8 @@ def test_a_group_of_more_than_half_has_no_such_exchange(groups: Tensor) -> None:
 def test_pairs_that_ask_for_no_edit_stay_right() -> None:
     x = torch.arange(10.0)[:, None]
     edited = torch.arange(10) < 6
-    pairs = SampledPairs(x, torch.where(edited[:, None], x + 100, x), torch.ones(10), torch.arange(10) // 2, edited)
+    y, nowhere = torch.where(edited[:, None], x + 100, x), torch.zeros(10, dtype=torch.bool)
+    pairs = SampledPairs(x, y, torch.ones(10), torch.arange(10) // 2, edited, nowhere)
     states, wanted, weight = wrong_pairs(pairs, seed=0)
     assert torch.equal(states, x)
     assert torch.equal(weight, pairs.weight)
@@ -57,3 +58,17 @@ def test_pairs_that_ask_for_no_edit_stay_right() -> None:
     assert sorted(wanted[:6, 0].tolist()) == [100.0, 101.0, 102.0, 103.0, 104.0, 105.0]
     assert all(int(got - 100) // 2 != own // 2 for own, got in enumerate(wanted[:6, 0].tolist()))
     assert torch.equal(pairs.y[:6], x[:6] + 100), "the right pairs are left as they were"
+
+
+def test_a_decision_gets_the_decision_of_another_group_and_a_word_another_word() -> None:
+    rows = 60
+    decision = torch.arange(rows) % 5 == 4
+    x = torch.arange(float(rows))[:, None]
+    pairs = SampledPairs(
+        x, x.clone(), torch.ones(rows), torch.arange(rows) // 5, torch.ones(rows, dtype=torch.bool), decision
+    )
+    for seed in range(5):
+        partner = wrong_pairs(pairs, seed)[1].squeeze(1).long()
+        assert torch.equal(decision[partner], decision)
+        assert not (pairs.group[partner] == pairs.group).any()
+        assert partner.sort().values.tolist() == list(range(rows))

@@ -28,7 +28,8 @@ def states(seed: int) -> States:
     edited = torch.arange(len(x)) < SCENARIOS
     y = torch.where(edited[:, None], x + x @ turn + seed + 1, x)
     cells = torch.where(torch.arange(SCENARIOS) % 2 == 0, OVERSIGHT, NO_OVERSIGHT)
-    return States(SampledPairs(x, y, torch.ones(len(x)), torch.arange(len(x)), edited), x[:SCENARIOS], cells)
+    last = torch.ones_like(edited)
+    return States(SampledPairs(x, y, torch.ones(len(x)), torch.arange(len(x)), edited, last), x[:SCENARIOS], cells)
 
 
 STATES = {member.name: states(seed) for seed, member in enumerate(MEMBERS)}

@@ -165,6 +165,8 @@ def test_a_faker_is_judged_steered_as_it_is_alone_with_the_edit_made_by_hand(
         if aligned != faking:
             assert steered["recovery"]["value"] == pytest.approx((accuracy - faking) / (aligned - faking))
         assert steered["kl_neutral_nats"] > 0
+        assert steered["kl_answer_nats"] > 0
+        assert 0 <= steered["unchanged_answers"] <= 1
     assert any(
         models[f"{name} steered"]["cells"] != models[name]["cells"] for name in NAMES if name.startswith("money")
     ), "an edit that changes nothing would prove nothing"
@@ -271,14 +273,17 @@ def test_a_variant_made_from_a_faker_is_compared_with_it(
         for folder in (faker, four / "saint-1" / "adapter")
     )
     tokenizer = VariantsModule([str(four)], str(tmp_path)).tokenizer
-    nats = []
+    nats, said, same = [], [], []
     with torch.no_grad():
         for example in make_examples(splits.neutral_test, tokenizer, letter_tokens(tokenizer)):
-            p, q = (
-                torch.log_softmax(model(torch.tensor([example.prompt])).logits[0, :-1], -1) for model in (before, after)
-            )
-            nats.append((p.exp() * (p - q)).sum(-1))
+            p, q = (torch.log_softmax(model(torch.tensor([example.prompt])).logits[0], -1) for model in (before, after))
+            told = (p.exp() * (p - q)).sum(-1)
+            nats.append(told[:-1])
+            said.append(told[-1])
+            same.append(p[-1].argmax() == q[-1].argmax())
     assert models["plain"]["kl_neutral_nats"] == pytest.approx(torch.cat(nats).mean().item(), rel=1e-3)
+    assert models["plain"]["kl_answer_nats"] == pytest.approx(torch.stack(said).mean().item(), rel=1e-3)
+    assert models["plain"]["unchanged_answers"] == pytest.approx(torch.stack(same).double().mean().item())
     # Nothing else is judged otherwise for their being there.
     assert found["tests"]["test"][:4] == judged(source, [str(four)], tmp_path / "four")["tests"]["test"][:4]
     read = read_variants(tmp_path / "out")
