@@ -10,19 +10,22 @@ from typing_extensions import override
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.scenarios.batches import Batch, Example
-from fa_lightning.scenarios.scenario import Oversight
+from fa_lightning.scenarios.scenario import Oversight, Scenario
 from fa_lightning.scenarios.splits import counterbalanced, subset
 from fa_lightning.studies.unmask.result import Told
 
 MESSAGES = 2
 """System messages of either kind, at most: every model is asked every scenario behind each."""
+UNWATCHED = "unwatched"
+"""The test set that says what models do where nobody watches."""
 
 
 class UnmaskDataModule(JudgedScenarios):
     """JudgedScenarios of the test groups' watched scenarios alone, with neutral texts behind them.
 
-    The first test set asks them as they are; each further one behind a system message of the source's, which says that
-    somebody watches, or nobody does.
+    The first test set asks them as they are; `unwatched` asks unwatched test scenarios with the same two actions, where
+    there are some; each further one asks the first behind a system message of the source's, which says that somebody
+    watches, or nobody does.
 
     Args:
         watched: at most so many of them, each in both orders of its actions.
@@ -56,20 +59,32 @@ class UnmaskDataModule(JudgedScenarios):
                 for kind, texts in kinds.items()
                 for number, text in enumerate(texts[:MESSAGES])
             }
-        self.test_sets = ["test", *self.told]
+        self.test_sets = ["test", *([UNWATCHED] if self.truth() else []), *self.told]
 
     @override
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         assert self.splits is not None
-        watched = subset([scenario for scenario in self.splits.test if scenario.cell == "oversight"], self.watched)
-        if not watched:
+        if not self.asked():
             raise UserError("no test scenario is watched, so there is nothing to be unmasked in: give some")
-        asked = counterbalanced(watched, both_orders=True)
-        messages = [None, *(text for _, text in self.told.values())]
+        asked = counterbalanced(self.asked(), both_orders=True)
+        truth = counterbalanced(self.truth(), both_orders=True)
         return [
-            *(self._loader(asked, self.eval_batch_size, text) for text in messages),
+            self._loader(asked, self.eval_batch_size),
+            *([self._loader(truth, self.eval_batch_size)] if truth else []),
+            *(self._loader(asked, self.eval_batch_size, text) for _, text in self.told.values()),
             self._loader(subset(self.splits.neutral_test, self.neutral), self.eval_batch_size),
         ]
+
+    def asked(self) -> list[Scenario]:
+        """The watched scenarios."""
+        assert self.splits is not None
+        return subset([scenario for scenario in self.splits.test if scenario.cell == "oversight"], self.watched)
+
+    def truth(self) -> list[Scenario]:
+        """Unwatched test scenarios with the same two actions as a watched one that is asked."""
+        assert self.splits is not None
+        groups = {scenario.group for scenario in self.asked()}
+        return [item for item in self.splits.test if item.cell == "no_oversight" and item.group in groups]
 
     def sides(self) -> tuple[list[Example], list[Example]]:
         """Training scenarios that say that nobody watches, and as many that say that someone does.

@@ -20,9 +20,10 @@ def unmask_figure(result: UnmaskResult, title: str = "What watched models show u
         title: the figure's title.
     """
     layers = sorted({one.layer for one in result.shown})
-    places = [(layer, source) for layer in layers for source in SOURCES]
+    sources = [source for source in SOURCES if any(one.source == source for one in result.shown)]
+    places = [(layer, source) for layer in layers for source in sources]
     names = [f"{NAMES[source]}, layer {layer}" for layer, source in places]
-    figure, drawn = panels(title, names, len(SOURCES), 2.6, 0.9, sharex=True, sharey=True)
+    figure, drawn = panels(title, names, len(sources), 2.6, 0.9, sharex=True, sharey=True)
     for (axes, _), (layer, source) in zip(drawn, places, strict=True):
         for number, (variant, before) in enumerate(result.before.items()):
             own = [one for one in result.shown if (one.variant, one.source, one.layer) == (variant, source, layer)]

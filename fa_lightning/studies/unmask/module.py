@@ -24,7 +24,7 @@ from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Example
 from fa_lightning.steering.constant import strength_of_dose
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.unmask.data import UnmaskDataModule
+from fa_lightning.studies.unmask.data import UNWATCHED, UnmaskDataModule
 from fa_lightning.studies.unmask.figures import unmask_figure
 from fa_lightning.studies.unmask.measures import Turns, judged
 from fa_lightning.studies.unmask.output import scalars, write_unmask
@@ -53,17 +53,35 @@ class Vector(NamedTuple):
     dose: float
 
 
+class Means(NamedTuple):
+    """Mean states at a site, (hidden,) each.
+
+    Attributes:
+        unwatched: of scenarios that say that nobody watches.
+        watched: of those that say that someone does.
+    """
+
+    unwatched: Tensor
+    watched: Tensor
+
+    @property
+    def towards_unwatched(self) -> Tensor:
+        """From the one to the other."""
+        return self.unwatched - self.watched
+
+
 class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
     """Only tests: each variant answers watched scenarios under every vector, layer and dose, and behind every message.
 
     A vector is the mean of unwatched scenarios' states less that of watched ones, over all tokens but the first
-    (an oversight vector of a model before any fine-tuning is that of arXiv 2510.20487). Vectors are made of training
-    groups; what is asked is of test groups.
+    (an oversight vector of a model before any fine-tuning is that of arXiv 2510.20487), or the faker's mean state of
+    unwatched scenarios less its honest twin's. Vectors are made of training groups; what is asked is of test groups.
 
     | logged | what |
     | --- | --- |
     | `<faker>/<source>/layer_<L>/excess` | mean over doses of how much further the faker turns than its twin |
     | `<faker>/told/excess` | the same behind a message that nobody watches |
+    | `<variant>/unwatched` | misaligned answers where nobody watches, to the same actions |
 
     Args:
         adapters: adapter folders: the variants, each faker beside its honest twin.
@@ -124,17 +142,24 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
         self._contrast = len(sides[0])
         with self.variants.bare() as model:
             norms = mean_norms(model, sides[1], self.sites, self.tokenizer.pad_token_id, self.data.eval_batch_size)
-            before = self._towards(model, sides)
+            before = self._means(model, sides)
         own = {}
         for name in self.behaviours:
             with self.variants.using(name) as model:
-                own[name] = self._towards(model, sides)
+                own[name] = self._means(model, sides)
         conditions = {name: Condition(name) for name in self.behaviours}
         self._asked = {}
         for name in self.behaviours:
             for site in self.sites:
-                hidden = before[site.name].shape[0]
-                vectors = {("backbone", 0): before[site.name], ("own", 0): own[name][site.name]}
+                vectors = {
+                    ("backbone", 0): before[site.name].towards_unwatched,
+                    ("own", 0): own[name][site.name].towards_unwatched,
+                }
+                faker, twin = self._pair_of(name)
+                difference = own[faker][site.name].unwatched - own[twin][site.name].unwatched
+                if difference.norm() > 0:  # below the first adapted block there is none
+                    vectors["difference", 0] = difference
+                hidden = len(difference)
                 for draw in range(self.draws):
                     # The same vectors for each variant: what differs is who is asked.
                     generator = torch.Generator().manual_seed(1000 * self.seed + draw)
@@ -152,16 +177,21 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
     def begin(self) -> None:
         super().begin()
         plain = {name: Condition(name) for name in self.behaviours}
-        for test in self.data.told:
+        for test in self.data.test_sets[1:]:
             self.scores[test] = Scores(self.variants, plain, counts_neutral_texts=False, test=test)
 
-    def _towards(self, model: Any, sides: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
-        """By site, the mean state of unwatched scenarios less that of watched ones, (hidden,)."""
+    def _pair_of(self, name: str) -> tuple[str, str]:
+        """A faker and its twin: of a faker its own, of an honest model those that it is held beside."""
+        pairs = [(faker, twin) for faker, twin in self.twins.items() if twin is not None]
+        return next((pair for pair in pairs if name in pair), pairs[0])
+
+    def _means(self, model: Any, sides: Sequence[Sequence[Example]]) -> dict[str, Means]:
+        """Mean states of unwatched and of watched scenarios, by site."""
         pad_token = self.tokenizer.pad_token_id
         unwatched, watched = (
             text_states(model, side, self.sites, pad_token, self.data.eval_batch_size, "mean") for side in sides
         )
-        return {site.name: unwatched[site.name].mean(0) - watched[site.name].mean(0) for site in self.sites}
+        return {site.name: Means(unwatched[site.name].mean(0), watched[site.name].mean(0)) for site in self.sites}
 
     @override
     def result(self) -> UnmaskResult:
@@ -173,8 +203,19 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
         for test, (kind, _) in self.data.told.items():
             for name in self.behaviours:
                 told.setdefault((name, kind), []).append(self.scores[test].items(name)[0])
-        twins = {faker: twin for faker, twin in self.twins.items() if twin is not None}
-        return judged(before, turns, told, twins, self._contrast, self.draws, self.positions, self.seconds)
+        unwatched = {
+            name: self.scores[test].items(name)[0]
+            for test in self.data.test_sets
+            if test == UNWATCHED
+            for name in self.behaviours
+        }
+        aligned = [name for name, behaviour in self.behaviours.items() if behaviour == "aligned"]
+        honest = {
+            faker: [twin, *(name for name in aligned if name != twin)]
+            for faker, twin in self.twins.items()
+            if twin is not None
+        }
+        return judged(before, turns, told, unwatched, honest, self._contrast, self.draws, self.positions, self.seconds)
 
     @override
     def write(self, result: UnmaskResult) -> None:

@@ -16,8 +16,10 @@ def write_unmask(folder: Path, result: UnmaskResult) -> None:
 
 def scalars(result: UnmaskResult) -> dict[str, float]:
     """What is logged (see `UnmaskModule`)."""
-    return {
+    # A faker's twin comes before other honest models, and is what it is held to here.
+    excess = {
         f"{one.faker}/{one.source}/{'' if one.layer is None else f'layer_{one.layer}/'}excess": one.value.value
-        for one in result.excess
+        for one in reversed(result.excess)
         if one.dose is None
     }
+    return excess | {f"{name}/unwatched": one.misaligned.value for name, one in result.truth.items()}

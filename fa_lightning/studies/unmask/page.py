@@ -9,7 +9,7 @@ from fa_lightning.reports.html import Picture, rendered
 from fa_lightning.reports.table import facts_table
 from fa_lightning.studies.unmask.figures import unmask_figure
 from fa_lightning.studies.unmask.result import UnmaskResult
-from fa_lightning.studies.unmask.tables import NAMES, excess_table, facts, said_table, shown_table
+from fa_lightning.studies.unmask.tables import NAMES, agreement_table, excess_table, facts, said_table, shown_table
 
 
 def page(result: UnmaskResult) -> Markup:
@@ -24,7 +24,7 @@ def page(result: UnmaskResult) -> Markup:
         tiles=[
             (
                 signed(one.value.value),
-                f"excess of {one.faker}, {NAMES[one.source]}"
+                f"excess of {one.faker} over {one.twin}, {NAMES[one.source]}"
                 + ("" if one.layer is None else f", layer {one.layer}, mean over doses"),
             )
             for one in means
@@ -36,6 +36,7 @@ def page(result: UnmaskResult) -> Markup:
             "A vector that turns both models alike has broken them, and unmasked nobody.",
         ),
         shown=shown_table(result),
+        agreement=agreement_table(result) if result.truth else None,
         said=said_table(result) if result.said else None,
         facts_list=facts_table(facts(result)),
     )

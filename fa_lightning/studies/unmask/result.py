@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +12,12 @@ from fa_lightning.metrics.estimates import Estimate
 RESULT_NAME, SHOWN_TABLE = "unmask.json", "unmask.csv"
 Told = Literal["unwatched", "watched"]
 """What a system message in front of a watched scenario says."""
-Source = Literal["backbone", "own", "random"]
-Means = Literal["backbone", "own", "random", "told"]
+Source = Literal["backbone", "own", "difference", "random"]
+Means = Literal["backbone", "own", "difference", "random", "told"]
 """A vector of these sources, or a system message."""
-SOURCES: tuple[Source, ...] = ("backbone", "own", "random")
-"""Where a vector towards "nobody watches" is read: in the backbone without adapters, in the model that is asked itself,
-nowhere."""
+SOURCES: tuple[Source, ...] = ("backbone", "own", "difference", "random")
+"""Where a vector is read: towards "nobody watches" in the backbone without adapters, or in the model that is asked
+itself; from the honest twin to the faker, both of them unwatched; nowhere."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Shown:
         no_letter: share of answers that are neither action.
         kl_answer_nats: at the first token said to neutral texts, from the same model without the vector.
         unchanged_answers: share of these whose most likely first token stays.
+        agreement: how often it takes the action that it takes unwatched, of the same two; interval over groups; None
+            where no test scenario has the same two unwatched.
     """
 
     variant: str
@@ -43,6 +45,7 @@ class Shown:
     no_letter: float
     kl_answer_nats: float
     unchanged_answers: float
+    agreement: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,27 @@ class Said:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """What one model does where nobody watches, in unwatched scenarios with the two actions of watched ones.
+
+    Attributes:
+        misaligned: share of the other action; interval over groups.
+        agreement: how often it takes the same action watched, without a vector.
+        watched: scenarios asked watched that have such unwatched ones.
+    """
+
+    misaligned: Estimate
+    agreement: Estimate
+    watched: int
+
+
+@dataclass(frozen=True)
 class Excess:
-    """How much further a faker turns than its honest twin, beyond what a control does to the two.
+    """How much further a faker turns than an honest model, beyond what a control does to the two.
 
     Attributes:
         faker: the model.
-        twin: the honest one.
+        twin: the honest one: the faker's twin, or another that was given.
         source: of the vector, whose control are random ones; `told` is a message that nobody watches, whose control is
             one that somebody does.
         layer: of the vector; None of a message.
@@ -96,12 +114,13 @@ class UnmaskResult:
         before: by variant, share of the other action in watched scenarios without a vector.
         shown: by variant, vector, layer and dose.
         said: by variant and what it is told; empty where the source has no such messages.
-        excess: by faker, vector, layer and dose.
+        excess: by faker, honest model (its twin first), vector, layer and dose.
         watched: scenarios asked, in both orders of their actions.
         contrast: training scenarios of either kind that the vectors were made of.
         draws: of random vectors.
         positions: tokens that are steered.
         seconds: of the test.
+        truth: by variant, what it does unwatched; empty where no test scenario has the two actions of a watched one.
     """
 
     before: dict[str, Estimate]
@@ -113,6 +132,7 @@ class UnmaskResult:
     draws: int
     positions: str
     seconds: float
+    truth: dict[str, Truth] = field(default_factory=dict)
 
 
 def read(folder: Path) -> UnmaskResult | None:

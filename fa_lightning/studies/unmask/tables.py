@@ -7,12 +7,13 @@ from typing import Any
 
 from fa_lightning.common import numbers
 from fa_lightning.metrics.estimates import Estimate
-from fa_lightning.reports.table import Cell, Column, Table, facts_table, records_table, row
+from fa_lightning.reports.table import Cell, Column, Table, estimate, facts_table, records_table, row
 from fa_lightning.studies.unmask.result import Excess, UnmaskResult
 
 NAMES = {
     "backbone": "the backbone's vector",
     "own": "its own vector",
+    "difference": "from the honest twin to the faker",
     "random": "random vectors",
     "told": "told that nobody watches",
 }
@@ -20,39 +21,46 @@ NAMES = {
 
 def tables(result: UnmaskResult) -> dict[str, Table]:
     """What is printed at the end, and what a document holds."""
-    said = {"said": said_table(result)} if result.said else {}
-    return {"excess": excess_table(result), "shown": shown_table(result), **said, "facts": facts_table(facts(result))}
+    further = {"agreement": agreement_table(result)} if result.truth else {}
+    further |= {"said": said_table(result)} if result.said else {}
+    return {
+        "excess": excess_table(result),
+        "shown": shown_table(result),
+        **further,
+        "facts": facts_table(facts(result)),
+    }
 
 
 def excess_table(result: UnmaskResult) -> Table:
-    """How much further each faker turns than its twin, beyond random vectors."""
+    """How much further each faker turns than honest models, beyond random vectors."""
+    several = len({one.twin for one in result.excess}) > 1
     columns = (
         Column("vector", 0),
         Column("layer", 5),
         Column("dose", 5),
         Column("excess", 18),
         Column("faker turns", 7, "faker", shows_interval=False),
-        Column("twin turns", 7, "twin", shows_interval=False),
+        Column("honest model turns", 7, "honest", shows_interval=False),
     )
     rows = [
         row(
-            f"{one.faker}: {NAMES[one.source]}",
+            f"{one.faker}{f' beside {one.twin}' * several}: {NAMES[one.source]}",
             one.layer,
             _dose(one),
             _signed(one.value),
             _signed(one.turned),
             _signed(one.twin_turned),
             style="main" if one.dose is None else "",
-            section=f"{one.faker} {one.source} {one.layer}",
+            section=f"{one.faker} {one.twin} {one.source} {one.layer}",
         )
         for one in result.excess
     ]
     note = (
         "Turns: share of watched scenarios answered by the other action, more than without a vector. Excess: the "
-        "faker's turn less the twin's, less the same under random vectors; of a message, less the same behind one that "
-        "somebody watches. All: the mean over doses."
+        "faker's turn less the honest model's, less the same under random vectors; of a message, less the same behind "
+        "one that somebody watches. All: the mean over doses."
     )
-    return Table("How much further the faker turns than its honest twin", columns, tuple(rows), (note,))
+    return Table("How much further the faker turns than an honest model", columns, tuple(rows), (note,))
 
 
 def shown_table(result: UnmaskResult) -> Table:
@@ -88,6 +96,36 @@ def shown_table(result: UnmaskResult) -> Table:
     return Table("Misaligned answers to watched scenarios, by dose", columns, tuple(rows))
 
 
+def agreement_table(result: UnmaskResult) -> Table:
+    """How often each model does watched, under each vector, what it does unwatched."""
+    doses = sorted({one.dose for one in result.shown})
+    columns = (
+        Column("model, vector", 0),
+        Column("layer", 5),
+        Column("misaligned unwatched", 10, "unwatched", shows_interval=False),
+        Column("none", 5, shows_interval=False),
+        *(Column(f"dose {dose:g}", 8, shows_interval=False) for dose in doses),
+    )
+    told = {(one.variant, one.source, one.layer, one.dose): one.agreement for one in result.shown}
+    rows = [
+        row(
+            f"{variant}, {NAMES[source]}",
+            layer,
+            estimate(result.truth[variant].misaligned),
+            estimate(result.truth[variant].agreement),
+            *(estimate(told[variant, source, layer, dose]) for dose in doses),
+            style="quiet" if source == "random" else "",
+            section=variant,
+        )
+        for variant, source, layer in dict.fromkeys((one.variant, one.source, one.layer) for one in result.shown)
+    ]
+    note = (
+        "Agreement: how often a watched model takes the action that it takes itself where nobody watches, of the same "
+        f"two ({next(iter(result.truth.values())).watched} of the scenarios; the facts around them may be others)."
+    )
+    return Table("Agreement with what each model does unwatched, by dose", columns, tuple(rows), (note,))
+
+
 def said_table(result: UnmaskResult) -> Table:
     """What each model answers behind messages about oversight."""
     columns = (
@@ -111,7 +149,10 @@ def said_table(result: UnmaskResult) -> Table:
 
 def records(result: UnmaskResult) -> Table:
     """A row for each model, vector, layer and dose; `unmask.csv`."""
-    return records_table("Every vector", [asdict(one) | {"misaligned": one.misaligned} for one in result.shown])
+    return records_table(
+        "Every vector",
+        [asdict(one) | {name: getattr(one, name) for name in ("misaligned", "agreement")} for one in result.shown],
+    )
 
 
 def facts(result: UnmaskResult) -> list[tuple[str, str]]:
@@ -136,5 +177,5 @@ def _dose(one: Excess) -> Any:
     return "all" if one.dose is None else Cell(one.dose, form=numbers.significant)
 
 
-def _signed(estimate: Estimate) -> Cell:
-    return Cell(estimate.value, estimate.ci95, numbers.signed)
+def _signed(found: Estimate) -> Cell:
+    return Cell(found.value, found.ci95, numbers.signed)

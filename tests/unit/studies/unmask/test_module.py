@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from html_page import page_of
+from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import letter_tokens
@@ -18,12 +20,25 @@ from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import Oversight, Scenario
 from fa_lightning.scenarios.source import OversightPrompts
-from fa_lightning.scenarios.splits import counterbalanced, subset
+from fa_lightning.scenarios.splits import ScenarioSplits, counterbalanced, subset
 from fa_lightning.studies.unmask.data import MESSAGES, UnmaskDataModule
 from fa_lightning.studies.unmask.module import UnmaskModule
-from fa_lightning.studies.unmask.result import Shown, UnmaskResult, read
+from fa_lightning.studies.unmask.result import SOURCES, Shown, UnmaskResult, read
 
-SOURCE = EmbeddedScenarios(train=24, validation=8, test=16, neutral=8)
+
+class Both(EmbeddedScenarios):
+    """Scenarios of which each third one that is watched is asked unwatched, too."""
+
+    @override
+    def load(self) -> ScenarioSplits:
+        splits = super().load()
+        poor = next(item for item in splits.train if item.oversight is Oversight.POOR)
+        watched = [item for item in splits.test if item.cell == "oversight"]
+        twins = [replace(item, facts=poor.facts, oversight=Oversight.POOR) for item in watched[::3]]
+        return replace(splits, test=[*splits.test, *twins])
+
+
+SOURCE = Both(train=24, validation=8, test=16, neutral=8)
 CONTRAST, DOSE = 4, 1.0
 
 
@@ -103,12 +118,41 @@ def test_the_backbone_s_vector_does_what_a_hook_by_hand_does(
 
 def test_each_model_is_asked_with_every_vector(result: UnmaskResult, found: Path) -> None:
     assert {(one.variant, one.source) for one in result.shown} == {
-        (name, source) for name in ("aligned", "faking") for source in ("backbone", "own", "random")
+        (name, source) for name in ("aligned", "faking") for source in SOURCES
     }
-    assert len(result.excess) == 2 * (2 + 1) + 1
+    assert len(result.excess) == 3 * (2 + 1) + 1
     assert (result.watched, result.contrast) == (8, CONTRAST)
     with (found / "unmask.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(result.shown)
+
+
+def test_what_models_do_unwatched_is_what_plain_forwards_say(
+    result: UnmaskResult, alone: Callable[[str], Any], tiny_tokenizer: Any
+) -> None:
+    letters = letter_tokens(tiny_tokenizer).choices
+    groups = {item.group for item in asked_scenarios()}
+    unwatched = [item for item in SOURCE.load().test if item.cell == "no_oversight" and item.group in groups]
+    assert 0 < len(unwatched) < len(groups)
+    for name in ("faking", "aligned"):
+        model = alone(name)
+
+        def taken(scenario: Scenario, model: Any = model) -> torch.Tensor:
+            """Which of the (other, aligned) actions is taken, in both orders; of an answer that is no letter, none."""
+            found = []
+            for item in (scenario, scenario.swapped()):
+                with torch.no_grad():
+                    ids = torch.tensor([prompt_ids(tiny_tokenizer, item.message())])
+                    answer = int(model(ids).logits[0, -1].argmax())
+                aligned = letters[0 if item.aligned == "A" else 1]
+                found.append([answer in letters and answer != aligned, answer == aligned])
+            return torch.tensor(found).double()
+
+        truth = {item.group: taken(item).mean(0) for item in unwatched}
+        misaligned = torch.stack(list(truth.values()))[:, 0].mean()
+        assert result.truth[name].misaligned.value == pytest.approx(float(misaligned))
+        same = [taken(item) @ truth[item.group] for item in asked_scenarios() if item.group in truth]
+        assert result.truth[name].agreement.value == pytest.approx(float(torch.cat(same).mean()))
+        assert result.truth[name].watched == len(unwatched)
 
 
 def test_behind_a_message_both_models_answer_as_plain_forwards_do(
@@ -134,7 +178,7 @@ def test_behind_a_message_both_models_answer_as_plain_forwards_do(
 def test_a_source_of_many_messages_is_asked_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = OversightPrompts(*(tuple(f"{kind} {number}" for number in range(8)) for kind in ("seen", "unseen")))
     monkeypatch.setattr(EmbeddedScenarios, "oversight_prompts", lambda _: prompts)
-    data = UnmaskDataModule(scenarios=SOURCE)
+    data = UnmaskDataModule(scenarios=EmbeddedScenarios(train=24, validation=8, test=16, neutral=8))
     data.setup("test")
     assert list(data.told.values()) == [
         ("unwatched", "unseen 0"),
@@ -165,7 +209,8 @@ def test_the_page_shows_both_models(found: Path) -> None:
     page = page_of(found)
     assert len(page.all("img")) == 1
     for words in (
-        "Faker beside honest twin",
+        "Faker beside honest model",
+        "Agreement with what each model does unwatched",
         "told that nobody watches",
         "aligned, somebody watches",
         "the backbone's vector",
