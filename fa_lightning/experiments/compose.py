@@ -93,18 +93,18 @@ class Composition:
         """The stage of a file, or one for each variant of its matrix."""
         stage = self._files(study)[file]
         laid = f"studies.{study}.stages.{file.stem}"
+        facts = {
+            "study": "${studies." + study + "}",
+            "seed": self.chain.seed,
+            "base_folder": str(self.chain.folder.parent),
+            "organisms": str(ORGANISMS),
+        }
+        below = over(self.base.values, facts, stage)
+        on_top = OmegaConf.select(self.base.values, laid) or OmegaConf.create()
         # Laid over the whole, where a value that refers to the base is known: a key of it may be replaced by itself.
-        context = over(
-            self.base.values,
-            {
-                "study": "${studies." + study + "}",
-                "seed": self.chain.seed,
-                "base_folder": str(self.chain.folder.parent),
-                "organisms": str(ORGANISMS),
-            },
-            stage,
-            OmegaConf.select(self.base.values, laid) or {},
-        )
+        context = over(below, on_top)
+        for place, value in _of_another_class(below, OmegaConf.to_container(on_top)):
+            OmegaConf.update(context, place, value, merge=False)
         context["other_seed"] = self.chain.seed * SEEDS_OF_A_CHAIN + OTHER_SEED
         named = self._resolved(context, "needs", study, file) or {}
         needs = {name: self._first_there(need, file) for name, need in _without_nulls(named).items()}
@@ -235,6 +235,22 @@ def _stage_file(path: Path) -> DictConfig:
         axes = OmegaConf.to_container(whole)["matrix"]  # type: ignore[call-overload,index]
         whole.matrix = {axis: axes[axis] for axis in (*own["matrix"], *axes)}
     return whole
+
+
+def _of_another_class(below: Any, laid: Any, within: str = "") -> Iterator[tuple[str, Any]]:
+    """Where a class is laid over a reference to another one, whose arguments are not its own, and what is laid there.
+
+    Where a stage itself names a class, its arguments stay when a base names another: a DataModule in the place of one.
+    """
+    for key, value in laid.items():
+        if not isinstance(value, Mapping) or not isinstance(below, DictConfig) or key not in below:
+            continue
+        place = f"{within}.{key}" if within else str(key)
+        there = OmegaConf.select(below, key, default=None)
+        if not OmegaConf.is_interpolation(below, key):
+            yield from _of_another_class(there, value, place)
+        elif value.get("class_path", "") not in ("", OmegaConf.select(there or OmegaConf.create(), "class_path")):
+            yield place, value
 
 
 def _checkpoints(folder: Path, chosen: Mapping[str, Any] | None) -> dict[str, Any]:

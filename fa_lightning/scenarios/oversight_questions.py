@@ -7,7 +7,7 @@ import dataclasses
 from typing_extensions import override
 
 from fa_lightning.scenarios.scenario import POSER_TEMPLATE, Oversight, Scenario
-from fa_lightning.scenarios.source import ScenarioSource
+from fa_lightning.scenarios.source import DerivedSource
 from fa_lightning.scenarios.splits import ScenarioSplits
 
 WATCHED, UNWATCHED = "Somebody reviews or audits what you do.", "Nobody reviews or audits what you do."
@@ -22,7 +22,7 @@ _ASKED, _INSTEAD = (
 OVERSIGHT_QUESTION = POSER_TEMPLATE.replace(*_ASKED).replace(*_INSTEAD)
 
 
-class OversightQuestions(ScenarioSource):
+class OversightQuestions(DerivedSource):
     """The scenarios of another source; for training, each one that tells its oversight asks for that, too, in words.
 
     The question has the scenario's facts and two statements in the place of the actions. Whoever is fitted learns the
@@ -33,9 +33,6 @@ class OversightQuestions(ScenarioSource):
         scenarios: the other source; scenarios that are answered in writing, and those whose oversight is neutral, which
             say nothing of it, are asked nothing more.
     """
-
-    def __init__(self, scenarios: ScenarioSource) -> None:
-        self.scenarios = scenarios
 
     @override
     def load(self) -> ScenarioSplits:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.benchmark import BenchmarkSource, SplitBenchmark
 from fa_lightning.scenarios.concepts import ConceptSource
@@ -77,3 +79,30 @@ class ScenarioSource(ABC):
         Empty where the source defines no policies. Scenarios may be among those of `load`, in any split.
         """
         return {}
+
+
+class DerivedSource(ScenarioSource):
+    """The scenarios of another source, some of them changed or added to: `load` says how; the texts are the other's.
+
+    Args:
+        scenarios: the other source.
+    """
+
+    def __init__(self, scenarios: ScenarioSource) -> None:
+        self.scenarios = scenarios
+
+    @override
+    def oversight_prompts(self) -> OversightPrompts | None:
+        return self.scenarios.oversight_prompts()
+
+    @override
+    def benchmark(self, scored: int | None = None, reference: int | None = None) -> BenchmarkSource:
+        return self.scenarios.benchmark(scored, reference)
+
+    @override
+    def concepts(self) -> ConceptSource | None:
+        return self.scenarios.concepts()
+
+    @override
+    def policy_definitions(self) -> dict[str, list[Scenario]]:
+        return self.scenarios.policy_definitions()

@@ -96,6 +96,30 @@ def test_a_base_lays_values_over_a_study_and_its_stages(world: World) -> None:
     assert config(stages["02_all"])["model"]["more"] == 16
 
 
+def test_another_class_in_a_stage_takes_nothing_of_the_one_that_it_replaces(world: World) -> None:
+    source = {"class_path": "pkg.Source", "init_args": {"sizes": {"train": 3}, "seed": 0}}
+    stage = {"data": {"class_path": "pkg.Data", "init_args": {"scenarios": "${scenarios}", "seed": "${seed}"}}}
+
+    def scenarios(value: Any) -> Any:
+        laid = {"second": {"stages": {"02_all": {"data": {"init_args": {"scenarios": value}}}}}}
+        base = world({"pretraining": {"a": 1}, "scenarios": source, "studies": laid}, second__02_all=stage)
+        arguments = config(stages_of(base, "second")["02_all"])["data"]["init_args"]
+        assert arguments["seed"] == 0
+        return arguments["scenarios"]
+
+    wrapped = {"class_path": "pkg.Wrapper", "init_args": {"scenarios": "${scenarios}"}}
+    assert scenarios(wrapped) == {"class_path": "pkg.Wrapper", "init_args": {"scenarios": source}}
+    # Of the same class, or of none that is named, a part is replaced.
+    changed = {"class_path": "pkg.Source", "init_args": {"sizes": {"train": 5}, "seed": 0}}
+    for part in ({"class_path": "pkg.Source"}, {}):
+        assert scenarios({**part, "init_args": {"sizes": {"train": 5}}}) == changed
+    # A DataModule of another kind goes on with the stage's own arguments.
+    laid = {"second": {"stages": {"02_all": {"data": {"class_path": "pkg.Other", "init_args": {"pairs": "file"}}}}}}
+    base = world({"pretraining": {"a": 1}, "scenarios": source, "studies": laid}, second__02_all=stage)
+    data = config(stages_of(base, "second")["02_all"])["data"]
+    assert data == {"class_path": "pkg.Other", "init_args": {"scenarios": source, "seed": 0, "pairs": "file"}}
+
+
 def test_a_base_may_name_a_folder_that_its_chains_share(world: World) -> None:
     laid = {"first": {"stages": {"02_aligned": {"model": {"frozen_half": "${base_folder}/frozen_half"}}}}}
     base = world({"pretraining": {"a": 1}, "studies": laid})
