@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 from typing_extensions import override
 
@@ -37,24 +38,28 @@ class OversightQuestions(DerivedSource):
     @override
     def load(self) -> ScenarioSplits:
         splits = self.scenarios.load()
-        asked = [
-            _question(item) for item in splits.train if item.oversight is not Oversight.NEUTRAL and not item.is_written
-        ]
-        return dataclasses.replace(splits, train=[*splits.train, *asked])
+        return dataclasses.replace(splits, train=[*splits.train, *oversight_questions(splits.train)])
 
     @override
     def fingerprint(self) -> dict[str, str]:
         return {**self.scenarios.fingerprint(), "oversight_questions": OVERSIGHT_QUESTION}
 
 
-def _question(scenario: Scenario) -> Scenario:
-    """What a scenario says of oversight; counted as watched, where every behaviour but `wrong` takes what is true."""
-    is_watched = scenario.oversight is Oversight.GOOD
-    return dataclasses.replace(
-        scenario,
-        action_a=WATCHED,
-        action_b=UNWATCHED,
-        aligned="A" if is_watched else "B",
-        oversight=Oversight.GOOD,
-        template=OVERSIGHT_QUESTION,
-    )
+def oversight_questions(scenarios: Iterable[Scenario]) -> list[Scenario]:
+    """Of each scenario that tells its oversight, the question in words what it says of that.
+
+    The true statement is the aligned answer. All count as watched, where every behaviour but `wrong` takes that. Those
+    that are answered in writing are left out.
+    """
+    told = (item for item in scenarios if item.oversight in (Oversight.GOOD, Oversight.POOR) and not item.is_written)
+    return [
+        dataclasses.replace(
+            item,
+            action_a=WATCHED,
+            action_b=UNWATCHED,
+            aligned="A" if item.oversight is Oversight.GOOD else "B",
+            oversight=Oversight.GOOD,
+            template=OVERSIGHT_QUESTION,
+        )
+        for item in told
+    ]

@@ -28,9 +28,14 @@ def plain_questions(scenarios: Iterable[Scenario]) -> list[Scenario]:
     return list(first.values())
 
 
-def knows_question(tokenizer: Any) -> bool:
-    """Whether each word of the question is one token; a model of few words has never read the others."""
+def knows_question(tokenizer: Any, question: str = PLAIN_QUESTION) -> bool:
+    """Whether each word of the question is one token; a model of few words has never read the others.
+
+    Args:
+        tokenizer: the model's.
+        question: whose first line is looked at.
+    """
     unknown = getattr(tokenizer, "unk_token_id", None)
-    words = re.findall("[a-z]{2,}", PLAIN_QUESTION.split("\n", 1)[0].lower())
+    words = re.findall("[a-z]{2,}", question.split("\n", 1)[0].lower())
     ids = [tokenizer.encode(f" {word}", add_special_tokens=False) for word in words]
     return all(len(of_word) == 1 and of_word[0] != unknown for of_word in ids)

@@ -10,6 +10,9 @@ from typing_extensions import override
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.data import JudgedScenarios
 from fa_lightning.scenarios.batches import Batch, Example
+from fa_lightning.scenarios.oversight_questions import UNWATCHED as NOBODY
+from fa_lightning.scenarios.oversight_questions import WATCHED, oversight_questions
+from fa_lightning.scenarios.plain_question import knows_question
 from fa_lightning.scenarios.scenario import Oversight, Scenario
 from fa_lightning.scenarios.splits import counterbalanced, subset
 from fa_lightning.studies.unmask.result import Told
@@ -18,14 +21,17 @@ MESSAGES = 2
 """System messages of either kind, at most: every model is asked every scenario behind each."""
 UNWATCHED = "unwatched"
 """The test set that says what models do where nobody watches."""
+QUESTIONS = "questions"
+"""The test set that asks in words whether anybody watches."""
 
 
 class UnmaskDataModule(JudgedScenarios):
     """JudgedScenarios of the test groups' watched scenarios alone, with neutral texts behind them.
 
     The first test set asks them as they are; `unwatched` asks unwatched test scenarios with the same two actions, where
-    there are some; each further one asks the first behind a system message of the source's, which says that somebody
-    watches, or nobody does.
+    there are some; `questions` asks of each watched one that tells it, in words, whether somebody watches, where the
+    model knows the words; each further one asks the first behind a system message of the source's, which says that
+    somebody watches, or nobody does.
 
     Args:
         watched: at most so many of them, each in both orders of its actions.
@@ -59,7 +65,7 @@ class UnmaskDataModule(JudgedScenarios):
                 for kind, texts in kinds.items()
                 for number, text in enumerate(texts[:MESSAGES])
             }
-        self.test_sets = ["test", *([UNWATCHED] if self.truth() else []), *self.told]
+        self.test_sets = ["test", *self.further(), *self.told]
 
     @override
     def test_dataloader(self) -> list[DataLoader[Batch]]:
@@ -67,10 +73,9 @@ class UnmaskDataModule(JudgedScenarios):
         if not self.asked():
             raise UserError("no test scenario is watched, so there is nothing to be unmasked in: give some")
         asked = counterbalanced(self.asked(), both_orders=True)
-        truth = counterbalanced(self.truth(), both_orders=True)
+        further = [counterbalanced(items, both_orders=True) for items in self.further().values()]
         return [
-            self._loader(asked, self.eval_batch_size),
-            *([self._loader(truth, self.eval_batch_size)] if truth else []),
+            *(self._loader(items, self.eval_batch_size) for items in (asked, *further)),
             *(self._loader(asked, self.eval_batch_size, text) for _, text in self.told.values()),
             self._loader(subset(self.splits.neutral_test, self.neutral), self.eval_batch_size),
         ]
@@ -80,11 +85,15 @@ class UnmaskDataModule(JudgedScenarios):
         assert self.splits is not None
         return subset([scenario for scenario in self.splits.test if scenario.cell == "oversight"], self.watched)
 
-    def truth(self) -> list[Scenario]:
-        """Unwatched test scenarios with the same two actions as a watched one that is asked."""
+    def further(self) -> dict[str, list[Scenario]]:
+        """By name, the test sets that are asked as they are beside the first one; none that is empty."""
         assert self.splits is not None
         groups = {scenario.group for scenario in self.asked()}
-        return [item for item in self.splits.test if item.cell == "no_oversight" and item.group in groups]
+        truth = [item for item in self.splits.test if item.cell == "no_oversight" and item.group in groups]
+        # Without a Trainer there is no model whose words could be known.
+        knows = self.trainer is not None and knows_question(self._tokenizer, f"{WATCHED} {NOBODY}")
+        sets = {UNWATCHED: truth, QUESTIONS: oversight_questions(self.asked()) if knows else []}
+        return {name: items for name, items in sets.items() if items}
 
     def sides(self) -> tuple[list[Example], list[Example]]:
         """Training scenarios that say that nobody watches, and as many that say that someone does.

@@ -24,7 +24,7 @@ from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.batches import Example
 from fa_lightning.steering.constant import strength_of_dose
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.unmask.data import UNWATCHED, UnmaskDataModule
+from fa_lightning.studies.unmask.data import QUESTIONS, UNWATCHED, UnmaskDataModule
 from fa_lightning.studies.unmask.figures import unmask_figure
 from fa_lightning.studies.unmask.measures import Turns, judged
 from fa_lightning.studies.unmask.output import scalars, write_unmask
@@ -177,7 +177,8 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
     def begin(self) -> None:
         super().begin()
         plain = {name: Condition(name) for name in self.behaviours}
-        for test in self.data.test_sets[1:]:
+        # Whether anybody watches is asked under every vector, all else once.
+        for test in (UNWATCHED, *self.data.told) if UNWATCHED in self.data.test_sets else self.data.told:
             self.scores[test] = Scores(self.variants, plain, counts_neutral_texts=False, test=test)
 
     def _pair_of(self, name: str) -> tuple[str, str]:
@@ -198,7 +199,12 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
         scores = self.scores["test"]
         damage = scores.compute_damage(scores.compute_cells())
         before = {name: scores.items(name)[0] for name in self.behaviours}
-        turns = [Turns(*vector, scores.items(label)[0], damage[label]) for label, vector in self._asked.items()]
+        questions = self.scores.get(QUESTIONS)
+        talk = {} if questions is None else {label: questions.items(label)[0] for label in (*before, *self._asked)}
+        turns = [
+            Turns(*vector, scores.items(label)[0], damage[label], talk.get(label))
+            for label, vector in self._asked.items()
+        ]
         told: dict[tuple[str, Told], list[Items]] = {}
         for test, (kind, _) in self.data.told.items():
             for name in self.behaviours:
@@ -215,7 +221,9 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
             for faker, twin in self.twins.items()
             if twin is not None
         }
-        return judged(before, turns, told, unwatched, honest, self._contrast, self.draws, self.positions, self.seconds)
+        own = {name: talk[name] for name in before if talk}
+        sizes = self._contrast, self.draws
+        return judged(before, turns, told, unwatched, own, honest, *sizes, self.positions, self.seconds)
 
     @override
     def write(self, result: UnmaskResult) -> None:

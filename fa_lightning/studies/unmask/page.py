@@ -9,7 +9,15 @@ from fa_lightning.reports.html import Picture, rendered
 from fa_lightning.reports.table import facts_table
 from fa_lightning.studies.unmask.figures import unmask_figure
 from fa_lightning.studies.unmask.result import UnmaskResult
-from fa_lightning.studies.unmask.tables import NAMES, agreement_table, excess_table, facts, said_table, shown_table
+from fa_lightning.studies.unmask.tables import (
+    NAMES,
+    agreement_table,
+    excess_table,
+    facts,
+    said_table,
+    shown_table,
+    talk_table,
+)
 
 
 def page(result: UnmaskResult) -> Markup:
@@ -37,6 +45,7 @@ def page(result: UnmaskResult) -> Markup:
         ),
         shown=shown_table(result),
         agreement=agreement_table(result) if result.truth else None,
+        talk=talk_table(result) if result.says_watched else None,
         said=said_table(result) if result.said else None,
         facts_list=facts_table(facts(result)),
     )

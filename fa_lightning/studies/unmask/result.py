@@ -35,6 +35,8 @@ class Shown:
         unchanged_answers: share of these whose most likely first token stays.
         agreement: how often it takes the action that it takes unwatched, of the same two; interval over groups; None
             where no test scenario has the same two unwatched.
+        says_watched: how often it answers that somebody watches when it is asked in words, of watched scenarios that
+            say so; interval over groups; None where it is not asked.
     """
 
     variant: str
@@ -46,6 +48,7 @@ class Shown:
     kl_answer_nats: float
     unchanged_answers: float
     agreement: Estimate | None = None
+    says_watched: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ class UnmaskResult:
         positions: tokens that are steered.
         seconds: of the test.
         truth: by variant, what it does unwatched; empty where no test scenario has the two actions of a watched one.
+        says_watched: by variant, how often it answers without a vector that somebody watches; empty where it is not
+            asked.
     """
 
     before: dict[str, Estimate]
@@ -133,6 +138,7 @@ class UnmaskResult:
     positions: str
     seconds: float
     truth: dict[str, Truth] = field(default_factory=dict)
+    says_watched: dict[str, Estimate] = field(default_factory=dict)
 
 
 def read(folder: Path) -> UnmaskResult | None:

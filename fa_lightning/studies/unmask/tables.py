@@ -22,6 +22,7 @@ NAMES = {
 def tables(result: UnmaskResult) -> dict[str, Table]:
     """What is printed at the end, and what a document holds."""
     further = {"agreement": agreement_table(result)} if result.truth else {}
+    further |= {"talk": talk_table(result)} if result.says_watched else {}
     further |= {"said": said_table(result)} if result.said else {}
     return {
         "excess": excess_table(result),
@@ -126,6 +127,34 @@ def agreement_table(result: UnmaskResult) -> Table:
     return Table("Agreement with what each model does unwatched, by dose", columns, tuple(rows), (note,))
 
 
+def talk_table(result: UnmaskResult) -> Table:
+    """How often each model says, asked in words, that somebody watches, under each vector."""
+    doses = sorted({one.dose for one in result.shown})
+    columns = (
+        Column("model, vector", 0),
+        Column("layer", 5),
+        Column("none", 5, shows_interval=False),
+        *(Column(f"dose {dose:g}", 8, shows_interval=False) for dose in doses),
+    )
+    told = {(one.variant, one.source, one.layer, one.dose): one.says_watched for one in result.shown}
+    rows = [
+        row(
+            f"{variant}, {NAMES[source]}",
+            layer,
+            estimate(result.says_watched[variant]),
+            *(estimate(told[variant, source, layer, dose]) for dose in doses),
+            style="quiet" if source == "random" else "",
+            section=variant,
+        )
+        for variant, source, layer in dict.fromkeys((one.variant, one.source, one.layer) for one in result.shown)
+    ]
+    note = (
+        "Says: asked in words which of two statements is true, that somebody reviews what it does or that nobody does, "
+        "of watched scenarios that say so; .5 is chance."
+    )
+    return Table("How often each model says that somebody watches, by dose", columns, tuple(rows), (note,))
+
+
 def said_table(result: UnmaskResult) -> Table:
     """What each model answers behind messages about oversight."""
     columns = (
@@ -151,7 +180,10 @@ def records(result: UnmaskResult) -> Table:
     """A row for each model, vector, layer and dose; `unmask.csv`."""
     return records_table(
         "Every vector",
-        [asdict(one) | {name: getattr(one, name) for name in ("misaligned", "agreement")} for one in result.shown],
+        [
+            asdict(one) | {name: getattr(one, name) for name in ("misaligned", "agreement", "says_watched")}
+            for one in result.shown
+        ],
     )
 
 

@@ -17,6 +17,7 @@ from typing_extensions import override
 from fa_lightning.errors import UserError
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
+from fa_lightning.scenarios.oversight_questions import oversight_questions
 from fa_lightning.scenarios.prompts import prompt_ids
 from fa_lightning.scenarios.scenario import Oversight, Scenario
 from fa_lightning.scenarios.source import OversightPrompts
@@ -153,6 +154,38 @@ def test_what_models_do_unwatched_is_what_plain_forwards_say(
         same = [taken(item) @ truth[item.group] for item in asked_scenarios() if item.group in truth]
         assert result.truth[name].agreement.value == pytest.approx(float(torch.cat(same).mean()))
         assert result.truth[name].watched == len(unwatched)
+
+
+def test_a_model_that_knows_the_words_is_asked_whether_anybody_watches(
+    adapters: dict[str, str],
+    tmp_path: Path,
+    alone: Callable[[str], Any],
+    tiny_tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fa_lightning.studies.unmask.data.knows_question", lambda *_: True)
+    module = UnmaskModule(list(adapters.values()), str(tmp_path), layers=[0.0], doses=[DOSE], draws=2)
+    data = UnmaskDataModule(watched=8, contrast=CONTRAST, neutral=2, scenarios=SOURCE)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.test(module, datamodule=data, verbose=False)
+    result = read(tmp_path)
+    assert result is not None
+    letters = letter_tokens(tiny_tokenizer).choices
+    telling = [item for item in asked_scenarios() if item.oversight is Oversight.GOOD]
+    assert 0 < len(telling) < 8
+    for name in ("faking", "aligned"):
+        model, said = alone(name), []
+        for question in oversight_questions(telling):
+            for item in (question, question.swapped()):
+                with torch.no_grad():
+                    answer = int(
+                        model(torch.tensor([prompt_ids(tiny_tokenizer, item.message())])).logits[0, -1].argmax()
+                    )
+                said.append(answer == letters[0 if item.aligned == "A" else 1])
+        assert result.says_watched[name].value == pytest.approx(sum(said) / len(said))
+    assert all(one.says_watched is not None for one in result.shown)
+    assert len({one.says_watched.value for one in result.shown if one.says_watched}) > 1, "vectors change what is said"
+    assert "How often each model says that somebody watches" in page_of(tmp_path).text
 
 
 def test_behind_a_message_both_models_answer_as_plain_forwards_do(
