@@ -17,7 +17,6 @@ from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.evaluation.conditions import Condition, applied
 from fa_lightning.evaluation.passes import SharedPass
-from fa_lightning.scenarios.answers import last_token
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.steering.intervention import Intervention
 
@@ -81,7 +80,8 @@ class Examiner:
     def preference(self, subject: Subject, batch: Batch, edits: Edits = ()) -> Tensor:
         """How much a subject prefers A to B, first as it is and then under each edit.
 
-        Edits of one layer share the pass below it, so that many cost little.
+        Edits of one layer share the pass below it, and edits of the last token all other tokens, so that many cost
+        little.
 
         Args:
             subject: who answers.
@@ -99,7 +99,7 @@ class Examiner:
         rows = []
         # One block around all of them: the weights of a whole model are put in place once.
         with self.variants.using(own.variant):
-            shared = SharedPass(self.variants, own.variant, conditions, batch, logits_to_keep=last_token())
+            shared = SharedPass(self.variants, own.variant, conditions, batch, answers_only=True)
             for condition in conditions:
                 logits = shared.logits(condition)[:, -1].float()
                 rows.append(logits[:, a] - logits[:, b])
