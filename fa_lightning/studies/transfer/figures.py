@@ -11,7 +11,7 @@ from fa_lightning.studies.transfer.result import LEAST_GAP, OTHERS, Method, Tran
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN: tuple[Method, ...] = ("map", "random map", "mean shift", "weight arithmetic")
+SHOWN: tuple[Method, ...] = ("map", "shuffled pairs", "random map", "weight arithmetic")
 
 
 def transfer_figure(result: TransferResult, title: str = "What a cure of one faker does for another") -> Figure:
@@ -23,7 +23,7 @@ def transfer_figure(result: TransferResult, title: str = "What a cure of one fak
     """
     targets = [member.name for member in result.members]
     methods = [method for method in SHOWN if any(one.method == method for one in result.tried)]
-    height = 1.1 + 0.32 * (len(targets) + 1)
+    height = 1.6 + 0.32 * (len(targets) + 1)
     figure, drawn = panels(title, methods, 2, height, 0.4, sharey=False)
     for (axes, _), method in zip(drawn, methods, strict=True):
         rows = (
@@ -31,6 +31,8 @@ def transfer_figure(result: TransferResult, title: str = "What a cure of one fak
         )
         values = [[_recovery(result, method, source, target) for target in targets] for source in rows]
         heat_map(axes, values, rows, targets)
+        # Half a figure wide, names stand beside one another at a slant alone.
+        axes.set_xticks(range(len(targets)), targets, fontsize=8.5, rotation=35, ha="right", rotation_mode="anchor")
         axes.set_xlabel("tried on", fontsize=9)
         axes.set_ylabel("from", fontsize=9)
     return figure
