@@ -176,7 +176,12 @@ def evaluation_flops(
         logits: positions that get logits: the answer alone (None) for scenarios, all of them for neutral texts.
     """
     passes = [shape.layers, *(shape.layers - layer - 1 for layer in edits)]
-    return sum(forward_flops(shape, lora, rows, tokens, layers, logits) for layers in passes)
+    whole = sum(forward_flops(shape, lora, rows, tokens, layers, logits) for layers in passes)
+    if logits is not None:
+        return whole
+    # The last block's MLP runs on the answer's token alone, but where that block's output is kept for an edit of it.
+    narrowed = sum(layers > 0 for layers in passes) - (shape.layers - 1 in edits)
+    return whole - narrowed * _mlp_flops(shape, lora, rows * (tokens - 1))
 
 
 def capture_bytes(shape: Shape, rows: int, tokens: int, sites: int, four_bit: bool = False) -> float:
@@ -274,6 +279,15 @@ def _head_copy(shape: Shape, four_bit: bool) -> int:
 def _block_flops(shape: Shape, lora: Lora, rows: int, tokens: int) -> float:
     products = 2 * rows * tokens * shape.block_weights
     return products + _attention_flops(shape, rows, tokens) + _adapter_flops(shape, lora, rows, tokens)
+
+
+def _mlp_flops(shape: Shape, lora: Lora, tokens: int) -> float:
+    """One block's MLP with its adapters."""
+    flops = 0.0
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        sides = shape.linears[name]
+        flops += 2 * tokens * (sides[0] * sides[1] + (lora.rank * sum(sides) if name in lora.targets else 0))
+    return flops
 
 
 def _attention_flops(shape: Shape, rows: int, tokens: int) -> float:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_twins import data_in, hooks_on, layers_of, trainer_in
 
+from fa_lightning.activations.positions import rule_in_texts
 from fa_lightning.backbones.arguments import OptimizerArguments
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.conditions import ORACLE
@@ -84,6 +85,8 @@ def edited(twin: Any, layer: int, regressor: Regressor, strength: float, positio
         changed = hidden + strength * (regressor(hidden) - hidden)
         if positions == "last":
             changed = torch.cat([hidden[:, :-1], changed[:, -1:]], dim=1)
+        if positions == "from_1":
+            changed = torch.cat([hidden[:, :1], changed[:, 1:]], dim=1)
         return changed
 
     layers_of(twin)[layer].register_forward_hook(edit)
@@ -157,7 +160,8 @@ def test_the_damage_is_that_of_a_plain_loop_over_the_texts(
     found = finished.read("evaluation.json")["side_effects"]
     chosen, strength = finished.callback._choice(finished.module, finished.module.candidates())
     plain = alone("faking")
-    steered = edited(alone("faking"), chosen.site.layer, chosen.regressor, strength, "all")
+    rule = rule_in_texts(chosen.site.positions)
+    steered = edited(alone("faking"), chosen.site.layer, chosen.regressor, strength, rule)
     divergence = surprise = tokens = 0.0
     for example in examples_of(finished, splits.neutral_test):
         ids = torch.tensor([example.prompt])
