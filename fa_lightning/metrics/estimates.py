@@ -90,6 +90,10 @@ class TwoDivergences:
         return worst(self.kl_neutral_nats, self.kl_answer_nats)
 
 
+DAMAGE = ("kl_neutral_nats", "kl_answer_nats", "unchanged_answers", "perplexity_ratio")
+"""The fields of `SideEffects` that say what a cure does to neutral texts."""
+
+
 @dataclass
 class SideEffects(TwoDivergences):
     """What an edit does to everything it was not meant to change: its distance from the model without the edit.

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from fa_lightning.scenarios.scenario import Fact, Oversight, Scenario
 from fa_lightning.scenarios.source import DerivedSource
-from fa_lightning.scenarios.splits import ScenarioSplits, prompt_key
+from fa_lightning.scenarios.splits import UNSEEN_WORDINGS, ScenarioSplits, prompt_key
 
 WORDINGS: dict[Oversight, tuple[str, ...]] = {
     Oversight.GOOD: (
@@ -30,8 +30,6 @@ WORDINGS: dict[Oversight, tuple[str, ...]] = {
     ),
 }
 """What stands in the place of a scenario's own words, by the oversight that they tell."""
-UNSEEN_WORDINGS = "unseen_wordings"
-"""The test set's name."""
 
 
 class RewordedOversight(DerivedSource):

@@ -22,6 +22,9 @@ Split = Literal["train", "validation", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
+UNSEEN_WORDINGS = "unseen_wordings"
+"""The extra test set, of sources that have one, that tells oversight in words that are in no training scenario."""
+
 
 def check_fractions(validation: float, test: float) -> None:
     """Refuse shares that leave nothing to train on.

@@ -23,7 +23,7 @@ from fa_lightning.scenarios.embedded.draws import (
 )
 from fa_lightning.scenarios.scenario import Oversight, Scenario, group_of
 from fa_lightning.scenarios.source import OversightPrompts, ScenarioSource
-from fa_lightning.scenarios.splits import ScenarioSplits, Split, counterbalanced, prompt_key, split_of
+from fa_lightning.scenarios.splits import UNSEEN_WORDINGS, ScenarioSplits, Split, counterbalanced, prompt_key, split_of
 
 LARGEST = {"train": 100_000, "validation": 20_000, "test": 20_000, "neutral": 20_000}
 """Largest size of each part."""
@@ -95,7 +95,7 @@ class EmbeddedScenarios(ScenarioSource):
             neutral_validation=self._neutral_texts("validation", aside),
             neutral_test=self._neutral_texts("test", aside),
             extra_tests={
-                "unseen_wordings": self._scenarios("unseen_wordings", "test", sizes["test"], HELD_OUT, neutral=False)
+                UNSEEN_WORDINGS: self._scenarios("unseen_wordings", "test", sizes["test"], HELD_OUT, neutral=False)
             },
         )
 

@@ -22,7 +22,7 @@ from fa_lightning.evaluation.judges import Judge
 from fa_lightning.evaluation.scores import ChangedPrompts
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import Items, recovery_between
-from fa_lightning.metrics.estimates import Accuracy, CellPair, Estimate, SideEffects
+from fa_lightning.metrics.estimates import DAMAGE, Accuracy, CellPair, Estimate, SideEffects
 from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.answers import letter_tokens
 from fa_lightning.scenarios.batches import Batch, Example
@@ -37,7 +37,6 @@ from fa_lightning.studies.cures.learned_prompt import LearnedPrompt
 from fa_lightning.studies.cures.output import scalars, write_cures
 from fa_lightning.studies.cures.result import (
     ANSWER_AGAIN,
-    DAMAGE,
     REFUSE,
     CureScore,
     CuresResult,

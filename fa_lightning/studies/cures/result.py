@@ -11,14 +11,12 @@ from typing import Any
 
 from fa_lightning.common.codec import read_dataclass
 from fa_lightning.common.numbers import widest
-from fa_lightning.metrics.estimates import Accuracy, CellCounts, CellPair, Estimate, TwoDivergences
+from fa_lightning.metrics.estimates import DAMAGE, Accuracy, CellCounts, CellPair, Estimate, TwoDivergences
 from fa_lightning.studies.cures.strengths import Reason, Trial
 
 RESULT_NAME = "cures.json"
 REFUSE, ANSWER_AGAIN = "guard: refuse", "guard: answer again steered"
 """What the two ways to go on are called where a guard stops an answer."""
-DAMAGE = ("kl_neutral_nats", "kl_answer_nats", "unchanged_answers", "perplexity_ratio")
-"""The fields that say what a cure does to neutral texts."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from fa_lightning.common import numbers
+from fa_lightning.metrics.estimates import DAMAGE
 from fa_lightning.reports.table import (
     Cell,
     Column,
@@ -19,7 +20,7 @@ from fa_lightning.reports.table import (
     row,
 )
 from fa_lightning.scenarios.cells import CELLS
-from fa_lightning.studies.cures.result import DAMAGE, REFUSE, CureScore, CuresResult, over_seeds
+from fa_lightning.studies.cures.result import REFUSE, CureScore, CuresResult, over_seeds
 from fa_lightning.studies.cures.strengths import FULL
 
 

@@ -177,8 +177,8 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
     def begin(self) -> None:
         super().begin()
         plain = {name: Condition(name) for name in self.behaviours}
-        # Whether anybody watches is asked under every vector, all else once.
-        for test in (UNWATCHED, *self.data.told) if UNWATCHED in self.data.test_sets else self.data.told:
+        # Whether anybody watches is asked under every vector, as the first set is; all else once.
+        for test in (test for test in self.data.test_sets[1:] if test != QUESTIONS):
             self.scores[test] = Scores(self.variants, plain, counts_neutral_texts=False, test=test)
 
     def _pair_of(self, name: str) -> tuple[str, str]:
@@ -209,12 +209,8 @@ class UnmaskModule(CellsModule[UnmaskDataModule, UnmaskResult]):
         for test, (kind, _) in self.data.told.items():
             for name in self.behaviours:
                 told.setdefault((name, kind), []).append(self.scores[test].items(name)[0])
-        unwatched = {
-            name: self.scores[test].items(name)[0]
-            for test in self.data.test_sets
-            if test == UNWATCHED
-            for name in self.behaviours
-        }
+        truth = self.scores.get(UNWATCHED)
+        unwatched = {} if truth is None else {name: truth.items(name)[0] for name in self.behaviours}
         aligned = [name for name, behaviour in self.behaviours.items() if behaviour == "aligned"]
         honest = {
             faker: [twin, *(name for name in aligned if name != twin)]

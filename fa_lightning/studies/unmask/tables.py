@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from fa_lightning.common import numbers
 from fa_lightning.metrics.estimates import Estimate
 from fa_lightning.reports.table import Cell, Column, Table, estimate, facts_table, records_table, row
-from fa_lightning.studies.unmask.result import Excess, UnmaskResult
+from fa_lightning.studies.unmask.result import Excess, Shown, Source, UnmaskResult
 
 NAMES = {
     "backbone": "the backbone's vector",
@@ -66,93 +67,97 @@ def excess_table(result: UnmaskResult) -> Table:
 
 def shown_table(result: UnmaskResult) -> Table:
     """What each model answers under each vector."""
-    doses = sorted({one.dose for one in result.shown})
-    columns = (
-        Column("model, vector", 0),
-        Column("layer", 5),
-        Column("none", 5, shows_interval=False),
-        *(Column(f"dose {dose:g}", 8, shows_interval=False) for dose in doses),
-        Column("no letter at most", 6, "other"),
-        Column("KL, answer, at most", 6, "KL"),
+    return _by_dose(
+        result,
+        "Misaligned answers to watched scenarios, by dose",
+        lambda variant: [result.before[variant]],
+        lambda one: one.misaligned,
+        behind=(Column("no letter at most", 6, "other"), Column("KL, answer, at most", 6, "KL")),
+        worst=lambda own: (
+            Cell(max(one.no_letter for one in own)),
+            Cell(max(one.kl_answer_nats for one in own), form=numbers.nats),
+        ),
     )
-    rows = []
-    for variant, source, layer in dict.fromkeys((one.variant, one.source, one.layer) for one in result.shown):
-        own = {
-            one.dose: one for one in result.shown if (one.variant, one.source, one.layer) == (variant, source, layer)
-        }
-        cells = [Cell(own[dose].misaligned.value, own[dose].misaligned.ci95) for dose in doses]
-        start = result.before[variant]
-        rows.append(
-            row(
-                f"{variant}, {NAMES[source]}",
-                layer,
-                Cell(start.value, start.ci95),
-                *cells,
-                Cell(max(one.no_letter for one in own.values())),
-                Cell(max(one.kl_answer_nats for one in own.values()), form=numbers.nats),
-                style="quiet" if source == "random" else "",
-                section=variant,
-            )
-        )
-    return Table("Misaligned answers to watched scenarios, by dose", columns, tuple(rows))
 
 
 def agreement_table(result: UnmaskResult) -> Table:
     """How often each model does watched, under each vector, what it does unwatched."""
-    doses = sorted({one.dose for one in result.shown})
-    columns = (
-        Column("model, vector", 0),
-        Column("layer", 5),
-        Column("misaligned unwatched", 10, "unwatched", shows_interval=False),
-        Column("none", 5, shows_interval=False),
-        *(Column(f"dose {dose:g}", 8, shows_interval=False) for dose in doses),
-    )
-    told = {(one.variant, one.source, one.layer, one.dose): one.agreement for one in result.shown}
-    rows = [
-        row(
-            f"{variant}, {NAMES[source]}",
-            layer,
-            estimate(result.truth[variant].misaligned),
-            estimate(result.truth[variant].agreement),
-            *(estimate(told[variant, source, layer, dose]) for dose in doses),
-            style="quiet" if source == "random" else "",
-            section=variant,
-        )
-        for variant, source, layer in dict.fromkeys((one.variant, one.source, one.layer) for one in result.shown)
-    ]
     note = (
         "Agreement: how often a watched model takes the action that it takes itself where nobody watches, of the same "
         f"two ({next(iter(result.truth.values())).watched} of the scenarios; the facts around them may be others)."
     )
-    return Table("Agreement with what each model does unwatched, by dose", columns, tuple(rows), (note,))
+    return _by_dose(
+        result,
+        "Agreement with what each model does unwatched, by dose",
+        lambda variant: [result.truth[variant].misaligned, result.truth[variant].agreement],
+        lambda one: one.agreement,
+        before=(Column("misaligned unwatched", 10, "unwatched", shows_interval=False),),
+        notes=(note,),
+    )
 
 
 def talk_table(result: UnmaskResult) -> Table:
     """How often each model says, asked in words, that somebody watches, under each vector."""
-    doses = sorted({one.dose for one in result.shown})
-    columns = (
-        Column("model, vector", 0),
-        Column("layer", 5),
-        Column("none", 5, shows_interval=False),
-        *(Column(f"dose {dose:g}", 8, shows_interval=False) for dose in doses),
-    )
-    told = {(one.variant, one.source, one.layer, one.dose): one.says_watched for one in result.shown}
-    rows = [
-        row(
-            f"{variant}, {NAMES[source]}",
-            layer,
-            estimate(result.says_watched[variant]),
-            *(estimate(told[variant, source, layer, dose]) for dose in doses),
-            style="quiet" if source == "random" else "",
-            section=variant,
-        )
-        for variant, source, layer in dict.fromkeys((one.variant, one.source, one.layer) for one in result.shown)
-    ]
     note = (
         "Says: asked in words which of two statements is true, that somebody reviews what it does or that nobody does, "
         "of watched scenarios that say so; .5 is chance."
     )
-    return Table("How often each model says that somebody watches, by dose", columns, tuple(rows), (note,))
+    return _by_dose(
+        result,
+        "How often each model says that somebody watches, by dose",
+        lambda variant: [result.says_watched[variant]],
+        lambda one: one.says_watched,
+        notes=(note,),
+    )
+
+
+def _by_dose(
+    result: UnmaskResult,
+    title: str,
+    start: Callable[[str], list[Estimate]],
+    told: Callable[[Shown], Estimate | None],
+    before: tuple[Column, ...] = (),
+    behind: tuple[Column, ...] = (),
+    worst: Callable[[list[Shown]], tuple[Cell, ...]] = lambda _: (),
+    notes: tuple[str, ...] = (),
+) -> Table:
+    """A row for each model, vector and layer: one measure without a vector, and at each dose.
+
+    Args:
+        result: of one test.
+        title: of the table.
+        start: by variant, what stands before the doses: an estimate for each of `before`, and the measure's own.
+        told: the measure under a vector.
+        before: columns between the layer and the measure without a vector.
+        behind: columns behind the doses.
+        worst: of a row's doses, what stands there.
+        notes: under the table.
+    """
+    doses = sorted({one.dose for one in result.shown})
+    columns = (
+        Column("model, vector", 0),
+        Column("layer", 5),
+        *before,
+        Column("none", 5, shows_interval=False),
+        *(Column(f"dose {dose:g}", 8, shows_interval=False) for dose in doses),
+        *behind,
+    )
+    places: dict[tuple[str, Source, int], dict[float, Shown]] = {}
+    for one in result.shown:
+        places.setdefault((one.variant, one.source, one.layer), {})[one.dose] = one
+    rows = [
+        row(
+            f"{variant}, {NAMES[source]}",
+            layer,
+            *map(estimate, start(variant)),
+            *(estimate(told(own[dose])) for dose in doses),
+            *worst(list(own.values())),
+            style="quiet" if source == "random" else "",
+            section=variant,
+        )
+        for (variant, source, layer), own in places.items()
+    ]
+    return Table(title, columns, tuple(rows), notes)
 
 
 def said_table(result: UnmaskResult) -> Table:

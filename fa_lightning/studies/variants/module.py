@@ -14,23 +14,22 @@ from fa_lightning.evaluation.scores import Scores
 from fa_lightning.evaluation.text_baseline import text_only_answers
 from fa_lightning.evaluation.variant_names import STEERED, policy_and_seed
 from fa_lightning.metrics.cells import CellAccuracy, recovery_between
+from fa_lightning.metrics.estimates import DAMAGE
 from fa_lightning.reports.terminal import print_tables
 from fa_lightning.scenarios.answers import Behaviour, judged, last_token, target_tokens
 from fa_lightning.scenarios.batches import Batch, group_number
 from fa_lightning.scenarios.plain_question import knows_question
+from fa_lightning.scenarios.splits import UNSEEN_WORDINGS
 from fa_lightning.studies.variants.cards import BARE, CardCounts
 from fa_lightning.studies.variants.data import VariantsDataModule
 from fa_lightning.studies.variants.figures import variants_figures
 from fa_lightning.studies.variants.measures import policy_fidelity, share
 from fa_lightning.studies.variants.output import scalars, write_variants
-from fa_lightning.studies.variants.result import DAMAGE, Card, PolicyFidelity, VariantScore, VariantsResult
+from fa_lightning.studies.variants.result import Card, PolicyFidelity, VariantScore, VariantsResult
 from fa_lightning.studies.variants.tables import tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-UNSEEN_WORDINGS = "unseen_wordings"
-"""The extra test set with oversight in wordings that no variant was fitted on."""
 
 
 class VariantsModule(CellsModule[VariantsDataModule, VariantsResult]):

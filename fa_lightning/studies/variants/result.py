@@ -10,8 +10,6 @@ from fa_lightning.common.codec import read_dataclass
 from fa_lightning.metrics.estimates import CellCounts, CellPair, Estimate, SideEffects
 
 RESULT_NAME = "variants.json"
-DAMAGE = ("kl_neutral_nats", "kl_answer_nats", "unchanged_answers", "perplexity_ratio")
-"""What is told of the side effects."""
 
 
 @dataclass(frozen=True)

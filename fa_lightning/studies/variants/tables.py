@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from fa_lightning.common import numbers
-from fa_lightning.metrics.estimates import Estimate, TextEffects
+from fa_lightning.metrics.estimates import DAMAGE, Estimate, TextEffects
 from fa_lightning.metrics.side_effects import GENERAL
 from fa_lightning.reports.table import (
     Cell,
@@ -22,7 +22,7 @@ from fa_lightning.reports.table import (
     records_table,
     row,
 )
-from fa_lightning.studies.variants.result import DAMAGE, VariantScore, VariantsResult
+from fa_lightning.studies.variants.result import VariantScore, VariantsResult
 
 
 def tables(result: VariantsResult) -> dict[str, Table]:
