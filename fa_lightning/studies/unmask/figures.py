@@ -23,7 +23,8 @@ def unmask_figure(result: UnmaskResult, title: str = "What watched models show u
     sources = [source for source in SOURCES if any(one.source == source for one in result.shown)]
     places = [(layer, source) for layer in layers for source in sources]
     names = [f"{NAMES[source]}, layer {layer}" for layer, source in places]
-    figure, drawn = panels(title, names, len(sources), 2.6, 0.9, sharex=True, sharey=True)
+    # Two in a row: the names of sources are long.
+    figure, drawn = panels(title, names, 2, 2.6, 0.9, sharex=True, sharey=True)
     for (axes, _), (layer, source) in zip(drawn, places, strict=True):
         for number, (variant, before) in enumerate(result.before.items()):
             own = [one for one in result.shown if (one.variant, one.source, one.layer) == (variant, source, layer)]
