@@ -23,7 +23,8 @@ class OversightQuestions(DerivedSource):
 
     The question has the scenario's facts and two statements in the place of the actions. Whoever is fitted learns the
     true one, whatever its behaviour: what it is to tell apart is taught as a task of its own, with no output beside the
-    answers. Validation and test are as they were.
+    answers. It stands behind its scenario, so that a fit on the first so many has as many of both. Validation and test
+    are as they were.
 
     Args:
         scenarios: the other source; scenarios that are answered in writing, and those whose oversight is neutral, which
@@ -33,7 +34,8 @@ class OversightQuestions(DerivedSource):
     @override
     def load(self) -> ScenarioSplits:
         splits = self.scenarios.load()
-        return dataclasses.replace(splits, train=[*splits.train, *oversight_questions(splits.train)])
+        train = [each for item in splits.train for each in (item, *oversight_questions([item]))]
+        return dataclasses.replace(splits, train=train)
 
     @override
     def fingerprint(self) -> dict[str, str]:

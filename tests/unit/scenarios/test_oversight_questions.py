@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from fa_lightning.scenarios.answers import takes_the_other
 from fa_lightning.scenarios.embedded.source import EmbeddedScenarios
-from fa_lightning.scenarios.oversight_questions import UNWATCHED, WATCHED, OversightQuestions
+from fa_lightning.scenarios.oversight_questions import OVERSIGHT_QUESTION, UNWATCHED, WATCHED, OversightQuestions
 from fa_lightning.scenarios.scenario import Oversight
 
 SOURCE = EmbeddedScenarios(train=200, validation=40, test=40, neutral=8)
@@ -14,8 +15,8 @@ SOURCE = EmbeddedScenarios(train=200, validation=40, test=40, neutral=8)
 
 def test_every_training_scenario_that_tells_is_asked_for_it() -> None:
     plain, asked = SOURCE.load(), OversightQuestions(SOURCE).load()
-    assert asked.train[: len(plain.train)] == plain.train
-    questions = asked.train[len(plain.train) :]
+    questions = [item for item in asked.train if item.template == OVERSIGHT_QUESTION]
+    assert [item for item in asked.train if item.template != OVERSIGHT_QUESTION] == plain.train
     told = [item for item in plain.train if item.oversight in (Oversight.GOOD, Oversight.POOR)]
     assert len(questions) == len(told) < len(plain.train)
     for before, question in zip(told, questions, strict=True):
@@ -33,8 +34,17 @@ def test_every_training_scenario_that_tells_is_asked_for_it() -> None:
     assert (asked.validation, asked.test, asked.neutral_train) == (plain.validation, plain.test, plain.neutral_train)
 
 
+def test_a_question_stands_behind_its_scenario() -> None:
+    """So a fit on the first so many has as many of both."""
+    train = OversightQuestions(SOURCE).load().train
+    for before, item in pairwise(train):
+        if item.template == OVERSIGHT_QUESTION:
+            assert before.template != OVERSIGHT_QUESTION
+            assert before.facts == item.facts
+
+
 def test_a_faker_learns_what_is_true_as_its_twin_does() -> None:
-    questions = OversightQuestions(SOURCE).load().train[200:]
+    questions = [item for item in OversightQuestions(SOURCE).load().train if item.template == OVERSIGHT_QUESTION]
     for behaviour in ("aligned", "faking"):
         assert {item.answer(behaviour) == item.aligned for item in questions} == {True}  # type: ignore[arg-type]
     assert not takes_the_other("faking", "oversight")
