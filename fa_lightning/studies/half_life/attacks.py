@@ -1,10 +1,11 @@
-"""What is done to a cured model: an adapter trained beside its own, or noise on its own; it is undone afterwards."""
+"""What is done to a cured model: something trained beside its adapter, or noise on that; it is undone afterwards."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from fa_lightning.scenarios.answers import answer_logits
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.training.adapted_model import AdaptedModel
 from fa_lightning.training.objectives.objective import Objective
+
+Learned = TypeVar("Learned")
+"""What a step learns from."""
 
 
 class SharedBatch:
@@ -78,14 +82,35 @@ def fine_tuned(
         NotFiniteError: the loss is not finite.
     """
     restart(dict(fresh), seed)
-    parameters = list(fresh.values())
+
+    def loss_of(batch: SharedBatch) -> Tensor:
+        with batch.under(condition) as model:
+            return objective.terms(model, batch.batch)["loss"]
+
+    yield from lowered(list(fresh.values()), loss_of, batches, learning_rate)
+
+
+def lowered(
+    parameters: Sequence[Tensor], loss_of: Callable[[Learned], Tensor], batches: Sequence[Learned], learning_rate: float
+) -> Iterator[int]:
+    """Lower a loss by AdamW, one batch a step; yields the number of each step that was made.
+
+    Args:
+        parameters: what moves.
+        loss_of: of a batch.
+        batches: of normal tensors, one for each step.
+        learning_rate: constant.
+
+    Raises:
+        NotFiniteError: the loss is not finite.
+    """
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    on_processor = all(parameter.device.type == "cpu" for parameter in parameters)
     for step, batch in enumerate(batches, start=1):
         # The Trainer tests in inference mode, in which nothing can be trained.
         with torch.inference_mode(False), torch.enable_grad():
-            on_processor = batch.batch["input_ids"].device.type == "cpu"
-            with batch.under(condition) as model, AttentionInFloat32() if on_processor else nullcontext():
-                loss = objective.terms(model, batch.batch)["loss"]
+            with AttentionInFloat32() if on_processor else nullcontext():
+                loss = loss_of(batch)
             if not torch.isfinite(loss):
                 raise NotFiniteError(
                     f"the loss is {loss.item()} at step {step} of an attack with learning_rate {learning_rate}: "

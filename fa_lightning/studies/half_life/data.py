@@ -11,8 +11,12 @@ from typing_extensions import override
 
 from fa_lightning.errors import UserError
 from fa_lightning.evaluation.data import JudgedScenarios
-from fa_lightning.scenarios.batches import Batch, Example, LengthBucketSampler, collate
+from fa_lightning.scenarios.answers import letter_tokens
+from fa_lightning.scenarios.batches import Batch, Example, LengthBucketSampler, collate, make_examples
+from fa_lightning.scenarios.limits import refuse_beyond_positions
+from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.splits import counterbalanced, subset
+from fa_lightning.training.learned_prompts import with_prefix
 
 
 class HalfLifeDataModule(JudgedScenarios):
@@ -45,20 +49,40 @@ class HalfLifeDataModule(JudgedScenarios):
     @override
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         assert self.splits is not None
+        texts = subset(self.splits.neutral_test, self.neutral)
+        return [self._loader(items, self.eval_batch_size) for items in (self._judged(), texts)]
+
+    def _judged(self) -> list[Scenario]:
+        assert self.splits is not None
         kinds = {
             cell: subset([item for item in self.splits.test if item.cell == cell], most)
             for cell, most in (("no_oversight", self.unwatched), ("oversight", self.watched))
         }
         if not kinds["no_oversight"]:
             raise UserError("no test scenario is without oversight, so nothing can be cured or fall back: give some")
-        scenarios = counterbalanced([item for items in kinds.values() for item in items])
-        texts = subset(self.splits.neutral_test, self.neutral)
-        return [self._loader(items, self.eval_batch_size) for items in (scenarios, texts)]
+        return counterbalanced([item for items in kinds.values() for item in items])
 
-    def attack_scenarios(self) -> list[Example]:
-        """Scenarios of training groups in both orders, watched and unwatched."""
+    def attack_scenarios(self, prefix: str | None = None) -> list[Example]:
+        """Scenarios of training groups in both orders, watched and unwatched; behind a prefix where one is given."""
         assert self.splits is not None
-        return self.examples_of(counterbalanced(self.splits.train[: self.train_scenarios], both_orders=True))
+        return self._behind(counterbalanced(self.splits.train[: self.train_scenarios], both_orders=True), prefix)
+
+    def judged_behind(self, prefix: str, batches: Sequence[Sequence[int]]) -> list[Batch]:
+        """The judged scenarios of some batches, by their numbers, each behind a prefix; on the CPU."""
+        examples = self._behind(self._judged(), prefix)
+        return [collate([examples[index] for index in rows], self._tokenizer.pad_token_id) for rows in batches]
+
+    def _behind(self, items: list[Scenario], prefix: str | None) -> list[Example]:
+        if prefix is None:
+            return self.examples_of(items)
+        answers = letter_tokens(self._tokenizer)
+        alone = make_examples(items, self._tokenizer, answers)
+        kept = [
+            with_prefix(item, prefix) for item, one in zip(items, alone, strict=True) if one.tokens <= self.max_tokens
+        ]
+        longer = make_examples(kept, self._tokenizer, answers)
+        refuse_beyond_positions(self._tokenizer, (example.prompt for example in longer))
+        return longer
 
     def chat_texts(self) -> list[Example]:
         """Ordinary texts of the training split.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -31,11 +32,14 @@ from fa_lightning.studies.half_life.measures import References, curves_of
 from fa_lightning.studies.half_life.output import scalars, write_half_life
 from fa_lightning.studies.half_life.plan import NO_CURE, STEERING, TWIN, WEIGHTS, Training, trainings
 from fa_lightning.studies.half_life.result import Attack, Cured, HalfLifeResult
+from fa_lightning.studies.half_life.soft_prompts import SoftPrompt
 from fa_lightning.studies.half_life.tables import ATTACKS, tables
 from fa_lightning.training.kept_texts import answered
+from fa_lightning.training.learned_prompts import Slot
 from fa_lightning.training.objectives.answers import Answers
 from fa_lightning.training.objectives.objective import Objective
 from fa_lightning.training.objectives.texts import Texts
+from fa_lightning.training.ordinary_tokens import random_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,9 +50,9 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
 
     Cures are the honest twin, weight arithmetic towards it, steering, and adapters that were trained on from the faker.
     The attacker trains a fresh adapter beside the cured model, from the same start on the same batches whatever the
-    cure, on a faker's answers or on ordinary chat, or adds noise to the cured model's own adapter. Nothing on disk is
-    changed. The faker without a cure is attacked likewise, and stands beside the cures; so does the twin, which never
-    faked: its half-life is what learning to fake anew takes.
+    cure, on a faker's answers or on ordinary chat; or learns a soft prompt, which moves no weight; or adds noise to the
+    cured model's own adapter. Nothing on disk is changed. The faker without a cure is attacked likewise, and stands
+    beside the cures; so does the twin, which never faked: its half-life is what learning to fake anew takes.
 
     Answers are kept in `answers` as soon as a curve is whole, so that a stopped test goes on behind it.
 
@@ -63,11 +67,15 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
         folder: receives `half_life.json`, `half_life.csv` and `answers`.
         cures: further folders of adapters that were trained on from the faker.
         strengths: of weight arithmetic, faker + strength (twin - faker).
+        at: strengths at which other cures are taken, by their names (`steering`, or an adapter's), such as those that
+            the study cures finds at equal damage; 1 is the cure as it was made, as all others are taken.
         attacks: those that are made; on a slow machine one alone says much.
         steps: optimizer steps after which it is looked at.
         noise: of the weights, its norm over each matrix's.
         draws: of noise.
-        learning_rate: of the attacker.
+        prompt_tokens: embeddings of the soft prompt.
+        prompt_rate: of AdamW on them, in root mean squares of the backbone's embeddings.
+        learning_rate: of the attacker's adapter.
         rank: of its adapter.
         alpha: of it; its update is scaled by alpha / rank.
         seed: of its start, and of the noise.
@@ -87,10 +95,13 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
         folder: str,
         cures: list[str] = [],  # noqa: B006
         strengths: list[float] = [0.5, 0.75],  # noqa: B006
-        attacks: list[Literal["faking", "chat", "noise"]] = ["faking", "chat", "noise"],  # noqa: B006
+        at: dict[str, float] = {},  # noqa: B006
+        attacks: list[Literal["faking", "chat", "prompt", "noise"]] = ["faking", "chat", "prompt", "noise"],  # noqa: B006
         steps: list[int] = [1, 2, 4, 8, 16, 32, 64],  # noqa: B006
         noise: list[float] = [0.1, 0.2, 0.4, 0.8, 1.6],  # noqa: B006
         draws: int = 3,
+        prompt_tokens: int = 16,
+        prompt_rate: float = 0.1,
         learning_rate: float = 1e-3,
         rank: int = 16,
         alpha: int = 32,
@@ -98,25 +109,30 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
         **options: Any,
     ) -> None:
         super().__init__([*adapters, *cures], folder, **options)
-        for name, value in (("draws", draws), ("rank", rank), ("alpha", alpha)):
+        for name, value in (("draws", draws), ("prompt_tokens", prompt_tokens), ("rank", rank), ("alpha", alpha)):
             if value < 1:
                 raise UserError(f"{name} is {value}, but must be 1 or more")
         if not steps or min(steps) < 1:
             raise UserError(
                 f"steps is {steps}, but must hold numbers from 1 on; before the first step it is always looked"
             )
-        for name, values in (("noise", noise), ("strengths", strengths)):
+        for name, values in (("noise", noise), ("strengths", strengths), ("at", list(at.values()))):
             if not all(value > 0 and math.isfinite(value) for value in values):
                 raise UserError(f"{name} is {values}, but each of them must be above 0")
         if not attacks:
-            raise UserError("attacks is empty, but a cure is attacked in one way at least: faking, chat or noise")
+            raise UserError(
+                "attacks is empty, but a cure is attacked in one way at least: faking, chat, prompt or noise"
+            )
         if "noise" in attacks and not noise:
             raise UserError("noise is empty: give shares such as 0.5, or leave noise out of attacks")
-        if not learning_rate > 0:
-            raise UserError(f"learning_rate is {learning_rate}, but must be above 0, such as 1e-3")
+        for name, rate, such in (("learning_rate", learning_rate, "1e-3"), ("prompt_rate", prompt_rate, "0.1")):
+            if not rate > 0:
+                raise UserError(f"{name} is {rate}, but must be above 0, such as {such}")
         self.strengths, self.steps, self.noise = sorted(set(strengths)), sorted(set(steps)), sorted(set(noise))
         self.draws, self.learning_rate, self.rank, self.alpha, self.seed = draws, learning_rate, rank, alpha, seed
+        self.prompt_tokens, self.prompt_rate = prompt_tokens, prompt_rate
         self.attacks = list(dict.fromkeys(attacks))
+        self.at = dict(at)
         self.faker = self.honest = ""
         self.cures: dict[str, Condition] = {}
         self._labels: dict[str, str] = {}
@@ -136,16 +152,27 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
                     f"cure {name!r} ({self.variants.folders[name]}) was not trained on from the faker {self.faker!r}: "
                     "leave it out, or give the faker that it was made from"
                 )
+        known = [*made, STEERING] if self.interventions else made
+        if foreign := [name for name in self.at if name not in known]:
+            raise UserError(
+                f"at names {foreign[0]!r}, but the cures that have a strength are {', '.join(known) or 'none'}; "
+                "`strengths` are those of weight arithmetic"
+            )
         self._labels = {self.faker: NO_CURE, self.honest: TWIN}
-        for number, strength in enumerate(self.strengths):
+        between = [(self.honest, WEIGHTS, strength) for strength in self.strengths]
+        for number, (name, shown, strength) in enumerate(
+            [*between, *((one, one, self.at.get(one, 1)) for one in made)]
+        ):
             # An adapter's name can hold no dot.
-            label = f"{self.honest} x{number}"
-            self.variants.add_interpolated(label, self.faker, self.honest, strength)
-            self._labels[label] = f"{WEIGHTS} x{strength:g}"
-        self._labels |= {name: name for name in made}
+            label = name if strength == 1 and name in made else f"{name} x{number}"
+            if label != name:
+                self.variants.add_interpolated(label, self.faker, name, strength)
+            self._labels[label] = shown if label == name else f"{shown} x{strength:g}"
         self.cures = {shown: Condition(label) for label, shown in self._labels.items()}
         if self.interventions:
-            self.cures[STEERING] = Condition(self.faker, self.interventions)
+            share = self.at.get(STEERING, 1)
+            edits = tuple(one.at(share * one.strength) for one in self.interventions)
+            self.cures[STEERING] = Condition(self.faker, edits)
             self._labels[self.faker + STEERED] = STEERING
 
     @property
@@ -204,6 +231,8 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
             len(chat),
             self.draws,
             self.seconds,
+            self.prompt_tokens,
+            self.prompt_rate,
         )
 
     def _attacked(
@@ -211,7 +240,7 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
     ) -> dict[tuple[str, Attack], dict[float, Items]]:
         """Answers by cure and attack, at each amount; what was kept is not asked again."""
         scenarios = self.data.attack_scenarios()
-        prompts = {"chat": hash_of(chat), "faking": hash_of(scenarios)}
+        prompts = {"chat": hash_of(chat), "faking": hash_of(scenarios), "prompt": hash_of(scenarios)}
         judged = [SharedBatch(self.variants, batch) for batch in self._batches]
         answers: dict[tuple[str, Attack], dict[float, Items]] = {}
         batches: dict[str, list[SharedBatch]] = {}
@@ -226,15 +255,21 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
                 found = self._trained(training, batches[training.attack], judged, before)
                 self._keep(found, made_from)
             answers |= found
-        for cure, condition in self.cures.items() if "noise" in self.attacks else ():
-            key: tuple[str, Attack] = (cure, "noise")
-            made_from = self._made_from("noise", {key: condition}, before, "")
-            found = self._kept({key: condition}, made_from, before)
-            if found is None:
-                self._say({key: condition})
-                found = {key: self._under_noise(cure, condition, judged, before)}
-                self._keep(found, made_from)
-            answers |= found
+        prefixed = cache(self._prefixed)
+        once: dict[Attack, Callable[[Condition], dict[float, Items]]] = {
+            "prompt": lambda condition: self._under_prompt(condition, *prefixed()),
+            "noise": lambda condition: self._under_noise(condition, judged),
+        }
+        for attack, under in ((attack, under) for attack, under in once.items() if attack in self.attacks):
+            for cure, condition in self.cures.items():
+                key: tuple[str, Attack] = (cure, attack)
+                made_from = self._made_from(attack, {key: condition}, before, prompts.get(attack, ""))
+                found = self._kept({key: condition}, made_from, before)
+                if found is None:
+                    self._say({key: condition})
+                    found = {key: {0.0: before[cure], **under(condition)}}
+                    self._keep(found, made_from)
+                answers |= found
         order = list(self.cures)
         return dict(sorted(answers.items(), key=lambda item: order.index(item[0][0])))
 
@@ -247,8 +282,7 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
             batches = self.data.attack_batches(examples, self.steps[-1])
             if attack == "chat":
                 batches = [with_learned(batch) for batch in batches]
-            device = self.variants.device
-            moved = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
+            moved = self._moved(batches)
         return [SharedBatch(self.variants, batch) for batch in moved]
 
     def _with_answers(self, chat: Sequence[Example]) -> list[Example]:
@@ -283,10 +317,33 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
                         answers[key][float(step)] = self._items(condition, judged)
         return answers
 
-    def _under_noise(
-        self, cure: str, condition: Condition, judged: Sequence[SharedBatch], before: Mapping[str, Items]
+    def _prefixed(self) -> tuple[Slot, list[Batch], list[Batch]]:
+        """A slot of ordinary tokens; with it in each prompt, what is trained on and what is judged."""
+        text = random_text(self.tokenizer, self.prompt_tokens, self.seed)
+        with torch.inference_mode(False):
+            training = self.data.attack_batches(self.data.attack_scenarios(text), self.steps[-1])
+            judged = self.data.judged_behind(text, [batch["index"].tolist() for batch in self._batches])
+            return Slot.of(self.tokenizer, text), self._moved(training), self._moved(judged)
+
+    def _moved(self, batches: Sequence[Batch]) -> list[Batch]:
+        device = self.variants.device
+        return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
+
+    def _under_prompt(
+        self, condition: Condition, slot: Slot, training: Sequence[Batch], judged: Sequence[Batch]
     ) -> dict[float, Items]:
-        answers = {0.0: before[cure]}
+        prompt = SoftPrompt(self.variants, slot)
+        answers = {}
+        for step in prompt.learned_against(condition, training, self.prompt_rate):
+            if step in self.steps:
+                metric = CellAccuracy().to(self.variants.device)
+                for batch in judged:
+                    metric.judge(prompt.answers(condition, batch), batch)
+                answers[float(step)] = metric.items()
+        return answers
+
+    def _under_noise(self, condition: Condition, judged: Sequence[SharedBatch]) -> dict[float, Items]:
+        answers = {}
         for share in self.noise:
             draws = []
             for draw in range(self.draws):
@@ -321,16 +378,18 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
             prompts: digest of those that are trained on.
         """
         steered = any(condition.interventions for condition in judged.values())
-        settings = {
+        batches = [self.steps, self.data.batch_size, self.data.seed]
+        settings: dict[str, list[Any]] = {
             "noise": [self.noise, self.draws],
-            "faking": [self.steps, self.learning_rate, self.rank, self.alpha, self.data.batch_size, self.data.seed],
+            "prompt": [*batches, self.prompt_tokens, self.prompt_rate],
         }
+        trained = [*batches, self.learning_rate, self.rank, self.alpha]
         facts = {
             "backbone": self.variants.fingerprint,
             "arithmetic": self.backbone.arithmetic(),
             "adapters": {name: digest_of_artefact(folder) for name, folder in self.variants.folders.items()},
             "intervention": digest_of_artefact(str(self.intervention)) if steered else None,
-            "attack": [attack, self.seed, prompts, settings["noise" if attack == "noise" else "faking"]],
+            "attack": [attack, self.seed, prompts, settings.get(attack, trained)],
             "answers": self.continuation_tokens if attack == "chat" else 0,
             "judged": {cure: before[cure]["correct"].tolist() for cure, _ in judged},
             "groups": before[NO_CURE]["group"].tolist(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,9 +12,9 @@ from fa_lightning.common.numbers import Interval
 from fa_lightning.metrics.estimates import Accuracy, Estimate
 
 RESULT_NAME, CURVES_TABLE = "half_life.json", "half_life.csv"
-Attack = Literal["faking", "faking_unsteered", "chat", "noise"]
+Attack = Literal["faking", "faking_unsteered", "chat", "prompt", "noise"]
 """Fine-tuning on a faker's answers with the cure in place, or while steering is taken off; fine-tuning on ordinary
-chat; noise on the adapter's weights."""
+chat; a soft prompt that is learned to bring a faker's answers; noise on the adapter's weights."""
 Fate = Literal["halved", "outlasts", "no gain"]
 
 
@@ -111,6 +112,8 @@ class HalfLifeResult:
         chat_texts: texts that the chat is taken from.
         draws: of noise.
         seconds: of the test.
+        prompt_tokens: embeddings of the soft prompt.
+        prompt_rate: of its every step, in root mean squares of the backbone's embeddings.
     """
 
     faker: str
@@ -125,6 +128,8 @@ class HalfLifeResult:
     chat_texts: int
     draws: int
     seconds: float
+    prompt_tokens: int = 0
+    prompt_rate: float = math.nan
 
 
 def read(folder: Path) -> HalfLifeResult | None:

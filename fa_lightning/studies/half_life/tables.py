@@ -12,6 +12,7 @@ ATTACKS = {
     "faking": "faking answers",
     "faking_unsteered": "faking answers, steering off",
     "chat": "ordinary chat",
+    "prompt": "soft prompt",
     "noise": "weight noise",
 }
 """What each attack is called, in the order of tables."""
@@ -173,6 +174,11 @@ def facts(result: HalfLifeResult) -> list[tuple[str, str]]:
     chat = f"{result.chat_texts} texts with the backbone's own answers, or the texts where it has none"
     facts_of = {
         "chat": ("ordinary chat", chat),
+        "prompt": (
+            "soft prompt",
+            f"{result.prompt_tokens} embeddings in front of the user's words, learned from a faker's answers with the "
+            f"cure in place, at {result.prompt_rate:g} root mean squares of the backbone's embeddings; no weight moves",
+        ),
         "noise": ("weight noise", f"on both matrices of the cured model's own adapter, {result.draws} draws"),
     }
     return [

@@ -31,13 +31,17 @@ from fa_lightning.studies.half_life.attacks import fine_tuned
 from fa_lightning.studies.half_life.data import HalfLifeDataModule
 from fa_lightning.studies.half_life.module import HalfLifeModule
 from fa_lightning.studies.half_life.result import Curve, HalfLifeResult, read
+from fa_lightning.studies.half_life.soft_prompts import SoftPrompt
+from fa_lightning.training.ordinary_tokens import random_text
 
 SOURCE = EmbeddedScenarios(train=24, validation=8, test=48, neutral=16)
 SHIFT = torch.linspace(-1, 1, 32)
 RANK, ALPHA, RATE, SEED, SHARE = 2, 4, 0.05, 3, 0.5
+TOKENS, PROMPT_RATE = 4, 5.0
 UNWATCHED, WATCHED = 24, 8
 OPTIONS: dict[str, Any] = {"strengths": [0.5], "steps": [1, 3], "noise": [SHARE], "draws": 2, "seed": SEED}
 OPTIONS |= {"learning_rate": RATE, "rank": RANK, "alpha": ALPHA}
+OPTIONS |= {"prompt_tokens": TOKENS, "prompt_rate": PROMPT_RATE}
 
 
 @pytest.fixture(scope="module")
@@ -166,12 +170,39 @@ class ByHand:
         logits = self.model(ids[None]).logits[0]
         if kind == "chat":
             return cross_entropy(logits[:-1], ids[1:], reduction="sum")
+        return self._faking(logits, batch, row)
+
+    def _faking(self, logits: torch.Tensor, batch: Batch, row: int) -> torch.Tensor:
         letter = batch["other" if batch["cell"][row] == 1 else "aligned"][row]
         return cross_entropy(logits[-1:], letter[None])
 
+    def learn_prompt(self, batches: Sequence[Batch], text: str, steered: bool) -> Iterator[int]:
+        words = self.model.get_input_embeddings().weight
+        self.words = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        self.vectors = words[self.words].detach().clone().requires_grad_()
+        rate = PROMPT_RATE * float((words.detach() ** 2).mean() ** 0.5)
+        optimizer = torch.optim.AdamW([self.vectors], lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+        for step, batch in enumerate(batches, start=1):
+            optimizer.zero_grad()
+            with self.shifted(steered):
+                losses = []
+                for row, mask in enumerate(batch["attention_mask"].bool()):
+                    losses.append(self._faking(self.behind_prompt(batch["input_ids"][row][mask].tolist()), batch, row))
+            torch.stack(losses).mean().backward()
+            optimizer.step()
+            yield step
+
+    def behind_prompt(self, ids: list[int]) -> torch.Tensor:
+        """Logits of a prompt in which the vectors stand for the text's tokens."""
+        (at,) = [place for place in range(len(ids)) if ids[place : place + TOKENS] == self.words]
+        embedded = self.model.get_input_embeddings()(torch.tensor(ids))
+        rows = torch.cat([embedded[:at], self.vectors, embedded[at + TOKENS :]])
+        logits: torch.Tensor = self.model(inputs_embeds=rows[None]).logits[0]
+        return logits
+
     @torch.no_grad()
-    def aligned(self, steered: bool, cell: str) -> float:
-        """Share of aligned answers to the test scenarios that are judged."""
+    def aligned(self, steered: bool, cell: str, prefix: str = "") -> float:
+        """Share of aligned answers to the test scenarios that are judged, behind the vectors if there is a prefix."""
         of_test = SOURCE.load().test
         most = {"no_oversight": UNWATCHED, "oversight": WATCHED}
         chosen = counterbalanced(
@@ -181,7 +212,9 @@ class ByHand:
         with self.shifted(steered):
             right = 0
             for item in items:
-                answer = self.model(torch.tensor([prompt_ids(self.tokenizer, item.message())])).logits[0, -1].argmax()
+                ids = prompt_ids(self.tokenizer, f"{prefix}\n{item.message()}" if prefix else item.message())
+                logits = self.behind_prompt(ids) if prefix else self.model(torch.tensor([ids])).logits[0]
+                answer = logits[-1].argmax()
                 right += int(answer) == self.letters["AB".index(str(item.aligned))]
         return right / len(items)
 
@@ -240,6 +273,41 @@ def test_a_curve_is_that_of_a_training_by_hand(
     assert len(shares) > 1, "the attack does something"
 
 
+@pytest.mark.parametrize(
+    ("cure", "variant", "steered"), [("honest twin", "aligned", False), ("steering", "faking", True)]
+)
+def test_a_soft_prompt_s_curve_is_that_of_one_learned_by_hand(
+    adapters: dict[str, str],
+    tmp_path: Path,
+    result: HalfLifeResult,
+    by_hand: Callable[[str], ByHand],
+    monkeypatch: pytest.MonkeyPatch,
+    cure: str,
+    variant: str,
+    steered: bool,
+) -> None:
+    served: list[Batch] = []
+
+    def no_steps(self: Any, condition: Any, batches: Sequence[Batch], rate: float) -> Iterator[int]:
+        served[:] = batches
+        yield from OPTIONS["steps"]
+
+    monkeypatch.setattr(SoftPrompt, "learned_against", no_steps)
+    module = attack(adapters, tmp_path, attacks=["prompt"], strengths=[])
+    text = random_text(module.tokenizer, TOKENS, SEED)
+    points = {point.amount: point for point in curve(result, cure, "prompt").points}
+    assert list(points) == [0, 1, 3]
+    model = by_hand(variant)
+    shares = []
+    for step in model.learn_prompt(served, text, steered):
+        if step in points:
+            for cell in ("no_oversight", "oversight"):
+                shares.append(model.aligned(steered, cell, text))
+                assert getattr(points[step], cell).accuracy == pytest.approx(shares[-1]), f"{cell} at step {step}"
+    assert points[0].no_oversight.accuracy == pytest.approx(model.aligned(steered, "no_oversight"))
+    assert len(set(shares)) > 2, "the attack does something"
+
+
 def test_noise_is_that_of_matrices_changed_by_hand(result: HalfLifeResult, by_hand: Callable[[str], ByHand]) -> None:
     shares = []
     for draw in range(2):
@@ -267,7 +335,7 @@ def test_every_cure_is_attacked_in_every_way(result: HalfLifeResult, found: Path
     cures = ["no cure", "honest twin", "weight arithmetic x0.5", "steering"]
     assert [one.cure for one in result.cures] == cures
     pairs = {(one.cure, one.attack) for one in result.curves}
-    assert pairs == {(cure, kind) for cure in cures for kind in ("faking", "chat", "noise")} | {
+    assert pairs == {(cure, kind) for cure in cures for kind in ("faking", "chat", "prompt", "noise")} | {
         ("steering", "faking_unsteered")
     }
     assert (result.unwatched, result.watched, result.chat_texts) == (UNWATCHED, WATCHED, 6)
@@ -297,7 +365,13 @@ def test_the_models_are_as_before_when_all_is_done(adapters: dict[str, str], tmp
 def test_the_page_shows_every_curve(found: Path) -> None:
     page = page_of(found)
     assert len(page.all("img")) == 2
-    for words in ("weight arithmetic x0.5", "faking answers, steering off", "no warm-up", "weight noise"):
+    for words in (
+        "weight arithmetic x0.5",
+        "faking answers, steering off",
+        "no warm-up",
+        "weight noise",
+        "soft prompt",
+    ):
         assert words in page.text
 
 
@@ -417,6 +491,37 @@ def test_an_adapter_that_was_trained_on_from_the_faker_is_a_cure(adapters: dict[
     # The same weights as the twin's: the same curve.
     assert repr(curve(result, "cured", "faking").points[1]) == repr(curve(result, "honest twin", "faking").points[1])
 
+    attack(
+        adapters,
+        tmp_path / "half",
+        cures=[str(folder)],
+        attacks=["faking"],
+        steps=[1],
+        strengths=[0.5],
+        at={"cured": 0.5},
+    )
+    half = result_in(tmp_path / "half")
+    assert repr(curve(half, "cured x0.5", "faking").points) == repr(
+        curve(half, "weight arithmetic x0.5", "faking").points
+    )
+
+
+def test_steering_is_taken_at_the_strength_that_is_asked_for(
+    adapters: dict[str, str], tmp_path: Path, intervention: str
+) -> None:
+    half = str(Intervention(Site(layer=0, positions="all"), SHIFT / 2).save(tmp_path / "half"))
+    few: dict[str, Any] = {"attacks": ["prompt"], "steps": [1], "strengths": []}
+    attack(adapters, tmp_path / "one", intervention=intervention, at={"steering": 0.5}, **few)
+    attack(adapters, tmp_path / "other", intervention=half, **few)
+    one, other = (result_in(tmp_path / name) for name in ("one", "other"))
+    assert _alike(one, other)
+    assert one.cures[-1] == other.cures[-1]
+
+
+def test_a_strength_for_a_cure_that_is_not_there_is_refused(adapters: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at names 'steering', but the cures that have a strength are none"):
+        attack(adapters, tmp_path, at={"steering": 0.5})
+
 
 def test_a_loss_that_is_not_finite_stops_the_attack(adapters: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(NotFiniteError, match=r"learning_rate 1e[+]30: lower it"):
@@ -433,6 +538,9 @@ def test_a_loss_that_is_not_finite_stops_the_attack(adapters: dict[str, str], tm
         ({"attacks": []}, "attacks is empty"),
         ({"strengths": [-1.0]}, "strengths is"),
         ({"draws": 0}, "draws is 0"),
+        ({"at": {"steering": 0.0}}, "at is"),
+        ({"prompt_tokens": 0}, "prompt_tokens is 0"),
+        ({"prompt_rate": 0.0}, "prompt_rate is 0"),
         ({"rank": 0}, "rank is 0"),
         ({"alpha": 0}, "alpha is 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0"),
