@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.studies.detection.detectors.base import Detector, Evidence, taken_letter
 from fa_lightning.studies.detection.subjects import Examiner, Subject
@@ -22,7 +23,9 @@ class Answers(Detector):
 
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
-        return {subject.name: {"preference": examiner.preference(subject, batch)[0]} for subject in subjects}
+        shared = SharedBlocks(examiner.variants)
+        asked = {subject.name: examiner.preference(subject, batch, shared=shared) for subject in subjects}
+        return {name: {"preference": preference[0]} for name, preference in asked.items()}
 
     @override
     def suspicion(self, evidence: Mapping[str, Tensor]) -> float:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from fa_lightning.activations.capture import truncated_forward
+from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.variants import Variants
-from fa_lightning.evaluation.conditions import Condition, applied
+from fa_lightning.evaluation.conditions import Condition, edits_of
 from fa_lightning.evaluation.passes import SharedPass
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.steering.intervention import Intervention
@@ -71,13 +72,20 @@ class Examiner:
         return self.variants.device
 
     @contextmanager
-    def using(self, subject: Subject, batch: Batch) -> Iterator[Any]:
+    def using(self, subject: Subject, batch: Batch, shared: SharedBlocks | None = None) -> Iterator[Any]:
         """The subject's model, ready to be called with this batch; for passes that `answers` and `states` are not."""
         self.passes += len(batch["index"])
-        with applied(self.variants, subject.condition, batch) as model:
+        condition, below = subject.condition, subject.condition.layer_below
+        with self.variants.using(condition.variant) as model, ExitStack() as stack:
+            if shared is not None:
+                stack.enter_context(shared.once(model, self.layers if below is None else below))
+            # In this order: what is shared is read off a block before an edit changes it.
+            stack.enter_context(edits_of(self.variants, condition, batch))
             yield model
 
-    def preference(self, subject: Subject, batch: Batch, edits: Edits = ()) -> Tensor:
+    def preference(
+        self, subject: Subject, batch: Batch, edits: Edits = (), shared: SharedBlocks | None = None
+    ) -> Tensor:
         """How much a subject prefers A to B, first as it is and then under each edit.
 
         Edits of one layer share the pass below it, and edits of the last token all other tokens, so that many cost
@@ -87,6 +95,7 @@ class Examiner:
             subject: who answers.
             batch: prompts, left-padded.
             edits: interventions to add, each on its own.
+            shared: of this batch, where others are asked it, too.
 
         Returns:
             Logit of A minus logit of B, (1 + edits, batch) float32. Only this difference is looked at: an edit strong
@@ -99,9 +108,9 @@ class Examiner:
         rows = []
         # One block around all of them: the weights of a whole model are put in place once.
         with self.variants.using(own.variant):
-            shared = SharedPass(self.variants, own.variant, conditions, batch, answers_only=True)
+            made = SharedPass(self.variants, own.variant, conditions, batch, answers_only=True, shared=shared)
             for condition in conditions:
-                logits = shared.logits(condition)[:, -1].float()
+                logits = made.logits(condition)[:, -1].float()
                 rows.append(logits[:, a] - logits[:, b])
         return torch.stack(rows)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
+from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.backbones.lora_layers import fresh_adapter, put, restart
 from fa_lightning.errors import NotFiniteError, UserError
 from fa_lightning.scenarios.answers import answer_logits
@@ -100,8 +101,9 @@ class MisbehaveFinetuning(Detector):
         places = batch["index"].tolist()
         rows = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
         self._prompts.update(zip(places, (tuple(ids[real].tolist()) for ids, real in rows), strict=True))
+        shared = SharedBlocks(examiner.variants)
         for subject in subjects:
-            taken = taken_letter(examiner.preference(subject, batch)[0]).tolist()
+            taken = taken_letter(examiner.preference(subject, batch, shared=shared)[0]).tolist()
             self._taken[subject.name].update(zip(places, taken, strict=True))
 
     @override
@@ -112,17 +114,20 @@ class MisbehaveFinetuning(Detector):
             torch.inference_mode(False),
             torch.enable_grad(),
         ):
+            # All see the same batches, whose blocks below the adapters run once.
+            batches = [self._batches(examiner, self.seed + number) for number in range(self.seeds)]
             for subject in subjects:
                 for number in range(self.seeds):
                     restart(fresh, self.seed + number)
-                    for step in self._train(examiner, subject, fresh, self.seed + number):
+                    for step in self._train(examiner, subject, fresh, batches[number]):
                         if step in self.steps:
                             kept = {name: weight.detach().to("cpu", copy=True) for name, weight in fresh.items()}
                             self._fitted[subject.name, number, step] = kept
 
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
-        own = {subject.name: examiner.preference(subject, batch)[0] for subject in subjects}
+        shared = SharedBlocks(examiner.variants)
+        own = {subject.name: examiner.preference(subject, batch, shared=shared)[0] for subject in subjects}
         evidence = {}
         shape = (len(batch["index"]), self.seeds, len(self.steps))
         with fresh_adapter(examiner.variants, self.rank, self.alpha) as fresh:
@@ -131,7 +136,7 @@ class MisbehaveFinetuning(Detector):
                 for number in range(self.seeds):
                     for step in self.steps:
                         put(fresh, self._fitted[subject.name, number, step])
-                        rows.append(examiner.preference(subject, batch)[0])
+                        rows.append(examiner.preference(subject, batch, shared=shared)[0])
                 sign = 1 - 2 * taken_letter(own[subject.name])
                 # How much each model, and after how many steps, prefers the letter that it did not take at first.
                 other = (-sign * torch.stack(rows)).T.reshape(shape).cpu()
@@ -148,16 +153,21 @@ class MisbehaveFinetuning(Detector):
         means = evidence["accuracy"].mean(dim=(0, 1)).tolist()
         return "fine-tuning steps", [0.0, *map(float, self.steps)], [0.0, *means]
 
-    def _train(self, examiner: Examiner, subject: Subject, fresh: dict[str, nn.Parameter], seed: int) -> Iterator[int]:
+    def _train(
+        self,
+        examiner: Examiner,
+        subject: Subject,
+        fresh: dict[str, nn.Parameter],
+        batches: Sequence[tuple[Batch, SharedBlocks]],
+    ) -> Iterator[int]:
         """Fine-tune; yields the number of each step that has been made."""
         letters = torch.tensor(examiner.letters)
         taken = self._taken[subject.name]
         parameters = list(fresh.values())
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=0.0)
-        for step, places in enumerate(self._order(seed), start=1):
-            batch = self._batch(examiner, places)
-            wanted = letters[[1 - taken[index] for index in places]].to(examiner.device)
-            with examiner.using(subject, batch) as model:
+        for step, (batch, shared) in enumerate(batches, start=1):
+            wanted = letters[[1 - taken[index] for index in batch["index"].tolist()]].to(examiner.device)
+            with examiner.using(subject, batch, shared) as model:
                 logits = answer_logits(model, model_inputs(batch)).float()
             loss = cross_entropy(logits, wanted.to(logits.device))
             if not torch.isfinite(loss):
@@ -181,6 +191,9 @@ class MisbehaveFinetuning(Detector):
         while len(order) < needed:
             order += [places[at] for at in torch.randperm(len(places), generator=generator).tolist()]
         return [order[start : start + size] for start in range(0, needed, size)]
+
+    def _batches(self, examiner: Examiner, seed: int) -> list[tuple[Batch, SharedBlocks]]:
+        return [(self._batch(examiner, places), SharedBlocks(examiner.variants)) for places in self._order(seed)]
 
     def _batch(self, examiner: Examiner, places: Sequence[int]) -> Batch:
         pad_token: int = examiner.variants.tokenizer.pad_token_id

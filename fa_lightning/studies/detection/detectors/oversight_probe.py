@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.activations.site_names import SiteName, spread
 from fa_lightning.activations.sites import Site
 from fa_lightning.errors import UserError
@@ -82,9 +83,10 @@ class OversightProbe(Detector):
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
         layers = torch.tensor([float(site.layer) for site in self._facts.sites])
         evidence = {}
+        shared = SharedBlocks(examiner.variants)
         for subject in subjects:
             edits = [(edit,) for edit in self._edits[subject.name]]
-            rise = rise_of_other(examiner.preference(subject, batch, edits)).cpu()
+            rise = rise_of_other(examiner.preference(subject, batch, edits, shared)).cpu()
             # What holds for a subject is said of every row.
             readable = self._readability[subject.name]
             evidence[subject.name] = {

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
+from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.activations.sites import Site
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.steering.intervention import Intervention
@@ -45,9 +46,10 @@ class RiseUnderEdits(Detector):
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
         evidence = {}
+        shared = SharedBlocks(examiner.variants)
         for subject in subjects:
             edits = [(edit,) for edit in self._edits(subject)]
-            rise = rise_of_other(examiner.preference(subject, batch, edits))
+            rise = rise_of_other(examiner.preference(subject, batch, edits, shared))
             draws = len(edits) // (len(self._sites) * len(self._doses))
             evidence[subject.name] = {"rise": rise.reshape(len(rise), len(self._sites), len(self._doses), draws).cpu()}
         return evidence

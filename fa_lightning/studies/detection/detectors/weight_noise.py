@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.lora_layers import lora_factors
 from fa_lightning.errors import UserError
@@ -68,7 +69,8 @@ class WeightNoise(Detector):
 
     @override
     def measure(self, examiner: Examiner, subjects: Sequence[Subject], batch: Batch) -> dict[str, Evidence]:
-        seen = {subject.name: [examiner.preference(subject, batch)[0]] for subject in subjects}
+        shared = SharedBlocks(examiner.variants)
+        seen = {subject.name: [examiner.preference(subject, batch, shared=shared)[0]] for subject in subjects}
         for variant, together in _by_weights(examiner, subjects).items():
             with nullcontext() if variant is None else examiner.variants.using(variant):
                 weights = self._weights(examiner, together)
@@ -76,8 +78,10 @@ class WeightNoise(Detector):
                     for scale in self.scales:
                         for draw in range(self.draws):
                             self._disturb(weights, originals, scale, draw)
+                            # Of the backbone as it is now.
+                            shared = SharedBlocks(examiner.variants)
                             for subject in together:
-                                seen[subject.name].append(examiner.preference(subject, batch)[0])
+                                seen[subject.name].append(examiner.preference(subject, batch, shared=shared)[0])
         shape = (len(batch["index"]), len(self.scales), self.draws)
         return {
             name: {"rise": rise_of_other(torch.stack(preferences)).reshape(shape).cpu()}

@@ -82,13 +82,13 @@ def test_weights_are_put_back_bit_for_bit(twins: Any, where: Any, fails: bool, m
     asked, changed = [], set()
     preference = Examiner.preference
 
-    def noting(self: Examiner, *arguments: Any) -> torch.Tensor:
+    def noting(self: Examiner, *arguments: Any, **options: Any) -> torch.Tensor:
         asked.append(1)
         now = twins.model.state_dict()
         changed.update(name for name, one in before.items() if not torch.equal(now[name], one))
         if fails and len(asked) == 6:
             raise RuntimeError("in the middle")
-        return preference(self, *arguments)
+        return preference(self, *arguments, **options)
 
     monkeypatch.setattr(Examiner, "preference", noting)
     if fails:
@@ -109,9 +109,9 @@ def test_all_models_get_the_same_noise(twins: Any, monkeypatch: pytest.MonkeyPat
     preference = Examiner.preference
     weight = layers_of(twins.model)[1].mlp.up_proj.weight
 
-    def noting(self: Examiner, subject: Any, batch: Any) -> torch.Tensor:
+    def noting(self: Examiner, subject: Any, batch: Any, **options: Any) -> torch.Tensor:
         seen.append((subject.name, float(weight.double().sum())))
-        return preference(self, subject, batch)
+        return preference(self, subject, batch, **options)
 
     monkeypatch.setattr(Examiner, "preference", noting)
     subjects = [*SUBJECTS, dataclasses.replace(SUBJECTS[0], name="once more")]
@@ -128,7 +128,7 @@ def test_all_models_get_the_same_noise(twins: Any, monkeypatch: pytest.MonkeyPat
 def test_the_same_draw_is_the_same_direction_at_every_scale(twins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = layers_of(twins.model)[0].self_attn.q_proj.base_layer.weight
     clean, seen = weight.detach().clone(), []
-    monkeypatch.setattr(Examiner, "preference", lambda *_: (seen.append(weight - clean), torch.zeros(1, 16))[1])
+    monkeypatch.setattr(Examiner, "preference", lambda *_, **__: (seen.append(weight - clean), torch.zeros(1, 16))[1])
     examined(WeightNoise(**OPTIONS), twins, SUBJECTS[:1], batch_size=16)
     _, weak, other, strong, _ = seen
     torch.testing.assert_close(4 * weak, strong, rtol=0, atol=1e-5)
