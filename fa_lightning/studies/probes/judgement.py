@@ -180,7 +180,17 @@ class Judge:
             score.auroc.ci95,
             score.calibration,
             float(credit(scores.log_odds[..., validation], labels[validation]).mean()),
+            self._besides(scores.log_odds[test]) if name == CCS.name else {},
         )
+
+    def _besides(self, log_odds: Tensor) -> dict[str, float]:
+        """How far answers to test rows agree with each other thing that these tell, either way round."""
+        rows = [self.rows[at] for at in self.parts["test"].tolist()]
+        agreed = {
+            name: float(credit(log_odds, torch.tensor([row.besides[name] for row in rows])).mean())
+            for name in rows[0].besides
+        }
+        return {name: max(share, 1 - share) for name, share in agreed.items()}
 
     def _efficiency(
         self, subject: str, question: Question, view: ViewName, states: Tensor, labels: Tensor

@@ -57,8 +57,9 @@ class PreferenceQuestions(ProbeSource):
             group = normalised(item.context)
             split = split_of(group, self.seed, self.validation, self.test)
             (zero, _), (one, _) = (item.render(WHICH_REPLY, None, digit) for digit in DIGITS)
-            rows.append(ProbeExample(zero, {"better": False}, group, split, one))
-            rows.append(ProbeExample(one, {"better": True}, group, split, zero))
+            for message, other, is_one in ((zero, one, False), (one, zero, True)):
+                longer = {"which reply is longer": (len(item.chosen) > len(item.rejected)) == is_one}
+                rows.append(ProbeExample(message, {"better": is_one}, group, split, other, longer))
         return rows
 
     @override

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from typing_extensions import override
@@ -50,6 +50,8 @@ class ProbeExample:
         group: of dependent rows; intervals draw whole groups.
         split: which part it belongs to.
         opposite: the message of the row that asks about the opposite; empty where there is none.
+        besides: by name, other things that are true of the prompt or not, balanced against the labels: what a probe
+            without labels may have found in their place.
     """
 
     message: str
@@ -57,6 +59,7 @@ class ProbeExample:
     group: str
     split: Split
     opposite: str = ""
+    besides: dict[str, bool] = field(default_factory=dict)
 
     @property
     def group_number(self) -> int:
@@ -141,7 +144,10 @@ class StatementQuestions(ProbeSource):
                     for agree in DIGITS:
                         message, safe = template.render(statement, claim, agree)
                         opposite, _ = template.render(statement.reversed(), claim, agree)
-                        rows.append(ProbeExample(message, {"truth": safe == 1}, statement.right, split, opposite))
+                        besides = {"which digit agrees": agree == 1, "whether it affirms": statement.affirms}
+                        rows.append(
+                            ProbeExample(message, {"truth": safe == 1}, statement.right, split, opposite, besides)
+                        )
         return rows
 
     @override

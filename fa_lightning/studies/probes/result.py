@@ -63,6 +63,8 @@ class Reading:
         auroc_ci95: the same of the area.
         calibration: expected calibration error; nan where scores are no log-odds.
         validation: accuracy on validation rows.
+        besides: of a probe that saw no labels, the share of rows on which its answers agree with each other thing that
+            the rows tell (see `ProbeExample`), either way round, so at least 0.5.
     """
 
     subject: str
@@ -78,6 +80,7 @@ class Reading:
     auroc_ci95: Interval
     calibration: float = math.nan
     validation: float = math.nan
+    besides: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

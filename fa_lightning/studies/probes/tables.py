@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from fa_lightning.common import numbers
 from fa_lightning.metrics.estimates import Estimate
 from fa_lightning.reports.table import Cell, Column, RowStyle, Table, decimal, facts_table, records_table, row
 from fa_lightning.studies.probes.result import VIEWS, Labelled, ProbesResult, Reading
@@ -24,17 +25,28 @@ def best_table(result: ProbesResult) -> Table:
         Column("accuracy", 17),
         Column("AUROC", 5, shows_interval=False),
         Column("calibration error", 5, "error"),
+        Column("agrees besides with"),
     )
     rows = []
     for best in result.best:
         states = f"{best.subject}: {best.question}, {VIEWS[best.view]}"
         for reading in result.at_best(best.subject, best.question, best.view).values():
-            cells = (_accuracy(reading), Cell(reading.auroc, reading.auroc_ci95), decimal(reading.calibration))
+            cells = (
+                _accuracy(reading),
+                Cell(reading.auroc, reading.auroc_ci95),
+                decimal(reading.calibration),
+                Cell(besides(reading)),
+            )
             style: RowStyle = "quiet" if reading.role == "control" else ""
             where = reading.site or "no states"
             rows.append(row(states, where, reading.probe, *cells, style=style, section=states))
     title = "Held-out rows, at the site that the logistic probe was best at on validation rows; 95 % intervals"
     return Table(title, columns, tuple(rows))
+
+
+def besides(reading: Reading) -> str:
+    """What else a probe without labels may have found: the things that its answers agree with, and how far."""
+    return ", ".join(f"{name}: {numbers.decimal(share)}" for name, share in reading.besides.items())
 
 
 def rules_table(result: ProbesResult) -> Table:
@@ -72,6 +84,17 @@ def facts(result: ProbesResult) -> list[tuple[str, str]]:
         ),
         ("beside its opposite", "the last tokens of two prompts, about a statement and about its opposite"),
         ("before an answer", "the prompt's last token"),
+        *(
+            [
+                (
+                    "agrees besides with",
+                    "the share of rows on which a probe that saw no labels follows something else, either way round "
+                    "(0.5 is chance): near 1, that is what it found",
+                )
+            ]
+            if any(reading.besides for reading in result.readings)
+            else []
+        ),
         (
             "calibration error",
             "how far probabilities are from the shares they stand for (15 bins); a dash where scores are no log-odds",
@@ -86,6 +109,7 @@ def _accuracy(reading: Reading) -> Cell:
 def _record(reading: Reading | Labelled) -> dict[str, Any]:
     """The fields of a reading, its intervals with the numbers that they belong to."""
     record = asdict(reading)
+    record |= {f"besides: {name}": share for name, share in record.pop("besides", {}).items()}
     for name, interval in (("accuracy", "ci95"), ("auroc", "auroc_ci95")):
         if interval in record:
             record[name] = Estimate(record[name], record.pop(interval))

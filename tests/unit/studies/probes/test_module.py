@@ -22,9 +22,10 @@ from fa_lightning.studies.probes.data import ProbeDataModule
 from fa_lightning.studies.probes.fitting import Search
 from fa_lightning.studies.probes.judgement import Judge, States, best_site, opposites_of
 from fa_lightning.studies.probes.module import ProbeModule
-from fa_lightning.studies.probes.questions import ProbeExample, ScenarioQuestions
+from fa_lightning.studies.probes.questions import ProbeExample, Question, ScenarioQuestions
 from fa_lightning.studies.probes.result import read as read_probes
 from fa_lightning.studies.probes.states import states_of
+from fa_lightning.studies.probes.tables import best_table
 
 SIZES = {"train": 32, "validation": 12, "test": 24}
 
@@ -218,3 +219,27 @@ def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
         ProbeModule(str(tmp_path), backbone=BackboneArguments("x"), sites=[])
     with pytest.raises(ValueError, match="steps is 0"):
         ProbeModule(str(tmp_path), backbone=BackboneArguments("x"), steps=0)
+
+
+def test_what_ccs_found_in_the_place_of_the_label_is_told() -> None:
+    """Behind either ending the states say which of two other things holds, as surely as if it were the truth."""
+    generator = torch.Generator().manual_seed(2)
+    rows, pairs = [], []
+    for number in range(120):
+        split = ("train", "validation", "test")[number % 3]
+        label, salient, faint = (bool(bit) for bit in torch.randint(2, (3,), generator=generator))
+        besides = {"salient": salient, "faint": faint}
+        rows.append(ProbeExample(f"{number}", {"truth": label}, f"{number}", split, besides=besides))
+        direction = torch.tensor([1.0, -1.0]) if salient else torch.tensor([-1.0, 1.0])
+        states = 0.05 * torch.randn(3, 4, generator=generator)
+        states[1:, 0] += direction
+        pairs.append(states)
+    question = Question("truth", "which is right", ("pairs",))
+    judge = Judge(rows, [question], [Site(0)], Search(restarts=2, steps=100), [8])
+    result = judge.judge(States({"made up": {Site(0).name: torch.stack(pairs)}}), {})
+    (ccs,) = [reading for reading in result.readings if reading.probe == "CCS"]
+    assert ccs.besides["salient"] == 1.0
+    assert 0.5 <= ccs.besides["faint"] < 0.8
+    assert ccs.accuracy < 0.8
+    assert all(not reading.besides for reading in result.readings if reading.probe != "CCS")
+    assert "salient: 1.000" in " ".join(str(cell) for line in best_table(result).rows for cell in line.cells)

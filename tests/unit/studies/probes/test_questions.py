@@ -54,6 +54,18 @@ def test_the_label_is_whether_one_is_the_right_digit(rows):
         assert row.labels["truth"] == (affirms == agrees_with_one)
 
 
+def test_what_a_probe_without_labels_may_find_instead_is_told_and_tells_nothing(rows):
+    for split in SPLITS:
+        own = [row for row in rows if row.split == split]
+        for name in ("which digit agrees", "whether it affirms"):
+            for value in (True, False):
+                told = [row.labels["truth"] for row in own if row.besides[name] == value]
+                assert sum(told) * 2 == len(told)
+    for row in rows:
+        assert row.besides["which digit agrees"] == ("1 for agree" in row.message)
+        assert row.besides["whether it affirms"] == any(row.message.count(words) for words in AFFIRMED)
+
+
 def test_every_statement_stands_beside_its_opposite_whose_right_digit_is_the_other(rows):
     opposites = opposites_of(rows)
     assert opposites is not None
