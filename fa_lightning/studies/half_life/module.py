@@ -378,12 +378,12 @@ class HalfLifeModule(CellsModule[HalfLifeDataModule, HalfLifeResult]):
             prompts: digest of those that are trained on.
         """
         steered = any(condition.interventions for condition in judged.values())
-        batches = [self.steps, self.data.batch_size, self.data.seed]
+        batches = [self.data.batch_size, self.data.seed]
         settings: dict[str, list[Any]] = {
             "noise": [self.noise, self.draws],
-            "prompt": [*batches, self.prompt_tokens, self.prompt_rate],
+            "prompt": [self.steps, self.prompt_tokens, self.prompt_rate, *batches],
         }
-        trained = [*batches, self.learning_rate, self.rank, self.alpha]
+        trained = [self.steps, self.learning_rate, self.rank, self.alpha, *batches]
         facts = {
             "backbone": self.variants.fingerprint,
             "arithmetic": self.backbone.arithmetic(),
