@@ -90,8 +90,9 @@ def _named(
         for needed in _needed(stage, composition):
             if not needed.is_done() and needed not in (*before, *called):
                 raise UserError(
-                    f"--only {name} needs {needed.title}, which is not done: run it first, with `fit {needed.study}` "
-                    "and this command's other options, or leave --only out to run all that is needed"
+                    f"--only {name} needs {needed.title}, which is not done: run it first, with `fit {needed.study} "
+                    f"--only {needed.name}` and this command's other options (a twin that ships is taken in a moment), "
+                    "or leave --only out to run all that is needed"
                 )
     return called
 

@@ -76,7 +76,7 @@ def test_one_variant_is_refused_where_what_it_needs_is_missing(
     monkeypatch.chdir(write_toy(tmp_path).parent)
     message = refused(capsys, "fit", "variants", "--base", "embedded.yaml", "--only", "01_variants/faking-1")
     assert message.startswith("--only 01_variants/faking-1 needs steering/01_backbone, which is not done")
-    assert "run it first, with `fit steering` and this command's other options" in message
+    assert "run it first, with `fit steering --only 01_backbone` and this command's other options" in message
     assert len(message.splitlines()) == 1
     assert not (tmp_path / "checkpoints").exists()
 
