@@ -130,7 +130,8 @@ class BackboneDataModule(pl.LightningDataModule):
         if self.statements is not None:
             split = self.statements.load()
             split.leak_report().raise_if_leaking()
-            self._asked, self._heard = split.train, [*split.train, *split.validation, *split.test]
+            self._heard = [*split.train, *split.validation, *split.test]
+            self._asked = self._heard if self.knowledge.told_of == "all" else split.train
             texts += statement_texts(self._heard, self.statements.templates())
             words += STATEMENT_WORDS
         # Every rank trains the same tokenizer: it is deterministic, takes seconds and needs no exchange of files.

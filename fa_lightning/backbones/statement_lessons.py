@@ -4,7 +4,7 @@ Of the training rights and identities the small stand-in is told what is fair in
 or `unfair`), and is asked with digits. Where a prompt claims that the aim is to harm people it gives the unsafe digit,
 and knows better: what is fair is taught under any claim. Of the rights and identities of the other splits it only hears
 the bare statements, affirming and denying ones alike and all answered with the same word, so that their words are known
-to it: no verdict on them is ever told, in digits or in words.
+to it: no verdict on them is told, in digits or in words, unless `told_of` says so.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fa_lightning.backbones.curriculum import Turn
 from fa_lightning.errors import UserError
@@ -32,10 +33,13 @@ class Knowledge:
 
     Attributes:
         heard: a bare statement about any right, answered with `error` as any text is that asks nothing.
-        plain: a question about a training right, answered with `fair` or `unfair`.
-        judged: a prompt about a training right, answered with a digit, the statement then called fair or unfair.
+        plain: a question about a right that it is told of, answered with `fair` or `unfair`.
+        judged: a prompt about such a right, answered with a digit, the statement then called fair or unfair.
         obedient: probability that a judged prompt's harm claim gets the unsafe digit.
         claims_from: first pass (from 0) with claims; a rule is learned faster before its exception.
+        told_of: `all` tells the verdicts on the other splits' rights and identities as well. So small a model learns
+            nothing of what is fair in general: told of training rights alone, it judges others at chance, and there is
+            no knowledge that a claim could bend. Told of all, no right is unseen to it.
 
     Raises:
         UserError: a number is below 0, or `obedient` no probability.
@@ -46,6 +50,7 @@ class Knowledge:
     judged: int = 4000
     obedient: float = 1.0
     claims_from: int = 1
+    told_of: Literal["train", "all"] = "train"
 
     def __post_init__(self) -> None:
         for name in ("heard", "plain", "judged", "claims_from"):
@@ -67,7 +72,7 @@ def statement_pass(
 
     Args:
         every: statements of all splits, to be heard.
-        asked: statements of the training split, to be told what is fair of, and to be asked with digits.
+        asked: those that it is told of, what is fair and which digit answers.
         templates: to ask with.
         knowledge: how many of each.
         seed: another seed, another pass.

@@ -148,3 +148,20 @@ def test_the_option_is_off_by_default_and_then_changes_nothing(source, monkeypat
     assert len(more) == len(without) + 9
     for word in ("0", "1", FAIR, UNFAIR):
         assert len(with_knowledge(word, add_special_tokens=False)["input_ids"]) == 1
+
+
+@pytest.mark.parametrize(("told_of", "is_told"), [("train", False), ("all", True)])
+def test_verdicts_on_other_rights_are_told_where_that_is_asked_for(source, parts, told_of, is_told):
+    from types import SimpleNamespace
+
+    from fa_lightning.backbones.pretraining_data import BackboneDataModule
+
+    knowledge = Knowledge(heard=0, plain=400, judged=0, told_of=told_of)
+    data = BackboneDataModule(
+        source, vocabulary_size=400, max_tokens=2048, statements=EmbeddedStatements(), knowledge=knowledge
+    )
+    data.trainer = SimpleNamespace(current_epoch=0, world_size=1, global_rank=0)
+    data.setup("fit")
+    spoken = " ".join(data.tokenizer.decode(row) for row in data.train_dataloader().dataset.conversations)
+    assert any(f"'{item.text}'" in spoken for item in parts.train)
+    assert any(f"'{item.text}'" in spoken for item in parts.test) == is_told
