@@ -169,13 +169,13 @@ class Fit:
             self._check_order(chosen)
         return chosen
 
-    def build(self, hidden_size: int) -> Regressor:
-        """The unfitted map, its first weights drawn by the seed.
+    def build(self, hidden_size: int, chain: int = 0) -> Regressor:
+        """The unfitted map, its first weights drawn by the seed, and by that of a chain.
 
         Raises:
             UserError: an option of the map is out of range.
         """
-        with seeded(self.seed):
+        with seeded(self.seed + 10_007 * chain):
             return self.map(hidden_size)
 
     def _check_order(self, stack: list[Site]) -> None:

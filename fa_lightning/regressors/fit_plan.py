@@ -27,14 +27,16 @@ class FitPlan:
         fits: of the candidates.
         sites: of the store; a fit that names another one is refused when its sites are asked for.
         layers: number of the model's decoder blocks.
+        seed: of the chain: neighbouring ones share no exchange of partners.
     """
 
-    def __init__(self, fits: list[Fit], sites: list[Site], layers: int) -> None:
+    def __init__(self, fits: list[Fit], sites: list[Site], layers: int, seed: int = 0) -> None:
         self.fits = fits
         self.sites = sites
         self.layers = layers
         self._sites: dict[int, list[Site]] = {}
-        baselines = [MEAN_SHIFT, *(draw for fit in fits for draw in shuffled(fit))]
+        self.seed = seed
+        baselines = [MEAN_SHIFT, *(one for fit in fits for one in (ridge_beside(fit), *shuffled(fit, seed)))]
         self.all_fits = [*fits, *(fit for number, fit in enumerate(baselines) if fit not in baselines[:number])]
 
     def refuse_equal_names(self) -> None:
@@ -95,18 +97,24 @@ class FitPlan:
         return len(self.all_fits) - 1 - self.all_fits[::-1].index(fit)
 
 
-def shuffled(fit: Fit) -> list[Fit]:
-    """The ridge maps of wrong pairs that a fit is compared with, one for each draw; what it keeps they keep."""
+def ridge_beside(fit: Fit) -> Fit:
+    """The ridge map of a fit's own pairs: what the maps of wrong pairs, ridge maps as well, are to be held against.
+
+    What it keeps, it keeps.
+    """
     # What a fit through answers is charged for is the decision, and neutral texts by a weight of their own.
     through_answers = fit.objective == "behaviour"
-    wrong = Fit(
+    return Fit(
         partial(Affine, ridge=fit.options.get("ridge", RIDGE)),
         positions=fit.positions,
         decision_weight=DECISION_ALONE if through_answers else fit.decision_weight,
         keep=fit.neutral_weight if through_answers else fit.keep,
-        shuffled=True,
     )
-    return [replace(wrong, seed=seed) for seed in range(DRAWS)]
+
+
+def shuffled(fit: Fit, seed: int = 0) -> list[Fit]:
+    """The same ridge map of wrong pairs, one for each draw; number k is drawn by the seed `seed * DRAWS + k`."""
+    return [replace(ridge_beside(fit), shuffled=True, seed=seed * DRAWS + draw) for draw in range(DRAWS)]
 
 
 def map_at(maps: nn.ModuleDict, number: int, site: Site) -> Regressor:

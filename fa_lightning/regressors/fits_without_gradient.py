@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from fa_lightning.regressors.fit import Fit
 from fa_lightning.regressors.fit_plan import FitPlan, map_at, map_key
 from fa_lightning.regressors.fits_through_model import stack_pairs
 from fa_lightning.regressors.moments import PairMoments
-from fa_lightning.regressors.pairs import Block, decision_states, sampled_pairs, training_pairs
+from fa_lightning.regressors.pairs import Block, decision_states, exchangeable_pairs, sampled_pairs, training_pairs
 from fa_lightning.regressors.wrong_pairs import wrong_pairs
 from fa_lightning.scenarios.batches import Batch
 
@@ -82,10 +83,12 @@ class FitsWithoutGradient:
             if fit.shuffled:
                 alike.setdefault(_pairs_key(fit, site), []).append((map_at(self._maps, number, site), fit, site))
         for fits in alike.values():
-            _, fit, site = fits[0]
-            pairs = sampled_pairs(store, site, fit)
+            first, fit, site = fits[0]
+            # What asks for no edit is the same in all draws, and all of it counts, as it does for the map.
+            kept = PairMoments(first.hidden_size)
+            pairs = exchangeable_pairs(store, site, fit, kept)
             for regressor, draw, _ in fits:
-                moments = PairMoments(regressor.hidden_size)
+                moments = copy.deepcopy(kept)
                 # Beside the map, where a device is that multiplies faster.
                 device = next(regressor.buffers()).device
                 moments.add(*(column.to(device) for column in wrong_pairs(pairs, draw.seed)))

@@ -21,10 +21,11 @@ from fa_lightning.errors import UserError
 from fa_lightning.regressors.base import Regressor
 from fa_lightning.regressors.faker_pass import FakerPass, aligned_pass, unit_effects
 from fa_lightning.regressors.fit import Fit
-from fa_lightning.regressors.fit_plan import MEAN_SHIFT, FitPlan, map_at, map_key, shuffled
+from fa_lightning.regressors.fit_plan import MEAN_SHIFT, FitPlan, map_at, map_key, ridge_beside, shuffled
 from fa_lightning.regressors.fits_through_model import behaviour_loss, surrogate
 from fa_lightning.regressors.fits_without_gradient import FitsWithoutGradient
 from fa_lightning.regressors.gates import OversightProbe
+from fa_lightning.regressors.linear import Affine
 from fa_lightning.regressors.pairs import Block, counted_rows, training_pairs
 from fa_lightning.regressors.unit_scores import unit_scores
 
@@ -56,8 +57,8 @@ class RegressorModule(pl.LightningModule):
     The first epoch streams the moments of the pairs; at its end closed maps are solved, vectors and neighbours take
     their states, and gradient maps get their units. Later epochs train the gradient maps, each on its own loss; those
     with a `behaviour` objective through the live model. Each later epoch also fits one more site of every stack.
-    Beside each fit ridge maps are fitted on shuffled pairs, one for each draw, and a mean shift: baselines that an
-    evaluation needs at whatever site is chosen.
+    Beside each fit a mean shift is fitted, a ridge map, and ridge maps on shuffled pairs, one for each draw: baselines
+    that an evaluation needs at whatever site is chosen.
 
     | logged | what |
     | --- | --- |
@@ -69,6 +70,7 @@ class RegressorModule(pl.LightningModule):
         regressors: what to fit.
         optimizer: of the gradient maps.
         rank_units: in the second epoch, measure what each unit does to the answer (see `unit_effects`).
+        seed: of the chain, for first weights and for exchanges of partners.
 
     Raises:
         UserError: `regressors` is empty, one of them makes no sense, or two would bear one name at one site.
@@ -82,6 +84,7 @@ class RegressorModule(pl.LightningModule):
         regressors: list[Fit],
         optimizer: OptimizerArguments = OptimizerArguments(learning_rate=2e-3, weight_decay=1e-2),
         rank_units: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if not regressors:
@@ -91,13 +94,14 @@ class RegressorModule(pl.LightningModule):
         self.fits = list(regressors)
         self.optimizer = optimizer
         self.rank_units = rank_units
+        self.seed = seed
         self.automatic_optimization = False
         self.maps = nn.ModuleDict()
         self.probes = nn.ModuleDict()
         self.effects = nn.ParameterDict()
         self.r2 = nn.ModuleDict()
         # The sites are known once there is a DataModule.
-        self._plan = FitPlan(self.fits, [], layers=0)
+        self._plan = FitPlan(self.fits, [], 0, seed)
         self._batches: dict[str, int] = {}
         # Set by whoever evaluates the candidates: number of the chosen one and its strength; -1 is none yet.
         self.register_buffer("choice", torch.tensor([-1.0, 1.0]))
@@ -114,12 +118,12 @@ class RegressorModule(pl.LightningModule):
             return
         data = self._data
         hidden_size = int(data.variants.fingerprint["hidden_size"])
-        self._plan = FitPlan(self.fits, data.sites, len(decoder_layers(data.variants.model)))
+        self._plan = FitPlan(self.fits, data.sites, len(decoder_layers(data.variants.model)), self.seed)
         self._plan.refuse_equal_names()
         self._direct = FitsWithoutGradient(self._plan, self.maps, self.probes)
         for number, fit in enumerate(self._plan.all_fits):
             for site in self._plan.sites_of(number):
-                self.maps[map_key(number, site)] = fit.build(hidden_size)
+                self.maps[map_key(number, site)] = fit.build(hidden_size, self.seed)
                 if fit.gate != "always":
                     self.probes[map_key(0, site)] = OversightProbe(hidden_size)
         if self.rank_units:
@@ -167,13 +171,21 @@ class RegressorModule(pl.LightningModule):
         return candidates
 
     def baselines(self, candidate: MapCandidate) -> dict[str, list[MapCandidate]]:
-        """The mean shift and the shuffled-pairs maps at a candidate's site, on its tokens; one for each draw."""
+        """The baselines at a candidate's site, on its tokens; of the shuffled pairs one for each draw.
+
+        Maps of shuffled pairs are ridge maps. Where the candidate is another kind of map, a ridge map of its own pairs
+        stands beside them, so that what the right partner does is not taken for what the kind of map does.
+        """
+        fit = candidate.fit
+        baselines = {"mean shift": [MEAN_SHIFT], "shuffled pairs": shuffled(fit, self.seed)}
+        if fit.map_class is not Affine:
+            baselines["ridge, right pairs"] = [ridge_beside(fit)]
         return {
             name: [
-                MapCandidate(candidate.site, self._map(self._plan.baseline_number(fit), candidate.site), fit)
-                for fit in draws
+                MapCandidate(candidate.site, self._map(self._plan.baseline_number(draw), candidate.site), draw)
+                for draw in draws
             ]
-            for name, draws in (("mean shift", [MEAN_SHIFT]), ("shuffled pairs", shuffled(candidate.fit)))
+            for name, draws in baselines.items()
         }
 
     def unit_scores(self, ranking: str, site: Site) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from fa_lightning.activations.massive import ordinary_tokens
 from fa_lightning.activations.sites import Site
 from fa_lightning.activations.store import ActivationStore
 from fa_lightning.regressors.fit import DECISION_ALONE, Fit
+from fa_lightning.regressors.moments import PairMoments
 from fa_lightning.scenarios.cells import CELLS, NEUTRAL_CELL
 
 Block = dict[str, Any]
@@ -49,6 +50,20 @@ class SampledPairs:
     def columns(self) -> tuple[Tensor, ...]:
         """What is known of each pair, in the order of the attributes."""
         return self.x, self.y, self.weight, self.group, self.edited, self.decision
+
+    def those(self, rows: Tensor) -> SampledPairs:
+        """The pairs that a mask (n,) chooses."""
+        return SampledPairs(*(column[rows] for column in self.columns()))
+
+    def thinned(self, most: int) -> SampledPairs:
+        """At most so many (one at least), evenly spread; each weighs as much as those that it stands for.
+
+        Blocks are thinned one by one, and of fits on decisions alone those of scenarios have few rows, those of neutral
+        texts many: without that the latter would lose weight.
+        """
+        step = max(1, -(-len(self.x) // max(1, most)))
+        rows = SampledPairs(*(column[::step] for column in self.columns()))
+        return replace(rows, weight=step * rows.weight)
 
 
 def training_pairs(block: Block, site: Site, fit: Fit) -> Pairs:
@@ -117,13 +132,32 @@ def token_weights(decision: Tensor, fit: Fit) -> Tensor:
 def sampled_pairs(store: ActivationStore, site: Site, fit: Fit) -> SampledPairs:
     """At most `SAMPLE_ROWS` of the store's training pairs, evenly spread, for what needs them all at once."""
     blocks = store.block_ranges("train", BLOCK_ROWS)
-    share = max(1, SAMPLE_ROWS // max(1, len(blocks)))
+    share = SAMPLE_ROWS // max(1, len(blocks))
+    return joined([pairs.thinned(share) for pairs in _pairs_by_block(store, site, fit)])
+
+
+def exchangeable_pairs(store: ActivationStore, site: Site, fit: Fit, kept: PairMoments) -> SampledPairs:
+    """A sample of the pairs that ask for an edit, as `sampled_pairs`; all others, whatever their number, go to `kept`.
+
+    Args:
+        store: the store.
+        site: whose states.
+        fit: says which tokens count how much.
+        kept: gets those that ask for no edit.
+    """
+    share = SAMPLE_ROWS // max(1, len(store.block_ranges("train", BLOCK_ROWS)))
     samples = []
-    for start, stop in blocks:
-        pairs = pairs_of(store.block("train", start, stop, [site.name]), site, fit)
-        step = max(1, -(-len(pairs.x) // share))
-        samples.append(SampledPairs(*(column[::step] for column in pairs.columns())))
+    for pairs in _pairs_by_block(store, site, fit):
+        own = pairs.those(~pairs.edited)
+        if len(own.x):
+            kept.add(own.x, own.y, own.weight)
+        samples.append(pairs.those(pairs.edited).thinned(share))
     return joined(samples)
+
+
+def _pairs_by_block(store: ActivationStore, site: Site, fit: Fit) -> Iterator[SampledPairs]:
+    for start, stop in store.block_ranges("train", BLOCK_ROWS):
+        yield pairs_of(store.block("train", start, stop, [site.name]), site, fit)
 
 
 def pairs_of(block: Block, site: Site, fit: Fit) -> SampledPairs:

@@ -212,7 +212,7 @@ def examined_seed(data: dict[str, Any]) -> int:
     return int(source.get("init_args", {}).get("seed", 0))
 
 
-def test_statements_are_judged_by_a_split_that_the_backbone_was_not_asked_about() -> None:
+def test_statements_are_judged_by_a_split_that_the_adapter_was_not_fitted_on() -> None:
     backbone, adapter, judging = configs("embedded", "statements")
     trained_on = adapter["data"]["init_args"]["statements"]
     asked = backbone["data"]["init_args"]["statements"]
@@ -227,6 +227,7 @@ def test_statements_are_judged_by_a_split_that_the_backbone_was_not_asked_about(
     original = config("embedded", "steering", "01_backbone")
     known = {name: backbone["data"]["init_args"].pop(name) for name in ("statements", "knowledge")}
     assert all(known.values())
+    assert known["knowledge"]["told_of"] == "all", "what the pages say of it"
     assert backbone["data"] == original["data"], "the same backbone, with knowledge of rights"
 
 
@@ -258,6 +259,17 @@ def test_a_matrix_derives_its_seeds_from_the_chain() -> None:
     assert yaml.safe_load(again.config)["seed_everything"] == 251
     for stage in other.stages("steering"):
         assert yaml.safe_load(stage.config)["seed_everything"] == 2
+
+
+@pytest.mark.parametrize(("study", "name"), [("steering", "04_steering"), ("lab", "03_lab")])
+def test_controls_and_first_weights_are_drawn_by_the_chain(study: str, name: str) -> None:
+    for seed in (0, 2):
+        composition = Composition(Chain(config_file("--base", "smollm2", "bases"), seed=seed))
+        (stage,) = (stage for stage in composition.stages(study) if stage.name == name)
+        said = yaml.safe_load(stage.config)
+        callbacks = [one["init_args"] for one in said["trainer"]["callbacks"] if "Steering" in one["class_path"]]
+        assert said["model"]["init_args"]["seed"] == seed
+        assert [one["seed"] for one in callbacks] == [seed]
 
 
 def exports(stage: dict[str, Any]) -> list[str]:

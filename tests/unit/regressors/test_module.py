@@ -21,7 +21,7 @@ from fa_lightning.regressors.fit_plan import shuffled
 from fa_lightning.regressors.linear import Affine, MeanShift
 from fa_lightning.regressors.module import RegressorModule
 from fa_lightning.regressors.networks import ResidualMLP
-from fa_lightning.regressors.pairs import Pairs, SampledPairs, counted_rows, token_weights, training_pairs
+from fa_lightning.regressors.pairs import Pairs, SampledPairs, counted_rows, pairs_of, token_weights, training_pairs
 from fa_lightning.regressors.wrong_pairs import wrong_pairs
 from fa_lightning.scenarios.cells import CELLS
 
@@ -125,6 +125,62 @@ def test_the_baselines_are_a_mean_shift_of_decision_tokens_and_a_map_of_wrong_pa
     assert not set(map(id, module.candidates())) & {id(draw) for draw in (mean_shift, *wrong)}
 
 
+def test_another_kind_of_map_stands_beside_a_ridge_of_its_own_pairs(make_data: Make, make_trainer: Make) -> None:
+    """So that what the right partner does is not taken for what the kind of map does."""
+    fits = [Fit(partial(ResidualMLP, width=16), keep=1.0), Fit(Affine, keep=1.0)]
+    module, _ = fitted(make_data, make_trainer, fits, epochs=2)
+    network, affine = (candidate_of(module, number) for number in (0, 1))
+    (beside,) = module.baselines(network)["ridge, right pairs"]
+    torch.testing.assert_close(beside.regressor.weight, affine.regressor.weight)
+    torch.testing.assert_close(beside.regressor.bias, affine.regressor.bias)
+    assert "ridge, right pairs" not in module.baselines(affine), "it is that itself"
+
+
+def test_chains_share_neither_exchanges_of_partners_nor_first_weights() -> None:
+    fit = Fit(partial(ResidualMLP, width=16))
+    seeds = [draw.seed for chain in range(3) for draw in shuffled(fit, chain)]
+    assert len(set(seeds)) == 3 * DRAWS
+    assert seeds[:DRAWS] == list(range(DRAWS))
+    first, again, other = (
+        torch.cat([weight.flatten() for weight in fit.build(8, chain).parameters()]) for chain in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_maps_of_wrong_pairs_are_told_to_keep_as_much_as_the_map_however_few_rows_are_sampled(
+    make_data: Make, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nothing exchanged they are the ridge of all pairs: neutral texts have most rows, and lose no weight."""
+    monkeypatch.setattr(
+        "fa_lightning.regressors.fits_without_gradient.wrong_pairs", lambda pairs, _: (pairs.x, pairs.y, pairs.weight)
+    )
+    fit = Fit(Affine, decision_weight=DECISION_ALONE, keep=1.0)
+    monkeypatch.setattr("fa_lightning.regressors.pairs.BLOCK_ROWS", 64)
+    module, store = fitted(make_data, make_trainer, [fit], block_rows=64)
+    monkeypatch.setattr("fa_lightning.regressors.pairs.SAMPLE_ROWS", 8 * len(store.block_ranges("train", 64)))
+    module, store = fitted(make_data, make_trainer, [fit], block_rows=64)
+    chosen = candidate_of(module, 0)
+    most = max(
+        int((pairs_of(store.block("train", *block, [SITE]), Site.parse(SITE), fit).edited).sum())
+        for block in store.block_ranges("train", 64)
+    )
+    assert most <= 8, "no pair that asks for an edit is left out"
+    for draw in module.baselines(chosen)["shuffled pairs"]:
+        torch.testing.assert_close(draw.regressor.weight, chosen.regressor.weight, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(draw.regressor.bias, chosen.regressor.bias, rtol=1e-3, atol=1e-4)
+
+
+def test_a_thinned_sample_weighs_as_much_as_the_whole() -> None:
+    column = torch.arange(10.0)
+    pairs = SampledPairs(column[:, None], column[:, None], 1 + column % 2, *(column.long() for _ in range(3)))
+    few = pairs.thinned(4)
+    assert few.x.squeeze(1).tolist() == [0, 3, 6, 9]
+    assert few.weight.tolist() == [3, 6, 3, 6]
+    assert len(pairs.thinned(0).x) == 1
+    assert torch.equal(pairs.thinned(10).weight, pairs.weight)
+
+
 @pytest.mark.parametrize("keep", [0.0, 1.0])
 @pytest.mark.parametrize("weight", [1.0, DECISION_ALONE])
 def test_the_maps_of_wrong_pairs_are_ridges_of_pairs_that_no_group_shares(
@@ -138,8 +194,12 @@ def test_the_maps_of_wrong_pairs_are_ridges_of_pairs_that_no_group_shares(
 
     monkeypatch.setattr("fa_lightning.regressors.fits_without_gradient.wrong_pairs", watched)
     fit = Fit(partial(Affine, ridge=1e-2), decision_weight=weight, keep=keep, sites=[SITE])
-    module, _ = fitted(make_data, make_trainer, [fit], sites=[SITE])
+    module, store = fitted(make_data, make_trainer, [fit], sites=[SITE])
     assert len(used) == DRAWS
+    every = pairs_of(store.block("train", 0, store.rows("train"), [SITE]), Site.parse(SITE), fit)
+    kept = every.those(~every.edited)
+    assert bool(len(kept.x)) == bool(keep)
+    assert torch.equal(kept.x, kept.y), "what asks for no edit"
     draws = module.baselines(candidate_of(module, 0))["shuffled pairs"]
     for (pairs, (x, y, weights)), draw in zip(used, draws, strict=True):
         # By its values, whose aligned state each row got; where prompts begin alike, their states are alike, too.
@@ -148,11 +208,12 @@ def test_the_maps_of_wrong_pairs_are_ridges_of_pairs_that_no_group_shares(
         for row in rows:
             owners.setdefault(tuple(pairs.y[row].tolist()), set()).add(int(pairs.group[row]))
         assert all(owners[tuple(y[row].tolist())] != {int(pairs.group[row])} for row in rows)
-        kept = ~pairs.edited
-        assert kept.any() == bool(keep)
-        assert torch.equal(y[kept], pairs.x[kept]), "what asks for no edit stays right"
+        assert pairs.edited.all()
         assert torch.equal(y[rows].sort(dim=0).values, pairs.y[rows].sort(dim=0).values)
-        matrix, bias = ridge(x.double().numpy(), y.double().numpy(), 1e-2, weights.double().numpy())
+        # Beside them what asks for no edit, all of it, as the map itself has it.
+        columns = (torch.cat(both).double().numpy() for both in ((x, kept.x), (y, kept.y), (weights, kept.weight)))
+        own, wanted, counted = columns
+        matrix, bias = ridge(own, wanted, 1e-2, counted)
         np.testing.assert_allclose(draw.regressor.weight.numpy(), matrix, atol=2e-4)
         np.testing.assert_allclose(draw.regressor.bias.numpy(), bias, atol=2e-4)
 
