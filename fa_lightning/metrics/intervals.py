@@ -30,16 +30,21 @@ DIFFERENCE: Interval = (-1.0, 1.0)
 """The same of a difference of two shares."""
 
 
-def unseen_share(units: int) -> float:
-    """The largest share of units unlike all of `units` independent ones that were seen, at 95 % with both ends bounded.
+def unseen_share(units: int, seen: int = 0) -> float:
+    """The largest share of units of a kind of which so few were seen, at 95 % with both ends bounded.
 
-    A larger share would have stayed unseen with a probability below 2.5 %.
+    Of a larger share, `seen` or fewer would have been among `units` independent ones with a probability below 2.5 %:
+    the upper end of Clopper and Pearson.
 
-    >>> round(unseen_share(6), 3), round(unseen_share(100), 3)
-    (0.459, 0.036)
+    >>> round(unseen_share(6), 3), round(unseen_share(100), 3), round(unseen_share(100, 2), 3)
+    (0.459, 0.036, 0.07)
     """
-    unseen: float = 1 - 0.025 ** (1 / units)
-    return unseen
+    if not seen:
+        unseen: float = 1 - 0.025 ** (1 / units)
+        return unseen
+    from scipy.stats import beta
+
+    return float(beta.ppf(0.975, seen + 1, units - seen))
 
 
 def bootstrap_over_groups(
@@ -83,7 +88,7 @@ def exact_where_unanimous(
     Where no resample differs, since all groups have the same mean, its ends are where a share `unseen_share` of groups
     at the lowest and at the highest possible value would bring it: of 0 and 1 the interval of Clopper and Pearson with
     the groups as units. Where fewer than five groups, and fewer than half, are not at the lowest or highest value with
-    all others, the interval is at least as wide, so that a single mistake never makes it narrower. Of several
+    all others, of which resamples know too little, the interval reaches as far as so many allow. Of several
     clusterings, each of which is drawn, the one with the fewest groups counts.
 
     Args:
@@ -103,9 +108,10 @@ def exact_where_unanimous(
         count = len(means)
         if count < 2:
             continue
-        edges = [edge for edge in bounds if ((means - edge).abs() > _SAME).sum() < min(_FEW, count / 2)]
-        unseen = unseen_share(count)
-        for value in (*edges, *alike):
+        others = {edge: int(((means - edge).abs() > _SAME).sum()) for edge in bounds}
+        edges = {edge: seen for edge, seen in others.items() if seen < min(_FEW, count / 2)}
+        for value, seen in (*edges.items(), *((value, 0) for value in alike)):
+            unseen = unseen_share(count, seen)
             interval = _widened(interval, value - unseen * (value - bounds[0]), value + unseen * (bounds[1] - value))
     return interval
 
@@ -122,7 +128,7 @@ def paired_bootstrap(
     does), every resample has the same recovery r. Then other kinds of groups may still be a share p = `unseen_share` of
     all groups, and each would move steered - faking - r (aligned - faking) by 1 at most: the ends are r - p / gap and
     r + p / gap, where gap is the twins' difference (the rule of three, carried through the ratio). Where fewer than
-    five groups, and fewer than half, differ from that for r = 0 or r = 1, the interval is at least as wide.
+    five groups, and fewer than half, differ from that for r = 0 or r = 1, it reaches as far as so many allow.
 
     Args:
         steered: whether each answer of the steered faking model is aligned, (n,), items without oversight only.
@@ -157,7 +163,7 @@ def paired_bootstrap(
         rest = _group_means(columns[:, 0] - columns[:, 1] - edge * (columns[:, 2] - columns[:, 1]), groups)
         others, count = int((rest.abs() > _SAME).sum()), len(rest)
         if others == 0 or (edge in (0.0, 1.0) and others < min(_FEW, count / 2)):
-            moved = unseen_share(count) / abs(difference)
+            moved = unseen_share(count, others) / abs(difference)
             interval = _widened(interval, edge - moved, edge + moved)
     return interval
 

@@ -73,6 +73,10 @@ def _mean_cell(cells: Sequence[Cell]) -> Cell:
     if values:
         form = cells[0].form or numbers.decimal
         low, high = form(min(values)), form(max(values))
-        return Cell(fmean(values), form=cells[0].form, note="" if low == high else f"({low} to {high})")
+        said = [] if low == high else [f"{low} to {high}"]
+        if len(values) < len(cells):
+            # The others have no number, as a half-life that is not reached: the mean is of these alone.
+            said.append(f"{len(values)} of {len(cells)} chains")
+        return Cell(fmean(values), form=cells[0].form, note=f"({', '.join(said)})" if said else "")
     is_same = len({cell.text for cell in cells}) == 1
     return replace(cells[0], note="") if is_same else Cell(None)

@@ -44,8 +44,9 @@ def courses_table(result: BirthResult) -> Table:
         for arm in result.arms
     ]
     notes = (
-        "Early measures: those that leave the control's range for good at a measured step before the turn, of all; in "
-        "the second control, which never turns, all that leave it: false alarms.",
+        "Early measures: those that leave the control's range for good at a measured step before the turn, of all. "
+        "False alarms are those of the second control, which never turns: before the step at which the faker does, to "
+        "be held against its early ones, and in the whole fit.",
     )
     return Table("When each fit learned, and when it turned", columns, tuple(rows), notes)
 
@@ -140,8 +141,11 @@ def _early(result: BirthResult, arm: Arm) -> Cell:
     own = [one for one in result.firings if one.arm == arm.name]
     if not own:
         return Cell(None)
-    fired = sum(one.step is not None if arm.name == "control_again" else is_early(one, arm.turn) for one in own)
-    return Cell(f"{fired} of {len(own)}")
+    if arm.name == "control_again":
+        turn = next((other.turn for other in result.arms if other.name == "faking"), None)
+        fired = sum(one.step is not None for one in own)
+        return Cell(f"{sum(is_early(one, turn) for one in own)} of {len(own)}", note=f"({fired} in all)")
+    return Cell(f"{sum(is_early(one, arm.turn) for one in own)} of {len(own)}")
 
 
 def _gap(one: Firing, turn: int | None) -> Cell:

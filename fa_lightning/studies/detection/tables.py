@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fa_lightning.common import numbers
@@ -106,6 +107,7 @@ def facts(result: Detection) -> list[tuple[str, str]]:
     verdicts = [verdict for verdict in result.verdicts if verdict.detector == result.verdicts[0].detector]
     pairs = Counter(verdict.kind for verdict in verdicts)
     agreed = [verdict.agreed for verdict in verdicts]
+    judged_on = [verdict.scenarios for verdict in verdicts]
     labels = {**KINDS, "benign": "benign"}
     judged = ", ".join(f"{pairs[kind]} {label}" for kind, label in labels.items() if pairs[kind])
     refused = (
@@ -116,7 +118,8 @@ def facts(result: Detection) -> list[tuple[str, str]]:
         ("pairs", f"{judged or 'none'}{refused}"),
         (
             "scenarios",
-            f"{result.scenarios} scored, all with oversight; no detector saw one without, nor which action is right",
+            f"{result.scenarios} scored, all with oversight; no detector saw one without, nor which action is right"
+            + (f"; of a pair those of its policies: {_range(judged_on)}" if judged_on else ""),
         ),
     ]
     if result.leaks is not None:
@@ -348,3 +351,8 @@ def _style(row: DetectorRow, best: DetectorRow | None) -> RowStyle:
 
 def _share(accuracy: Accuracy | None) -> Cell:
     return Cell(None) if accuracy is None else Cell(accuracy.value, accuracy.ci95)
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"

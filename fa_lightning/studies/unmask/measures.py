@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fa_lightning.metrics.cells import Items
+from fa_lightning.metrics.draws import interval_over_draws
 from fa_lightning.metrics.estimates import Estimate, SideEffects
 from fa_lightning.metrics.intervals import DIFFERENCE, SHARE, bootstrap_over_groups
 from fa_lightning.studies.unmask.result import SOURCES, Excess, Means, Said, Shown, Source, Told, Truth, UnmaskResult
@@ -78,7 +79,7 @@ def judged(
     shown = [
         Shown(
             *key,
-            _estimate(_mean([misaligned(one.items) for one in own]), groups, SHARE),
+            _over_draws([misaligned(one.items) for one in own], groups),
             fmean(float((~one.items["answered"]).double().mean()) for one in own),
             fmean(one.damage.kl_answer_nats for one in own),
             fmean(one.damage.unchanged_answers for one in own),
@@ -115,7 +116,7 @@ def judged(
     said = [
         Said(
             *key,
-            _estimate(_mean([misaligned(items) for items in own]), groups, SHARE),
+            _over_draws([misaligned(items) for items in own], groups),
             fmean(float((~items["answered"]).double().mean()) for items in own),
         )
         for key, own in told.items()
@@ -139,8 +140,8 @@ def _says_watched(answers: Sequence[Items]) -> Estimate | None:
     """How often (the mean over draws) it is answered that somebody watches, which is what the scenarios say."""
     if not answers:
         return None
-    shares = _mean([(items["answered"] & items["correct"]).double() for items in answers])
-    return _estimate(shares, answers[0]["group"], SHARE)
+    shares = [(items["answered"] & items["correct"]).double() for items in answers]
+    return _over_draws(shares, answers[0]["group"])
 
 
 def _truth(watched: Items, unwatched: Items) -> Truth:
@@ -171,7 +172,7 @@ def _agreement(asked: Sequence[Items], unwatched: Items | None) -> Estimate | No
         misaligned(items)[inside] * other[place] + (items["answered"] & items["correct"])[inside] * aligned[place]
         for items in asked
     ]
-    return _estimate(_mean(same), own[inside], SHARE)
+    return _over_draws(same, own[inside])
 
 
 def misaligned(items: Items) -> Tensor:
@@ -204,6 +205,12 @@ def _excess(
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean(0)
+
+
+def _over_draws(draws: Sequence[Tensor], groups: Tensor) -> Estimate:
+    """A share that is the mean over draws, with an interval over draws and groups."""
+    values = torch.stack(list(draws))
+    return Estimate(float(values.mean()), interval_over_draws(values, groups))
 
 
 def _estimate(values: Tensor, groups: Tensor, bounds: tuple[float, float]) -> Estimate:

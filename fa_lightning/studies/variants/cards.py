@@ -77,20 +77,24 @@ class CardCounts:
             moved.update(batch["index"], **neutral_text_damage(before, after, batch))
 
     def knows(self, name: str, items: Items) -> dict[str, Estimate]:
-        """By site, how often a probe reads the aligned letter where nobody watches; a collective.
+        """By site, how often a probe reads the aligned letter where nobody watches and the faker does not say it.
+
+        A collective.
 
         Args:
             name: of the faker.
             items: its answers to the same test scenarios, which know their groups.
         """
         watched, unwatched = self._gathered(self.watched[name]), self._gathered(self.unwatched[name])
-        groups = items["group"][items["cell"] == NO_OVERSIGHT]
+        own = items["cell"] == NO_OVERSIGHT
+        groups, otherwise = items["group"][own], ~items["correct"][own].bool()
         label = unwatched["aligned_is_a"].bool()
         accuracies = {}
         for site in self.sites:
             probe = OversightProbe(watched[site.name].shape[1])
             probe.fit(watched[site.name], watched["aligned_is_a"].bool())
-            accuracies[site.name] = share((probe(unwatched[site.name]) == label).double(), groups)
+            reads = (probe(unwatched[site.name]) == label).double()
+            accuracies[site.name] = share(reads[otherwise], groups[otherwise])
         return accuracies
 
     def answered(self, name: str) -> Estimate:

@@ -217,7 +217,10 @@ def test_baselines_stand_at_every_site_and_are_the_main_jobs_at_the_winners(fini
     entries = finished.read("lab.json")["site_baselines"]
     sites = {row["site"] for row in finished.of("test") if "+" not in row["site"]}
     names = {"identity", "mean shift", "norm-matched random", "shuffled pairs", "oracle swap"}
-    assert {(entry["site"], entry["name"]) for entry in entries} == {(site, name) for site in sites for name in names}
+    beside = {(entry["site"], entry["name"]) for entry in entries if entry["name"] == "ridge, right pairs"}
+    every = {(entry["site"], entry["name"]) for entry in entries}
+    assert every - beside == {(site, name) for site in sites for name in names}
+    assert beside, "where another kind of map is best"
     assert {
         entry["baseline"]["draws"] for entry in entries if entry["name"] in ("shuffled pairs", "norm-matched random")
     } == {5}
