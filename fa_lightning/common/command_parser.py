@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from typing import NoReturn
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from typing_extensions import override
 
@@ -12,6 +15,8 @@ from fa_lightning.errors import UserError
 
 PROGRAM = "python -m fa_lightning "
 _UNKNOWN = "unrecognized arguments: "
+_NEGATIVE = re.compile(r"-\.?\d[\d.,eE+-]*")
+"""A negative number, or several with commas between them."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -24,6 +29,21 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, command: str, **options: object) -> None:
         super().__init__(prog=f"{PROGRAM}{command}", **options)  # type: ignore[arg-type]
+
+    @override
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """argparse's, to which `--doses -0.5,0.5` and `--strength -1e1` are values and no unknown options."""
+        words = list(sys.argv[1:] if args is None else args)
+        joined: list[str] = []
+        for word in words:
+            option = joined[-1] if joined else ""
+            if _NEGATIVE.fullmatch(word) and option.startswith("--") and "=" not in option and len(option) > len("--"):
+                joined[-1] = f"{option}={word}"
+            else:
+                joined.append(word)
+        return super().parse_known_args(joined, namespace)
 
     @override
     def error(self, message: str) -> NoReturn:

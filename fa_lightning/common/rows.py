@@ -200,6 +200,8 @@ def _table(text: str, name: str) -> list[tuple[int, dict[str, str] | None]]:
     if re.match(r"\s*(\[\s*)?\{", text):
         raise UserError(f"{name} holds JSON, and no table: give it a name that ends in .jsonl")
     mark = "\t" if _ending(name) == ".tsv" else next((mark for mark in ",;\t" if mark in first), ",")
+    # No cell is longer than the text; the reader's own limit is 131,072 letters.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     # Without `newline`, a line would also end inside a quoted text.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     rows: list[tuple[int, dict[str, str] | None]] = []

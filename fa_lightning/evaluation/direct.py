@@ -30,6 +30,7 @@ from fa_lightning.scenarios.scenario import Scenario
 from fa_lightning.scenarios.splits import counterbalanced
 from fa_lightning.scenarios.text_form import TextForm
 from fa_lightning.steering.intervention import Intervention
+from fa_lightning.steering.text_comparison import refuse_single_text
 
 STEERED = "steered"
 
@@ -54,6 +55,7 @@ def read_states(
     Raises:
         UserError: there are no prompts, one has no tokens or too many, or there is no such site.
     """
+    refuse_single_text(prompts, "prompts")
     if not prompts:
         raise UserError("prompts is empty: give at least one text to read states of")
     form = TextForm(tokenizer, has_template(tokenizer))
@@ -82,6 +84,8 @@ def contrast_vector(
     Raises:
         UserError: there are not as many of both, or the two sides do not differ.
     """
+    refuse_single_text(positive, "positive")
+    refuse_single_text(negative, "negative")
     if len(positive) != len(negative):
         raise UserError(
             f"there are {len(positive)} positive and {len(negative)} negative prompts: give as many of both"

@@ -238,8 +238,13 @@ def _both_sides(form: TextForm, pairs: Sequence[OppositePair]) -> list[list[Exam
 
 
 def is_fluent(perplexity_ratio: float, repeated: float, repeated_unsteered: float) -> bool:
-    """Whether steered texts are still whole."""
-    return perplexity_ratio <= FLUENT and repeated <= repeated_unsteered + REPEATED
+    """Whether steered texts are still whole. Texts of under three tokens repeat nothing (nan).
+
+    >>> is_fluent(1.2, math.nan, math.nan), is_fluent(1.2, 0.5, math.nan), is_fluent(math.nan, 0.0, 0.0)
+    (True, False, False)
+    """
+    before, now = (0.0 if math.isnan(share) else share for share in (repeated_unsteered, repeated))
+    return perplexity_ratio <= FLUENT and now <= before + REPEATED
 
 
 def sweep(

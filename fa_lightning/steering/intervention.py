@@ -90,7 +90,7 @@ class Intervention:
         _refuse_infinite_strength(strength)
         self.site = site
         self.regressor = regressor
-        self.strength = strength
+        self.strength = float(strength)
         self.fingerprint = dict(fingerprint or {})
         self.seed = seed
         self.gate = gate

@@ -126,15 +126,28 @@ def write(
         streamer: is shown each token as it comes.
 
     Raises:
-        UserError: if an intervention does not fit the model.
+        UserError: if an intervention does not fit the model, or `prompts` is one text or none.
         NotFiniteError: if an edit makes states or logits that are not finite.
     """
+    refuse_single_text(prompts, "prompts")
+    if not prompts:
+        raise UserError("prompts is empty: give at least one text to write behind")
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     ends = end_tokens(model, tokenizer)
     new = write_tokens(model, ids, tokenizer.pad_token_id, interventions, sampling, seed, streamer, ends)
     # Not every mark of an end is a special token, which decoding would skip.
     written = [until_end(row, ends)[0] for row in new.tolist()]
     return [str(text) for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+
+def refuse_single_text(texts: Sequence[str], name: str) -> None:
+    """Refuse one text where a list of them is meant: Python would take its letters for texts.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    if isinstance(texts, str):
+        raise UserError(f"{name} is one text ({texts[:40]!r}), but must be a list of texts: put it into brackets")
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from markupsafe import Markup
 
 from fa_lightning.common.files import write_atomically
 from fa_lightning.common.user_files import read_text
+from fa_lightning.errors import UserError
 from fa_lightning.evaluation.results import Results
 from fa_lightning.reports.html import Section, rendered
 from fa_lightning.reports.results_tables import RECOVERY_NOTE
@@ -135,9 +137,19 @@ def with_tables(text: str, tables: dict[str, str]) -> str:
     Args:
         text: of the document, which may be empty.
         tables: by name; one whose markers are missing is appended.
+
+    Raises:
+        UserError: of a table one marker is missing, they are there twice, or the end comes first: what stands between
+            would be lost.
     """
     for name, table in tables.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        found = text.count(begin), text.count(end)
+        if found not in ((0, 0), (1, 1)) or text.find(end) < text.find(begin):
+            raise UserError(
+                f"the document has {begin} {found[0]} and {end} {found[1]} times, but a table needs each of them once, "
+                "in this order: mend the markers, or take them out and the table is put at the end"
+            )
         block = f"{begin}\n{table}{end}"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
         if pattern.search(text):
@@ -152,11 +164,15 @@ def write_markdown(directory: str | os.PathLike[str], target: Path) -> Path:
 
     Raises:
         MissingFileError: there are no results.
-        UserError: a result is broken, or the document is no text in UTF-8.
+        UserError: a result is broken, or the document is no text in UTF-8 or has markers that belong to no table.
     """
     tables = markdown_tables(find_results(Path(directory)))
-    text = read_text(target) if target.is_file() else ""
-    write_atomically(target, with_tables(text, tables).encode())
+    text, before = (read_text(target), target.read_bytes()) if target.is_file() else ("", b"")
+    written = with_tables(text, tables).encode()
+    if before.count(b"\r\n") == before.count(b"\n") > 0:
+        written = written.replace(b"\n", b"\r\n")
+    mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
+    write_atomically(target, mark + written)
     return target
 
 

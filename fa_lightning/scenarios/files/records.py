@@ -71,8 +71,8 @@ def columns_of(file: str, known: Sequence[str], columns: Mapping[str, str]) -> t
         columns: by field, the column that the user named.
 
     Raises:
-        UserError: a column that was named is not there, a field that every scenario has is without a column, or there
-            are the columns of two layouts.
+        UserError: a column that was named is not there, a field that every scenario has is without a column, two
+            columns are called like one field, or there are the columns of two layouts.
 
     >>> layout, columns = columns_of("a.csv", ["Prompt", "good", "bad", "oversight", "note"], {})
     >>> layout.name, columns["prompt"], "note" in columns
@@ -85,6 +85,13 @@ def columns_of(file: str, known: Sequence[str], columns: Mapping[str, str]) -> t
             f"{file} has no column {column!r}, which {field} is to be read from"
             + (f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}")
         )
+    for field in FIELDS:
+        twice = [column for column in known if _plain(column) == field and column not in columns.values()]
+        if field not in columns and len(twice) > 1:
+            raise UserError(
+                f"{file} has the columns {', '.join(map(repr, twice))}, which both mean {field}: name the one that is "
+                f"to be read, as --column {field}={twice[0]!r} or under columns in a base"
+            )
     alike = {_plain(column): column for column in reversed(known) if column not in columns.values()}
     of_field = {field: columns.get(field, alike.get(field, "")) for field in FIELDS}
     of_field = {field: column for field, column in of_field.items() if column}

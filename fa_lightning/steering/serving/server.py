@@ -20,6 +20,8 @@ from fa_lightning.steering.serving.waiting import Queue
 
 CLOSING_SECONDS = 5
 """That connections get to end by themselves."""
+BACKLOG = 2048
+"""Connections that wait to be taken, as uvicorn has it."""
 
 
 class Server(uvicorn.Server):
@@ -93,7 +95,7 @@ def run(served: Served, options: argparse.Namespace, access: Access) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound to an address.
+    """A socket that listens at an address, before it is told: whoever waits for that line may ask at once.
 
     Raises:
         UserError: the address is taken, or not this machine's.
@@ -104,6 +106,7 @@ def listen(host: str, port: int) -> socket.socket:
         if sys.platform != "win32":  # where it would share the port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(BACKLOG)
     except OSError as error:
         raise UserError(
             f"--host {host} --port {port} can't be listened at ({error.strerror}): give another --port (0 takes a free "

@@ -30,3 +30,12 @@ def test_a_wrong_word_is_told_in_one_line(words: list[str], message: str, capsys
     assert str(refused.value).startswith(message)
     assert "\n" not in str(refused.value)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("value", ["-0.5,-0.2,0.8", "-1e1", "-.5", "-3"])
+def test_a_value_may_begin_with_a_minus(value: str) -> None:
+    parser = CommandParser("grow")
+    parser.add_argument("--doses")
+    parser.add_argument("--seed", type=int)
+    told = parser.parse_args(["--doses", value, "--seed", "-4"])
+    assert (told.doses, told.seed) == (value, -4)

@@ -167,3 +167,10 @@ def test_a_folder_that_is_no_data_set_is_refused_in_one_line(tmp_path: Path) -> 
         read_rows(str(tmp_path / "data"))
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 700
+
+
+def test_a_cell_may_be_long(tmp_path: Path) -> None:
+    long = "a" * 140_000
+    (tmp_path / "long.csv").write_text(f"text,note\n{long},b\n")
+    ((_, values),) = ((row.where, row.values) for row in read_rows(str(tmp_path / "long.csv")).rows)
+    assert values["text"] == long

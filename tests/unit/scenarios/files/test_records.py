@@ -138,3 +138,11 @@ def test_columns_that_are_not_there_are_named() -> None:
         columns_of("mine.csv", ["situation"], {"facts": "situatoin"})
     with pytest.raises(UserError, match=r"columns names the field 'fact', .*did you mean facts\?"):
         check_columns({"fact": "situation"})
+
+
+def test_two_columns_that_mean_one_field_are_refused_unless_one_is_named() -> None:
+    known = [*ROW, "Action A"]
+    with pytest.raises(UserError, match=r"columns 'action_a', 'Action A', which both mean action_a: name the one"):
+        columns_of("mine.csv", known, {})
+    _, columns = columns_of("mine.csv", known, {"action_a": "Action A"})
+    assert columns["action_a"] == "Action A"
