@@ -277,8 +277,16 @@ class CuresModule(CellsModule[CuresDataModule, CuresResult]):
         for choice in self._sweep.choices:
             line = replace(self._lines[choice.cure], method=choice.method, transfer=None)
             trial = choice.trial
-            judged = (None, None) if trial is None else (trial.strength, score(trial.label, line))
-            equal.append(EqualDamage(choice.method, line.kind, choice.reason, *judged))
+            equal.append(
+                EqualDamage(
+                    choice.method,
+                    line.kind,
+                    choice.reason,
+                    None if trial is None else trial.strength,
+                    None if trial is None else score(trial.label, line),
+                    choice.at_budget,
+                )
+            )
         return replace(result, budget_nats=self.budget, trials=self._sweep.trials, equal_damage=equal)
 
     @override

@@ -76,6 +76,7 @@ class EqualDamage:
         reason: why this strength, or why none.
         strength: how far from the faker (0) to the cure as it was made (1), or beyond; None where none was chosen.
         score: on test groups.
+        at_budget: recovery at just the budget on validation groups, between the tried strengths (see `recovery_at`).
     """
 
     method: str
@@ -83,6 +84,7 @@ class EqualDamage:
     reason: Reason
     strength: float | None = None
     score: CureScore | None = None
+    at_budget: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fa_lightning.evaluation.variant_names import STEERED
 from fa_lightning.metrics.cells import recovery_between
 from fa_lightning.scenarios.batches import Batch
 from fa_lightning.steering.intervention import Intervention
-from fa_lightning.studies.cures.strengths import Reason, Trial, chosen, trial_of
+from fa_lightning.studies.cures.strengths import Reason, Trial, chosen, recovery_at, trial_of
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Choice:
         method: its name.
         reason: why this strength, or why none.
         trial: the strength that was chosen; None if none was.
+        at_budget: see `recovery_at`.
     """
 
     cure: str
     method: str
     reason: Reason
     trial: Trial | None
+    at_budget: float
 
 
 class StrengthSweep:
@@ -143,7 +145,7 @@ class StrengthSweep:
                 for label, (strength, _) in tried.items()
             ]
             self.trials += own
-            self.choices.append(Choice(cure, method, *chosen(own, self.budget)))
+            self.choices.append(Choice(cure, method, *chosen(own, self.budget), recovery_at(own, self.budget)))
         self.has_chosen = True
 
 

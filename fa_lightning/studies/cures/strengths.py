@@ -51,6 +51,35 @@ def trial_of(method: str, label: str, strength: float, recovery: float, effects:
     )
 
 
+def recovery_at(trials: Sequence[Trial], budget: float) -> float:
+    """What a cure would recover at just the budget, between the two tried strengths that it lies between.
+
+    The strengths that were tried spend the budget unequally, so what they recover within it is no comparison at equal
+    damage. Straight over the root of the worse divergence, which grows with the strength; the faker is (0, 0).
+
+    Args:
+        trials: all strengths of one cure, on validation groups.
+        budget: that the worse of both divergences costs, nats.
+
+    Returns:
+        Recovery; of a cure that stays within the budget at all strengths that of the largest one; nan of none.
+
+    >>> half, whole = (Trial("DPO", "dpo", s, s, 0.04 * s * s, 0.0, 1.0) for s in (0.5, 1.0))
+    >>> [round(recovery_at([half, whole], budget), 3) for budget in (0.0025, 0.01, 0.0225, 0.09)]
+    [0.25, 0.5, 0.75, 1.0]
+    """
+    known = [trial for trial in trials if not math.isnan(trial.worst_nats) and not math.isnan(trial.recovery)]
+    if not known:
+        return math.nan
+    damage, recovery = 0.0, 0.0
+    for trial in sorted(known, key=lambda one: one.strength):
+        if trial.worst_nats > budget:
+            roots = math.sqrt(damage), math.sqrt(budget), math.sqrt(trial.worst_nats)
+            return recovery + (roots[1] - roots[0]) / (roots[2] - roots[0]) * (trial.recovery - recovery)
+        damage, recovery = trial.worst_nats, trial.recovery
+    return recovery
+
+
 def chosen(trials: Sequence[Trial], budget: float) -> tuple[Reason, Trial | None]:
     """The strength of one cure that is judged on test groups, and why.
 

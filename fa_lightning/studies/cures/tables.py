@@ -120,6 +120,7 @@ def equal_damage_table(result: CuresResult) -> Table:
     """What a budget of damage buys of each cure that has a strength, on test groups."""
     columns = (
         Column("method", 0),
+        Column("at the budget, validation", 9, "at budget"),
         Column("strength", 8),
         Column("recovery", 17),
         Column("with oversight", 9, "oversight", shows_interval=False),
@@ -129,18 +130,21 @@ def equal_damage_table(result: CuresResult) -> Table:
         Column("chosen as"),
     )
     assert result.budget_nats is not None
+    budget = result.budget_nats
     rows = []
     for equal in result.equal_damage:
         score = equal.score
         # A terminal has room for a sign alone in place of the reason.
         mark = "" if equal.reason == "within the budget" else "*"
         strength = Cell(equal.strength, form=_plain, mark=mark)
+        at_budget = decimal(equal.at_budget)
         if score is None:
-            rows.append(row(equal.method, strength, *[None] * 5, equal.reason, section=equal.kind))
+            rows.append(row(equal.method, at_budget, strength, *[None] * 5, equal.reason, section=equal.kind))
             continue
         rows.append(
             row(
                 equal.method,
+                at_budget,
                 strength,
                 estimate(score.recovery),
                 accuracy(score.cells.oversight),
@@ -151,8 +155,12 @@ def equal_damage_table(result: CuresResult) -> Table:
                 section=equal.kind,
             )
         )
-    title = f"At equal damage: both KLs at most {result.budget_nats:g} on validation groups (* beyond)"
-    return Table(title, columns, tuple(rows))
+    title = f"At equal damage: both KLs at most {budget:g} on validation groups (* beyond)"
+    note = (
+        f"At the budget: the recovery at just {budget:g} nats, between the tried strengths on validation groups. "
+        "Behind it one of these, which may spend less, on test groups."
+    )
+    return Table(title, columns, tuple(rows), (note,))
 
 
 def trials_table(result: CuresResult) -> Table:
