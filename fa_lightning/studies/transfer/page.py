@@ -36,7 +36,7 @@ def page(result: TransferResult) -> Markup:
             transfer_figure(result),
             f"Recovery of each target by each source. {spoken}.",
             "The diagonal is each faker's own cure. A cure that transfers is as bright beside it; a random map shows "
-            "what any edit of its size does.",
+            "what any edit within the budget does.",
         ),
         summary=summary_table(result),
         members=members_table(result),

@@ -38,7 +38,7 @@ def finding(result: TransferResult) -> str:
         return "No faker here can be cured, so nothing is said of transfer."
     random = result.total("random map", whole.origin)
     wrong = result.total("map", "always wrong")
-    held = "" if random is None else f"; random maps of its size recover {_said(random)}"
+    held = "" if random is None else f"; random maps within the same budget recover {_said(random)}"
     held += "" if wrong is None else f"; a map of the model that is always wrong {_said(wrong)}"
     several = whole.origin == "all other fakers"
     pairs = f"{whole.pairs} fakers" if several else f"{whole.pairs} pairs"
