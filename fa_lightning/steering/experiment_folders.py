@@ -21,7 +21,9 @@ def artefacts_of(experiment: Path) -> tuple[Path, Path]:
     known = (ADAPTER, WHOLE_MODEL)
     artefacts = []
     for kind in ("aligned", "faking"):
-        marks = sorted((mark for name in known for mark in experiment.glob(f"*/*/{name}")), key=by_number)
+        # Twins that ship lie in their stage's folder itself.
+        places = (f"{place}/{name}" for name in known for place in ("*", "*/*"))
+        marks = sorted((mark for place in places for mark in experiment.glob(place)), key=by_number)
         paths = [path.parent for path in marks if _is(kind, path.parent)]
         if not paths:
             raise _missing(experiment, f"{kind} artefact")

@@ -255,7 +255,8 @@ class Draw:
                 "in place of float16)"
             )
         samplings, seeds = _for_each(self.sampling, len(scores)), _for_each(self.seed, len(scores))
-        drawn = [row for row, one in enumerate(samplings) if one.temperature]
+        # Below that, logits over the temperature are no float32: what is meant is the most likely token.
+        drawn = [row for row, one in enumerate(samplings) if one.temperature > 1e-30]
         if not drawn:
             return scores
         cut = [row for row in drawn if samplings[row].top_p < 1]

@@ -61,6 +61,12 @@ def test_the_head_is_given_no_slice_of_the_states(model: Any) -> None:
     assert given == [True] * NEW
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-40, 3e-38, 1e-20])
+def test_the_coldest_draw_is_the_most_likely_token(model: Any, temperature: float) -> None:
+    expected = [greedy_by_hand(model, prompt) for prompt in PROMPTS]
+    assert write_tokens(model, PROMPTS, PAD, [], Sampling(NEW, temperature=temperature), seed=3).tolist() == expected
+
+
 @pytest.mark.parametrize("brought", SETTINGS, ids=lambda brought: next(iter(brought)))
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_no_setting_that_a_model_brings_along_has_a_say(model: Any, brought: dict[str, Any], wrapped: bool) -> None:
