@@ -93,22 +93,32 @@ class Reply:
 
     def _named(self, token: int, logprob: float | None) -> dict[str, Any]:
         word = self._decode([token])
-        return {"token": word, "logprob": logprob, "bytes": list(word.encode())}
+        # A part of a letter has bytes of its own, which its decoded text no longer tells.
+        known = None if PART in word else list(word.encode())
+        return {"token": word, "logprob": logprob, "bytes": known}
 
     def _listed(self, text: Text) -> dict[str, Any]:
         """As completions list them: side by side, and the likeliest by their words."""
         scores = [*(text.prompt_scores if self.echoes else []), *text.scores]
         words = [self._decode([score.token]) for score in scores]
-        offsets, end = [], 0
-        for word in words:
-            offsets.append(end)
-            end += len(word)
         return {
             "tokens": words,
             "token_logprobs": [score.logprob for score in scores],
             "top_logprobs": [self._likeliest(score) for score in scores],
-            "text_offset": offsets,
+            "text_offset": self._offsets([score.token for score in scores]),
         }
+
+    def _offsets(self, tokens: Sequence[int]) -> list[int]:
+        """Where each token begins in the text; parts of one letter begin where that does."""
+        offsets: list[int] = []
+        end, parts = 0, []
+        for token in tokens:
+            offsets.append(end)
+            parts.append(token)
+            word = self._decode(parts)
+            if not word.endswith(PART):
+                end, parts = end + len(word), []
+        return offsets
 
     def _likeliest(self, score: TokenScore) -> dict[str, float] | None:
         if score.logprob is None:
@@ -121,6 +131,10 @@ class Reply:
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
+
+
+PART = "\ufffd"
+"""What a tokenizer decodes a part of a letter to."""
 
 
 def usage(texts: Sequence[Text]) -> dict[str, int]:
