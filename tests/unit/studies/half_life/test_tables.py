@@ -54,7 +54,7 @@ def test_a_cure_is_one_line_over_chains_whether_it_lasts_or_not() -> None:
     table = joined({seed: half_lives_table(result) for seed, result in chains.items()})
     column = [column.title for column in table.columns].index("faking back by half")
     lines = {(row.cells[2].text, row.cells[1].text): row.cells[column].text for row in table.rows}
-    assert lines["steering", "all"] == "5.25"
+    assert lines["steering", "all"] == "5.25 (1 of 2 chains)"
     assert lines["steering", "seed 1"] == "> 8"
     assert lines["twin", "all"] == "> 8"
     assert len(table.rows) == 2 * 3
