@@ -44,7 +44,7 @@ def test_lines_are_found_by_their_texts_and_unknown_numbers_are_left_out_of_the_
     three = joined({0: table(0.5), 1: table(math.nan, says="y"), 2: table(0.5, claim="good")})
     lines = [[cell.text for cell in line.cells] for line in three.rows]
     assert [line[:4] for line in lines] == [
-        ["steered", "all", "harm", "0.500"],
+        ["steered", "all", "harm", "0.500 (1 of 2 chains)"],
         ["steered", "seed 0", "harm", "0.500 [0.400, 0.600]"],
         ["steered", "seed 1", "harm", "-"],
         ["steered", "all", "good", "0.500"],
