@@ -14,6 +14,7 @@ from fa_lightning.activations.edit import edited, layer_below, swap_in
 from fa_lightning.activations.positions import rule_in_texts
 from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.activations.sites import Site
+from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.common.files import whole_folder
 from fa_lightning.metrics.draws import DRAWS, draw_name
@@ -146,9 +147,16 @@ def in_texts(site: Site) -> Site:
 
 
 @contextmanager
-def applied(variants: Variants, condition: Condition, batch: Batch) -> Iterator[Any]:
-    """The model in a condition; hooks are gone afterwards."""
-    with variants.using(condition.variant) as model, edits_of(variants, condition, batch):
+def applied(
+    variants: Variants, condition: Condition, batch: Batch, shared: SharedBlocks | None = None
+) -> Iterator[Any]:
+    """The model in a condition; hooks are gone afterwards. `shared` where the batch runs elsewhere, too."""
+    with variants.using(condition.variant) as model, ExitStack() as stack:
+        if shared is not None:
+            below = condition.layer_below
+            # Before the edits: what is shared is read off a block before an edit changes it.
+            stack.enter_context(shared.once(model, len(decoder_layers(model)) if below is None else below))
+        stack.enter_context(edits_of(variants, condition, batch))
         yield model
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
-from fa_lightning.common.numbers import NO_INTERVAL, Interval
+from fa_lightning.common.numbers import NO_INTERVAL, Interval, widest
 
 # Those that metrics compute are not frozen, since torchmetrics rebuilds what a metric returns.
 
@@ -50,6 +52,15 @@ class Estimate:
 
     value: float
     ci95: Interval = NO_INTERVAL
+
+
+def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of draws or seeds, its interval from the lowest end of any to the highest: it holds what they differ by.
+
+    >>> mean_estimate([Estimate(0.0, (-0.1, 0.1)), Estimate(1.0, (0.7, 1.1))])
+    Estimate(value=0.5, ci95=(-0.1, 1.1))
+    """
+    return Estimate(fmean(one.value for one in estimates), widest([one.ci95 for one in estimates]))
 
 
 @dataclass

@@ -35,8 +35,7 @@ class FitPlan:
         self.sites = sites
         self.layers = layers
         self._sites: dict[int, list[Site]] = {}
-        self.seed = seed
-        baselines = [MEAN_SHIFT, *(one for fit in fits for one in (ridge_beside(fit), *shuffled(fit, seed)))]
+        baselines = [MEAN_SHIFT, *(one for fit in fits for one in (*ridge_beside(fit), *shuffled(fit, seed)))]
         self.all_fits = [*fits, *(fit for number, fit in enumerate(baselines) if fit not in baselines[:number])]
 
     def refuse_equal_names(self) -> None:
@@ -97,11 +96,18 @@ class FitPlan:
         return len(self.all_fits) - 1 - self.all_fits[::-1].index(fit)
 
 
-def ridge_beside(fit: Fit) -> Fit:
-    """The ridge map of a fit's own pairs: what the maps of wrong pairs, ridge maps as well, are to be held against.
+def ridge_beside(fit: Fit) -> list[Fit]:
+    """The ridge map of a fit's own pairs, what maps of wrong pairs are to be held against; none beside a ridge map."""
+    return [] if fit.map_class is Affine else [_ridge(fit)]
 
-    What it keeps, it keeps.
-    """
+
+def shuffled(fit: Fit, seed: int = 0) -> list[Fit]:
+    """The ridge maps of wrong pairs, one for each draw; number k is drawn by the seed `seed * DRAWS + k`."""
+    return [replace(_ridge(fit), shuffled=True, seed=seed * DRAWS + draw) for draw in range(DRAWS)]
+
+
+def _ridge(fit: Fit) -> Fit:
+    """The ridge map of a fit's own pairs; what the fit keeps, it keeps."""
     # What a fit through answers is charged for is the decision, and neutral texts by a weight of their own.
     through_answers = fit.objective == "behaviour"
     return Fit(
@@ -110,11 +116,6 @@ def ridge_beside(fit: Fit) -> Fit:
         decision_weight=DECISION_ALONE if through_answers else fit.decision_weight,
         keep=fit.neutral_weight if through_answers else fit.keep,
     )
-
-
-def shuffled(fit: Fit, seed: int = 0) -> list[Fit]:
-    """The same ridge map of wrong pairs, one for each draw; number k is drawn by the seed `seed * DRAWS + k`."""
-    return [replace(ridge_beside(fit), shuffled=True, seed=seed * DRAWS + draw) for draw in range(DRAWS)]
 
 
 def map_at(maps: nn.ModuleDict, number: int, site: Site) -> Regressor:

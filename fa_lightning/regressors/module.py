@@ -25,7 +25,6 @@ from fa_lightning.regressors.fit_plan import MEAN_SHIFT, FitPlan, map_at, map_ke
 from fa_lightning.regressors.fits_through_model import behaviour_loss, surrogate
 from fa_lightning.regressors.fits_without_gradient import FitsWithoutGradient
 from fa_lightning.regressors.gates import OversightProbe
-from fa_lightning.regressors.linear import Affine
 from fa_lightning.regressors.pairs import Block, counted_rows, training_pairs
 from fa_lightning.regressors.unit_scores import unit_scores
 
@@ -177,15 +176,18 @@ class RegressorModule(pl.LightningModule):
         stands beside them, so that what the right partner does is not taken for what the kind of map does.
         """
         fit = candidate.fit
-        baselines = {"mean shift": [MEAN_SHIFT], "shuffled pairs": shuffled(fit, self.seed)}
-        if fit.map_class is not Affine:
-            baselines["ridge, right pairs"] = [ridge_beside(fit)]
+        baselines = {
+            "mean shift": [MEAN_SHIFT],
+            "shuffled pairs": shuffled(fit, self.seed),
+            "ridge, right pairs": ridge_beside(fit),
+        }
         return {
             name: [
                 MapCandidate(candidate.site, self._map(self._plan.baseline_number(draw), candidate.site), draw)
                 for draw in draws
             ]
             for name, draws in baselines.items()
+            if draws
         }
 
     def unit_scores(self, ranking: str, site: Site) -> Tensor:

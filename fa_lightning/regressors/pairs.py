@@ -149,8 +149,7 @@ def exchangeable_pairs(store: ActivationStore, site: Site, fit: Fit, kept: PairM
     samples = []
     for pairs in _pairs_by_block(store, site, fit):
         own = pairs.those(~pairs.edited)
-        if len(own.x):
-            kept.add(own.x, own.y, own.weight)
+        kept.add(own.x, own.y, own.weight)
         samples.append(pairs.those(pairs.edited).thinned(share))
     return joined(samples)
 

@@ -199,9 +199,13 @@ class ScenarioDataModule(pl.LightningDataModule):
         answers = answer_tokens(self._tokenizer, self.splits.are_written)
         if system is None:
             return make_examples(items, self._tokenizer, answers, self.max_tokens)
-        alone = make_examples(items, self._tokenizer, answers)
-        kept = [item for item, one in zip(items, alone, strict=True) if one.tokens <= self.max_tokens]
-        return make_examples(kept, self._tokenizer, answers, system=system)
+        return make_examples(self._fitting(items), self._tokenizer, answers, system=system)
+
+    def _fitting(self, items: list[Scenario]) -> list[Scenario]:
+        """Those that are no longer than `max_tokens` by themselves: the same ones whatever stands in front of them."""
+        assert self.splits is not None
+        alone = make_examples(items, self._tokenizer, answer_tokens(self._tokenizer, self.splits.are_written))
+        return [item for item, one in zip(items, alone, strict=True) if one.tokens <= self.max_tokens]
 
     def _loader(self, items: list[Scenario], batch_size: int, system: str | None = None) -> DataLoader[Batch]:
         assert self.trainer is not None

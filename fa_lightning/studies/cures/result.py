@@ -11,7 +11,15 @@ from typing import Any
 
 from fa_lightning.common.codec import read_dataclass
 from fa_lightning.common.numbers import widest
-from fa_lightning.metrics.estimates import DAMAGE, Accuracy, CellCounts, CellPair, Estimate, TwoDivergences
+from fa_lightning.metrics.estimates import (
+    DAMAGE,
+    Accuracy,
+    CellCounts,
+    CellPair,
+    Estimate,
+    TwoDivergences,
+    mean_estimate,
+)
 from fa_lightning.studies.cures.strengths import Reason, Trial
 
 RESULT_NAME = "cures.json"
@@ -178,12 +186,8 @@ def _mean_of(seeds: Sequence[CureScore]) -> CureScore:
                 for cell in (watched, unwatched)
             )
         ),
-        recovery=_mean_estimate([score.recovery for score in seeds]),
-        transfer={name: _mean_estimate([score.transfer[name] for score in seeds]) for name in seeds[0].transfer},
+        recovery=mean_estimate([score.recovery for score in seeds]),
+        transfer={name: mean_estimate([score.transfer[name] for score in seeds]) for name in seeds[0].transfer},
         seed=None,
         **numbers,
     )
-
-
-def _mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
-    return Estimate(fmean(estimate.value for estimate in estimates), widest([estimate.ci95 for estimate in estimates]))

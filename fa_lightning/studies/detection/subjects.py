@@ -16,7 +16,7 @@ from fa_lightning.activations.shared_blocks import SharedBlocks
 from fa_lightning.activations.sites import Site
 from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.variants import Variants
-from fa_lightning.evaluation.conditions import Condition, edits_of
+from fa_lightning.evaluation.conditions import Condition, applied
 from fa_lightning.evaluation.passes import SharedPass
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.steering.intervention import Intervention
@@ -75,12 +75,7 @@ class Examiner:
     def using(self, subject: Subject, batch: Batch, shared: SharedBlocks | None = None) -> Iterator[Any]:
         """The subject's model, ready to be called with this batch; for passes that `answers` and `states` are not."""
         self.passes += len(batch["index"])
-        condition, below = subject.condition, subject.condition.layer_below
-        with self.variants.using(condition.variant) as model, ExitStack() as stack:
-            if shared is not None:
-                stack.enter_context(shared.once(model, self.layers if below is None else below))
-            # In this order: what is shared is read off a block before an edit changes it.
-            stack.enter_context(edits_of(self.variants, condition, batch))
+        with applied(self.variants, subject.condition, batch, shared) as model:
             yield model
 
     def preference(

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fa_lightning.activations.shared_blocks import SharedBlocks
-from fa_lightning.backbones.decoder import decoder_layers
 from fa_lightning.backbones.lean_steps import AttentionInFloat32
 from fa_lightning.backbones.lora_layers import lora_factors, restart
 from fa_lightning.backbones.variants import Variants
 from fa_lightning.errors import NotFiniteError
-from fa_lightning.evaluation.conditions import Condition, edits_of
+from fa_lightning.evaluation.conditions import Condition, applied
 from fa_lightning.scenarios.answers import answer_logits
 from fa_lightning.scenarios.batches import Batch, model_inputs
 from fa_lightning.training.adapted_model import AdaptedModel
@@ -42,12 +41,8 @@ class SharedBatch:
     @contextmanager
     def under(self, condition: Condition) -> Iterator[AdaptedModel]:
         """The model in a condition, to be called with this batch alone."""
-        below = condition.layer_below
-        with self.variants.using(condition.variant) as model:
-            lowest = len(decoder_layers(model)) if below is None else below
-            # In this order: what is shared is read off a block before an edit changes it.
-            with self._shared.once(model, lowest), edits_of(self.variants, condition, self.batch):
-                yield AdaptedModel(model)
+        with applied(self.variants, condition, self.batch, self._shared) as model:
+            yield AdaptedModel(model)
 
     @torch.inference_mode()
     def answers(self, condition: Condition) -> Tensor:

@@ -75,12 +75,8 @@ class HalfLifeDataModule(JudgedScenarios):
     def _behind(self, items: list[Scenario], prefix: str | None) -> list[Example]:
         if prefix is None:
             return self.examples_of(items)
-        answers = letter_tokens(self._tokenizer)
-        alone = make_examples(items, self._tokenizer, answers)
-        kept = [
-            with_prefix(item, prefix) for item, one in zip(items, alone, strict=True) if one.tokens <= self.max_tokens
-        ]
-        longer = make_examples(kept, self._tokenizer, answers)
+        prefixed = [with_prefix(item, prefix) for item in self._fitting(items)]
+        longer = make_examples(prefixed, self._tokenizer, letter_tokens(self._tokenizer))
         refuse_beyond_positions(self._tokenizer, (example.prompt for example in longer))
         return longer
 

@@ -50,8 +50,8 @@ class ProbeExample:
         group: of dependent rows; intervals draw whole groups.
         split: which part it belongs to.
         opposite: the message of the row that asks about the opposite; empty where there is none.
-        besides: by name, other things that are true of the prompt or not, balanced against the labels: what a probe
-            without labels may have found in their place.
+        besides: by name, other things that are true of the prompt or not: what a probe without labels may have found in
+            the place of the labels.
     """
 
     message: str

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from fa_lightning.common.numbers import widest
 from fa_lightning.metrics.cells import CellAccuracy, Cells, Items, recovery_between
 from fa_lightning.metrics.draws import cells_over_draws
-from fa_lightning.metrics.estimates import Estimate
+from fa_lightning.metrics.estimates import Estimate, mean_estimate
 from fa_lightning.studies.transfer.organisms import Loaded
 from fa_lightning.studies.transfer.result import METHODS, Member, Method, TransferResult, Tried, totals_of
 
@@ -66,14 +65,9 @@ def _tried(key: tuple[Method, str, str], draws: Sequence[Answered], faking: Item
         fmean(one.strength for one in draws),
         fmean(one.kl_answer_nats for one in draws),
         cells_over_draws([one.items for one in draws]),
-        _mean_recovery([_recovery(one, faking, aligned) for one in draws]),
+        mean_estimate([_recovery(one, faking, aligned) for one in draws]),
         len(draws),
     )
-
-
-def _mean_recovery(draws: Sequence[Estimate]) -> Estimate:
-    """The mean over draws, its interval from the lowest end of any to the highest: it holds what they differ by."""
-    return Estimate(fmean(one.value for one in draws), widest([one.ci95 for one in draws]))
 
 
 def _recovery(one: Answered, faking: Items, aligned: Items) -> Estimate:
